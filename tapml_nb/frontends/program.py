@@ -1,0 +1,85 @@
+"""What every front end provides: a graph, a way to run it on the source, and units to compile.
+
+The rest of tapml_nb knows models only through :class:`Program`.  Tensors inside a program are
+the framework's own ("source tensors"); they become NumPy arrays only where they leave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
+
+SourceTensor = Any
+"""A tensor of the source framework (``torch.Tensor``)."""
+
+
+class Unsupported(Exception):
+    """The front end's importer has no rule for an operator; the message is its reason."""
+
+
+class FrontendError(Exception):
+    """The model as a whole cannot be imported; the message says why and what to try."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One operator as a standalone Relax function, ready for a compiler.
+
+    Attributes:
+        module: ``tvm.IRModule`` with the function ``main``; its parameters are the operator's
+            tensor inputs in order, its result the operator's output or a tuple of them.
+        inputs: what it takes.
+        outputs: what the source produces here, so what the kernel should.
+    """
+
+    module: Any
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Program(Protocol):
+    """A model of some framework, operator by operator."""
+
+    graph: Graph
+
+    @property
+    def steps(self) -> int:
+        """How many steps of inputs were given."""
+
+    def bind(self, step: int, state: Mapping[ValueId, SourceTensor]) -> dict[ValueId, SourceTensor]:
+        """The values a step starts from: inputs, parameters, constants, and buffers.
+
+        ``state`` holds the buffers that earlier steps have changed.
+        """
+
+    def mutated(self, values: Mapping[ValueId, SourceTensor]) -> dict[ValueId, SourceTensor]:
+        """After a step, the buffers it changed: what the next step's ``state`` adds."""
+
+    def run(self, op: OpId, values: Mapping[ValueId, SourceTensor]) -> list[SourceTensor]:
+        """Run one operator on the source and return its outputs in graph order."""
+
+    def run_exact(
+        self, op: OpId, values: Mapping[ValueId, SourceTensor]
+    ) -> list[SourceTensor] | None:
+        """The same in float64, or None where the operator cannot be run so."""
+
+    def unit(self, op: OpId, values: Mapping[ValueId, SourceTensor]) -> Unit:
+        """The operator as a Relax function for these inputs' shapes and dtypes.
+
+        Raises:
+            Unsupported: if the importer has no rule for it.
+        """
+
+    def to_numpy(self, tensor: SourceTensor) -> np.ndarray:
+        """The tensor's values on the host, contiguous, sharing memory where possible."""
+
+    def from_numpy(self, array: np.ndarray, like: SourceTensor) -> SourceTensor:
+        """A source tensor with these values, on the device of ``like``."""
+
+    def outputs(self, values: Mapping[ValueId, SourceTensor]) -> Sequence[SourceTensor]:
+        """The model's results out of a step's values."""

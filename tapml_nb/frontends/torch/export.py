@@ -1,0 +1,118 @@
+"""From a PyTorch model and its inputs to a decomposed ``ExportedProgram``.
+
+Everything that can be wrong with the model or the inputs is found here, before any other work,
+and said in one line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.export import ExportedProgram
+
+from tapml_nb.frontends.program import FrontendError
+
+StepInputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword inputs of one step."""
+
+
+def split_steps(inputs: Any) -> list[StepInputs]:
+    """Normalise ``inputs`` to one (args, kwargs) pair per step.
+
+    Raises:
+        TypeError: if a step is neither a tensor, a tuple nor a dict of tensors.
+        ValueError: if there is no step.
+    """
+    steps = inputs if isinstance(inputs, list) else [inputs]
+    if not steps:
+        raise ValueError("inputs: the list of steps is empty; give at least one step's inputs")
+    return [_split_step(step, index) for index, step in enumerate(steps)]
+
+
+def _split_step(step: Any, index: int) -> StepInputs:
+    if isinstance(step, torch.Tensor):
+        return (step,), {}
+    if isinstance(step, tuple):
+        return step, {}
+    if isinstance(step, Mapping):
+        return (), dict(step)
+    raise TypeError(
+        f"inputs: step {index} is a {type(step).__name__}; give a tuple of positional inputs or a "
+        f"dict of keyword inputs (a list means several steps)"
+    )
+
+
+def export(
+    model: torch.nn.Module, steps: Sequence[StepInputs], dynamic_shapes: Any = None
+) -> ExportedProgram:
+    """Export a module on its first step's inputs and decompose it to core ATen.
+
+    Raises:
+        ValueError: if the model is in training mode or does not accept the inputs.
+        FrontendError: if ``torch.export`` cannot capture a model that itself runs.
+    """
+    if model.training:
+        raise ValueError(
+            "model: it is in training mode, where dropout and batch norm are not reproducible; "
+            "call model.eval() first"
+        )
+    for index, (args, kwargs) in enumerate(steps):
+        try:
+            inspect.signature(model.forward).bind(*args, **kwargs)
+        except TypeError as error:
+            raise ValueError(
+                f"inputs: step {index} does not fit {type(model).__name__}.forward: {error}"
+            ) from None
+    args, kwargs = steps[0]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(
+                model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False
+            )
+        except Exception as error:
+            _reject_misfit(model, args, kwargs)
+            raise FrontendError(
+                f"torch.export cannot capture {type(model).__name__}: {first_line(error)}"
+            ) from error
+    return decompose(program)
+
+
+def _reject_misfit(
+    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Tell a model that cannot be exported from inputs that it cannot even run on."""
+    try:
+        model(*args, **kwargs)
+    except Exception as error:
+        raise ValueError(
+            f"inputs: {type(model).__name__} itself fails on them: {first_line(error)}"
+        ) from error
+
+
+def decompose(program: ExportedProgram) -> ExportedProgram:
+    """Functionalise and decompose to core ATen, as TVM's importer expects it."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return program.run_decompositions()
+        except Exception as error:
+            raise FrontendError(
+                f"the exported program cannot be decomposed to core ATen: {first_line(error)}"
+            ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something, at most 300 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error that says something: TVM puts its message below its trace."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]

@@ -1,0 +1,347 @@
+"""A PyTorch model operator by operator: graph, source run, float64 run, Relax units."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from tapml_nb.frontends.program import Unit, Unsupported
+from tapml_nb.frontends.torch.export import (
+    StepInputs,
+    decompose,
+    export,
+    split_steps,
+)
+from tapml_nb.frontends.torch.grouping import Group, group_nodes, is_tensor
+from tapml_nb.frontends.torch.provenance import kind, scope_and_class, source_line
+from tapml_nb.frontends.torch.units import build_module
+from tapml_nb.graph import Graph, Op, OpId, TensorSpec, Value, ValueId
+from tapml_nb.graph.model import Role, layer_of
+from tapml_nb.graph.select import short_kind
+
+_BITS = {torch.bfloat16: (torch.int16, ml_dtypes.bfloat16)} | {
+    getattr(torch, name): (torch.uint8, getattr(ml_dtypes, name))
+    for name in ("float8_e4m3fn", "float8_e5m2")
+}
+"""torch dtypes without a NumPy twin: the integer dtype of their bits, and ml_dtypes' dtype."""
+
+_EXACT = {
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float32: torch.float64,
+    torch.complex64: torch.complex128,
+}
+
+_ROLES: dict[InputKind, Role] = {
+    InputKind.USER_INPUT: "input",
+    InputKind.PARAMETER: "parameter",
+    InputKind.BUFFER: "buffer",
+    InputKind.CONSTANT_TENSOR: "constant",
+}
+
+
+def import_torch(
+    model: torch.nn.Module | ExportedProgram,
+    inputs: Any,
+    *,
+    dynamic_shapes: Any = None,
+    name: str | None = None,
+) -> TorchProgram:
+    """Import a PyTorch model with the inputs to debug it on.
+
+    Args:
+        model: a module in eval mode, or an ``ExportedProgram``.
+        inputs: a tuple or dict of tensors for one step, or a list of them for several.
+        dynamic_shapes: as for ``torch.export.export``; needed when steps differ in shape.
+        name: what to call the model; default its class name.
+
+    Raises:
+        TypeError, ValueError: if the inputs do not fit the model, said in one line.
+        FrontendError: if the model runs but cannot be exported.
+    """
+    steps = split_steps(inputs)
+    if isinstance(model, ExportedProgram):
+        exported = decompose(model)
+        default = "model"
+    else:
+        exported = export(model, steps, dynamic_shapes)
+        default = type(model).__name__
+    return TorchProgram(exported, steps, name or default)
+
+
+@dataclass(frozen=True)
+class _TorchOp:
+    """An operator's nodes, the nodes it reads, and the nodes others read of it."""
+
+    nodes: Group
+    inputs: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+
+
+class TorchProgram:
+    """A decomposed ``ExportedProgram`` as a :class:`~tapml_nb.frontends.program.Program`.
+
+    A value's id is its FX node's name.
+    """
+
+    def __init__(self, exported: ExportedProgram, steps: Sequence[StepInputs], name: str) -> None:
+        self._exported = exported
+        self._nodes = {node.name: node for node in exported.graph.nodes}
+        self._ops: dict[OpId, _TorchOp] = {}
+        self._constants = {
+            node.name: getattr(exported.graph_module, str(node.target))
+            for node in exported.graph.nodes
+            if node.op == "get_attr"
+        }
+        self._steps = [self._flatten(args, kwargs, i) for i, (args, kwargs) in enumerate(steps)]
+        self.graph = self._build_graph(name)
+
+    # -- Program -----------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """How many steps of inputs were given."""
+        return len(self._steps)
+
+    def bind(self, step: int, state: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
+        """The values a step starts from (see :class:`~tapml_nb.frontends.program.Program`)."""
+        exported = self._exported
+        buffers = dict(exported.named_buffers())
+        leaves = iter(self._steps[step])
+        values: dict[ValueId, Any] = dict(self._constants)
+        for spec in exported.graph_signature.input_specs:
+            if spec.kind is InputKind.USER_INPUT:
+                value = next(leaves)
+            elif spec.kind is InputKind.PARAMETER:
+                value = exported.state_dict[spec.target]
+            elif spec.kind is InputKind.BUFFER:
+                value = buffers[spec.target]
+            else:
+                value = exported.constants[spec.target]
+            if not isinstance(spec.arg, ConstantArgument):
+                values[spec.arg.name] = value.detach() if is_tensor(value) else value
+        return values | dict(state)
+
+    def mutated(self, values: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
+        """The buffers a finished step changed, under their input values' ids."""
+        signature = self._exported.graph_signature
+        inputs = {spec.target: spec.arg.name for spec in signature.input_specs if spec.target}
+        return {
+            inputs[spec.target]: values[spec.arg.name]
+            for spec in signature.output_specs
+            if spec.kind is OutputKind.BUFFER_MUTATION
+        }
+
+    def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
+        """Run one operator in PyTorch; outputs in graph order."""
+        return self._run(self._ops[op], {n: values[n.name] for n in self._ops[op].inputs}, {})
+
+    def run_exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any] | None:
+        """Run one operator in float64: inputs widened, and dtypes named inside it, too."""
+        program = self._ops[op]
+        wide = {node: _widen(values[node.name]) for node in program.inputs}
+        try:
+            return self._run(program, wide, _EXACT)
+        except (RuntimeError, TypeError, NotImplementedError):
+            return None  # no float64 kernel: the operator has no noise floor, and says so
+
+    def unit(self, op: OpId, values: Mapping[ValueId, Any]) -> Unit:
+        """The operator as a Relax function (see :class:`~tapml_nb.frontends.program.Program`)."""
+        program = self._ops[op]
+        module = build_module(
+            program.nodes,
+            program.inputs,
+            program.outputs,
+            {node: values[node.name] for node in program.inputs},
+        )
+        return Unit(
+            module,
+            tuple(_spec(values[n.name]) for n in program.inputs if is_tensor(values[n.name])),
+            tuple(_spec(values[n.name]) for n in program.outputs),
+        )
+
+    def to_numpy(self, tensor: torch.Tensor) -> np.ndarray:
+        """The tensor's values as a contiguous array; bfloat16 and float8 as ml_dtypes."""
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.dtype in _BITS:
+            bits, dtype = _BITS[tensor.dtype]
+            return np.asarray(tensor.view(bits).numpy().view(dtype))
+        return np.asarray(tensor.resolve_conj().resolve_neg().numpy())
+
+    def from_numpy(self, array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+        """A tensor with these values on the device of ``like``."""
+        for dtype, (bits, twin) in _BITS.items():
+            if array.dtype == np.dtype(twin):
+                width = np.dtype(str(bits).removeprefix("torch."))
+                return torch.from_numpy(array.view(width)).view(dtype).to(like.device)
+        return torch.from_numpy(array).to(like.device)
+
+    def outputs(self, values: Mapping[ValueId, Any]) -> list[Any]:
+        """The model's tensors out of a step's values, flattened in the model's order."""
+        return [values[v] for v in self.graph.outputs]
+
+    # -- import ------------------------------------------------------------------------------
+
+    def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any], step: int) -> list[Any]:
+        """One step's leaves in the program's order, checked against the first step's."""
+        signature = self._exported.graph_signature
+        specs = [s for s in signature.input_specs if s.kind is InputKind.USER_INPUT]
+        in_spec = self._exported.call_spec.in_spec
+        if in_spec is not None and kwargs:
+            names = in_spec.child(1).context
+            if set(names) != set(kwargs):
+                raise ValueError(
+                    f"inputs: step {step} has the keywords {sorted(kwargs)}, "
+                    f"the exported model takes {sorted(names)}"
+                )
+            kwargs = {name: kwargs[name] for name in names}
+        leaves = pytree.tree_leaves((args, kwargs))
+        if len(leaves) != len(specs):
+            raise ValueError(
+                f"inputs: step {step} holds {len(leaves)} tensors, the model takes {len(specs)}"
+            )
+        for leaf, spec in zip(leaves, specs, strict=True):
+            if isinstance(spec.arg, ConstantArgument):
+                continue
+            expected = self._nodes[spec.arg.name].meta["val"]
+            if is_tensor(leaf) and not _fits(leaf, expected):
+                raise ValueError(
+                    f"inputs: step {step}: {spec.arg.name} is {_describe(leaf)}, the model was "
+                    f"exported for {_describe(expected)}; pass dynamic_shapes if its shape varies"
+                )
+        return leaves
+
+    def _build_graph(self, name: str) -> Graph:
+        values = self._external_values()
+        ops: list[Op] = []
+        used: dict[str, int] = {}
+        home: dict[str, OpId] = {}
+        for nodes in group_nodes(self._exported.graph):
+            members = set(nodes)
+            last = nodes[-1] if nodes[-1].target is not operator.getitem else nodes[0]
+            scope, module = scope_and_class(last)
+            op_kind = kind(last)
+            base = f"{scope}/{short_kind(op_kind)}" if scope else short_kind(op_kind)
+            count = used[base] = used.get(base, -1) + 1
+            op_id = f"{base}_{count}" if count else base
+            outputs = tuple(n for n in nodes if _is_output(n, members))
+            inputs = tuple(
+                dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in members)
+            )
+            self._ops[op_id] = _TorchOp(nodes, inputs, outputs)
+            for k, node in enumerate(outputs):
+                result = node.meta.get("val")
+                label = f"{op_id}#{k}" if k else op_id
+                host = not is_tensor(result)
+                spec = TensorSpec((), "host") if host else _spec(result)
+                values[node.name] = Value(node.name, "operator", spec, label, op_id, host)
+                home[node.name] = op_id
+            ops.append(
+                Op(
+                    id=op_id,
+                    kind=op_kind,
+                    scope=scope,
+                    module=module,
+                    layer=layer_of(scope),
+                    inputs=tuple(n.name for n in inputs if n.name in values),
+                    outputs=tuple(n.name for n in outputs),
+                    source=source_line(last),
+                    primitives=tuple(str(n.target) for n in nodes),
+                    host=not any(is_tensor(n.meta.get("val")) for n in outputs),
+                )
+            )
+        signature = self._exported.graph_signature
+        return Graph(
+            name=name,
+            ops=tuple(ops),
+            values=values,
+            inputs=tuple(v.id for v in values.values() if v.role == "input"),
+            outputs=tuple(
+                spec.arg.name
+                for spec in signature.output_specs
+                if spec.kind is OutputKind.USER_OUTPUT
+                and getattr(spec.arg, "name", None) in values
+                and not values[spec.arg.name].host
+            ),
+        )
+
+    def _external_values(self) -> dict[ValueId, Value]:
+        values: dict[ValueId, Value] = {}
+        for spec in self._exported.graph_signature.input_specs:
+            if isinstance(spec.arg, ConstantArgument):
+                continue
+            node = self._nodes[spec.arg.name]
+            value = node.meta["val"]
+            host = not is_tensor(value)
+            values[node.name] = Value(
+                node.name,
+                _ROLES.get(spec.kind, "constant"),
+                TensorSpec((), "host") if host else _spec(value),
+                spec.target or node.name,
+                host=host,
+            )
+        for key, value in self._constants.items():
+            if is_tensor(value):
+                values[key] = Value(key, "constant", _spec(value), key)
+        return values
+
+    def _run(
+        self, program: _TorchOp, env: dict[fx.Node, Any], dtypes: Mapping[torch.dtype, torch.dtype]
+    ) -> list[Any]:
+        def resolve(argument: Any) -> Any:
+            if isinstance(argument, fx.Node):
+                return env[argument]
+            return dtypes.get(argument, argument) if isinstance(argument, torch.dtype) else argument
+
+        with torch.no_grad():
+            for node in program.nodes:
+                args = pytree.tree_map(resolve, node.args)
+                kwargs = pytree.tree_map(resolve, node.kwargs)
+                env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return [env[node] for node in program.outputs]
+
+
+def _is_output(node: fx.Node, members: set[fx.Node]) -> bool:
+    """Whether others read this node; tuples are read through their ``getitem`` members.
+
+    A node that nobody reads at all is dead code in the model, judged all the same.
+    """
+    if isinstance(node.meta.get("val"), list | tuple):
+        return False
+    return not node.users or any(user not in members for user in node.users)
+
+
+def _spec(tensor: torch.Tensor) -> TensorSpec:
+    return TensorSpec(
+        tuple(int(size) for size in tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    )
+
+
+def _describe(value: Any) -> str:
+    return str(_spec(value)) if is_tensor(value) else f"a {type(value).__name__}"
+
+
+def _fits(leaf: torch.Tensor, expected: Any) -> bool:
+    if not is_tensor(expected) or leaf.dtype != expected.dtype or leaf.dim() != expected.dim():
+        return False
+    sizes = zip(leaf.shape, expected.shape, strict=True)
+    return all(isinstance(want, torch.SymInt) or have == want for have, want in sizes)
+
+
+def _widen(value: Any) -> Any:
+    if is_tensor(value) and value.dtype in _EXACT:
+        return value.to(_EXACT[value.dtype])
+    return value
+
+
+__all__ = ["TorchProgram", "Unsupported", "import_torch"]
