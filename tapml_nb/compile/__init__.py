@@ -1,0 +1,1 @@
+"""Compile: a unit of the model → a kernel for the target, each in isolation, each once."""

@@ -1,0 +1,127 @@
+"""The kernel cache on disk: one folder per kernel, named by its key.
+
+An entry is complete or absent: it is written aside and renamed.  A failure that the compiler
+reported is an entry too (``error.json``), so a kernel that cannot be compiled is not tried
+again; one that crashed or hung the compiler is not kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from tapml_nb.compile.kernel import Kernel
+
+KERNEL, OBJECT, CONSTANTS, ERROR, UNIT = (
+    "kernel.json",
+    "kernel.o",
+    "constants.safetensors",
+    "error.json",
+    "unit.json",
+)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a kernel does not exist.
+
+    ``reason`` is ``"unsupported"`` (no rule), ``"error"`` (the compiler said no), ``"crash"`` or
+    ``"timeout"`` (of the compiler itself); ``message`` is the compiler's, shortened.
+    """
+
+    reason: Literal["unsupported", "error", "crash", "timeout"]
+    message: str
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel on disk: its plan, and its object file unless it launches nothing."""
+
+    kernel: Kernel
+    folder: Path
+
+    @property
+    def object_file(self) -> Path | None:
+        """The object file with the kernel's functions; None when nothing is launched."""
+        path = self.folder / OBJECT
+        return path if self.kernel.launches else None
+
+    @cached_property
+    def constants(self) -> dict[str, np.ndarray]:
+        """The constants by digest."""
+        path = self.folder / CONSTANTS
+        return dict(load_file(path)) if path.exists() else {}
+
+
+class KernelCache:
+    """Kernels by key in a folder shared by all sessions of a user."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        """Use ``root``, or ``$TAPML_CACHE``, or the user's cache folder.
+
+        Raises:
+            ValueError: if the folder cannot be written.
+        """
+        self.root = root or default_root()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"the kernel cache {self.root} cannot be written ({error.strerror}); "
+                f"set TAPML_CACHE to a folder that can"
+            ) from None
+
+    def folder(self, key: str) -> Path:
+        """Where the kernel of this key is or would be."""
+        return self.root / key[:2] / key
+
+    def get(self, key: str) -> Compiled | Failure | None:
+        """What is known of a kernel; None if it was never compiled."""
+        folder = self.folder(key)
+        try:
+            return Compiled(Kernel.from_json(json.loads((folder / KERNEL).read_text())), folder)
+        except FileNotFoundError:
+            pass
+        try:
+            return Failure(**json.loads((folder / ERROR).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def scratch(self) -> Path:
+        """A new folder beside the entries, to be filled and then given to :meth:`commit`."""
+        return Path(tempfile.mkdtemp(prefix="tmp-", dir=self.root))
+
+    def commit(self, key: str, scratch: Path) -> None:
+        """Make a filled folder the entry of a key; a concurrent equal one wins silently."""
+        target = self.folder(key)
+        target.parent.mkdir(exist_ok=True)
+        try:
+            os.replace(scratch, target)
+        except OSError:
+            shutil.rmtree(scratch, ignore_errors=True)
+            if not target.exists():
+                raise
+
+
+def write_failure(folder: Path, failure: Failure) -> None:
+    """Record a failure in an entry's folder."""
+    (folder / ERROR).write_text(json.dumps(asdict(failure)))
+
+
+def default_root() -> Path:
+    """``$TAPML_CACHE``, else ``tapml_nb/kernels`` in the user's cache folder (XDG)."""
+    if "TAPML_CACHE" in os.environ:
+        return Path(os.environ["TAPML_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "tapml_nb" / "kernels"

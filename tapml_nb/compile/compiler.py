@@ -1,0 +1,180 @@
+"""Units in, kernels out: keys, the cache, and a worker that compiles what is new in parallel."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tvm
+
+from tapml_nb.compile.cache import UNIT, Compiled, Failure, KernelCache
+from tapml_nb.compile.lowering import PIPELINE
+from tapml_nb.compile.toolchain import c_compiler, link_shared
+
+_BATCH = 4
+"""Units per child of the worker: few, so that the cores finish together."""
+
+
+class Compiler:
+    """Compiles units for one target; start it early, it imports TVM meanwhile.
+
+    A unit's key is the SHA-256 of its Relax module, the target, this pipeline and TVM's version:
+    equal units are one kernel, in this session and, through the cache, in every later one.
+    """
+
+    def __init__(self, target: Any, cache: KernelCache | None = None, jobs: int | None = None):
+        """Check the toolchain and start the worker.
+
+        Args:
+            target: ``tvm.target.Target`` to compile for.
+            cache: where kernels are kept; default the user's.
+            jobs: how many units compile at a time; default the machine's cores.
+
+        Raises:
+            ToolchainError: if the target cannot be compiled for on this machine.
+            ValueError: if the cache cannot be written.
+        """
+        c_compiler()
+        self.target = target
+        self.cache = cache or KernelCache()
+        self.compiled = 0
+        """Kernels compiled here (not found in the cache)."""
+        self._jobs = jobs or os.cpu_count() or 1
+        self._salt = f"{target}|{PIPELINE}|{version('apache-tvm')}|{version('apache-tvm-ffi')}"
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._batches = 0
+        self._lock = threading.Lock()
+        self._start()
+
+    def key(self, module: Any) -> str:
+        """The cache key of a unit's ``IRModule``."""
+        text = tvm.ir.save_json(module)
+        return hashlib.sha256(f"{self._salt}|{text}".encode()).hexdigest()
+
+    def compile(self, modules: Mapping[str, Any]) -> Iterator[tuple[str, Compiled | Failure]]:
+        """Compile modules by key; yields each as it is done, those in the cache first."""
+        missing: list[str] = []
+        for key in modules:
+            known = self.cache.get(key)
+            if known is None:
+                missing.append(key)
+            else:
+                yield key, known
+        if missing:
+            with self._lock:
+                yield from self._compile_missing({key: modules[key] for key in missing})
+
+    def link(self, kernels: list[Compiled], library: Path) -> None:
+        """Link kernels into one shared library.
+
+        Raises:
+            ToolchainError: if the linker fails.
+        """
+        link_shared([k.object_file for k in kernels if k.object_file], library)
+
+    def close(self) -> None:
+        """End the worker and everything it runs.  Idempotent."""
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return
+        for stream in (worker.stdin, worker.stdout):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        try:
+            worker.wait(2)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+    # -- the worker ----------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._worker = subprocess.Popen(
+            [sys.executable, "-m", "tapml_nb.compile.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in the terminal is for the notebook
+        )
+
+    def _compile_missing(self, modules: dict[str, Any]) -> Iterator[tuple[str, Compiled | Failure]]:
+        scratch = {key: self.cache.scratch() for key in modules}
+        try:
+            for key, module in modules.items():
+                (scratch[key] / UNIT).write_text(tvm.ir.save_json(module))
+            for key, failure in self._run_batches(list(modules), scratch):
+                if failure is not None:
+                    yield key, failure
+                    continue
+                self.compiled += 1
+                self.cache.commit(key, scratch.pop(key))
+                result = self.cache.get(key)
+                yield key, result or Failure("crash", "the compiler left no result")
+        finally:
+            for folder in scratch.values():
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _run_batches(
+        self, waiting: list[str], scratch: dict[str, Path]
+    ) -> Iterator[tuple[str, Failure | None]]:
+        """Keep ``jobs`` children busy; yield each key with the failure that its compiler died of."""
+        running: dict[int, list[str]] = {}
+        while waiting or running:
+            while waiting and len(running) < self._jobs:
+                batch, waiting = waiting[:_BATCH], waiting[_BATCH:]
+                self._batches += 1
+                running[self._batches] = batch
+                self._submit(self._batches, batch, scratch)
+            event = self._next_event()
+            if event is None:  # the worker itself is gone: nobody's fault, start over
+                waiting = [key for batch in running.values() for key in batch] + waiting
+                running.clear()
+                self.close()
+                self._start()
+            elif "key" in event:
+                for batch in running.values():
+                    if event["key"] in batch:
+                        batch.remove(event["key"])
+                yield event["key"], None
+            elif "batch" in event and (left := running.pop(event["batch"], [])):
+                yield left[0], _death(event)
+                waiting = left[1:] + waiting
+
+    def _submit(self, number: int, keys: list[str], scratch: dict[str, Path]) -> None:
+        job = {
+            "batch": number,
+            "target": str(self.target),
+            "scratch": {key: str(scratch[key]) for key in keys},
+        }
+        assert self._worker and self._worker.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._worker.stdin.write((json.dumps(job) + "\n").encode())
+            self._worker.stdin.flush()
+
+    def _next_event(self) -> dict[str, Any] | None:
+        assert self._worker and self._worker.stdout
+        line = self._worker.stdout.readline()
+        return json.loads(line) if line else None
+
+
+def _death(event: dict[str, Any]) -> Failure:
+    if event["signal"] == signal.SIGALRM:
+        return Failure("timeout", "the compiler did not finish in time")
+    how = (
+        f"signal {signal.Signals(event['signal']).name}"
+        if event["signal"]
+        else f"exit status {event['code']}"
+    )
+    return Failure("crash", f"the compiler itself crashed ({how})")

@@ -1,0 +1,233 @@
+"""A Relax function → PrimFuncs and a straight-line launch plan, by the target's own pipeline.
+
+Runs in a compile worker, never in the notebook: lowering folds constants by running code, and a
+compiler under bring-up may crash.  The passes are those that TVM deploys for the target
+(dispatch, legalize, fuse, schedule); what follows them in deployment (memory planning, VM
+bytecode) does not change a kernel and is replaced by the plan.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.relax import pipeline
+from tvm.relax.backend import cpu_generic
+
+from tapml_nb.compile.kernel import BufferSpec, Kernel, Launch
+from tapml_nb.numerics import digest, np_dtype
+
+PIPELINE = "relax-default/1"
+"""Version of this lowering; part of every cache key."""
+
+
+class UnsupportedLowering(Exception):
+    """The target's pipeline leaves something that no kernel can be made of; the message says what."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What lowering makes of a unit: the plan, its PrimFuncs under global names, its constants."""
+
+    kernel: Kernel
+    functions: Any
+    constants: dict[str, np.ndarray]
+
+
+def lower(module: Any, target: Any, key: str) -> Lowered:
+    """Lower ``main`` of a Relax module, or the one PrimFunc of an override, for a target.
+
+    Args:
+        module: ``IRModule`` with a Relax function ``main``, or with a single PrimFunc.
+        target: ``tvm.target.Target``.
+        key: the kernel's key; function names are made of it.
+
+    Raises:
+        UnsupportedLowering: if an operation has no legalization or needs the VM at run time.
+        tvm.error.TVMError: whatever the pipeline raises.
+    """
+    if "main" not in {gv.name_hint for gv in module.functions}:
+        return _lower_primfunc(module, target, key)
+    with target:
+        lowered = tvm.transform.Sequential(_relax_passes(target))(module)
+    return _Planner(lowered, key).plan()
+
+
+def _relax_passes(target: Any) -> list[Any]:
+    if target.kind.name == "c":  # TVM has no Relax pipeline of its own for the C source target
+        return [*cpu_generic.library_dispatch_passes(target), *cpu_generic.legalize_passes(target)]
+    return [*pipeline.library_dispatch_passes(target), *pipeline.legalize_passes(target)]
+
+
+def function_name(key: str, name: str) -> str:
+    """The global symbol of a PrimFunc: unique across all kernels of a library."""
+    return f"k{key[:16]}_{re.sub(r'[^0-9A-Za-z_]', '_', name)}"
+
+
+def _lower_primfunc(module: Any, target: Any, key: str) -> Lowered:
+    ((var, function),) = module.functions.items()
+    specs = [_buffer_of(function, param) for param in function.params]
+    name = function_name(key, var.name_hint)
+    outputs = int(function.attrs["tapml.outputs"])
+    first = len(specs) - outputs
+    kernel = Kernel(
+        key=key,
+        buffers=tuple(specs),
+        params=first,
+        constants=(),
+        launches=(Launch(name, tuple(range(len(specs)))),),
+        views=(),
+        results=tuple(range(first, len(specs))),
+    )
+    function = function.without_attr("tapml.outputs").with_attr("global_symbol", name)
+    return Lowered(kernel, tvm.IRModule({name: function}), {})
+
+
+def _buffer_of(function: Any, param: Any) -> BufferSpec:
+    if param not in function.buffer_map:
+        raise UnsupportedLowering(f"parameter {param} of the PrimFunc is no buffer")
+    buffer = function.buffer_map[param]
+    return BufferSpec(tuple(int(n) for n in buffer.shape), str(buffer.dtype))
+
+
+class _Planner:
+    """Walks the bindings of a lowered ``main`` and numbers the buffers."""
+
+    def __init__(self, module: Any, key: str) -> None:
+        self.module = module
+        self.key = key
+        self.main = module["main"]
+        self.buffers: list[BufferSpec] = []
+        self.constants: dict[int, np.ndarray] = {}
+        self.launches: list[tuple[str, list[Any]]] = []
+        self.views: list[tuple[int, int]] = []
+        self.used: dict[str, Any] = {}
+        self.env: dict[Any, Any] = {}
+
+    def plan(self) -> Lowered:
+        for param in self.main.params:
+            self.env[param] = self._new_buffer(param.ty)
+        params = len(self.buffers)
+        body = self.main.body
+        for block in body.blocks:
+            for binding in block.bindings:
+                self.env[binding.var] = self._bind(binding)
+        results = self._flat(self._value(body.body))
+        return self._numbered(params, results)
+
+    def _numbered(self, params: int, results: list[int]) -> Lowered:
+        """Move the constants behind the parameters, where :class:`Kernel` wants them."""
+        old = [*range(params), *self.constants]
+        old += [i for i in range(len(self.buffers)) if i >= params and i not in self.constants]
+        new = {o: n for n, o in enumerate(old)}
+        digests = {i: digest(array) for i, array in self.constants.items()}
+        kernel = Kernel(
+            key=self.key,
+            buffers=tuple(self.buffers[o] for o in old),
+            params=params,
+            constants=tuple(digests[i] for i in self.constants),
+            launches=tuple(
+                Launch(function_name(self.key, name), tuple(new[a] for a in args))
+                for name, args in self.launches
+            ),
+            views=tuple((new[d], new[s]) for d, s in self.views),
+            results=tuple(new[r] for r in results),
+        )
+        functions = {
+            function_name(self.key, name): function.with_attr(
+                "global_symbol", function_name(self.key, name)
+            )
+            for name, function in self.used.items()
+        }
+        constants = {digests[i]: array for i, array in self.constants.items()}
+        return Lowered(kernel, tvm.IRModule(functions), constants)
+
+    def _bind(self, binding: Any) -> Any:
+        value = binding.value
+        if not isinstance(value, relax.Call):
+            return self._value(value)
+        name = value.op.name if isinstance(value.op, tvm.ir.Op) else str(value.op)
+        if name == "relax.call_tir":
+            return self._call_tir(value, binding.var.ty)
+        if name in ("relax.reshape", "relax.memory.view"):
+            return self._view(self._value(value.args[0]), binding.var.ty)
+        if name in ("relax.call_pure_packed", "relax.call_dps_packed", "relax.call_packed"):
+            callee = getattr(value.args[0], "value", None) or getattr(
+                value.args[0], "global_symbol", "a packed function"
+            )
+            raise UnsupportedLowering(f"needs {callee} of TVM's virtual machine at run time")
+        raise UnsupportedLowering(f"the target's pipeline has no legalization for {name}")
+
+    def _call_tir(self, call: Any, ty: Any) -> Any:
+        callee, arguments = call.args[0], call.args[1]
+        if len(call.args) > 2:
+            raise UnsupportedLowering(f"{callee.name_hint} takes symbolic shapes at run time")
+        function = self.module[callee]
+        inputs = [self._value(argument) for argument in arguments]
+        if len(inputs) == 1 and isinstance(ty, relax.TensorType) and _is_reshape(function):
+            return self._view(inputs[0], ty)
+        outputs = self._new_tuple(ty)
+        self.used[callee.name_hint] = function
+        self.launches.append((callee.name_hint, [*inputs, *self._flat(outputs)]))
+        return outputs
+
+    def _view(self, source: int, ty: Any) -> int:
+        spec = _buffer_spec(ty)
+        if spec == self.buffers[source]:
+            return source
+        self.buffers.append(spec)
+        self.views.append((len(self.buffers) - 1, source))
+        return len(self.buffers) - 1
+
+    def _value(self, expr: Any) -> Any:
+        if isinstance(expr, relax.Var):
+            return self.env[expr]
+        if isinstance(expr, relax.Tuple):
+            return [self._value(e) for e in expr.fields]
+        if isinstance(expr, relax.TupleGetItem):
+            return self._value(expr.tuple_value)[expr.index]
+        if isinstance(expr, tvm.ir.GenericConst):
+            return self._constant(expr)
+        raise UnsupportedLowering(f"the lowered unit holds a {type(expr).__name__}")
+
+    def _constant(self, expr: Any) -> int:
+        spec = _buffer_spec(expr.ty)
+        self.buffers.append(spec)
+        array = expr.value.numpy()
+        self.constants[len(self.buffers) - 1] = np.ascontiguousarray(
+            array if array.dtype == np_dtype(spec.dtype) else array.view(np_dtype(spec.dtype))
+        ).reshape(spec.shape)
+        return len(self.buffers) - 1
+
+    def _new_buffer(self, ty: Any) -> int:
+        self.buffers.append(_buffer_spec(ty))
+        return len(self.buffers) - 1
+
+    def _new_tuple(self, ty: Any) -> Any:
+        if isinstance(ty, relax.TupleType):
+            return [self._new_tuple(field) for field in ty.fields]
+        return self._new_buffer(ty)
+
+    def _flat(self, value: Any) -> list[int]:
+        if isinstance(value, list):
+            return [i for member in value for i in self._flat(member)]
+        return [value]
+
+
+def _buffer_spec(ty: Any) -> BufferSpec:
+    if not isinstance(ty, relax.TensorType) or ty.shape is None:
+        raise UnsupportedLowering(f"a value of type {ty} has no static shape")
+    try:
+        shape = tuple(int(n) for n in ty.shape)
+    except TypeError:
+        raise UnsupportedLowering(f"shape {ty.shape} is known only at run time") from None
+    return BufferSpec(shape, str(ty.dtype))
+
+
+def _is_reshape(function: Any) -> bool:
+    """Whether deployment turns this PrimFunc into a view (``RewriteDataflowReshape``)."""
+    return bool(relax.analysis.has_reshape_pattern(function))
