@@ -129,7 +129,7 @@ class Compiler:
     def _run_batches(
         self, waiting: list[str], scratch: dict[str, Path]
     ) -> Iterator[tuple[str, Failure | None]]:
-        """Keep ``jobs`` children busy; yield each key with the failure that its compiler died of."""
+        """Keep ``jobs`` children busy; yield each key, with the failure its compiler died of."""
         running: dict[int, list[str]] = {}
         while waiting or running:
             while waiting and len(running) < self._jobs:

@@ -26,7 +26,7 @@ PIPELINE = "relax-default/1"
 
 
 class UnsupportedLowering(Exception):
-    """The target's pipeline leaves something that no kernel can be made of; the message says what."""
+    """The target's pipeline leaves something no kernel can be made of; the message says what."""
 
 
 @dataclass(frozen=True)

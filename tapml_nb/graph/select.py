@@ -21,7 +21,9 @@ class SelectorError(ValueError):
     """A selector that names no operator of this graph."""
 
 
-def select(graph: Graph, selector: Selector | None = None, *, kind: str | None = None) -> list[OpId]:
+def select(
+    graph: Graph, selector: Selector | None = None, *, kind: str | None = None
+) -> list[OpId]:
     """The operators a selector names, in graph order, each once.
 
     Args:

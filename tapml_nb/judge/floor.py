@@ -1,0 +1,219 @@
+"""The noise floor: how far the source itself is from the exact result.
+
+An operator is run a second time on the same inputs in float64.  The difference to the source's
+own result is what the source's precision costs here, on these values, and a target can be asked
+to be about as good, not better.
+
+Errors are measured in *units*: multiples of ``u · w``, where ``u`` is the dtype's unit roundoff
+and ``w`` an element's scale, its own magnitude plus that of its row or column (the elements that
+share its operands).  An honest rounding is one unit at most; a sum of n terms a few √n.  The
+floor has a lower bound of that size, so that a source that happens to be exact does not make
+every rounding of the target a fault.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tapml_nb.numerics import is_float, largest_finite, unit_roundoff
+
+_ACCUMULATOR = unit_roundoff(np.dtype(np.float32))
+"""Roundoff of the sums inside narrow dtypes, which hardware and libraries keep in float32."""
+
+_BLOCK = 1 << 15
+"""Elements per block: its float64 temporaries fit the second-level cache."""
+
+_SAMPLE = 1 << 20
+"""Elements that a quantile looks at; larger tensors are sampled evenly."""
+
+_QUANTILE = 0.99
+"""The floor is what all but 1 % of the source's own errors stay under; the rest count by
+element, so that a few cancellations do not hide a fault elsewhere."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What is known of one tensor's noise.
+
+    Attributes:
+        units: the floor in units (see the module's text), at least :func:`lower_bound`.
+        rms: root mean square of the source's errors, in units, at least half a unit.
+        bias: relative bias of the source: its projection on the exact result, minus one.
+        source_ratio: the source's own largest error over the floor, at most 1.
+        absolute: the floor in the tensor's own unit at the source's worst element.
+        length: terms summed per element.
+        known: whether a float64 run was possible; if not, the floor is the lower bound around
+            the source's result.
+    """
+
+    units: float
+    rms: float
+    bias: float
+    source_ratio: float
+    absolute: float
+    length: int
+    known: bool
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A source tensor with its exact value and its floor.
+
+    Attributes:
+        source: the source's result.
+        delta: exact minus source as float32 (a small number, so nothing is lost); None where
+            there is no float64 run, or the dtype is not a floating-point one.
+        floor: its noise floor; None for integers and booleans, which have none.
+    """
+
+    source: np.ndarray
+    delta: np.ndarray | None
+    floor: Floor | None
+
+    def exact(self) -> np.ndarray:
+        """The float64 result; where the source is not finite, the source's."""
+        wide = self.source.astype(np.float64)
+        if self.delta is None:
+            return wide
+        result: np.ndarray = np.where(np.isfinite(wide), wide + self.delta, wide)
+        return result
+
+
+def lower_bound(dtype: np.dtype, length: int) -> float:
+    """The least floor, in units: two roundings, and a sum of ``length`` terms in order."""
+    u = unit_roundoff(dtype)
+    accumulator = min(u, _ACCUMULATOR)
+    return 2.0 * (1.0 + math.sqrt(length) * accumulator / u)
+
+
+class Scale:
+    """One unit of error per element (the module's ``u · w``), block by block.
+
+    ``w`` is an element's magnitude plus the larger root mean square of its row and its column.
+    Values beyond a quarter of the dtype's range are sentinels (masks filled with the most
+    negative number) and do not count towards their row and column.  A unit is never below what
+    flushing subnormal numbers to zero costs (float16 excepted: its hardware does not flush).
+    """
+
+    def __init__(self, source: np.ndarray) -> None:
+        self._u = unit_roundoff(source.dtype)
+        self._sentinel = largest_finite(source.dtype) / 4
+        self._least = 0.0 if source.dtype == np.float16 else float(np.finfo(np.float32).tiny)
+        squares = np.zeros((1, as_matrix(source).shape[1]))
+        rows = 0
+        for (block,) in blocks(source):
+            size = self._counted(np.abs(block))
+            squares += np.einsum("ij,ij->j", size, size)
+            rows += len(block)
+        self._columns = np.sqrt(squares / max(1, rows))
+
+    def units(self, block: np.ndarray) -> np.ndarray:
+        """One unit for each element of a block of whole rows."""
+        size = np.abs(block)
+        counted = self._counted(size)
+        rows = np.sqrt(np.einsum("ij,ij->i", counted, counted) / counted.shape[1])
+        size += np.maximum(rows[:, None], self._columns)
+        size *= self._u
+        np.maximum(size, self._least or np.finfo(np.float64).tiny, out=size)
+        return size
+
+    def _counted(self, size: np.ndarray) -> np.ndarray:
+        if (size < self._sentinel).all():
+            return size
+        result: np.ndarray = np.where(size < self._sentinel, size, 0.0)
+        return result
+
+
+def as_matrix(array: np.ndarray) -> np.ndarray:
+    """The array as rows of its last axis."""
+    return array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
+
+
+def blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Arrays of one shape in float64, as blocks of whole rows that stay in cache."""
+    matrices = [as_matrix(array) for array in arrays]
+    rows, columns = matrices[0].shape
+    step = max(1, _BLOCK // max(1, columns))
+    for start in range(0, rows, step):
+        yield tuple(matrix[start : start + step].astype(np.float64) for matrix in matrices)
+
+
+def reference_of(source: np.ndarray, exact: np.ndarray | None, length: int) -> Reference:
+    """A source tensor with its floor.
+
+    Args:
+        source: the source's result.
+        exact: the float64 run's result of the same shape, if there is one.
+        length: terms summed per element (:func:`~tapml_nb.judge.reduction.reduction_length`).
+    """
+    if not is_float(source.dtype):
+        return Reference(source, None, None)
+    if exact is None or exact.shape != source.shape or source.dtype == np.float64:
+        return Reference(source, None, noise_floor(source, None, length))
+    exact = np.ascontiguousarray(exact)
+    delta = np.empty(source.shape, np.float32)
+    rows, start = as_matrix(delta), 0
+    with np.errstate(all="ignore"):
+        for s, r in blocks(source, exact):
+            rows[start : start + len(s)] = np.where(np.isfinite(s), r - s, 0.0)
+            start += len(s)
+    return Reference(source, delta, noise_floor(source, exact, length))
+
+
+def noise_floor(source: np.ndarray, exact: np.ndarray | None, length: int) -> Floor:
+    """The floor of a floating-point tensor from its source and exact values."""
+    least = lower_bound(source.dtype, length)
+    if source.size == 0 or exact is None:
+        return Floor(least, least / 4, 0.0, 0.0, 0.0, length, exact is not None)
+    scale = Scale(source)
+    every = max(1, source.size // _SAMPLE)
+    sample: list[np.ndarray] = []
+    squares, top, at_top = 0.0, 0.0, 0.0
+    bias = Bias()
+    with np.errstate(all="ignore"):
+        for s, r in blocks(source, exact):
+            one = scale.units(r)
+            valid = np.isfinite(s) & np.isfinite(r)
+            error = np.where(valid, s - r, 0.0) / one
+            bias.add(error, np.where(valid, r, 0.0) / one)
+            np.abs(error, out=error)
+            flat = error.reshape(-1)
+            squares += float(flat @ flat)
+            sample.append(flat[::every])
+            worst = int(flat.argmax())
+            if flat[worst] > top:
+                top, at_top = float(flat[worst]), float(one.flat[worst])
+    units = max(least, float(np.quantile(np.concatenate(sample), _QUANTILE)))
+    return Floor(
+        units=units,
+        rms=max(math.sqrt(squares / source.size), least / 4),
+        bias=bias.factor,
+        source_ratio=min(1.0, top / units),
+        absolute=max(units, top) * at_top,
+        length=length,
+        known=True,
+    )
+
+
+class Bias:
+    """Least-squares factor by which a tensor is too large (0.001 for one scaled by 1.001).
+
+    Fed with errors and exact values, both in units, so that no row dominates.
+    """
+
+    def __init__(self) -> None:
+        self._product = self._power = 0.0
+
+    def add(self, error: np.ndarray, exact: np.ndarray) -> None:
+        """Take in one block."""
+        self._product += float(np.vdot(error, exact))
+        self._power += float(np.vdot(exact, exact))
+
+    @property
+    def factor(self) -> float:
+        """The factor minus one; 0 for a tensor of zeros."""
+        return self._product / self._power if self._power > 0 else 0.0

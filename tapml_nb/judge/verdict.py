@@ -1,0 +1,270 @@
+"""Verdicts: one tensor of the target against a reference, by the reference's noise floor.
+
+Three questions are asked of a floating-point tensor, because three kinds of fault exist:
+
+* *element*: is any element farther from the exact result than the floor allows there?  Sees one
+  wrong element in a million.
+* *tensor*: is the root mean square error above the floor's?  Sees a fault that is small
+  everywhere.
+* *bias*: is the whole tensor too large or too small by a factor that rounding, which has no
+  preferred sign, cannot explain?  Sees a scale that is off by less than the dtype's precision.
+
+An element that equals the source's, or lies between it and the exact value, is never a fault.
+Integers and booleans are compared exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+from tapml_nb.judge.floor import Bias, Floor, Reference, Scale, blocks, lower_bound
+from tapml_nb.numerics import (
+    Statistics,
+    bitwise_equal,
+    identical_statistics,
+    is_float,
+    largest_finite,
+    statistics,
+    unit_roundoff,
+)
+
+LIMIT = 8.0
+"""A target may be this many floors away from the exact result.  Honest kernels (other summation
+orders, FMA, other libms) stay below about 4; faults in use are in the hundreds."""
+
+
+class Verdict(StrEnum):
+    """What is known of an operator on the target."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    NONFINITE = "NONFINITE"
+    NONDETERMINISTIC = "NONDETERMINISTIC"
+    COMPILE_ERROR = "COMPILE_ERROR"
+    CRASH = "CRASH"
+    TIMEOUT = "TIMEOUT"
+    UNSUPPORTED = "UNSUPPORTED"
+    SKIPPED = "SKIPPED"
+    UNKNOWN = "UNKNOWN"
+
+
+FAULTS = frozenset(
+    {
+        Verdict.FAIL,
+        Verdict.NONFINITE,
+        Verdict.NONDETERMINISTIC,
+        Verdict.COMPILE_ERROR,
+        Verdict.CRASH,
+        Verdict.TIMEOUT,
+    }
+)
+"""Verdicts that name something broken (``UNSUPPORTED`` is missing, not broken)."""
+
+_SEVERITY = [
+    Verdict.CRASH,
+    Verdict.TIMEOUT,
+    Verdict.NONFINITE,
+    Verdict.FAIL,
+    Verdict.NONDETERMINISTIC,
+    Verdict.COMPILE_ERROR,
+    Verdict.UNSUPPORTED,
+    Verdict.UNKNOWN,
+    Verdict.PASS,
+    Verdict.SKIPPED,
+]
+
+
+def worse(a: Verdict, b: Verdict) -> Verdict:
+    """The more severe of two verdicts."""
+    return min(a, b, key=_SEVERITY.index)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict on one tensor with its grounds.
+
+    Attributes:
+        verdict: ``PASS``, ``FAIL`` or ``NONFINITE``.
+        ratio: the target's largest distance from the exact result over the floor (NaN for
+            integers and booleans; infinite where a value is not finite).
+        floor: the noise floor at the element that decides, in the tensor's own unit.
+        statistics: target against source.
+        message: why, in words; empty for ``PASS``.
+    """
+
+    verdict: Verdict
+    ratio: float
+    floor: float
+    statistics: Statistics
+    message: str = ""
+
+
+def judge(target: np.ndarray, reference: Reference) -> Judgement:
+    """Judge the target's tensor against the source's.
+
+    A tensor of another shape or dtype than the source's is a ``FAIL``: the importer or a pass
+    got the type wrong.
+    """
+    source = reference.source
+    if target.shape != source.shape or target.dtype != source.dtype:
+        stats = Statistics(source.size, *[math.nan] * 6, 0, 0, source.size, -1)
+        return Judgement(
+            Verdict.FAIL,
+            math.inf,
+            math.nan,
+            stats,
+            f"the target's result is {target.dtype.name}{list(target.shape)}, "
+            f"the source's {source.dtype.name}{list(source.shape)}",
+        )
+    if bitwise_equal(target, source):
+        return judge_identical(reference)
+    stats = statistics(target, source)
+    if not is_float(source.dtype) or reference.floor is None:
+        return _judge_exactly(target, source, stats)
+    with np.errstate(all="ignore"):
+        return _judge_by_floor(target, reference, reference.floor, stats)
+
+
+def judge_identical(reference: Reference) -> Judgement:
+    """The judgement on a target that equals the source bit for bit."""
+    floor = reference.floor
+    return Judgement(
+        Verdict.PASS,
+        floor.source_ratio if floor else math.nan,
+        floor.absolute if floor else 0.0,
+        identical_statistics(reference.source),
+    )
+
+
+def _judge_exactly(target: np.ndarray, source: np.ndarray, stats: Statistics) -> Judgement:
+    if not stats.mismatched:
+        return Judgement(Verdict.PASS, math.nan, 0.0, stats)
+    return Judgement(
+        Verdict.FAIL,
+        math.inf,
+        0.0,
+        stats,
+        f"{stats.mismatched} of {stats.elements} elements differ, and {source.dtype.name} "
+        f"compares exactly; {_worst(target, source, stats.worst)}",
+    )
+
+
+def _judge_by_floor(
+    target: np.ndarray, reference: Reference, floor: Floor, stats: Statistics
+) -> Judgement:
+    source, dtype = reference.source, reference.source.dtype
+    source, dtype = reference.source, reference.source.dtype
+    scale = Scale(source)
+    seen = _Seen()
+    arrays = [target, source, *([reference.delta] if reference.delta is not None else [])]
+    start = 0
+    for t, s, *delta in blocks(*arrays):
+        r = s + delta[0] if delta else s
+        one = scale.units(r)
+        finite = np.isfinite(t) & np.isfinite(s)
+        if finite.all():
+            d, source_error = t - r, np.abs(s - r)
+        else:
+            excused = (t == s) | (np.isnan(t) & np.isnan(s)) | _near_overflow(t, s, dtype)
+            bad = ~finite & ~excused & ~_near_overflow(s, t, dtype)
+            seen.nonfinite(bad & np.isfinite(s), start)
+            seen.ratios(np.where(bad, np.inf, 0.0), one, start)
+            d = np.where(finite, t - r, 0.0)
+            source_error = np.where(finite, np.abs(s - r), 0.0)
+        error = np.minimum(np.abs(d), np.where(finite, np.abs(t - s), 0.0))
+        allowed = np.maximum(floor.units * one, source_error)
+        seen.ratios(error / allowed, allowed, start)
+        seen.units(d / one, np.where(finite, r, 0.0) / one)
+        start += t.size
+    return _conclude(target, reference, floor, stats, seen)
+
+
+class _Seen:
+    """What the walk over the blocks has found so far."""
+
+    def __init__(self) -> None:
+        self.ratio, self.worst, self.allowed = 0.0, -1, 0.0
+        self.beyond = 0
+        self.first_nonfinite = -1
+        self.squares = 0.0
+        self.bias = Bias()
+
+    def nonfinite(self, bad: np.ndarray, start: int) -> None:
+        if self.first_nonfinite < 0 and bad.any():
+            self.first_nonfinite = start + int(bad.argmax())
+
+    def ratios(self, ratios: np.ndarray, allowed: np.ndarray, start: int) -> None:
+        self.beyond += int(np.count_nonzero(ratios > LIMIT))
+        index = int(ratios.argmax())
+        if ratios.flat[index] > self.ratio:
+            self.ratio, self.worst = float(ratios.flat[index]), start + index
+            self.allowed = float(allowed.flat[index])
+
+    def units(self, units: np.ndarray, exact: np.ndarray) -> None:
+        self.squares += float(np.vdot(units, units))
+        self.bias.add(units, exact)
+
+
+def _conclude(
+    target: np.ndarray, reference: Reference, floor: Floor, stats: Statistics, seen: _Seen
+) -> Judgement:
+    source = reference.source
+    if seen.first_nonfinite >= 0:
+        return Judgement(
+            Verdict.NONFINITE,
+            math.inf,
+            math.nan,
+            stats,
+            f"{stats.nan} NaN and {stats.inf} infinities where the source has none; "
+            f"{_worst(target, source, seen.first_nonfinite)}",
+        )
+    ratio = max(seen.ratio, floor.source_ratio)
+    if seen.ratio > LIMIT:
+        message = (
+            f"{seen.beyond} of {stats.elements} elements are beyond {LIMIT:g} noise floors; "
+            f"{_worst(target, source, seen.worst)}, {ratio:.3g} floors off"
+        )
+        return Judgement(Verdict.FAIL, ratio, seen.allowed, stats, message)
+    rms = math.sqrt(seen.squares / stats.elements)
+    if rms > LIMIT * floor.rms:
+        message = f"the whole tensor is {rms / floor.rms:.3g} times noisier than the source"
+        return Judgement(Verdict.FAIL, max(ratio, rms / floor.rms), seen.allowed, stats, message)
+    bias, limit = seen.bias.factor, LIMIT * _bias_floor(floor, source.dtype, stats.elements)
+    if abs(bias) > limit:
+        message = f"the whole tensor is scaled by {1 + bias:.6g}, which rounding cannot explain"
+        ratio = max(ratio, LIMIT * abs(bias) / limit)
+        return Judgement(Verdict.FAIL, ratio, seen.allowed, stats, message)
+    return Judgement(Verdict.PASS, ratio, seen.allowed, stats)
+
+
+def _bias_floor(floor: Floor, dtype: np.dtype, elements: int) -> float:
+    """The relative bias that honest arithmetic can have.
+
+    That of the source; that of independent roundings, which fall with √elements; and that of
+    sums in float32, whose error the elements may share.
+    """
+    independent = floor.rms * unit_roundoff(dtype) / math.sqrt(max(1, elements))
+    f32 = np.dtype(np.float32)
+    shared = unit_roundoff(f32) * lower_bound(f32, floor.length)
+    return max(abs(floor.bias), independent, shared)
+
+
+def _near_overflow(finite: np.ndarray, infinite: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Whether one side overflowed where the other just did not."""
+    result: np.ndarray = (
+        np.isinf(infinite)
+        & (np.sign(finite) == np.sign(infinite))
+        & (np.abs(finite) > largest_finite(dtype) * (1 - 1e-2))
+    )
+    return result
+
+
+def _worst(target: np.ndarray, source: np.ndarray, flat: int) -> str:
+    if flat < 0:
+        return "nothing differs"
+    index = [int(i) for i in np.unravel_index(flat, source.shape)]
+    return f"worst at {index}: target {target.flat[flat]!s}, source {source.flat[flat]!s}"
