@@ -1,1 +1,65 @@
-"""tapml_nb: bring a machine-learning model up on a new device, one operator at a time."""
+"""tapml_nb: bring a machine-learning model up on a new device, one operator at a time.
+
+Importing the package is cheap; PyTorch and TVM come with the first thing that needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tapml_nb.api import debug
+    from tapml_nb.carve import Bundle, BundleError, CarvedTest
+    from tapml_nb.frontends.program import FrontendError
+    from tapml_nb.graph import Graph, Op, SelectorError
+    from tapml_nb.judge import Verdict
+    from tapml_nb.report import Culprit, Report
+    from tapml_nb.session import Session
+    from tapml_nb.targets.spec import Target
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bundle": "carve",
+    "BundleError": "carve",
+    "CarvedTest": "carve",
+    "Culprit": "report",
+    "FrontendError": "frontends.program",
+    "Graph": "graph",
+    "Op": "graph",
+    "Report": "report",
+    "SelectorError": "graph",
+    "Session": "session",
+    "Target": "targets.spec",
+    "Verdict": "judge",
+    "debug": "api",
+}
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "CarvedTest",
+    "Culprit",
+    "FrontendError",
+    "Graph",
+    "Op",
+    "Report",
+    "SelectorError",
+    "Session",
+    "Target",
+    "Verdict",
+    "debug",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tapml_nb' has no attribute {name!r}")
+    value = getattr(import_module(f"tapml_nb.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from safetensors.numpy import load_file
 
+from tapml_nb import tensorfile
 from tapml_nb.compile.kernel import Kernel
 
 KERNEL, OBJECT, CONSTANTS, ERROR, UNIT = (
@@ -59,7 +59,7 @@ class Compiled:
     def constants(self) -> dict[str, np.ndarray]:
         """The constants by digest."""
         path = self.folder / CONSTANTS
-        return dict(load_file(path)) if path.exists() else {}
+        return tensorfile.parse(path.read_bytes()) if path.exists() else {}
 
 
 class KernelCache:

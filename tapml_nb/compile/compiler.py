@@ -131,6 +131,16 @@ class Compiler:
     ) -> Iterator[tuple[str, Failure | None]]:
         """Keep ``jobs`` children busy; yield each key, with the failure its compiler died of."""
         running: dict[int, list[str]] = {}
+        try:
+            yield from self._collect(waiting, running, scratch)
+        finally:
+            if running:  # the caller stopped early: end what still compiles
+                self.close()
+                self._start()
+
+    def _collect(
+        self, waiting: list[str], running: dict[int, list[str]], scratch: dict[str, Path]
+    ) -> Iterator[tuple[str, Failure | None]]:
         while waiting or running:
             while waiting and len(running) < self._jobs:
                 batch, waiting = waiting[:_BATCH], waiting[_BATCH:]

@@ -112,8 +112,8 @@ def _compile_batch(job: dict[str, Any], out: int) -> None:
 def compile_unit(key: str, folder: Path, target: Any) -> None:
     """Compile ``unit.json`` of a cache folder and leave the kernel, or the failure, beside it."""
     import tvm
-    from safetensors.numpy import save_file
 
+    from tapml_nb import tensorfile
     from tapml_nb.compile import cache, toolchain
     from tapml_nb.compile.lowering import UnsupportedLowering, lower
 
@@ -134,7 +134,7 @@ def compile_unit(key: str, folder: Path, target: Any) -> None:
         cache.write_failure(folder, cache.Failure("error", compiler_message(error)))
         return
     if lowered.constants:
-        save_file(lowered.constants, folder / cache.CONSTANTS)
+        (folder / cache.CONSTANTS).write_bytes(tensorfile.dump(lowered.constants))
     (folder / cache.KERNEL).write_text(json.dumps(lowered.kernel.to_json()))
 
 

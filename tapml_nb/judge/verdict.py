@@ -103,8 +103,10 @@ class Judgement:
     message: str = ""
 
 
-def judge(target: np.ndarray, reference: Reference) -> Judgement:
+def judge(target: np.ndarray, reference: Reference, limit: float = LIMIT) -> Judgement:
     """Judge the target's tensor against the source's.
+
+    ``limit`` is how many noise floors an element, the tensor, or its bias may be off.
 
     A tensor of another shape or dtype than the source's is a ``FAIL``: the importer or a pass
     got the type wrong.
@@ -126,7 +128,7 @@ def judge(target: np.ndarray, reference: Reference) -> Judgement:
     if not is_float(source.dtype) or reference.floor is None:
         return _judge_exactly(target, source, stats)
     with np.errstate(all="ignore"):
-        return _judge_by_floor(target, reference, reference.floor, stats)
+        return _judge_by_floor(target, reference, reference.floor, stats, limit)
 
 
 def judge_identical(reference: Reference) -> Judgement:
@@ -154,12 +156,12 @@ def _judge_exactly(target: np.ndarray, source: np.ndarray, stats: Statistics) ->
 
 
 def _judge_by_floor(
-    target: np.ndarray, reference: Reference, floor: Floor, stats: Statistics
+    target: np.ndarray, reference: Reference, floor: Floor, stats: Statistics, limit: float
 ) -> Judgement:
     source, dtype = reference.source, reference.source.dtype
     source, dtype = reference.source, reference.source.dtype
     scale = Scale(source)
-    seen = _Seen()
+    seen = _Seen(limit)
     arrays = [target, source, *([reference.delta] if reference.delta is not None else [])]
     start = 0
     for t, s, *delta in blocks(*arrays):
@@ -186,7 +188,8 @@ def _judge_by_floor(
 class _Seen:
     """What the walk over the blocks has found so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
         self.ratio, self.worst, self.allowed = 0.0, -1, 0.0
         self.beyond = 0
         self.first_nonfinite = -1
@@ -198,7 +201,7 @@ class _Seen:
             self.first_nonfinite = start + int(bad.argmax())
 
     def ratios(self, ratios: np.ndarray, allowed: np.ndarray, start: int) -> None:
-        self.beyond += int(np.count_nonzero(ratios > LIMIT))
+        self.beyond += int(np.count_nonzero(ratios > self.limit))
         index = int(ratios.argmax())
         if ratios.flat[index] > self.ratio:
             self.ratio, self.worst = float(ratios.flat[index]), start + index
@@ -223,20 +226,21 @@ def _conclude(
             f"{_worst(target, source, seen.first_nonfinite)}",
         )
     ratio = max(seen.ratio, floor.source_ratio)
-    if seen.ratio > LIMIT:
+    if seen.ratio > seen.limit:
         message = (
-            f"{seen.beyond} of {stats.elements} elements are beyond {LIMIT:g} noise floors; "
+            f"{seen.beyond} of {stats.elements} elements are beyond {seen.limit:g} noise floors; "
             f"{_worst(target, source, seen.worst)}, {ratio:.3g} floors off"
         )
         return Judgement(Verdict.FAIL, ratio, seen.allowed, stats, message)
     rms = math.sqrt(seen.squares / stats.elements)
-    if rms > LIMIT * floor.rms:
+    if rms > seen.limit * floor.rms:
         message = f"the whole tensor is {rms / floor.rms:.3g} times noisier than the source"
         return Judgement(Verdict.FAIL, max(ratio, rms / floor.rms), seen.allowed, stats, message)
-    bias, limit = seen.bias.factor, LIMIT * _bias_floor(floor, source.dtype, stats.elements)
+    bias = seen.bias.factor
+    limit = seen.limit * _bias_floor(floor, source.dtype, stats.elements)
     if abs(bias) > limit:
         message = f"the whole tensor is scaled by {1 + bias:.6g}, which rounding cannot explain"
-        ratio = max(ratio, LIMIT * abs(bias) / limit)
+        ratio = max(ratio, seen.limit * abs(bias) / limit)
         return Judgement(Verdict.FAIL, ratio, seen.allowed, stats, message)
     return Judgement(Verdict.PASS, ratio, seen.allowed, stats)
 

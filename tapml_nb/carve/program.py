@@ -1,0 +1,138 @@
+"""A bundle as a program: what was recorded stands in for the source.
+
+Every part of a session that works on models works on bundles, too: the "source" of a carved
+operator looks its outputs up, and its float64 results, and its unit was carved with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tapml_nb.carve.archive import Archive, unit_member
+from tapml_nb.frontends.program import Unit, Unsupported
+from tapml_nb.graph import Graph, Op, OpId, SourceLine, TensorSpec, Value, ValueId
+from tapml_nb.numerics import is_float
+
+
+class _StepValues(dict[ValueId, Any]):
+    """The tensors of one step, which know the step."""
+
+    step = 0
+
+
+class CarvedProgram:
+    """A :class:`~tapml_nb.frontends.program.Program` over the tests of a bundle."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._tests: dict[tuple[OpId, int], dict[str, Any]] = {
+            (test["op"], test["step"]): test for test in archive.manifest["tests"]
+        }
+        self.graph = self._build_graph(archive.manifest["name"])
+
+    @property
+    def steps(self) -> int:
+        """How many steps were carved."""
+        return 1 + max((step for _, step in self._tests), default=0)
+
+    def bind(self, step: int, state: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
+        """Every recorded tensor of a step."""
+        values = _StepValues(
+            (entry["value"], self._archive.tensor(entry["tensor"]))
+            for (_, at), test in self._tests.items()
+            if at == step
+            for entry in (*test["inputs"], *test["outputs"])
+        )
+        values.step = step
+        return values
+
+    def mutated(self, values: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
+        """Nothing: every step carries its own inputs."""
+        return {}
+
+    def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
+        """What the source computed when the operator was carved."""
+        return [values[value] for value in self.graph[op].outputs]
+
+    def run_exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any] | None:
+        """The recorded float64 results; None if an output has none though its dtype could."""
+        test = self._test(op, values)
+        results: list[np.ndarray] = []
+        for entry in test["outputs"]:
+            source, delta = self._archive.tensor(entry["tensor"]), entry["delta"]
+            if delta is not None:
+                source = source.astype(np.float64) + self._archive.tensor(delta)
+            elif is_float(source.dtype) and source.dtype != np.float64:
+                return None
+            results.append(source)
+        return results
+
+    def unit(self, op: OpId, values: Mapping[ValueId, Any]) -> Unit:
+        """The unit that was carved with the operator.
+
+        Raises:
+            Unsupported: if there was none, with the reason recorded.
+        """
+        import tvm
+
+        operator, test = self.graph[op], self._test(op, values)
+        if test["unit"] is None:
+            raise Unsupported(test["unsupported"])
+        return Unit(
+            tvm.ir.load_json(self._archive.text(unit_member(test["unit"]))),
+            tuple(self.graph.values[v].spec for v in operator.inputs),
+            tuple(self.graph.values[v].spec for v in operator.outputs),
+        )
+
+    def to_numpy(self, tensor: np.ndarray) -> np.ndarray:
+        """The array itself."""
+        return tensor
+
+    def from_numpy(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
+        """The array itself."""
+        return array
+
+    def outputs(self, values: Mapping[ValueId, Any]) -> list[Any]:
+        """Nothing: a bundle is no whole model."""
+        return []
+
+    def _test(self, op: OpId, values: Mapping[ValueId, Any]) -> dict[str, Any]:
+        assert isinstance(values, _StepValues), "a carved operator runs on recorded values alone"
+        return self._tests[op, values.step]
+
+    def _build_graph(self, name: str) -> Graph:
+        values: dict[ValueId, Value] = {}
+        ops: dict[OpId, Op] = {}
+        for test in self._archive.manifest["tests"]:
+            for entry in test["inputs"]:
+                spec = self._spec(entry["tensor"])
+                values.setdefault(
+                    entry["value"], Value(entry["value"], "input", spec, entry["value"])
+                )
+            for k, entry in enumerate(test["outputs"]):
+                label = f"{test['op']}#{k}" if k else test["op"]
+                spec = self._spec(entry["tensor"])
+                values[entry["value"]] = Value(entry["value"], "operator", spec, label, test["op"])
+            ops.setdefault(
+                test["op"],
+                Op(
+                    id=test["op"],
+                    kind=test["kind"],
+                    scope=test["scope"],
+                    module=test["module"],
+                    layer=test["layer"],
+                    inputs=tuple(entry["value"] for entry in test["inputs"]),
+                    outputs=tuple(entry["value"] for entry in test["outputs"]),
+                    source=SourceLine(**test["source"]) if test["source"] else None,
+                    primitives=tuple(test["primitives"]),
+                    host=test["host"],
+                ),
+            )
+        return Graph(name, tuple(ops.values()), values, (), ())
+
+    def _spec(self, digest: str) -> TensorSpec:
+        array = self._archive.tensor(digest)
+        return TensorSpec(tuple(array.shape), array.dtype.name)

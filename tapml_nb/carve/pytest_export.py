@@ -1,0 +1,69 @@
+"""A bundle as a folder of tests that run with plain pytest against any target."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tapml_nb.carve.bundle import Bundle
+
+_BUNDLE = "carved.tapml"
+
+_CONFTEST = '''\
+"""Options and fixtures for the carved tests beside this file."""
+
+from pathlib import Path
+
+import pytest
+
+from tapml_nb import Bundle
+
+BUNDLE = Path(__file__).with_name("carved.tapml")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--target", default="llvm", help="what to run the operators on")
+
+
+def pytest_generate_tests(metafunc):
+    if {"op", "step"} <= set(metafunc.fixturenames):
+        calls = [(test.op, test.step) for test in Bundle.open(BUNDLE)]
+        metafunc.parametrize("op, step", calls, ids=[f"{op}-{step}" for op, step in calls])
+
+
+@pytest.fixture(scope="session")
+def report(request):
+    """Every carved operator judged once on the target."""
+    return Bundle.open(BUNDLE).replay(request.config.getoption("--target"))
+'''
+
+_TEST = '''\
+"""Every operator carved from {name}, on its real inputs: pytest --target llvm"""
+
+import pytest
+
+
+def test_operator(report, op, step):
+    result = report.introduced[op, step]
+    if result.verdict == "UNSUPPORTED":
+        pytest.skip(f"not checked: {{result.message}}")
+    assert result.verdict in ("PASS", "SKIPPED"), f"{{result.verdict}}: {{result.message}}"
+'''
+
+
+def export(bundle: Bundle, folder: Path) -> Path:
+    """Write the folder: the bundle, ``conftest.py`` and one test file.
+
+    Raises:
+        ValueError: if the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.path, folder / _BUNDLE)
+        (folder / "conftest.py").write_text(_CONFTEST)
+        (folder / "test_carved.py").write_text(_TEST.format(name=bundle.name.replace('"', "'")))
+    except OSError as error:
+        raise ValueError(f"folder: {folder} cannot be written ({error.strerror})") from None
+    return folder

@@ -1,0 +1,128 @@
+"""From a session's runs to a bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tapml_nb import tensorfile
+from tapml_nb.carve.archive import tensor_member, unit_member, write_archive
+from tapml_nb.carve.bundle import Bundle
+from tapml_nb.execute.kernels import KernelTable
+from tapml_nb.execute.source import SourceRun
+from tapml_nb.graph import Op, OpId
+from tapml_nb.judge.references import References
+from tapml_nb.judge.results import OpResult
+from tapml_nb.numerics import digest
+
+
+def check_writable(path: Path) -> None:
+    """Find out before any work that a bundle cannot be written there.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise ValueError(f"path: {path} is a folder; name a file such as {path / 'model.tapml'}")
+    if not folder.is_dir():
+        raise ValueError(f"path: the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"path: the folder {folder} cannot be written")
+
+
+def write(
+    path: Path,
+    source: SourceRun,
+    kernels: KernelTable,
+    references: References,
+    results: Mapping[tuple[OpId, int], OpResult],
+    ops: Sequence[OpId],
+) -> Bundle:
+    """Carve operators of every step into a bundle and open it."""
+    carver = _Carver(source, kernels, references, results)
+    tests = [
+        carver.test(source.program.graph[op], step)
+        for step in range(source.program.steps)
+        for op in ops
+    ]
+    manifest = {"name": source.program.graph.name, "tests": tests}
+    write_archive(path, manifest, carver.members())
+    return Bundle.open(path)
+
+
+class _Carver:
+    """Collects tests, and the tensors and units they need, each once."""
+
+    def __init__(
+        self,
+        source: SourceRun,
+        kernels: KernelTable,
+        references: References,
+        results: Mapping[tuple[OpId, int], OpResult],
+    ) -> None:
+        self._source = source
+        self._graph = source.program.graph
+        self._kernels = kernels
+        self._references = references
+        self._results = results
+        self._tensors: dict[str, np.ndarray] = {}
+        self._units: dict[str, str] = {}
+
+    def test(self, op: Op, step: int) -> dict[str, Any]:
+        """One carved test as the manifest holds it."""
+        result = self._results.get((op.id, step))
+        test: dict[str, Any] = {
+            "op": op.id,
+            "kind": op.kind,
+            "scope": op.scope,
+            "module": op.module,
+            "layer": op.layer,
+            "source": asdict(op.source) if op.source else None,
+            "primitives": list(op.primitives),
+            "host": op.host,
+            "step": step,
+            "inputs": [],
+            "outputs": [],
+            "unit": None,
+            "unsupported": None,
+            "verdict": str(result.verdict) if result else None,
+            "message": result.message if result else "",
+        }
+        if op.host:
+            return test
+        for value in op.inputs:
+            if not self._graph.values[value].host:
+                tensor = self._keep(self._source.array(value, step), self._source.key(value, step))
+                test["inputs"].append({"value": value, "tensor": tensor})
+        for value, reference in zip(
+            op.outputs, self._references.local(op, step), strict=True
+        ):
+            tensor = self._keep(reference.source, self._source.key(value, step))
+            delta = reference.delta
+            exact = None if delta is None else self._keep(delta, digest(delta))
+            test["outputs"].append({"value": value, "tensor": tensor, "delta": exact})
+        unit = self._kernels.unit_text(op.id, step)
+        if isinstance(unit, tuple):
+            key, text = unit
+            self._units.setdefault(key, text)
+            test["unit"] = key
+        else:
+            test["unsupported"] = unit
+        return test
+
+    def members(self) -> Iterator[tuple[str, bytes]]:
+        """Every member but the manifest."""
+        for key, text in self._units.items():
+            yield unit_member(key), text.encode()
+        for key, array in self._tensors.items():
+            yield tensor_member(key), tensorfile.dump({"data": array})
+
+    def _keep(self, array: np.ndarray, key: str) -> str:
+        self._tensors.setdefault(key, array)
+        return key

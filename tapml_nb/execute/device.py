@@ -1,0 +1,164 @@
+"""One call of one kernel on the target: inputs there, deadline kept, accidents told apart.
+
+A kernel that dies or hangs is the kernel's fault and is reported.  A server that is killed from
+outside is nobody's fault: the call is made again, once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tapml_nb.compile.cache import Compiled
+from tapml_nb.execute.kernels import NumpyOverride
+from tapml_nb.execute.source import Stopped
+from tapml_nb.numerics import bitwise_equal, np_dtype
+from tapml_nb.graph import TensorSpec
+from tapml_nb.targets.errors import TargetError, TargetLost
+from tapml_nb.targets.session import TargetSession
+
+Send = Callable[[], np.ndarray]
+"""Makes a tensor's array when it has to be sent."""
+
+
+@dataclass(frozen=True)
+class Accident:
+    """A call that gave no result: ``"crash"`` or ``"timeout"``, and what is known of it."""
+
+    kind: Literal["crash", "timeout"]
+    message: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a call.
+
+    Attributes:
+        ms: milliseconds of each run of the kernel.
+        deterministic: per output, whether all runs agreed bit for bit.
+        identical: per output, whether it equals the reference bit for bit (None: not compared).
+        sent: bytes that had to be sent for the call.
+        accident: set when there is no result.
+    """
+
+    ms: tuple[float, ...]
+    deterministic: tuple[bool, ...]
+    identical: tuple[bool | None, ...]
+    sent: int
+    accident: Accident | None = None
+
+
+class Device:
+    """Calls kernels on a target session."""
+
+    def __init__(self, session: TargetSession) -> None:
+        self.session = session
+
+    def call(
+        self,
+        compiled: Compiled,
+        tensors: Mapping[str, Send],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        references: Sequence[str | None] = (),
+        repeats: int = 2,
+    ) -> Outcome:
+        """Run a kernel; its outputs stay on the target under the keys ``outputs``.
+
+        Args:
+            compiled: the kernel, loaded.
+            tensors: key → array of every tensor the call needs; those not there are sent.
+            inputs: the key of each parameter.
+            outputs: a key for each output.
+            references: for each output the key of a tensor to compare it with, or None.
+            repeats: runs; with two, an output that depends on chance shows.
+
+        Raises:
+            Stopped: if the session was interrupted.
+            TargetLost: if the target cannot be reached any more.
+        """
+        wanted = {**tensors, **{key: _constant(compiled, key) for key in compiled.kernel.constants}}
+        sent = 0
+        for attempt in (1, 2):
+            try:
+                for key, array in wanted.items():
+                    if not self.session.resident(key):
+                        sent += self.session.put(key, array())
+                result = self.session.call(
+                    compiled.kernel.key,
+                    list(inputs),
+                    list(outputs),
+                    list(references) or [None] * len(outputs),
+                    repeats=repeats,
+                )
+            except TargetError as error:
+                return _failed("crash", f"the kernel raised: {error}", outputs, sent)
+            except TargetLost as lost:
+                if lost.reason == "interrupted":
+                    raise Stopped from None
+                if lost.reason in ("crash", "timeout"):
+                    return _failed(lost.reason, lost.detail, outputs, sent)
+                if attempt == 1:
+                    continue
+                if lost.reason == "killed":
+                    detail = f"the target was killed twice in this call: {lost.detail}"
+                    return _failed("crash", detail, outputs, sent)
+                raise
+            return Outcome(
+                tuple(result.ms), tuple(result.deterministic), tuple(result.identical), sent
+            )
+        raise AssertionError("unreachable: the second attempt returns or raises")
+
+
+def call_numpy(
+    override: NumpyOverride, inputs: Sequence[np.ndarray], specs: Sequence[TensorSpec]
+) -> tuple[list[list[np.ndarray]], Outcome]:
+    """Run a NumPy override twice in this process.
+
+    Results are cast to the operator's dtypes, for NumPy widens where a kernel would not.
+
+    Returns:
+        The outputs of each run, and the outcome; no outputs where the function raised.
+    """
+    runs: list[list[np.ndarray]] = []
+    ms: list[float] = []
+    for _ in range(2):
+        begin = time.perf_counter()
+        try:
+            result: Any = override.function(*[_read_only(array) for array in inputs])
+            arrays = list(result) if isinstance(result, tuple | list) else [result]
+            if len(arrays) != len(specs):
+                raise ValueError(f"it returned {len(arrays)} arrays, {len(specs)} are expected")
+            runs.append(
+                [
+                    np.array(a, dtype=np_dtype(spec.dtype), copy=True)
+                    for a, spec in zip(arrays, specs, strict=True)
+                ]
+            )
+        except Exception as error:
+            message = f"override {override.name} raised {type(error).__name__}: {error}"
+            return [], _failed("crash", message, list(specs), 0)
+        ms.append((time.perf_counter() - begin) * 1e3)
+    deterministic = tuple(bitwise_equal(a, b) for a, b in zip(*runs, strict=True))
+    return runs, Outcome(tuple(ms), deterministic, (None,) * len(specs), 0)
+
+
+def _failed(
+    kind: Literal["crash", "timeout"], message: str, outputs: Sequence[Any], sent: int
+) -> Outcome:
+    nothing = (False,) * len(outputs)
+    return Outcome((), nothing, nothing, sent, Accident(kind, message))
+
+
+def _constant(compiled: Compiled, key: str) -> Send:
+    return lambda: compiled.constants[key]
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view

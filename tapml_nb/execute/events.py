@@ -1,0 +1,163 @@
+"""The event stream: what a run tells the world while it goes on.
+
+Events are small and frozen.  Callbacks run on the session's own thread, in order; one that
+raises is reported once as a warning and does not disturb the run.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tapml_nb.graph import OpId
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True)
+class RunStarted(Event):
+    """A run begins: ``run`` is ``"introduced"`` or ``"hybrid"``; ``total`` calls will be made."""
+
+    run: str
+    total: int
+
+
+@dataclass(frozen=True)
+class RunProgress(Event):
+    """Work done in a phase: ``"source"``, ``"compile"``, ``"introduced"`` or ``"hybrid"``."""
+
+    phase: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class OpStarted(Event):
+    """An operator is about to be computed in a run, on ``placement``."""
+
+    run: str
+    op: OpId
+    step: int
+    placement: str
+
+
+@dataclass(frozen=True)
+class OpJudged(Event):
+    """An operator has its result (a :class:`~tapml_nb.judge.results.OpResult`)."""
+
+    op: OpId
+    step: int
+    result: Any
+
+
+@dataclass(frozen=True)
+class OpAccumulated(Event):
+    """An operator's accumulated error in a hybrid run is known."""
+
+    op: OpId
+    step: int
+    result: Any
+
+
+@dataclass(frozen=True)
+class PlacementChanged(Event):
+    """These operators now compute on ``placement``."""
+
+    ops: tuple[OpId, ...]
+    placement: str
+
+
+@dataclass(frozen=True)
+class TargetLost(Event):
+    """The target's process died or went out of reach; the session brings it back by itself."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class TargetStarted(Event):
+    """The target answers: at first, or again after it was lost (``restarts`` > 0)."""
+
+    address: str
+    pid: int
+    restarts: int
+
+
+@dataclass(frozen=True)
+class RunFinished(Event):
+    """A run has ended; ``stopped`` if it was told to before all was done."""
+
+    run: str
+    stopped: bool
+
+
+Callback = Callable[[Any], None]
+
+EVENTS: dict[str, type[Event]] = {
+    cls.__name__: cls
+    for cls in (
+        RunStarted,
+        RunProgress,
+        OpStarted,
+        OpJudged,
+        OpAccumulated,
+        PlacementChanged,
+        TargetLost,
+        TargetStarted,
+        RunFinished,
+    )
+}
+
+
+class EventStream:
+    """Delivers events to the callbacks that asked for their type."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[tuple[type[Event], Callback]] = []
+        self._lock = threading.Lock()
+        self._complained: set[int] = set()
+
+    def on(self, event: type[Event] | str, callback: Callback) -> Callable[[], None]:
+        """Call back on every event of this type (or name; ``"Event"`` for all).
+
+        Returns:
+            A function that ends the subscription.
+
+        Raises:
+            ValueError: if there is no such event.
+        """
+        if isinstance(event, str):
+            if event not in EVENTS and event != "Event":
+                raise ValueError(f"event: no event {event!r}; there are {', '.join(EVENTS)}")
+            event = EVENTS.get(event, Event)
+        entry = (event, callback)
+        with self._lock:
+            self._callbacks.append(entry)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                if entry in self._callbacks:
+                    self._callbacks.remove(entry)
+
+        return unsubscribe
+
+    def emit(self, event: Event) -> None:
+        """Deliver one event."""
+        with self._lock:
+            callbacks = [call for kind, call in self._callbacks if isinstance(event, kind)]
+        for call in callbacks:
+            try:
+                call(event)
+            except Exception as error:
+                if id(call) not in self._complained:
+                    self._complained.add(id(call))
+                    warnings.warn(
+                        f"a callback on {type(event).__name__} raised {error!r}", stacklevel=2
+                    )

@@ -1,0 +1,211 @@
+"""The hybrid run: the model with today's placement, each operator where it is placed.
+
+Every value has a *version*: ``"source"`` while it equals the pure source run bit for bit, else a
+hash of what made it (operator, implementation, versions of the inputs).  A value whose version
+would not change is not computed again, so moving one operator recomputes its cone, and no more
+of it than really changes.  Tensors cross between source and target only where placement does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tapml_nb.compile.cache import Compiled, Failure
+from tapml_nb.execute.device import Device, Send, call_numpy
+from tapml_nb.execute.events import EventStream, OpStarted
+from tapml_nb.execute.kernels import KernelTable, NumpyOverride, resolve_result
+from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.graph import Op, OpId, ValueId
+from tapml_nb.numerics import bitwise_equal
+from tapml_nb.targets.errors import TargetLost
+
+SOURCE = "source"
+TARGET = "target"
+
+
+@dataclass
+class _Entry:
+    """A value that differs from the pure source run: how it was made, and where it is."""
+
+    made: str
+    version: str
+    array: np.ndarray
+    tensor: Any = None
+    """The array as the source's tensor, made when the source first reads it."""
+
+
+@dataclass(frozen=True)
+class HybridStep:
+    """One operator of a hybrid run.
+
+    ``fresh`` tells whether it was computed in this run; ``accident`` why an operator placed on
+    the target had to be computed by the source.
+    """
+
+    op: Op
+    placement: str
+    fresh: bool
+    ms: float
+    accident: str = ""
+
+
+class HybridRun:
+    """Runs the model with a placement and remembers every value that differs from the source."""
+
+    def __init__(
+        self, source: SourceRun, kernels: KernelTable, device: Device, events: EventStream
+    ) -> None:
+        self._source = source
+        self._graph = source.program.graph
+        self._kernels = kernels
+        self._device = device
+        self._events = events
+        self._entries: dict[tuple[int, ValueId], _Entry] = {}
+
+    def run(
+        self,
+        placement: Mapping[OpId, str],
+        step: int,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator[HybridStep]:
+        """Compute what the placement changes, in order; yields every operator that has tensors.
+
+        Raises:
+            Stopped: between two operators, if ``stopped`` says so.
+        """
+        for op in self._graph.ops:
+            if stopped():
+                raise Stopped
+            if op.host and all(self.is_source(v, step) for v in op.inputs):
+                continue
+            yield self._advance(op, placement[op.id], step)
+
+    def is_source(self, value: ValueId, step: int) -> bool:
+        """Whether a value equals the pure source run's."""
+        entry = self._entries.get((step, value))
+        return entry is None or entry.version == SOURCE
+
+    def array(self, value: ValueId, step: int) -> np.ndarray:
+        """A value of the last hybrid run."""
+        entry = self._entries.get((step, value))
+        if entry is None or entry.version == SOURCE:
+            return self._source.array(value, step)
+        return entry.array
+
+    # -- one operator --------------------------------------------------------------------------
+
+    def _advance(self, op: Op, where: str, step: int) -> HybridStep:
+        if where == SOURCE and all(self.is_source(v, step) for v in op.inputs):
+            for value in op.outputs:
+                self._entries.pop((step, value), None)
+            return HybridStep(op, where, False, 0.0)
+        made = self._provenance(op, where, step)
+        known = [self._entries.get((step, value)) for value in op.outputs]
+        if known and all(entry is not None and entry.made == made for entry in known):
+            return HybridStep(op, where, False, 0.0)
+        self._events.emit(OpStarted("hybrid", op.id, step, where))
+        begin = time.perf_counter()
+        accident = ""
+        if where == TARGET:
+            outputs, accident = self._on_target(op, made, step)
+        if where == SOURCE or accident:
+            outputs = self._on_source(op, step)
+        ms = (time.perf_counter() - begin) * 1e3
+        for k, value in enumerate(op.outputs):
+            self._record(step, value, made, f"{made}#{k}", outputs[k])
+        return HybridStep(op, where, True, ms, accident)
+
+    def _provenance(self, op: Op, where: str, step: int) -> str:
+        implementation = self._kernels.version(op.id, step) if where == TARGET else SOURCE
+        parts = [op.id, implementation, *(self._version(v, step) for v in op.inputs)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def _version(self, value: ValueId, step: int) -> str:
+        entry = self._entries.get((step, value))
+        return entry.version if entry else SOURCE
+
+    def _record(self, step: int, value: ValueId, made: str, version: str, output: Any) -> None:
+        """Remember a new value and let the target forget the one it replaces."""
+        old = self._entries.get((step, value))
+        if old is not None and old.version not in (SOURCE, version):
+            self._device.session.drop([f"version/{old.version}"])
+        if self._graph.values[value].host:
+            entry = _Entry(made, version, np.empty(0), output)
+        elif bitwise_equal(output, self._source.array(value, step)):
+            entry = _Entry(made, SOURCE, output)
+        else:
+            entry = _Entry(made, version, output)
+        self._entries[step, value] = entry
+
+    def _on_source(self, op: Op, step: int) -> list[Any]:
+        program = self._source.program
+        pure = self._source.values(step)
+        inputs = {value: self._tensor(value, step, pure[value]) for value in op.inputs}
+        outputs = program.run(op.id, inputs)
+        return [
+            result if self._graph.values[value].host else program.to_numpy(result)
+            for value, result in zip(op.outputs, outputs, strict=True)
+        ]
+
+    def _tensor(self, value: ValueId, step: int, pure: Any) -> Any:
+        entry = self._entries.get((step, value))
+        if entry is None or entry.version == SOURCE:
+            return pure
+        if entry.tensor is None:
+            entry.tensor = self._source.program.from_numpy(entry.array, pure)
+        return entry.tensor
+
+    def _on_target(self, op: Op, made: str, step: int) -> tuple[list[np.ndarray], str]:
+        """The outputs, or why there are none."""
+        implementation = self._kernels[op.id, step]
+        if isinstance(implementation, Failure):
+            return [], implementation.message
+        inputs = [v for v in op.inputs if not self._graph.values[v].host]
+        if isinstance(implementation, NumpyOverride):
+            specs = [self._graph.values[v].spec for v in op.outputs]
+            arrays = [self.array(v, step) for v in inputs]
+            runs, outcome = call_numpy(implementation, arrays, specs)
+            return (runs[-1] if runs else []), outcome.accident.message if outcome.accident else ""
+        if not implementation.kernel.launches:
+            arrays = [self.array(v, step) for v in inputs]
+            numbers = implementation.kernel.results
+            return [resolve_result(implementation, n, arrays) for n in numbers], ""
+        return self._launch(implementation, op, inputs, made, step)
+
+    def _launch(
+        self, compiled: Compiled, op: Op, inputs: list[ValueId], made: str, step: int
+    ) -> tuple[list[np.ndarray], str]:
+        keys = {value: self._key(value, step) for value in inputs}
+        # Outputs are named by version, so that the next operator there finds them.
+        names = [f"version/{made}#{k}" for k in range(len(op.outputs))]
+        session = self._device.session
+        for _ in range(2):
+            outcome = self._device.call(
+                compiled,
+                {key: self._send(value, step) for value, key in keys.items()},
+                [keys[value] for value in inputs],
+                names,
+                repeats=1,
+            )
+            if outcome.accident:
+                return [], outcome.accident.message
+            try:
+                return [session.fetch(name) for name in names], ""
+            except TargetLost as error:
+                lost = error  # it died between call and fetch: the outputs are gone with it
+        raise lost
+
+    def _key(self, value: ValueId, step: int) -> str:
+        """The value's name on the target: by content, or by version if not the source's."""
+        if self.is_source(value, step):
+            return self._source.key(value, step)
+        return f"version/{self._version(value, step)}"
+
+    def _send(self, value: ValueId, step: int) -> Send:
+        return lambda: self.array(value, step)

@@ -1,0 +1,289 @@
+"""Which kernel computes which operator: units, compilation, libraries, overrides.
+
+The table answers one question, "what runs for this operator in this step?", with a kernel on the
+target, a NumPy function of the user's, or the reason why there is nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tapml_nb.compile.cache import Compiled, Failure
+from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.kernel import Kernel
+from tapml_nb.compile.toolchain import ToolchainError
+from tapml_nb.execute.events import EventStream, RunProgress
+from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.frontends.program import Unsupported
+from tapml_nb.graph import Graph, Op, OpId, TensorSpec
+from tapml_nb.targets.errors import TargetError, TargetLost
+from tapml_nb.targets.session import TargetSession
+
+NumpyFunction = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class NumpyOverride:
+    """A function of NumPy arrays that stands in an operator's place, in this process."""
+
+    function: NumpyFunction
+    version: int
+
+    @property
+    def name(self) -> str:
+        """What people called it."""
+        return getattr(self.function, "__name__", repr(self.function))
+
+
+Implementation = Compiled | NumpyOverride | Failure
+
+
+class KernelTable:
+    """The implementation of every operator in every step, compiled and loaded on demand."""
+
+    def __init__(
+        self,
+        source: SourceRun,
+        compiler: Compiler,
+        target: TargetSession,
+        events: EventStream,
+    ) -> None:
+        self._source = source
+        self._graph: Graph = source.program.graph
+        self._compiler = compiler
+        self._target = target
+        self._events = events
+        self._known: dict[str, Compiled | Failure] = {}
+        self._keys: dict[tuple[OpId, tuple[TensorSpec, ...]], str | Failure] = {}
+        self._overrides: dict[OpId, str | NumpyOverride] = {}
+        self._override_modules: dict[str, Any] = {}
+        self._override_count = 0
+        self._loaded: set[str] = set()
+        self._folder = Path(tempfile.mkdtemp(prefix="tapml-kernels-"))
+        self._libraries = 0
+
+    def close(self) -> None:
+        """Remove the libraries."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- looking up ------------------------------------------------------------------------------
+
+    def __getitem__(self, call: tuple[OpId, int]) -> Implementation:
+        """What runs for an operator in a step; :meth:`prepare` must have seen it."""
+        op, step = call
+        override = self._overrides.get(op)
+        if isinstance(override, NumpyOverride):
+            return override
+        key = override or self._key(op, step)
+        return self._known[key] if isinstance(key, str) else key
+
+    def version(self, op: OpId, step: int) -> str:
+        """A name for the implementation that changes whenever it does."""
+        implementation = self[op, step]
+        if isinstance(implementation, NumpyOverride):
+            return f"numpy:{implementation.version}"
+        return implementation.kernel.key if isinstance(implementation, Compiled) else "none"
+
+    def overridden(self, op: OpId) -> bool:
+        """Whether the user put something in the operator's place."""
+        return op in self._overrides
+
+    @property
+    def unique(self) -> int:
+        """How many different kernels the operators seen so far need."""
+        return len({key for key in self._keys.values() if isinstance(key, str)})
+
+    def label(self, op: OpId) -> str | None:
+        """The short name of the operator's kernel, if it is known already."""
+        for (known, _), key in self._keys.items():
+            if known == op:
+                return key[:12] if isinstance(key, str) else None
+        return None
+
+    def unit_text(self, op: OpId, step: int) -> tuple[str, str] | str:
+        """Key and TVM JSON of what is compiled for an operator, or why there is nothing.
+
+        A NumPy override cannot be written down; the operator's own unit stands for it.
+        """
+        import tvm
+
+        override = self._overrides.get(op)
+        if isinstance(override, str):
+            return override, tvm.ir.save_json(self._override_modules[override])
+        try:
+            module = self._source.program.unit(op, self._source.values(step)).module
+        except Unsupported as reason:
+            return str(reason)
+        return self._compiler.key(module), tvm.ir.save_json(module)
+
+    # -- preparing -------------------------------------------------------------------------------
+
+    def prepare(
+        self, calls: Sequence[tuple[OpId, int]], stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Compile and load everything these calls need and that is not there yet.
+
+        Raises:
+            Stopped: if ``stopped`` says so in between; what is compiled stays.
+        """
+        modules: dict[str, Any] = {}
+        for op, step in calls:
+            override = self._overrides.get(op)
+            if isinstance(override, str):
+                if override not in self._known:
+                    modules[override] = self._override_modules[override]
+            elif override is None:
+                self._add_unit(op, step, modules)
+        total = len(modules)
+        results = self._compiler.compile(modules)
+        for done, (key, result) in enumerate(results, 1):
+            self._known[key] = result
+            self._events.emit(RunProgress("compile", done, total))
+            if stopped():
+                results.close()
+                raise Stopped
+        self._load()
+
+    def override(self, op: OpId, kernel: Any) -> None:
+        """Put a PrimFunc or a NumPy function in an operator's place; None takes it back."""
+        if kernel is None:
+            self._overrides.pop(op, None)
+            return
+        if not _is_primfunc(kernel):
+            self._override_count += 1
+            self._overrides[op] = NumpyOverride(kernel, self._override_count)
+            return
+        import tvm
+
+        module = tvm.IRModule(
+            {"override": kernel.with_attr("tapml.outputs", len(self._graph[op].outputs))}
+        )
+        key = self._compiler.key(module)
+        self._override_modules[key] = module
+        self._overrides[op] = key
+
+    def _key(self, op: OpId, step: int) -> str | Failure:
+        return self._keys[op, self._shapes(self._graph[op], step)]
+
+    def _shapes(self, op: Op, step: int) -> tuple[TensorSpec, ...]:
+        """What distinguishes the units of one operator: the shapes it sees in a step.
+
+        Host numbers are baked into a unit, so they count as part of its shape.
+        """
+        values = self._source.values(step)
+        return tuple(
+            TensorSpec((), f"={values[v]}")
+            if self._graph.values[v].host
+            else TensorSpec(tuple(values[v].shape), self._graph.values[v].spec.dtype)
+            for v in op.inputs
+        )
+
+    def _add_unit(self, op: OpId, step: int, modules: dict[str, Any]) -> None:
+        slot = (op, self._shapes(self._graph[op], step))
+        if slot in self._keys:
+            key = self._keys[slot]
+            if isinstance(key, str) and key not in self._known and key not in modules:
+                # compiled for, but an earlier preparation was stopped before it
+                modules[key] = self._source.program.unit(op, self._source.values(step)).module
+            return
+        if self._graph[op].host:
+            self._keys[slot] = Failure("unsupported", "runs on the host: it computes no tensor")
+            return
+        try:
+            unit = self._source.program.unit(op, self._source.values(step))
+        except Unsupported as reason:
+            self._keys[slot] = Failure("unsupported", str(reason))
+            return
+        key = self._compiler.key(unit.module)
+        self._keys[slot] = key
+        if key not in self._known:
+            modules[key] = unit.module
+
+    # -- loading ---------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """Link what is new into one library and load it; if that fails, one by one."""
+        fresh = [
+            (key, compiled)
+            for key, compiled in self._known.items()
+            if isinstance(compiled, Compiled) and key not in self._loaded
+        ]
+        if not fresh:
+            return
+        try:
+            self._load_library([compiled for _, compiled in fresh])
+        except (TargetError, TargetLost, ToolchainError):
+            for key, compiled in fresh:
+                try:
+                    self._load_library([compiled])
+                except (TargetError, TargetLost, ToolchainError) as error:
+                    self._known[key] = Failure("error", f"cannot be loaded on the target: {error}")
+        self._loaded.update(key for key, _ in fresh)
+
+    def _load_library(self, kernels: Iterable[Compiled]) -> None:
+        running = [k for k in kernels if k.object_file]
+        if not running:
+            return
+        self._libraries += 1
+        library = self._folder / f"kernels-{self._libraries}.so"
+        self._compiler.link(running, library)
+        self._target.load(library, [k.kernel for k in running])
+
+
+def _is_primfunc(kernel: Any) -> bool:
+    return type(kernel).__name__ == "PrimFunc" and hasattr(kernel, "buffer_map")
+
+
+def check_override(graph: Graph, op: OpId, kernel: Any) -> None:
+    """Refuse an override that cannot stand in the operator's place, before any work.
+
+    Raises:
+        TypeError: if it is neither a PrimFunc nor a function.
+        ValueError: if a PrimFunc's buffers do not fit the operator.
+    """
+    if kernel is None:
+        return
+    if not _is_primfunc(kernel):
+        if not callable(kernel):
+            raise TypeError(
+                f"kernel: a {type(kernel).__name__}; give a tvm.tirx.PrimFunc in "
+                f"destination-passing style or a function of NumPy arrays"
+            )
+        return
+    operator = graph[op]
+    wanted = [graph.values[v].spec for v in (*operator.inputs, *operator.outputs)]
+    found = []
+    for param in kernel.params:
+        if param not in kernel.buffer_map:
+            raise ValueError(f"kernel: parameter {param} of the PrimFunc is no buffer")
+        buffer = kernel.buffer_map[param]
+        found.append(TensorSpec(tuple(int(n) for n in buffer.shape), str(buffer.dtype)))
+    if found != wanted:
+        raise ValueError(
+            f"kernel: the PrimFunc takes ({', '.join(map(str, found))}), {op} needs its inputs "
+            f"and then its outputs: ({', '.join(map(str, wanted))})"
+        )
+
+
+def resolve_result(compiled: Compiled, number: int, params: Sequence[np.ndarray]) -> np.ndarray:
+    """What a result buffer holds in a kernel that launches nothing: a view or a constant."""
+    kernel = compiled.kernel
+    views = dict(kernel.views)
+    buffer = number
+    while buffer in views:
+        buffer = views[buffer]
+    if buffer < kernel.params:
+        data = params[buffer]
+    else:
+        data = compiled.constants[kernel.constants[buffer - kernel.params]]
+    spec = kernel.buffers[number]
+    fits = math.prod(spec.shape) == data.size
+    return np.ascontiguousarray(data).reshape(spec.shape) if fits else data

@@ -1,0 +1,97 @@
+"""The source run: every tensor of the model, computed once per step by the source itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tapml_nb.execute.events import EventStream, RunProgress
+from tapml_nb.frontends.program import Program
+from tapml_nb.graph import OpId, ValueId
+from tapml_nb.numerics import digest
+
+
+class Stopped(Exception):
+    """The run was told to stop; what was done stays done."""
+
+
+@dataclass
+class _Step:
+    values: dict[ValueId, Any]
+    ms: dict[OpId, float] = field(default_factory=dict)
+    keys: dict[ValueId, str] = field(default_factory=dict)
+
+
+class SourceRun:
+    """The values of all steps, with their content addresses and the time each operator took."""
+
+    def __init__(self, program: Program, events: EventStream) -> None:
+        self.program = program
+        self._events = events
+        self._steps: list[_Step] = []
+        self._state: dict[ValueId, Any] = {}
+        self._external_keys: dict[int, tuple[Any, str]] = {}
+
+    def complete(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Run every step that has not been run yet.
+
+        Raises:
+            Stopped: between two operators, if ``stopped`` says so; the step begins anew later.
+        """
+        while len(self._steps) < self.program.steps:
+            self._steps.append(self._run_step(len(self._steps), stopped))
+
+    def values(self, step: int) -> Mapping[ValueId, Any]:
+        """All tensors of a step, as the source framework's own."""
+        return self._steps[step].values
+
+    def array(self, value: ValueId, step: int) -> np.ndarray:
+        """A tensor of a step as a NumPy array (shared memory where possible)."""
+        return self.program.to_numpy(self._steps[step].values[value])
+
+    def key(self, value: ValueId, step: int) -> str:
+        """The content address of a tensor; parameters are hashed once for all steps."""
+        record = self._steps[step]
+        if value not in record.keys:
+            tensor = record.values[value]
+            if self.program.graph.values[value].role in ("parameter", "constant"):
+                known = self._external_keys.get(id(tensor))
+                if known is None:
+                    known = (tensor, digest(self.program.to_numpy(tensor)))
+                    self._external_keys[id(tensor)] = known
+                record.keys[value] = known[1]
+            else:
+                record.keys[value] = digest(self.program.to_numpy(tensor))
+        return record.keys[value]
+
+    def ms(self, op: OpId, step: int) -> float:
+        """Milliseconds the source took for an operator."""
+        return self._steps[step].ms[op]
+
+    def exact(self, op: OpId, step: int) -> list[np.ndarray] | None:
+        """The operator's outputs in float64 on the source's inputs, if that can be computed."""
+        result = self.program.run_exact(op, self._steps[step].values)
+        if result is None:
+            return None
+        return [self.program.to_numpy(tensor) for tensor in result]
+
+    def _run_step(self, step: int, stopped: Callable[[], bool]) -> _Step:
+        graph = self.program.graph
+        record = _Step(self.program.bind(step, self._state))
+        for done, op in enumerate(graph.ops):
+            if stopped():
+                raise Stopped
+            begin = time.perf_counter()
+            outputs = self.program.run(op.id, record.values)
+            record.ms[op.id] = (time.perf_counter() - begin) * 1e3
+            record.values.update(zip(op.outputs, outputs, strict=True))
+            if done % 64 == 0:
+                self._events.emit(
+                    RunProgress("source", step * len(graph) + done, len(graph) * self.program.steps)
+                )
+        self._state |= self.program.mutated(record.values)
+        return record

@@ -1,0 +1,91 @@
+"""The accumulated error: the hybrid run against the pure source run, value by value.
+
+The floor here is end to end: how far the source's own run is, at this value, from a float64 run
+of the whole model.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tapml_nb.execute.hybrid import HybridRun, HybridStep
+from tapml_nb.execute.source import SourceRun
+from tapml_nb.graph import ValueId
+from tapml_nb.judge.references import References
+from tapml_nb.judge.results import AccumulatedResult
+from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
+
+
+class AccumulatedRun:
+    """Judges the values of a hybrid run; remembers those that have not changed."""
+
+    def __init__(
+        self,
+        source: SourceRun,
+        hybrid: HybridRun,
+        references: References,
+        limit: float = LIMIT,
+    ) -> None:
+        self._source = source
+        self._graph = source.program.graph
+        self._hybrid = hybrid
+        self._references = references
+        self._limit = limit
+        self._relative: dict[tuple[int, ValueId], float] = {}
+
+    def judge(self, computed: HybridStep, step: int) -> AccumulatedResult:
+        """The accumulated error of one operator of the run."""
+        op = computed.op
+        judgements = [self._judge_value(value, step) for value in op.outputs]
+        worst = max(
+            judgements,
+            key=lambda j: (j.verdict is not Verdict.PASS, -1.0 if math.isnan(j.ratio) else j.ratio),
+        )
+        relatives = [
+            self._relate(value, judgement, step)
+            for value, judgement in zip(op.outputs, judgements, strict=True)
+        ]
+        incoming = max((self._relative.get((step, v), 0.0) for v in op.inputs), default=0.0)
+        relative = max(relatives)
+        message = f"computed by the source: {computed.accident}" if computed.accident else ""
+        return AccumulatedResult(
+            op=op.id,
+            step=step,
+            placement=computed.placement,
+            ratio=worst.ratio,
+            max_abs=worst.statistics.max_abs,
+            snr_db=worst.statistics.snr_db,
+            relative=relative,
+            gain=relative / incoming if incoming > 0 else math.nan,
+            verdict=worst.verdict,
+            message=message or worst.message,
+        )
+
+    def judge_outputs(self, step: int) -> Verdict:
+        """Whether the model's own outputs are within the end-to-end floor."""
+        verdict = Verdict.PASS
+        for value in self._graph.outputs:
+            if self._graph.values[value].role == "operator":
+                verdict = worse(verdict, self._judge_value(value, step).verdict)
+        return verdict
+
+    def _judge_value(self, value: ValueId, step: int) -> Judgement:
+        reference = self._references.whole(step)[value]
+        if self._hybrid.is_source(value, step):
+            return judge_identical(reference)
+        return judge(self._hybrid.array(value, step), reference, self._limit)
+
+    def _relate(self, value: ValueId, judgement: Judgement, step: int) -> float:
+        """Root mean square error over the root mean square of the source's value."""
+        error = judgement.statistics.rmse
+        if error == 0:
+            relative = 0.0
+        else:
+            source = self._source.array(value, step).astype(np.float64)
+            finite = source[np.isfinite(source)]
+            power = math.sqrt(float(np.mean(finite * finite))) if finite.size else 0.0
+            relative = error / power if power > 0 else math.inf
+        self._relative[step, value] = relative
+        return relative

@@ -1,0 +1,253 @@
+"""The introduced error: one operator on the target, on the source's own inputs.
+
+Every kernel runs twice into freshly poisoned outputs, so that one that depends on chance, or
+does not write all it should, cannot pass by luck.  An output that equals the source's bit for
+bit is judged where it is; any other is fetched and judged here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tapml_nb.compile.cache import Compiled, Failure
+from tapml_nb.execute.device import Accident, Device, Outcome, Send, call_numpy
+from tapml_nb.execute.kernels import KernelTable, NumpyOverride, resolve_result
+from tapml_nb.execute.source import SourceRun
+from tapml_nb.graph import Op, TensorSpec, ValueId
+from tapml_nb.judge.references import References
+from tapml_nb.judge.results import OpResult
+from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
+from tapml_nb.numerics import bitwise_equal
+
+_FAILURES = {
+    "unsupported": Verdict.UNSUPPORTED,
+    "error": Verdict.COMPILE_ERROR,
+    "crash": Verdict.COMPILE_ERROR,
+    "timeout": Verdict.COMPILE_ERROR,
+}
+_ACCIDENTS = {"crash": Verdict.CRASH, "timeout": Verdict.TIMEOUT}
+
+
+class IntroducedRun:
+    """Judges operators one at a time."""
+
+    def __init__(
+        self,
+        source: SourceRun,
+        kernels: KernelTable,
+        device: Device,
+        references: References,
+        limit: float = LIMIT,
+    ) -> None:
+        self._source = source
+        self._graph = source.program.graph
+        self._kernels = kernels
+        self._device = device
+        self._references = references
+        self._limit = limit
+
+    def judge(self, op: Op, step: int) -> OpResult:
+        """The operator's verdict in a step.
+
+        Raises:
+            Stopped, TargetLost: as :meth:`~tapml_nb.execute.device.Device.call`.
+        """
+        base = OpResult(op.id, step, Verdict.UNKNOWN, source_ms=self._source.ms(op.id, step))
+        if op.host:
+            message = "runs on the host: it computes no tensor"
+            return replace(base, verdict=Verdict.SKIPPED, message=message)
+        implementation = self._kernels[op.id, step]
+        if isinstance(implementation, Failure):
+            verdict = _FAILURES[implementation.reason]
+            return replace(base, verdict=verdict, message=implementation.message)
+        if isinstance(implementation, NumpyOverride):
+            return self._judge_numpy(implementation, op, base)
+        base = replace(base, kernel=implementation.kernel.key)
+        if not implementation.kernel.launches:
+            return self._judge_view(implementation, op, base)
+        return self._judge_kernel(implementation, op, base)
+
+    def tensor_values(self, op: Op) -> list[ValueId]:
+        """The operator's inputs that are tensors: its kernel's parameters."""
+        return [v for v in op.inputs if not self._graph.values[v].host]
+
+    def target_outputs(self, op: Op, step: int) -> list[np.ndarray]:
+        """Run the operator once more and fetch everything it writes.
+
+        Raises:
+            RuntimeError: if there is nothing to run, or it gives no result.
+        """
+        implementation = self._kernels[op.id, step]
+        if isinstance(implementation, Failure):
+            raise RuntimeError(f"{op.id} has no kernel: {implementation.message}")
+        if isinstance(implementation, NumpyOverride):
+            runs, outcome = call_numpy(implementation, self._inputs(op, step), self._specs(op))
+        elif not implementation.kernel.launches:
+            return self._resolved(implementation, op, step)
+        else:
+            keys = self._output_keys(op)
+            outcome = self._call(implementation, op, step, keys)
+            runs = [] if outcome.accident else [[self._device.session.fetch(k) for k in keys]]
+            self._drop(keys)
+        if outcome.accident:
+            raise RuntimeError(f"{op.id} gave no result: {outcome.accident.message}")
+        return runs[-1]
+
+    # -- the three kinds of implementation -------------------------------------------------------
+
+    def _judge_view(self, compiled: Compiled, op: Op, base: OpResult) -> OpResult:
+        """Nothing is launched; what deployment would hand on is still compared."""
+        references = self._references.local(op, base.step)
+        judgements = [
+            judge(array, reference, self._limit)
+            for array, reference in zip(
+                self._resolved(compiled, op, base.step), references, strict=True
+            )
+        ]
+        result = _conclude(base, judgements)
+        if result.verdict is not Verdict.PASS:
+            return result
+        kind = "a constant, folded by the compiler" if compiled.kernel.constants else "a view"
+        return replace(
+            result, verdict=Verdict.SKIPPED, message=f"{kind}: nothing runs (values compared)"
+        )
+
+    def _judge_numpy(self, override: NumpyOverride, op: Op, base: OpResult) -> OpResult:
+        inputs = self._inputs(op, base.step)
+        runs, outcome = call_numpy(override, inputs, self._specs(op))
+        base = replace(base, kernel=f"numpy:{override.name}")
+        if outcome.accident:
+            return _accident(base, outcome.accident)
+        base = replace(base, target_ms=min(outcome.ms))
+        references = self._references.local(op, base.step)
+        by_run = [
+            [judge(array, reference, self._limit) for array, reference in zip(run, references, strict=True)]
+            for run in runs
+        ]
+        result = self._weigh(base, by_run, all(outcome.deterministic))
+        note = f"override {override.name} (NumPy, in this process)"
+        return replace(result, message=f"{note}: {result.message}" if result.message else note)
+
+    def _judge_kernel(self, compiled: Compiled, op: Op, base: OpResult) -> OpResult:
+        keys = self._output_keys(op)
+        outcome = self._call(compiled, op, base.step, keys)
+        base = replace(base, sent_bytes=outcome.sent)
+        if outcome.accident:
+            return _accident(base, outcome.accident)
+        base = replace(base, target_ms=min(outcome.ms))
+        by_run = self._judge_outputs(op, base.step, keys, outcome)
+        deterministic = all(outcome.deterministic)
+        if deterministic and _verdict(by_run[-1]) is not Verdict.PASS:
+            # Wrong, or only wrong this time?  Two more runs must agree with what was fetched.
+            first = [self._device.session.fetch(key) for key in keys]
+            again = self._call(compiled, op, base.step, keys)
+            if again.accident:
+                return _accident(base, again.accident)
+            second = [self._device.session.fetch(key) for key in keys]
+            deterministic = all(again.deterministic) and all(
+                map(bitwise_equal, first, second)
+            )
+            if not deterministic:
+                by_run.append(self._judge_outputs(op, base.step, keys, again)[-1])
+        self._drop(keys)
+        return self._weigh(base, by_run, deterministic)
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    def _call(self, compiled: Compiled, op: Op, step: int, outputs: Sequence[str]) -> Outcome:
+        inputs = self.tensor_values(op)
+        keys = {value: self._source.key(value, step) for value in (*inputs, *op.outputs)}
+        return self._device.call(
+            compiled,
+            {key: self._send(value, step) for value, key in keys.items()},
+            [keys[value] for value in inputs],
+            outputs,
+            [keys[value] for value in op.outputs],
+        )
+
+    def _judge_outputs(
+        self, op: Op, step: int, keys: Sequence[str], outcome: Outcome
+    ) -> list[list[Judgement]]:
+        """Judgements of every run that differs: one list, or two where chance is at work."""
+        references = self._references.local(op, step)
+        runs: list[list[Judgement]] = []
+        for suffix in ("", "#1") if not all(outcome.deterministic) else ("",):
+            judgements: list[Judgement] = []
+            for k, reference in enumerate(references):
+                first_run = suffix == "#1" and not outcome.deterministic[k]
+                if outcome.identical[k] and not first_run:
+                    judgements.append(judge_identical(reference))
+                else:
+                    key = keys[k] + (suffix if first_run else "")
+                    judgements.append(judge(self._device.session.fetch(key), reference, self._limit))
+            runs.append(judgements)
+        return runs
+
+    def _weigh(
+        self, base: OpResult, by_run: list[list[Judgement]], deterministic: bool
+    ) -> OpResult:
+        results = [_conclude(base, judgements) for judgements in by_run]
+        result = max(results, key=lambda r: (r.verdict is not Verdict.PASS, r.ratio))
+        if deterministic:
+            return result
+        if result.verdict is Verdict.PASS:
+            return replace(result, message="varies from run to run, within the noise floor")
+        message = f"differs from run to run on the same inputs; {result.message}"
+        return replace(result, verdict=Verdict.NONDETERMINISTIC, message=message)
+
+    def _resolved(self, compiled: Compiled, op: Op, step: int) -> list[np.ndarray]:
+        params = self._inputs(op, step)
+        return [resolve_result(compiled, n, params) for n in compiled.kernel.results]
+
+    def _inputs(self, op: Op, step: int) -> list[np.ndarray]:
+        return [self._source.array(v, step) for v in self.tensor_values(op)]
+
+    def _specs(self, op: Op) -> list[TensorSpec]:
+        return [self._graph.values[v].spec for v in op.outputs]
+
+    def _send(self, value: ValueId, step: int) -> Send:
+        return lambda: self._source.array(value, step)
+
+    def _output_keys(self, op: Op) -> list[str]:
+        return [f"introduced/{op.id}/{k}" for k in range(len(op.outputs))]
+
+    def _drop(self, keys: Sequence[str]) -> None:
+        self._device.session.drop([name for key in keys for name in (key, f"{key}#1")])
+
+
+def _verdict(judgements: Sequence[Judgement]) -> Verdict:
+    verdict = Verdict.PASS
+    for judgement in judgements:
+        verdict = worse(verdict, judgement.verdict)
+    return verdict
+
+
+def _conclude(base: OpResult, judgements: Sequence[Judgement]) -> OpResult:
+    """One result of an operator's outputs: the worst decides."""
+    if not judgements:
+        return replace(base, verdict=Verdict.SKIPPED, message="it has no tensor output")
+
+    def badness(k: int) -> tuple[bool, float]:
+        ratio = judgements[k].ratio
+        return judgements[k].verdict is not Verdict.PASS, -1.0 if math.isnan(ratio) else ratio
+
+    worst = max(range(len(judgements)), key=badness)
+    judgement = judgements[worst]
+    prefix = f"output {worst}: " if len(judgements) > 1 and judgement.message else ""
+    return replace(
+        base,
+        verdict=judgement.verdict,
+        ratio=judgement.ratio,
+        floor=judgement.floor,
+        statistics=judgement.statistics,
+        output=worst,
+        message=prefix + judgement.message,
+    )
+
+
+def _accident(base: OpResult, accident: Accident) -> OpResult:
+    return replace(base, verdict=_ACCIDENTS[accident.kind], message=accident.message)

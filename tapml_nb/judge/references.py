@@ -1,0 +1,74 @@
+"""References by operator and step, computed once: the exact results that verdicts lean on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tapml_nb.execute.source import SourceRun
+from tapml_nb.graph import Op, OpId, ValueId
+from tapml_nb.judge.floor import Reference, reference_of
+from tapml_nb.judge.reduction import reduction_length
+
+
+class References:
+    """Noise floors of single operators (local) and of the whole model up to a value (end to end)."""
+
+    def __init__(self, source: SourceRun) -> None:
+        self._source = source
+        self._local: dict[tuple[OpId, int], list[Reference]] = {}
+        self._whole: dict[int, dict[ValueId, Reference]] = {}
+
+    def local(self, op: Op, step: int) -> list[Reference]:
+        """Each output of an operator with its floor, on the source's own inputs."""
+        slot = (op.id, step)
+        if slot not in self._local:
+            exact = self._source.exact(op.id, step)
+            self._local[slot] = self._references(op, step, exact)
+        return self._local[slot]
+
+    def whole(self, step: int) -> Mapping[ValueId, Reference]:
+        """Every operator's values with the floor of the model run up to there.
+
+        The exact result is that of a float64 run of the whole model, so the floor is what the
+        source's precision costs from the inputs to this value.
+        """
+        if step not in self._whole:
+            self._whole[step] = self._run_whole(step)
+        return self._whole[step]
+
+    def _run_whole(self, step: int) -> dict[ValueId, Reference]:
+        program = self._source.program
+        graph = program.graph
+        values: dict[ValueId, Any] = dict(self._source.values(step))
+        last_use = {v: op.id for op in graph.ops for v in op.inputs}
+        result: dict[ValueId, Reference] = {}
+        for op in graph.ops:
+            if op.host:
+                continue
+            outputs = program.run_exact(op.id, values)
+            exact = None if outputs is None else [program.to_numpy(t) for t in outputs]
+            for value, reference in zip(
+                op.outputs, self._references(op, step, exact), strict=True
+            ):
+                result[value] = reference
+            if outputs is not None:
+                values.update(zip(op.outputs, outputs, strict=True))
+            for value in op.inputs:  # float64 tensors are large: drop each after its last use
+                if last_use[value] == op.id and graph.values[value].role == "operator":
+                    del values[value]
+        return result
+
+    def _references(self, op: Op, step: int, exact: Any) -> list[Reference]:
+        graph = self._source.program.graph
+        length = reduction_length(
+            op.primitives,
+            [graph.values[v].spec for v in op.inputs if not graph.values[v].host],
+            [graph.values[v].spec for v in op.outputs if not graph.values[v].host],
+        )
+        return [
+            reference_of(
+                self._source.array(value, step), None if exact is None else exact[k], length
+            )
+            for k, value in enumerate(op.outputs)
+        ]

@@ -1,0 +1,97 @@
+"""One line of progress while somebody waits, in a terminal or in a notebook cell.
+
+The line is drawn by the waiting thread: prints of other threads land in the wrong cell.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from tapml_nb.execute.events import EventStream, OpJudged, RunProgress
+from tapml_nb.judge.verdict import FAULTS
+
+_INTERVAL = 0.1
+"""Seconds between redraws."""
+
+_PHASES = {
+    "source": "running on the source",
+    "compile": "compiling",
+    "introduced": "judging operators",
+    "hybrid": "running the hybrid model",
+}
+
+
+class ProgressLine:
+    """Follows an event stream; :meth:`draw` shows where it is.  Use as a context manager."""
+
+    def __init__(self, events: EventStream) -> None:
+        self._text = "starting"
+        self._faults = 0
+        self._begin = time.monotonic()
+        self._drawn = 0.0
+        self._handle: Any = None
+        self._subscriptions = [
+            events.on(RunProgress, self._on_progress),
+            events.on(OpJudged, self._on_judged),
+        ]
+        self._in_notebook = _in_notebook()
+        self._in_terminal = not self._in_notebook and sys.stderr.isatty()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for unsubscribe in self._subscriptions:
+            unsubscribe()
+        if kind is None:
+            self._text = "done"
+        elif kind is KeyboardInterrupt:
+            self._text = "stopped; results so far are kept"
+        self._show()
+        if self._in_terminal:
+            sys.stderr.write("\n")
+
+    def draw(self) -> None:
+        """Redraw if it is time to."""
+        if time.monotonic() - self._drawn >= _INTERVAL:
+            self._show()
+
+    def _on_progress(self, event: RunProgress) -> None:
+        self._text = f"{_PHASES[event.phase]} {event.done}/{event.total}"
+
+    def _on_judged(self, event: OpJudged) -> None:
+        self._faults += event.result.verdict in FAULTS
+
+    def _show(self) -> None:
+        self._drawn = time.monotonic()
+        faults = f", {self._faults} faults" if self._faults else ""
+        line = f"{self._text}{faults}, {self._drawn - self._begin:.1f} s"
+        if self._in_terminal:
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
+        elif self._in_notebook:
+            self._display(line)
+
+    def _display(self, line: str) -> None:
+        from IPython.display import display
+
+        data = {"text/plain": line}
+        if self._handle is None:
+            self._handle = display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
+
+
+def _in_notebook() -> bool:
+    """Whether a Jupyter kernel runs this (and not plain IPython in a terminal)."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell is not None and hasattr(shell, "kernel")

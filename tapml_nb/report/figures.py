@@ -1,0 +1,137 @@
+"""Figures of a report.  Every one shows numbers that are in the report's frame."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tapml_nb.judge.verdict import FAULTS, LIMIT, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from tapml_nb.report.report import Report
+
+METRICS = ("ratio", "max_abs", "max_rel", "max_ulp", "rmse", "snr_db", "acc_ratio", "gain")
+"""The columns of a heatmap by metric."""
+
+# Okabe and Ito's palette, told apart by people who see colours differently.
+_BLUE, _ORANGE, _GREY, _RED = "#0072b2", "#e69f00", "#777777", "#d55e00"
+_LEAST = 1e-3
+"""Ratios below this are drawn here: a log scale has no zero."""
+
+
+def divergence(report: Report) -> Figure:
+    """Introduced and accumulated error over model order, in noise floors, on a log scale.
+
+    Operators with a faulty verdict are crosses, at the top where they have no finite ratio.
+    """
+    frame = report.frame()
+    if report.steps > 1:
+        worst = frame.groupby("op", sort=False)[["ratio", "acc_ratio"]].max().reset_index()
+        verdicts = [report.verdict(op) for op in worst["op"]]
+    else:
+        worst, verdicts = frame, [Verdict(v) for v in frame["verdict"]]
+    figure, axes = _figure(10, 3.6)
+    x = np.arange(len(worst))
+    introduced = worst["ratio"].to_numpy(dtype=float)
+    accumulated = worst["acc_ratio"].to_numpy(dtype=float)
+    top = 10 ** math.ceil(math.log10(max(100.0, _largest(introduced), _largest(accumulated)))) * 3
+    faulty = np.array([v in FAULTS for v in verdicts])
+    axes.plot(x, _clip(introduced, top), ".", color=_BLUE, markersize=4, label="introduced")
+    if np.isfinite(accumulated).any():
+        axes.plot(x, _clip(accumulated, top), "-", color=_ORANGE, linewidth=1, label="accumulated")
+    axes.axhline(1, color=_GREY, linewidth=1, linestyle=":", label="noise floor")
+    axes.axhline(LIMIT, color=_RED, linewidth=1, linestyle="--", label=f"limit ({LIMIT:g} floors)")
+    if faulty.any():
+        height = np.where(np.isnan(introduced), top / 2, _clip(introduced, top))
+        axes.plot(x[faulty], height[faulty], "x", color=_RED, markersize=8, label="faulty")
+    axes.set_yscale("log")
+    axes.set_ylim(_LEAST / 2, top)
+    axes.set_xlim(-1, max(1, len(worst)))
+    axes.set_xlabel("operator, in model order")
+    axes.set_ylabel("error / noise floor")
+    axes.set_title(f"{report.graph.name} on {report.info.target}")
+    axes.legend(loc="upper right", ncols=5, fontsize=8, frameon=False)
+    return figure
+
+
+def heatmap(report: Report, rows: str = "layer", cols: str = "metric") -> Figure:
+    """Where it is worst: one cell per layer and metric, op kind or step.
+
+    Args:
+        report: what to show.
+        rows: ``"layer"``, ``"scope"`` or ``"op"``.
+        cols: ``"metric"`` (each column scaled on its own), ``"kind"`` or ``"step"`` (the ratio).
+
+    Raises:
+        ValueError: for any other ``rows`` or ``cols``.
+    """
+    table = heatmap_table(report, rows, cols)
+    values = table.to_numpy(dtype=float)
+    shown = np.log10(np.clip(values, _LEAST, 1e9))
+    if cols == "metric":
+        shown = _scaled(values)
+    figure, axes = _figure(max(5, 0.7 * len(table.columns) + 3), max(2.5, 0.26 * len(table) + 1.4))
+    image = axes.imshow(shown, aspect="auto", cmap="cividis", interpolation="nearest")
+    axes.set_xticks(range(len(table.columns)), [str(c) for c in table.columns], rotation=45, ha="right")
+    axes.set_yticks(range(len(table)), [str(r) for r in table.index], fontsize=8)
+    if values.size <= 400:
+        middle = np.nanmean([np.nanmin(shown), np.nanmax(shown)]) if np.isfinite(shown).any() else 0
+        for (i, j), value in np.ndenumerate(values):
+            if math.isfinite(value):
+                colour = "black" if shown[i, j] > middle else "white"
+                axes.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=7, color=colour)
+    label = "worst of column = 1" if cols == "metric" else "log10(error / noise floor)"
+    figure.colorbar(image, ax=axes, label=label)
+    axes.set_title(f"{report.graph.name} on {report.info.target}: {rows} by {cols}")
+    return figure
+
+
+def heatmap_table(report: Report, rows: str = "layer", cols: str = "metric") -> pd.DataFrame:
+    """The numbers behind :func:`heatmap`: the worst of each cell (for SNR, the least)."""
+    if rows not in ("layer", "scope", "op"):
+        raise ValueError(f"rows: {rows!r}; choose 'layer', 'scope' or 'op'")
+    if cols not in ("metric", "kind", "step"):
+        raise ValueError(f"cols: {cols!r}; choose 'metric', 'kind' or 'step'")
+    frame = report.frame()
+    frame["layer"] = [report.graph[op].layer or "(model)" for op in frame["op"]]
+    frame["scope"] = frame["scope"].replace("", "(model)")
+    if cols == "metric":
+        how = {metric: "min" if metric == "snr_db" else "max" for metric in METRICS}
+        return frame.groupby(rows, sort=False)[list(METRICS)].agg(how)
+    return frame.pivot_table(
+        index=rows, columns=cols, values="ratio", aggfunc="max", sort=False, dropna=False
+    )
+
+
+def _figure(width: float, height: float) -> tuple[Figure, object]:
+    """A figure that pyplot does not keep and Jupyter does not show twice."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    plt.close(figure)
+    return figure, axes
+
+
+def _largest(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.max()) if finite.size else 0.0
+
+
+def _clip(values: np.ndarray, top: float) -> np.ndarray:
+    result: np.ndarray = np.clip(np.where(np.isposinf(values), top / 2, values), _LEAST, top / 2)
+    return result
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """Each column from 0 (least) to 1 (worst), on the logarithm of its size."""
+    size = np.log10(np.clip(np.abs(values), 1e-12, 1e12))
+    with np.errstate(all="ignore"):
+        low = np.nanmin(np.where(np.isfinite(size), size, np.nan), axis=0, initial=12.0)
+        high = np.nanmax(np.where(np.isfinite(size), size, np.nan), axis=0, initial=-12.0)
+    result: np.ndarray = (size - low) / np.where(high > low, high - low, 1.0)
+    return result

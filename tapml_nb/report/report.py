@@ -1,0 +1,323 @@
+"""The report: verdicts, culprits and metrics of a session at one moment.  Immutable."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tapml_nb.graph import Graph, OpId
+from tapml_nb.judge.results import AccumulatedResult, OpResult
+from tapml_nb.judge.verdict import Verdict, worse
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+COLUMNS = (
+    "op scope kind step placement verdict ratio max_abs max_rel max_ulp rmse cosine snr_db nan inf "
+    "mismatched acc_ratio acc_max_abs acc_snr_db gain floor source_ms target_ms sent_bytes file "
+    "line message"
+).split()
+"""Columns of :meth:`Report.frame`."""
+
+_BROKEN = (
+    Verdict.CRASH,
+    Verdict.TIMEOUT,
+    Verdict.NONFINITE,
+    Verdict.FAIL,
+    Verdict.NONDETERMINISTIC,
+)
+"""Verdicts that make an operator a culprit: its kernel exists, ran, and is broken."""
+
+_GOOD = (Verdict.PASS, Verdict.SKIPPED, Verdict.UNSUPPORTED)
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """An operator whose kernel is broken.
+
+    Attributes:
+        op: the operator.
+        verdict: how it is broken.
+        ratio: distance from the exact result over the noise floor (infinite where there is no
+            finite result, NaN for integers).
+        diagnosis: what is wrong, in words.
+        evidence: the user's line that calls it, and the metrics.
+        step: the step in which it is worst.
+    """
+
+    op: OpId
+    verdict: Verdict
+    ratio: float
+    diagnosis: str
+    evidence: str
+    step: int
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """Facts about the runs behind a report.
+
+    Attributes:
+        target: what the operators ran on.
+        kernels: different kernels among the operators seen.
+        compiled: kernels compiled now, not found in the cache.
+        seconds: wall time of the last run.
+        sent_bytes: bytes sent to the target by the session so far.
+        restarts: how often the target had to be brought back.
+        stopped: whether the last run was stopped before its end.
+        outputs: whether the hybrid run's outputs are within the end-to-end noise floor; None
+            when there was no hybrid run.
+    """
+
+    target: str = ""
+    kernels: int = 0
+    compiled: int = 0
+    seconds: float = 0.0
+    sent_bytes: int = 0
+    restarts: int = 0
+    stopped: bool = False
+    outputs: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is known of a model on a target at one moment.
+
+    Attributes:
+        graph: the model.
+        steps: how many steps of inputs there are.
+        introduced: results by operator and step; absent where nothing was judged yet.
+        accumulated: results of the last hybrid run.
+        placement: where each operator computed.
+        info: facts about the runs.
+    """
+
+    graph: Graph
+    steps: int = 1
+    introduced: Mapping[tuple[OpId, int], OpResult] = field(default_factory=dict)
+    accumulated: Mapping[tuple[OpId, int], AccumulatedResult] = field(default_factory=dict)
+    placement: Mapping[OpId, str] = field(default_factory=dict)
+    info: RunInfo = field(default_factory=RunInfo)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that can be judged was judged and passes.
+
+        ``UNSUPPORTED`` operators stay on the source and do not count; operators not judged yet,
+        and those whose kernel does not compile, do.  After a hybrid run the model's outputs must
+        be within the noise floor, too.
+        """
+        verdicts = all(self.verdict(op.id) in _GOOD for op in self.graph.ops)
+        return verdicts and self.info.outputs in (None, Verdict.PASS)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def verdict(self, op: OpId, step: int | None = None) -> Verdict:
+        """The operator's verdict in a step, or its worst over all steps."""
+        verdict: Verdict | None = None
+        for s in range(self.steps) if step is None else [step]:
+            result = self.introduced.get((op, s))
+            found = result.verdict if result else Verdict.UNKNOWN
+            verdict = found if verdict is None else worse(verdict, found)
+        return verdict or Verdict.UNKNOWN
+
+    @cached_property
+    def counts(self) -> Mapping[Verdict, int]:
+        """How many operators have each verdict (the worst over their steps)."""
+        return Counter(self.verdict(op.id) for op in self.graph.ops)
+
+    @cached_property
+    def culprits(self) -> list[Culprit]:
+        """The operators whose kernels are broken, worst first.
+
+        An operator that TVM cannot compile or convert is missing, not broken: it is in
+        :attr:`missing`.
+        """
+        order = {op.id: i for i, op in enumerate(self.graph.ops)}
+        worst: dict[OpId, OpResult] = {}
+        for result in self.introduced.values():
+            if result.verdict in _BROKEN and (
+                result.op not in worst or _badness(result) < _badness(worst[result.op])
+            ):
+                worst[result.op] = result
+        results = sorted(worst.values(), key=lambda r: (*_badness(r), order[r.op]))
+        return [self._culprit(result) for result in results]
+
+    @cached_property
+    def missing(self) -> list[OpResult]:
+        """The operators that have no kernel on the target, with the reason, in graph order."""
+        wanted = (Verdict.COMPILE_ERROR, Verdict.UNSUPPORTED)
+        first: dict[OpId, OpResult] = {}
+        for result in self.introduced.values():
+            if result.verdict in wanted:
+                first.setdefault(result.op, result)
+        return [first[op.id] for op in self.graph.ops if op.id in first]
+
+    def frame(self) -> pd.DataFrame:
+        """One row per operator and step, in graph order; columns as in :data:`COLUMNS`.
+
+        Errors are the target's against the source's result; ``ratio`` and ``floor`` are against
+        the float64 run (see :class:`~tapml_nb.judge.verdict.Judgement`).  Columns beginning with
+        ``acc_``, and ``gain``, are of the last hybrid run.  What was not judged is NaN, with the
+        verdict ``UNKNOWN``.  Times are milliseconds.
+        """
+        import pandas as pd
+
+        rows = [self._row(op, step) for op in self.graph.ops for step in range(self.steps)]
+        frame = pd.DataFrame(rows, columns=COLUMNS)
+        whole = ["step", "nan", "inf", "mismatched", "sent_bytes", "line"]
+        return frame.astype(dict.fromkeys(whole, "Int64"))
+
+    def summary(self) -> str:
+        """The report in a few lines of plain text."""
+        return summarize(self)
+
+    def diff(self, other: Report) -> pd.DataFrame:
+        """The verdicts that differ in ``other``: columns ``op, step, before, after``.
+
+        Operators that only one of the two knows count as ``UNKNOWN`` in the other.
+        """
+        import pandas as pd
+
+        calls = [
+            (op, step)
+            for op in dict.fromkeys([o.id for o in (*self.graph.ops, *other.graph.ops)])
+            for step in range(max(self.steps, other.steps))
+        ]
+        rows = [
+            {"op": op, "step": step, "before": str(before), "after": str(after)}
+            for op, step in calls
+            if (before := self.verdict(op, step)) is not (after := other.verdict(op, step))
+        ]
+        return pd.DataFrame(rows, columns=["op", "step", "before", "after"])
+
+    def heatmap(self, rows: str = "layer", cols: str = "metric") -> Figure:
+        """A heatmap of the worst ratio per cell; see :func:`tapml_nb.report.figures.heatmap`."""
+        from tapml_nb.report.figures import heatmap
+
+        return heatmap(self, rows, cols)
+
+    def plot(self) -> Figure:
+        """Introduced and accumulated error over model order, in noise floors, log scale."""
+        from tapml_nb.report.figures import divergence
+
+        return divergence(self)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report as one HTML file that needs nothing else.
+
+        Raises:
+            ValueError: if the file cannot be written.
+        """
+        from tapml_nb.report.html import page
+
+        path = Path(path)
+        try:
+            path.write_text(page(self), encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"path: {path} cannot be written ({error.strerror})") from None
+        return path
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from tapml_nb.report.html import fragment
+
+        return {"text/plain": self.summary(), "text/html": fragment(self)}
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {verdict}" for verdict, n in self.counts.items())
+        return f"<Report of {self.graph.name}: {counts}>"
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    def _culprit(self, result: OpResult) -> Culprit:
+        op = self.graph[result.op]
+        line = op.source
+        where = f"{Path(line.file).name}:{line.line}: {line.text}" if line else ""
+        stats = result.statistics
+        metrics = (
+            f"max abs {stats.max_abs:.3g}, {stats.mismatched} of {stats.elements} elements differ, "
+            f"floor {result.floor:.3g}"
+            if stats
+            else ""
+        )
+        evidence = "; ".join(part for part in (where, metrics) if part)
+        return Culprit(
+            result.op, result.verdict, result.ratio, result.message, evidence, result.step
+        )
+
+    def _row(self, op: Any, step: int) -> dict[str, Any]:
+        result = self.introduced.get((op.id, step))
+        total = self.accumulated.get((op.id, step))
+        stats = result.statistics if result else None
+        return {
+            "op": op.id,
+            "scope": op.scope,
+            "kind": op.kind,
+            "step": step,
+            "placement": self.placement.get(op.id, "source"),
+            "verdict": str(result.verdict if result else Verdict.UNKNOWN),
+            "ratio": result.ratio if result else math.nan,
+            **{
+                name: getattr(stats, name) if stats else None
+                for name in (
+                    *("max_abs", "max_rel", "max_ulp", "rmse", "cosine", "snr_db"),
+                    *("nan", "inf", "mismatched"),
+                )
+            },
+            "acc_ratio": total.ratio if total else math.nan,
+            "acc_max_abs": total.max_abs if total else math.nan,
+            "acc_snr_db": total.snr_db if total else math.nan,
+            "gain": total.gain if total else math.nan,
+            "floor": result.floor if result else math.nan,
+            "source_ms": result.source_ms if result else math.nan,
+            "target_ms": result.target_ms if result else math.nan,
+            "sent_bytes": result.sent_bytes if result else None,
+            "file": op.source.file if op.source else None,
+            "line": op.source.line if op.source else None,
+            "message": (result.message if result else "not judged yet")
+            or (total.message if total else ""),
+        }
+
+
+def _badness(result: OpResult) -> tuple[int, float]:
+    """Sorts the worst first: by verdict, then by ratio."""
+    ratio = math.inf if math.isnan(result.ratio) else result.ratio
+    return _BROKEN.index(result.verdict), -ratio
+
+
+def summarize(report: Report) -> str:
+    """The report in a few lines of plain text: counts, culprits, what is missing."""
+    info, counts = report.info, report.counts
+    verdicts = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts.get(v))
+    steps = f" x {report.steps} steps" if report.steps > 1 else ""
+    lines = [
+        f"{report.graph.name} on {info.target}: {len(report.graph)} operators{steps}, "
+        f"{info.kernels} kernels, {info.seconds:.1f} s",
+        f"  {verdicts}",
+    ]
+    if info.stopped:
+        lines.append("  stopped before the end; what was judged is kept")
+    if info.outputs is not None:
+        moved = sum(where == "target" for where in report.placement.values())
+        state = "within" if info.outputs is Verdict.PASS else f"{info.outputs}: not within"
+        lines.append(f"  hybrid: {moved} operators on the target, outputs {state} the noise floor")
+    for rank, culprit in enumerate(report.culprits[:10], 1):
+        ratio = "" if math.isnan(culprit.ratio) else f", {culprit.ratio:.3g} floors"
+        lines.append(f"  culprit {rank}: {culprit.op} {culprit.verdict}{ratio}")
+        lines += [f"    {part}" for part in (culprit.diagnosis, culprit.evidence) if part]
+    if len(report.culprits) > 10:
+        lines.append(f"  … and {len(report.culprits) - 10} more culprits")
+    if not report.culprits:
+        judged = sum(counts.get(v, 0) for v in (Verdict.PASS, Verdict.SKIPPED))
+        lines.append(f"  no culprit among {judged} judged operators")
+    lines += [f"  missing: {r.op} {r.verdict}: {r.message}" for r in report.missing[:10]]
+    if len(report.missing) > 10:
+        lines.append(f"  … and {len(report.missing) - 10} more operators without a kernel")
+    return "\n".join(lines)

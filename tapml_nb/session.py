@@ -1,0 +1,540 @@
+"""The session: one model, one target, and everything that is learned about the two.
+
+All work is done by one thread that belongs to the session, one command at a time; what the user
+calls only puts commands in its queue and waits, or does not.  Results are kept as they come, so
+whatever ends a run early, nothing already known is lost.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from tapml_nb.compile.cache import Failure
+from tapml_nb.compile.compiler import Compiler
+from tapml_nb.execute.device import Device
+from tapml_nb.execute.events import (
+    Callback,
+    Event,
+    EventStream,
+    OpAccumulated,
+    OpJudged,
+    OpStarted,
+    PlacementChanged,
+    RunFinished,
+    RunProgress,
+    RunStarted,
+)
+from tapml_nb.execute.events import TargetLost as TargetLostNews
+from tapml_nb.execute.events import TargetStarted as TargetStartedNews
+from tapml_nb.execute.hybrid import SOURCE, TARGET, HybridRun
+from tapml_nb.execute.kernels import KernelTable, check_override
+from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.frontends.program import Program
+from tapml_nb.graph import Graph, OpId, Selector, SelectorError, select
+from tapml_nb.judge.accumulated import AccumulatedRun
+from tapml_nb.judge.introduced import IntroducedRun
+from tapml_nb.judge.references import References
+from tapml_nb.judge.results import AccumulatedResult, OpResult
+from tapml_nb.judge.verdict import LIMIT, Verdict
+from tapml_nb.progress import ProgressLine
+from tapml_nb.report import Report, RunInfo
+from tapml_nb.targets.session import TargetSession
+from tapml_nb.targets.spec import Target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tapml_nb.carve import Bundle
+
+Which = Literal["source", "target", "float64", "difference"]
+
+
+class _Job:
+    """A command on its way through the session's thread."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.work = work
+        self.done = threading.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Session:
+    """Debugs one model on one target.  Made by :func:`tapml_nb.debug`; a context manager.
+
+    Attributes:
+        graph: the model's operators (:class:`~tapml_nb.graph.Graph`).
+        placement: ``"source"`` or ``"target"`` by operator; change it with :meth:`offload` and
+            :meth:`restore`.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        target: Target,
+        compiler: Compiler,
+        *,
+        tolerance: float = LIMIT,
+    ) -> None:
+        self.graph: Graph = program.graph
+        self.placement: dict[OpId, str] = dict.fromkeys((op.id for op in self.graph.ops), SOURCE)
+        self._program = program
+        self._spec = target
+        self._events = EventStream()
+        self._target = TargetSession(target, on_event=self._relay)
+        self._compiler = compiler
+        self._source = SourceRun(program, self._events)
+        self._kernels = KernelTable(self._source, compiler, self._target, self._events)
+        self._references = References(self._source)
+        device = Device(self._target)
+        self._introduced_run = IntroducedRun(
+            self._source, self._kernels, device, self._references, tolerance
+        )
+        self._hybrid_run = HybridRun(self._source, self._kernels, device, self._events)
+        self._accumulated_run = AccumulatedRun(
+            self._source, self._hybrid_run, self._references, tolerance
+        )
+        self._introduced: dict[tuple[OpId, int], OpResult] = {}
+        self._accumulated: dict[tuple[OpId, int], AccumulatedResult] = {}
+        self._info = RunInfo(target=target.kind)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._current: _Job | None = None
+        self._stopping = threading.Event()
+        self._closed = False
+        self._thread = threading.Thread(
+            target=_serve, args=(self._jobs,), name="tapml-session", daemon=True
+        )
+        self._thread.start()
+        self._finalizer = weakref.finalize(
+            self, _release, self._jobs, self._target, compiler, self._kernels
+        )
+
+    # -- runs ------------------------------------------------------------------------------------
+
+    def run(self, ops: Selector | None = None, *, wait: bool = True) -> Report:
+        """Judge operators on the target, each on the source's own inputs.
+
+        Args:
+            ops: which (see :mod:`tapml_nb.graph.select`); default all.
+            wait: show progress and return when done; else return at once with the report as it
+                is now, while the run goes on (see :meth:`wait`, :meth:`stop`, :meth:`on`).
+
+        Returns:
+            The report.  Ctrl-C stops the run and raises; :attr:`report` keeps what was judged.
+
+        Raises:
+            SelectorError: if ``ops`` names no operator.
+            RuntimeError: if the session is busy or closed.
+        """
+        chosen = select(self.graph, ops)
+        self._submit(lambda: self._judge_all(chosen))
+        return self.wait() if wait else self.report
+
+    def hybrid(self) -> Report:
+        """Run the model once with today's placement and judge every value it changes.
+
+        Only what depends on a changed placement is computed.  The report's ``acc_`` columns and
+        ``report.info.outputs`` say how far the result is from the pure source run.
+        """
+        self._submit(self._run_hybrid)
+        return self.wait()
+
+    def wait(self) -> Report:
+        """Wait for the run that is going on, showing its progress; return the report.
+
+        Raises:
+            KeyboardInterrupt: on Ctrl-C, after the run has been stopped.
+            Exception: whatever ended the run.
+        """
+        job = self._current
+        if job is not None:
+            with ProgressLine(self._events) as line:
+                self._wait_for(job, line.draw)
+            if job.error is not None:
+                raise job.error
+        return self.report
+
+    def stop(self) -> None:
+        """Stop the run that is going on; what was judged is kept.  Returns when it has ended.
+
+        The operator at work may finish within half a second; after that its call is broken off.
+        """
+        job = self._current
+        if job is None or job.done.is_set():
+            return
+        self._stopping.set()
+        while not job.done.wait(0.5):
+            self._target.interrupt()
+
+    # -- placement ---------------------------------------------------------------------------------
+
+    def offload(self, selector: Selector) -> list[OpId]:
+        """Place operators on the target for the next :meth:`hybrid` run.
+
+        Operators without a kernel there (see ``report.missing``), and those that compute no
+        tensor, stay on the source.
+
+        Returns:
+            The operators that are now on the target.
+
+        Raises:
+            SelectorError: if the selector names no operator, or none that can be moved.
+        """
+        chosen = [op for op in select(self.graph, selector) if not self.graph[op].host]
+        failures = self._await(lambda: self._prepare(chosen))
+        movable = [op for op in chosen if op not in failures]
+        if not movable:
+            why = next(iter(failures.values()), "it computes no tensor")
+            raise SelectorError(f"nothing that {selector!r} names can run on the target: {why}")
+        return self._place(movable, TARGET)
+
+    def restore(self, selector: Selector) -> list[OpId]:
+        """Place operators on the source again; returns them.
+
+        Raises:
+            SelectorError: if the selector names no operator.
+        """
+        return self._place(select(self.graph, selector), SOURCE)
+
+    def override(self, op: Selector, kernel: Any) -> None:
+        """Put a kernel of your own in an operator's place, on the target.
+
+        Args:
+            op: the operator, or a selector that names exactly one.
+            kernel: a ``tvm.tirx.PrimFunc`` in destination-passing style whose buffers are the
+                operator's inputs and then its outputs (``graph[op].inputs``, ``.outputs``); or a
+                function of NumPy arrays that returns an array or a tuple of them (it runs in
+                this process, and results say so); or None to take an override back.
+
+        Raises:
+            SelectorError: if ``op`` does not name exactly one operator.
+            TypeError, ValueError: if the kernel cannot stand in its place.
+        """
+        chosen = [o for o in select(self.graph, op) if not self.graph[o].host]
+        if len(chosen) != 1:
+            named = ", ".join(chosen[:3]) + ("…" if len(chosen) > 3 else "")
+            raise SelectorError(f"op: {op!r} names {len(chosen)} operators ({named}); name one")
+        check_override(self.graph, chosen[0], kernel)
+        self._require_idle()
+        self._kernels.override(chosen[0], kernel)
+        for step in range(self._program.steps):
+            self._introduced.pop((chosen[0], step), None)
+
+    # -- results -----------------------------------------------------------------------------------
+
+    @property
+    def report(self) -> Report:
+        """Everything known now, frozen."""
+        return Report(
+            graph=self.graph,
+            steps=self._program.steps,
+            introduced=dict(self._introduced),
+            accumulated=dict(self._accumulated),
+            placement=dict(self.placement),
+            info=replace(
+                self._info,
+                kernels=self._kernels.unique,
+                compiled=self._compiler.compiled,
+                sent_bytes=self._target.bytes_sent,
+                restarts=self._target.restarts,
+            ),
+        )
+
+    @property
+    def ops(self) -> pd.DataFrame:
+        """Every operator: ``op, kind, scope, layer, inputs, outputs, kernel, placement, file,
+        line``; ``kernel`` is empty until it is compiled."""
+        frame = self.graph.frame()
+        frame.insert(6, "kernel", [self._kernels.label(op) for op in frame["op"]])
+        frame.insert(7, "placement", [self.placement[op] for op in frame["op"]])
+        return frame
+
+    def tensor(
+        self, op: Selector, which: Which = "source", step: int = 0, output: int = 0
+    ) -> np.ndarray:
+        """A tensor of an operator.
+
+        Args:
+            op: the operator, or a selector that names exactly one.
+            which: ``"source"``: what the source computed.  ``"target"``: what its kernel gives
+                on the source's inputs (run again and fetched).  ``"float64"``: the exact result.
+                ``"difference"``: target minus source, in float64.
+            step: which step.
+            output: which output.
+
+        Raises:
+            SelectorError, ValueError: if one of the arguments names nothing.
+            RuntimeError: if the operator has no kernel, or it gives no result.
+        """
+        chosen = [o for o in select(self.graph, op) if not self.graph[o].host]
+        if len(chosen) != 1:
+            raise SelectorError(f"op: {op!r} names {len(chosen)} operators; name one")
+        operator = self.graph[chosen[0]]
+        if not 0 <= step < self._program.steps:
+            raise ValueError(f"step: {step}; this session has {self._program.steps} steps")
+        if not 0 <= output < len(operator.outputs):
+            raise ValueError(f"output: {output}; {operator.id} has {len(operator.outputs)}")
+        if which not in ("source", "target", "float64", "difference"):
+            raise ValueError(
+                f"which: {which!r}; choose 'source', 'target', 'float64' or 'difference'"
+            )
+        result: np.ndarray = self._await(lambda: self._tensor(operator, which, step, output))
+        return result
+
+    def carve(self, path: str | Path, ops: Selector | None = None) -> Bundle:
+        """Write operators with their real inputs and outputs as one replayable file.
+
+        Args:
+            path: the bundle to write, by custom ``*.tapml``.
+            ops: which operators; default every one that was judged.
+
+        Raises:
+            SelectorError: if ``ops`` names no operator.
+            ValueError: if the file cannot be written, or nothing was judged yet.
+        """
+        from tapml_nb.carve import writer
+
+        chosen = select(self.graph, ops)
+        if ops is None:
+            chosen = [op for op in chosen if (op, 0) in self._introduced]
+            if not chosen:
+                raise ValueError("ops: nothing was judged yet; call run() first or name operators")
+        writer.check_writable(Path(path))
+        bundle: Bundle = self._await(lambda: self._carve(Path(path), chosen))
+        return bundle
+
+    def on(self, event: type[Event] | str, callback: Callback) -> Callable[[], None]:
+        """Call back on events of a type or name (see :mod:`tapml_nb.execute.events`).
+
+        Callbacks run on the session's thread and must be quick.  Returns a function that ends
+        the subscription.
+        """
+        return self._events.on(event, callback)
+
+    # -- life --------------------------------------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """Where the target is, once it runs."""
+        return self._target.address
+
+    def close(self) -> None:
+        """Stop what is going on and end the target, the compiler and all threads.  Idempotent.
+
+        Results stay readable.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self.stop()
+        self._finalizer()
+        self._thread.join(5)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "busy" if self._busy else "idle"
+        return (
+            f"<Session of {self.graph.name} on {self._spec.kind}: {len(self.graph)} operators, "
+            f"{state}>"
+        )
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return self.report._repr_mimebundle_()
+
+    # -- the session's thread ----------------------------------------------------------------------
+
+    @property
+    def _busy(self) -> bool:
+        return self._current is not None and not self._current.done.is_set()
+
+    def _require_idle(self) -> None:
+        if self._closed:
+            raise RuntimeError("the session is closed; make a new one with tapml_nb.debug")
+        if self._busy:
+            raise RuntimeError("a run is going on; call session.wait() or session.stop() first")
+
+    def _submit(self, work: Callable[[], Any]) -> _Job:
+        self._require_idle()
+        self._stopping.clear()
+        self._current = job = _Job(work)
+        self._jobs.put(job)
+        return job
+
+    def _await(self, work: Callable[[], Any]) -> Any:
+        job = self._submit(work)
+        self._wait_for(job, lambda: None)
+        if isinstance(job.error, Stopped):
+            raise RuntimeError("stopped before it was done")
+        if job.error is not None:
+            raise job.error
+        return job.result
+
+    def _wait_for(self, job: _Job, tick: Callable[[], None]) -> None:
+        try:
+            # A loop of short waits: an interrupted Thread.join lies on Python 3.11.
+            while not job.done.wait(0.05):
+                tick()
+        except KeyboardInterrupt:
+            self.stop()
+            raise
+
+    def _relay(self, news: Any) -> None:
+        """Target news into the session's own event stream."""
+        name = type(news).__name__
+        if name == "TargetLostEvent":
+            self._events.emit(TargetLostNews(news.reason, news.detail))
+        else:
+            self._events.emit(
+                TargetStartedNews(self._target.address, news.pid, self._target.restarts)
+            )
+
+    # -- work, on the session's thread ---------------------------------------------------------------
+
+    def _judge_all(self, ops: Sequence[OpId]) -> None:
+        calls = [(op, step) for step in range(self._program.steps) for op in ops]
+        with self._running("introduced", len(calls)):
+            self._source.complete(self._stopping.is_set)
+            self._kernels.prepare(calls, self._stopping.is_set)
+            for done, (op, step) in enumerate(calls):
+                if self._stopping.is_set():
+                    raise Stopped
+                self._events.emit(OpStarted("introduced", op, step, TARGET))
+                result = self._introduced_run.judge(self.graph[op], step)
+                self._introduced[op, step] = result
+                self._events.emit(OpJudged(op, step, result))
+                self._events.emit(RunProgress("introduced", done + 1, len(calls)))
+
+    def _run_hybrid(self) -> None:
+        placement = dict(self.placement)
+        moved = [op for op, where in placement.items() if where == TARGET]
+        steps = range(self._program.steps)
+        total = len(self.graph) * len(steps)
+        with self._running("hybrid", total):
+            self._source.complete(self._stopping.is_set)
+            self._kernels.prepare([(op, s) for s in steps for op in moved], self._stopping.is_set)
+            outputs = Verdict.PASS
+            done = 0
+            for step in steps:
+                for computed in self._hybrid_run.run(placement, step, self._stopping.is_set):
+                    done += 1
+                    result = self._accumulated_run.judge(computed, step)
+                    self._accumulated[result.op, step] = result
+                    self._events.emit(OpAccumulated(result.op, step, result))
+                    self._events.emit(RunProgress("hybrid", done, total))
+                verdict = self._accumulated_run.judge_outputs(step)
+                outputs = verdict if verdict is not Verdict.PASS else outputs
+            self._info = replace(self._info, outputs=outputs)
+
+    def _running(self, run: str, total: int) -> _Running:
+        return _Running(self, run, total)
+
+    def _prepare(self, ops: Sequence[OpId]) -> dict[OpId, str]:
+        """Make kernels for operators; returns why some have none."""
+        self._source.complete(self._stopping.is_set)
+        steps = range(self._program.steps)
+        self._kernels.prepare([(op, s) for s in steps for op in ops], self._stopping.is_set)
+        failures: dict[OpId, str] = {}
+        for op in ops:
+            for step in steps:
+                implementation = self._kernels[op, step]
+                if isinstance(implementation, Failure):
+                    failures[op] = implementation.message
+        return failures
+
+    def _place(self, ops: Sequence[OpId], where: str) -> list[OpId]:
+        self._require_idle()
+        changed = [op for op in ops if self.placement[op] != where]
+        self.placement.update(dict.fromkeys(changed, where))
+        if changed:
+            self._events.emit(PlacementChanged(tuple(changed), where))
+        return [op for op in ops if self.placement[op] == where]
+
+    def _tensor(self, op: Any, which: Which, step: int, output: int) -> np.ndarray:
+        self._source.complete(self._stopping.is_set)
+        source = self._source.array(op.outputs[output], step)
+        if which == "source":
+            return source.copy()
+        if which == "float64":
+            return self._references.local(op, step)[output].exact()
+        self._kernels.prepare([(op.id, step)], self._stopping.is_set)
+        target = self._introduced_run.target_outputs(op, step)[output]
+        if which == "target":
+            return target
+        return target.astype(np.float64) - source.astype(np.float64)
+
+    def _carve(self, path: Path, ops: Sequence[OpId]) -> Bundle:
+        from tapml_nb.carve import writer
+
+        self._source.complete(self._stopping.is_set)
+        steps = range(self._program.steps)
+        self._kernels.prepare([(op, s) for s in steps for op in ops], self._stopping.is_set)
+        return writer.write(
+            path, self._source, self._kernels, self._references, self._introduced, ops
+        )
+
+
+class _Running:
+    """Brackets a run with its events, its time, and the memory of whether it was stopped."""
+
+    def __init__(self, session: Session, run: str, total: int) -> None:
+        self._session, self._run, self._total = session, run, total
+
+    def __enter__(self) -> None:
+        self._begin = time.perf_counter()
+        self._session._events.emit(RunStarted(self._run, self._total))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        session, stopped = self._session, isinstance(error, Stopped)
+        seconds = time.perf_counter() - self._begin
+        session._info = replace(session._info, seconds=seconds, stopped=stopped)
+        session._events.emit(RunFinished(self._run, stopped or error is not None))
+        return stopped
+
+
+def _serve(jobs: queue.SimpleQueue[_Job | None]) -> None:
+    """The session's thread.  It holds no reference to the session, so that one can be freed."""
+    while (job := jobs.get()) is not None:
+        try:
+            job.result = job.work()
+        except BaseException as error:
+            job.error = error
+        finally:
+            job.done.set()
+        del job
+
+
+def _release(
+    jobs: queue.SimpleQueue[_Job | None],
+    target: TargetSession,
+    compiler: Compiler,
+    kernels: KernelTable,
+) -> None:
+    jobs.put(None)
+    target.close()
+    compiler.close()
+    kernels.close()
