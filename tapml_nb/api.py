@@ -10,7 +10,6 @@ from tapml_nb.frontends.program import Program
 from tapml_nb.judge.verdict import LIMIT
 from tapml_nb.session import Session
 from tapml_nb.targets.availability import resolve
-from tapml_nb.targets.spec import Target
 
 if TYPE_CHECKING:
     import torch

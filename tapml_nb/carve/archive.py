@@ -95,7 +95,9 @@ class Archive:
         except FileNotFoundError:
             raise BundleError(f"{path} does not exist") from None
         except (OSError, zipfile.BadZipFile) as error:
-            raise BundleError(f"{path} is not a bundle, or its directory is damaged: {error}") from None
+            raise BundleError(
+                f"{path} is not a bundle, or its directory is damaged: {error}"
+            ) from None
         self.manifest = self._check()
         self._tensors: dict[str, np.ndarray] = {}
 

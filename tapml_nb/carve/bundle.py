@@ -131,8 +131,8 @@ class Bundle:
             ValueError: if the target is unknown or cannot be used here.
         """
         with _torch_left_out():
-            from tapml_nb.carve.program import CarvedProgram
             from tapml_nb.api import open_session
+            from tapml_nb.carve.program import CarvedProgram
 
             program = CarvedProgram(self._archive)
             with open_session(program, target, tolerance=tolerance) as session:

@@ -100,9 +100,7 @@ class _Carver:
             if not self._graph.values[value].host:
                 tensor = self._keep(self._source.array(value, step), self._source.key(value, step))
                 test["inputs"].append({"value": value, "tensor": tensor})
-        for value, reference in zip(
-            op.outputs, self._references.local(op, step), strict=True
-        ):
+        for value, reference in zip(op.outputs, self._references.local(op, step), strict=True):
             tensor = self._keep(reference.source, self._source.key(value, step))
             delta = reference.delta
             exact = None if delta is None else self._keep(delta, digest(delta))

@@ -16,8 +16,8 @@ import numpy as np
 from tapml_nb.compile.cache import Compiled
 from tapml_nb.execute.kernels import NumpyOverride
 from tapml_nb.execute.source import Stopped
-from tapml_nb.numerics import bitwise_equal, np_dtype
 from tapml_nb.graph import TensorSpec
+from tapml_nb.numerics import bitwise_equal, np_dtype
 from tapml_nb.targets.errors import TargetError, TargetLost
 from tapml_nb.targets.session import TargetSession
 

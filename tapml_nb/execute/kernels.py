@@ -18,7 +18,6 @@ import numpy as np
 
 from tapml_nb.compile.cache import Compiled, Failure
 from tapml_nb.compile.compiler import Compiler
-from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.toolchain import ToolchainError
 from tapml_nb.execute.events import EventStream, RunProgress
 from tapml_nb.execute.source import SourceRun, Stopped

@@ -125,7 +125,10 @@ class IntroducedRun:
         base = replace(base, target_ms=min(outcome.ms))
         references = self._references.local(op, base.step)
         by_run = [
-            [judge(array, reference, self._limit) for array, reference in zip(run, references, strict=True)]
+            [
+                judge(array, reference, self._limit)
+                for array, reference in zip(run, references, strict=True)
+            ]
             for run in runs
         ]
         result = self._weigh(base, by_run, all(outcome.deterministic))
@@ -148,9 +151,7 @@ class IntroducedRun:
             if again.accident:
                 return _accident(base, again.accident)
             second = [self._device.session.fetch(key) for key in keys]
-            deterministic = all(again.deterministic) and all(
-                map(bitwise_equal, first, second)
-            )
+            deterministic = all(again.deterministic) and all(map(bitwise_equal, first, second))
             if not deterministic:
                 by_run.append(self._judge_outputs(op, base.step, keys, again)[-1])
         self._drop(keys)
@@ -183,7 +184,9 @@ class IntroducedRun:
                     judgements.append(judge_identical(reference))
                 else:
                     key = keys[k] + (suffix if first_run else "")
-                    judgements.append(judge(self._device.session.fetch(key), reference, self._limit))
+                    judgements.append(
+                        judge(self._device.session.fetch(key), reference, self._limit)
+                    )
             runs.append(judgements)
         return runs
 

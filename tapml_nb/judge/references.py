@@ -48,9 +48,7 @@ class References:
                 continue
             outputs = program.run_exact(op.id, values)
             exact = None if outputs is None else [program.to_numpy(t) for t in outputs]
-            for value, reference in zip(
-                op.outputs, self._references(op, step, exact), strict=True
-            ):
+            for value, reference in zip(op.outputs, self._references(op, step, exact), strict=True):
                 result[value] = reference
             if outputs is not None:
                 values.update(zip(op.outputs, outputs, strict=True))

@@ -77,7 +77,9 @@ def heatmap(report: Report, rows: str = "layer", cols: str = "metric") -> Figure
         shown = _scaled(values)
     figure, axes = _figure(max(5, 0.7 * len(table.columns) + 3), max(2.5, 0.26 * len(table) + 1.4))
     image = axes.imshow(shown, aspect="auto", cmap="cividis", interpolation="nearest")
-    axes.set_xticks(range(len(table.columns)), [str(c) for c in table.columns], rotation=45, ha="right")
+    axes.set_xticks(
+        range(len(table.columns)), [str(c) for c in table.columns], rotation=45, ha="right"
+    )
     axes.set_yticks(range(len(table)), [str(r) for r in table.index], fontsize=8)
     if values.size <= 400:
         middle = np.nanmean([np.nanmin(shown), np.nanmax(shown)]) if np.isfinite(shown).any() else 0

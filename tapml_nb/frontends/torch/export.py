@@ -82,9 +82,7 @@ def export(
     return decompose(program)
 
 
-def _reject_misfit(
-    model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
+def _reject_misfit(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Tell a model that cannot be exported from inputs that it cannot even run on."""
     try:
         model(*args, **kwargs)

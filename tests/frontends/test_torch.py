@@ -1,0 +1,203 @@
+"""PyTorch models → graphs that compute what the model computes, with provenance."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tapml_nb import FrontendError
+from tapml_nb.frontends.program import Unsupported
+from tapml_nb.frontends.torch import import_torch
+from tests.models import llama, two_layers
+
+
+def run(program, step=0, state=None):
+    values = program.bind(step, state or {})
+    for op in program.graph.ops:
+        values.update(zip(op.outputs, program.run(op.id, values), strict=True))
+    return values
+
+
+@pytest.fixture(scope="module")
+def imported():
+    model, inputs = llama()
+    return model, inputs, import_torch(model, inputs)
+
+
+def test_running_the_operators_is_running_the_model(imported):
+    model, inputs, program = imported
+    (logits,) = program.outputs(run(program))
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model(*inputs).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_every_call_of_the_exported_program_is_an_operator(imported):
+    _, inputs, program = imported
+    model, _ = llama()
+    exported = torch.export.export(model, inputs, strict=False)
+    calls = [
+        n
+        for n in exported.graph.nodes
+        if n.op == "call_function" and "aten" in str(n.target) and n.users
+    ]
+    assert len(program.graph) >= len(calls)
+    kinds = {op.kind for op in program.graph.ops}
+    assert {str(n.target).rpartition(".")[0] for n in calls} <= kinds
+
+
+def test_ids_scopes_and_lines(imported):
+    graph = imported[2].graph
+    op = graph["model.layers.1.mlp.act_fn/silu"]
+    assert (op.kind, op.scope, op.layer) == ("aten.silu", "model.layers.1.mlp.act_fn", "model.layers.1")
+    assert op.source.file.endswith("activations.py")
+    assert op.source.text == "return nn.functional.silu(input)"
+    linear = graph["model.layers.0.self_attn.q_proj/linear"]
+    assert linear.module == "Linear"
+    assert "aten.mm.default" in linear.primitives
+
+
+def test_operators_are_in_executable_order(imported):
+    graph = imported[2].graph
+    known = {v.id for v in graph.values.values() if v.producer is None}
+    for op in graph.ops:
+        assert known.issuperset(op.inputs), op.id
+        known.update(op.outputs)
+
+
+def test_float64_is_closer_than_float32(imported):
+    program = imported[2]
+    values = run(program)
+    op = "model.layers.0.mlp.down_proj/linear"
+    (exact,) = program.run_exact(op, values)
+    source = values[program.graph[op].outputs[0]]
+    error = (source.double() - exact).abs().max().item()
+    assert exact.dtype == torch.float64
+    assert 0 < error < 1e-5
+
+
+def test_units_are_shared_between_layers(imported):
+    import tvm
+
+    program = imported[2]
+    values = run(program)
+    texts = {
+        tvm.ir.save_json(program.unit(f"model.layers.{i}.mlp.gate_proj/linear", values).module)
+        for i in range(2)
+    }
+    assert len(texts) == 1
+
+
+def test_an_operator_without_a_rule_says_so():
+    class Histogram(nn.Module):
+        def forward(self, x):
+            return torch.histc(x, 4) + 1
+
+    program = import_torch(Histogram().eval(), (torch.rand(16),))
+    values = run(program)
+    with pytest.raises(Unsupported, match="histc"):
+        program.unit("histc", values)
+    assert program.unit("add", values).outputs[0].shape == (4,)
+
+
+class Tuples(nn.Module):
+    """Multi-output operators, an unused output, and a value used twice."""
+
+    def forward(self, x):
+        values, indices = torch.topk(x, 3)
+        left, right = torch.split(x, [2, 6], dim=-1)
+        return values + left.sum(), indices, right * right
+
+
+def test_multi_output_operators():
+    x = torch.randn(4, 8)
+    program = import_torch(Tuples().eval(), (x,))
+    topk = program.graph["topk"]
+    assert [program.graph.values[v].spec.dtype for v in topk.outputs] == ["float32", "int64"]
+    for have, want in zip(program.outputs(run(program)), Tuples()(x), strict=True):
+        torch.testing.assert_close(have, want)
+
+
+class Counter(nn.Module):
+    """A buffer that every step changes in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("total", torch.zeros(2))
+
+    def forward(self, x):
+        self.total.add_(x)
+        return self.total * 2
+
+
+def test_buffers_carry_from_step_to_step():
+    steps = [(torch.ones(2),), (torch.full((2,), 3.0),)]
+    program = import_torch(Counter().eval(), steps)
+    first = run(program)
+    second = run(program, 1, program.mutated(first))
+    assert program.outputs(first)[0].tolist() == [2.0, 2.0]
+    assert program.outputs(second)[0].tolist() == [8.0, 8.0]
+    assert run(program)["b_total"].tolist() == [0.0, 0.0]
+
+
+def test_an_exported_program_is_taken_as_it_is():
+    model, inputs = two_layers()
+    program = import_torch(torch.export.export(model, inputs), inputs)
+    torch.testing.assert_close(program.outputs(run(program))[0], model(*inputs))
+
+
+def test_keyword_inputs():
+    class Keywords(nn.Module):
+        def forward(self, a, *, b, c):
+            return a + 2 * b + 3 * c
+
+    one, two, three = torch.ones(2), torch.full((2,), 2.0), torch.full((2,), 3.0)
+    program = import_torch(Keywords().eval(), {"a": one, "c": three, "b": two})
+    assert program.outputs(run(program))[0].tolist() == [14.0, 14.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.bool, torch.int64])
+def test_numpy_and_back(dtype):
+    program = import_torch(*two_layers())
+    tensor = (torch.randn(3, 5) * 3).to(dtype).t()
+    back = program.from_numpy(program.to_numpy(tensor), tensor)
+    assert back.dtype == dtype
+    assert torch.equal(back, tensor)
+    assert isinstance(program.to_numpy(tensor), np.ndarray)
+
+
+class TestBadInput:
+    def test_training_mode(self):
+        model, inputs = two_layers()
+        with pytest.raises(ValueError, match=r"training mode.*model\.eval\(\)"):
+            import_torch(model.train(), inputs)
+
+    def test_too_many_inputs(self):
+        model, (x,) = two_layers()
+        with pytest.raises(ValueError, match="step 0 does not fit TwoLayers.forward"):
+            import_torch(model, (x, x))
+
+    def test_wrong_shape(self):
+        model, _ = two_layers()
+        with pytest.raises(ValueError, match="TwoLayers itself fails on them"):
+            import_torch(model, (torch.randn(3, 9),))
+
+    def test_steps_of_different_shape(self):
+        model, (x,) = two_layers()
+        with pytest.raises(ValueError, match=r"step 1: x is float32\[5, 8\].*dynamic_shapes"):
+            import_torch(model, [(x,), (torch.randn(5, 8),)])
+
+    def test_no_steps(self):
+        with pytest.raises(ValueError, match="empty"):
+            import_torch(two_layers()[0], [])
+
+    def test_no_tensors(self):
+        with pytest.raises(TypeError, match="step 0 is a str"):
+            import_torch(two_layers()[0], "x")
+
+    def test_a_model_that_runs_but_cannot_be_exported(self):
+        class Branches(nn.Module):
+            def forward(self, x):
+                return x + 1 if x.sum() > 0 else x - 1
+
+        with pytest.raises(FrontendError, match=r"torch\.export cannot capture Branches"):
+            import_torch(Branches().eval(), (torch.ones(2),))
