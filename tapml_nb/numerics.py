@@ -171,21 +171,15 @@ def statistics(target: np.ndarray, reference: np.ndarray) -> Statistics:
     )
 
 
-def ulp_distance(target: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Element-wise distance in representable numbers, as float64.  Same shape and dtype needed."""
-    distance: np.ndarray = np.abs(
-        _ordered(target.reshape(-1)) - _ordered(reference.reshape(-1))
-    ).reshape(target.shape)
-    return distance
-
-
 def _ordered(x: np.ndarray) -> np.ndarray:
     """Bits of floats as numbers that grow with the value and step by one per representable float.
 
     The sign-magnitude trick of IEEE 754 ordering (B. Dawson, "Comparing Floating Point Numbers",
-    2012).  float64 holds every 32-bit step exactly; 64-bit steps lose their last bits.
+    2012).  float64 holds every step of narrower dtypes exactly, and a long double those of
+    float64 where the platform has one.
     """
     width = x.dtype.itemsize
+    wide = np.longdouble if width == 8 else np.float64
     bits = np.ascontiguousarray(x).view(np.dtype(f"i{width}"))
     top = np.dtype(f"i{width}").type(np.iinfo(f"i{width}").min)
-    return np.where(bits < 0, -((bits ^ top).astype(np.float64)), bits.astype(np.float64))
+    return np.where(bits < 0, -((bits ^ top).astype(wide)), bits.astype(wide))

@@ -74,7 +74,7 @@ def parse(data: bytes) -> dict[str, np.ndarray]:
         header = json.loads(data[8 : 8 + length])
         header.pop("__metadata__", None)
         return {name: _array(data, 8 + length, entry) for name, entry in header.items()}
-    except (struct.error, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (struct.error, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not a safetensors file: {error}") from None
 
 
@@ -84,5 +84,5 @@ def _array(data: bytes, base: int, entry: Mapping[str, object]) -> np.ndarray:
     begin, end = entry["data_offsets"]  # type: ignore[misc]
     count = math.prod(shape)
     if end - begin != count * dtype.itemsize or base + end > len(data):
-        raise ValueError("not a safetensors file: a tensor's bytes do not fit its shape")
+        raise ValueError("a tensor's bytes do not fit its shape")
     return np.frombuffer(data, dtype, count, base + begin).reshape(shape)
