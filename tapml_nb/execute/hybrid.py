@@ -82,9 +82,9 @@ class HybridRun:
         for op in self._graph.ops:
             if stopped():
                 raise Stopped
-            if op.host and all(self.is_source(v, step) for v in op.inputs):
-                continue
-            yield self._advance(op, placement[op.id], step)
+            computed = self._advance(op, placement[op.id], step)
+            if not op.host:
+                yield computed
 
     def is_source(self, value: ValueId, step: int) -> bool:
         """Whether a value equals the pure source run's."""

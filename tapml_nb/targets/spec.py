@@ -1,0 +1,77 @@
+"""What people say about a target: its kind, where it is, and how long a call may take."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+KINDS = ("llvm", "c", "cuda", "opencl", "webgpu")
+"""Kinds of target by TVM's names."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A platform to bring up.
+
+    Attributes:
+        kind: ``"llvm"`` (CPUs), ``"c"``, ``"cuda"``, ``"opencl"``, ``"webgpu"``.
+        rpc: None: start a server on this machine.  ``"host:port/key"``: a running
+            ``tapml serve``; it prints what to paste.
+        tvm_target: a ``tvm.target.Target``, or what makes one (``{"kind": "llvm", "mcpu":
+            "skylake"}``); default the kind alone.
+        timeout: deadline of one kernel call, in seconds.
+    """
+
+    kind: str
+    rpc: str | None = None
+    tvm_target: Any = None
+    timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            near = difflib.get_close_matches(str(self.kind), KINDS, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"target: unknown kind {self.kind!r}; {hint}there are {_listed()}")
+        if not self.timeout > 0:
+            raise ValueError(f"target: timeout is {self.timeout!r}; give seconds above 0")
+        if self.rpc is not None:
+            self.address  # noqa: B018  checks it now, not in the middle of a run
+
+    @property
+    def address(self) -> tuple[str, int, str]:
+        """Host, port and key of ``rpc``.
+
+        Raises:
+            ValueError: if ``rpc`` is not of the form ``"host:port/key"``.
+        """
+        place, _, key = str(self.rpc).partition("/")
+        host, _, port = place.rpartition(":")
+        if not host or not port.isdigit() or "://" in str(self.rpc):
+            raise ValueError(
+                f"target: rpc is {self.rpc!r}; give 'host:port/key' as 'tapml serve' prints it"
+            )
+        return host, int(port), key
+
+    @classmethod
+    def of(cls, target: Any) -> Target:
+        """A target from a short name, a ``tvm.target.Target``, or a ``Target``.
+
+        Raises:
+            ValueError: if there is no such kind.
+            TypeError: for anything else.
+        """
+        if isinstance(target, Target):
+            return target
+        if isinstance(target, str):
+            return cls(target)
+        if type(target).__name__ == "Target" and hasattr(target, "kind"):
+            return cls(target.kind.name, tvm_target=target)
+        raise TypeError(
+            f"target: a {type(target).__name__}; give one of {_listed()}, a tvm.target.Target "
+            f"or a tapml_nb.Target"
+        )
+
+
+def _listed() -> str:
+    return ", ".join(map(repr, KINDS))
