@@ -113,6 +113,12 @@ def identical_statistics(reference: np.ndarray) -> Statistics:
     return Statistics(reference.size, 0.0, 0.0, 0.0, 0.0, 1.0, math.inf, 0, 0, 0, -1)
 
 
+def nothing_to_compare(reference: np.ndarray) -> Statistics:
+    """The statistics of a target whose shape or dtype is another: every element is wrong."""
+    nan = math.nan
+    return Statistics(reference.size, nan, nan, nan, nan, nan, nan, 0, 0, reference.size, -1)
+
+
 def statistics(target: np.ndarray, reference: np.ndarray) -> Statistics:
     """Compare two tensors of equal shape in one float64 pass.
 

@@ -408,7 +408,7 @@ class Session:
                 TargetStartedNews(self._target.address, news.pid, self._target.restarts)
             )
 
-    # -- work, on the session's thread ---------------------------------------------------------------
+    # -- work, on the session's thread -----------------------------------------------------------
 
     def _judge_all(self, ops: Sequence[OpId]) -> None:
         calls = [(op, step) for step in range(self._program.steps) for op in ops]

@@ -12,6 +12,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -78,10 +79,10 @@ def parse(data: bytes) -> dict[str, np.ndarray]:
         raise ValueError(f"not a safetensors file: {error}") from None
 
 
-def _array(data: bytes, base: int, entry: Mapping[str, object]) -> np.ndarray:
-    dtype = np_dtype(_DTYPES[str(entry["dtype"])])
-    shape = tuple(int(n) for n in entry["shape"])  # type: ignore[attr-defined]
-    begin, end = entry["data_offsets"]  # type: ignore[misc]
+def _array(data: bytes, base: int, entry: Mapping[str, Any]) -> np.ndarray:
+    dtype = np_dtype(_DTYPES[entry["dtype"]])
+    shape = tuple(int(n) for n in entry["shape"])
+    begin, end = entry["data_offsets"]
     count = math.prod(shape)
     if end - begin != count * dtype.itemsize or base + end > len(data):
         raise ValueError("a tensor's bytes do not fit its shape")

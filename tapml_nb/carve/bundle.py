@@ -117,7 +117,18 @@ class Bundle:
             }
             for test in self._tests
         ]
-        columns = "op kind scope step inputs outputs verdict file line message".split()
+        columns = [
+            "op",
+            "kind",
+            "scope",
+            "step",
+            "inputs",
+            "outputs",
+            "verdict",
+            "file",
+            "line",
+            "message",
+        ]
         return pd.DataFrame(rows, columns=columns).astype({"line": "Int64"})
 
     def replay(self, target: str | Target = "llvm", *, tolerance: float | None = None) -> Report:

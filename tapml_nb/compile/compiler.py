@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Compiler:
         text = tvm.ir.save_json(module)
         return hashlib.sha256(f"{self._salt}|{text}".encode()).hexdigest()
 
-    def compile(self, modules: Mapping[str, Any]) -> Iterator[tuple[str, Compiled | Failure]]:
+    def compile(self, modules: Mapping[str, Any]) -> Generator[tuple[str, Compiled | Failure]]:
         """Compile modules by key; yields each as it is done, those in the cache first."""
         missing: list[str] = []
         for key in modules:
@@ -109,7 +109,9 @@ class Compiler:
             start_new_session=True,  # Ctrl-C in the terminal is for the notebook
         )
 
-    def _compile_missing(self, modules: dict[str, Any]) -> Iterator[tuple[str, Compiled | Failure]]:
+    def _compile_missing(
+        self, modules: dict[str, Any]
+    ) -> Generator[tuple[str, Compiled | Failure]]:
         scratch = {key: self.cache.scratch() for key in modules}
         try:
             for key, module in modules.items():
@@ -128,7 +130,7 @@ class Compiler:
 
     def _run_batches(
         self, waiting: list[str], scratch: dict[str, Path]
-    ) -> Iterator[tuple[str, Failure | None]]:
+    ) -> Generator[tuple[str, Failure | None]]:
         """Keep ``jobs`` children busy; yield each key, with the failure its compiler died of."""
         running: dict[int, list[str]] = {}
         try:
@@ -140,7 +142,7 @@ class Compiler:
 
     def _collect(
         self, waiting: list[str], running: dict[int, list[str]], scratch: dict[str, Path]
-    ) -> Iterator[tuple[str, Failure | None]]:
+    ) -> Generator[tuple[str, Failure | None]]:
         while waiting or running:
             while waiting and len(running) < self._jobs:
                 batch, waiting = waiting[:_BATCH], waiting[_BATCH:]
@@ -168,13 +170,15 @@ class Compiler:
             "target": str(self.target),
             "scratch": {key: str(scratch[key]) for key in keys},
         }
-        assert self._worker and self._worker.stdin
+        assert self._worker
+        assert self._worker.stdin
         with contextlib.suppress(BrokenPipeError):
             self._worker.stdin.write((json.dumps(job) + "\n").encode())
             self._worker.stdin.flush()
 
     def _next_event(self) -> dict[str, Any] | None:
-        assert self._worker and self._worker.stdout
+        assert self._worker
+        assert self._worker.stdout
         line = self._worker.stdout.readline()
         return json.loads(line) if line else None
 

@@ -6,6 +6,7 @@ target, a NumPy function of the user's, or the reason why there is nothing.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import tempfile
@@ -142,13 +143,12 @@ class KernelTable:
             elif override is None:
                 self._add_unit(op, step, modules)
         total = len(modules)
-        results = self._compiler.compile(modules)
-        for done, (key, result) in enumerate(results, 1):
-            self._known[key] = result
-            self._events.emit(RunProgress("compile", done, total))
-            if stopped():
-                results.close()
-                raise Stopped
+        with contextlib.closing(self._compiler.compile(modules)) as results:
+            for done, (key, result) in enumerate(results, 1):
+                self._known[key] = result
+                self._events.emit(RunProgress("compile", done, total))
+                if stopped():
+                    raise Stopped
         self._load()
 
     def override(self, op: OpId, kernel: Any) -> None:

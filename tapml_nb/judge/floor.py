@@ -118,8 +118,8 @@ class Scale:
         rows = np.sqrt(np.einsum("ij,ij->i", counted, counted) / counted.shape[1])
         size += np.maximum(rows[:, None], self._columns)
         size *= self._u
-        np.maximum(size, self._least or np.finfo(np.float64).tiny, out=size)
-        return size
+        result: np.ndarray = np.maximum(size, self._least or np.finfo(np.float64).tiny, out=size)
+        return result
 
     def _counted(self, size: np.ndarray) -> np.ndarray:
         if (size < self._sentinel).all():

@@ -12,7 +12,7 @@ from tapml_nb.judge.reduction import reduction_length
 
 
 class References:
-    """Noise floors of single operators (local) and of the whole model up to a value (end to end)."""
+    """Noise floors of single operators, and of the whole model up to a value."""
 
     def __init__(self, source: SourceRun) -> None:
         self._source = source
@@ -24,7 +24,7 @@ class References:
         slot = (op.id, step)
         if slot not in self._local:
             exact = self._source.exact(op.id, step)
-            self._local[slot] = self._references(op, step, exact)
+            self._local[slot] = self._references(op, step, exact, self._length(op))
         return self._local[slot]
 
     def whole(self, step: int) -> Mapping[ValueId, Reference]:
@@ -43,12 +43,18 @@ class References:
         values: dict[ValueId, Any] = dict(self._source.values(step))
         last_use = {v: op.id for op in graph.ops for v in op.inputs}
         result: dict[ValueId, Reference] = {}
+        lengths: dict[ValueId, int] = {}
         for op in graph.ops:
             if op.host:
                 continue
             outputs = program.run_exact(op.id, values)
             exact = None if outputs is None else [program.to_numpy(t) for t in outputs]
-            for value, reference in zip(op.outputs, self._references(op, step, exact), strict=True):
+            # Noise of a long sum stays in everything that depends on it.
+            length = max([self._length(op), *(lengths.get(v, 1) for v in op.inputs)])
+            lengths.update(dict.fromkeys(op.outputs, length))
+            for value, reference in zip(
+                op.outputs, self._references(op, step, exact, length), strict=True
+            ):
                 result[value] = reference
             if outputs is not None:
                 values.update(zip(op.outputs, outputs, strict=True))
@@ -57,13 +63,15 @@ class References:
                     del values[value]
         return result
 
-    def _references(self, op: Op, step: int, exact: Any) -> list[Reference]:
-        graph = self._source.program.graph
-        length = reduction_length(
+    def _length(self, op: Op) -> int:
+        values = self._source.program.graph.values
+        return reduction_length(
             op.primitives,
-            [graph.values[v].spec for v in op.inputs if not graph.values[v].host],
-            [graph.values[v].spec for v in op.outputs if not graph.values[v].host],
+            [values[v].spec for v in op.inputs if not values[v].host],
+            [values[v].spec for v in op.outputs if not values[v].host],
         )
+
+    def _references(self, op: Op, step: int, exact: Any, length: int) -> list[Reference]:
         return [
             reference_of(
                 self._source.array(value, step), None if exact is None else exact[k], length

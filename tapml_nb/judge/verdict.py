@@ -28,6 +28,7 @@ from tapml_nb.numerics import (
     identical_statistics,
     is_float,
     largest_finite,
+    nothing_to_compare,
     statistics,
     unit_roundoff,
 )
@@ -113,7 +114,7 @@ def judge(target: np.ndarray, reference: Reference, limit: float = LIMIT) -> Jud
     """
     source = reference.source
     if target.shape != source.shape or target.dtype != source.dtype:
-        stats = Statistics(source.size, *[math.nan] * 6, 0, 0, source.size, -1)
+        stats = nothing_to_compare(source)
         return Judgement(
             Verdict.FAIL,
             math.inf,

@@ -11,6 +11,7 @@ from tapml_nb.judge.verdict import FAULTS, LIMIT, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from tapml_nb.report.report import Report
@@ -110,7 +111,7 @@ def heatmap_table(report: Report, rows: str = "layer", cols: str = "metric") -> 
     )
 
 
-def _figure(width: float, height: float) -> tuple[Figure, object]:
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure that pyplot does not keep and Jupyter does not show twice."""
     import matplotlib.pyplot as plt
 

@@ -18,11 +18,35 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-COLUMNS = (
-    "op scope kind step placement verdict ratio max_abs max_rel max_ulp rmse cosine snr_db nan inf "
-    "mismatched acc_ratio acc_max_abs acc_snr_db gain floor source_ms target_ms sent_bytes file "
-    "line message"
-).split()
+COLUMNS = [
+    "op",
+    "scope",
+    "kind",
+    "step",
+    "placement",
+    "verdict",
+    "ratio",
+    "max_abs",
+    "max_rel",
+    "max_ulp",
+    "rmse",
+    "cosine",
+    "snr_db",
+    "nan",
+    "inf",
+    "mismatched",
+    "acc_ratio",
+    "acc_max_abs",
+    "acc_snr_db",
+    "gain",
+    "floor",
+    "source_ms",
+    "target_ms",
+    "sent_bytes",
+    "file",
+    "line",
+    "message",
+]
 """Columns of :meth:`Report.frame`."""
 
 _BROKEN = (
@@ -298,8 +322,10 @@ def summarize(report: Report) -> str:
     verdicts = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts.get(v))
     steps = f" x {report.steps} steps" if report.steps > 1 else ""
     lines = [
-        f"{report.graph.name} on {info.target}: {len(report.graph)} operators{steps}, "
-        f"{info.kernels} kernels, {info.seconds:.1f} s",
+        (
+            f"{report.graph.name} on {info.target}: {len(report.graph)} operators{steps}, "
+            f"{info.kernels} kernels, {info.seconds:.1f} s"
+        ),
         f"  {verdicts}",
     ]
     if info.stopped:

@@ -72,7 +72,8 @@ def raw_bytes(tensor: Any) -> np.ndarray:
     count = math.prod(int(n) for n in tensor.shape) * itemsize
     if count == 0:
         return np.empty(0, np.uint8)
-    return np.frombuffer((ctypes.c_char * count).from_address(tensor.data_ptr()), np.uint8)
+    memory = (ctypes.c_char * count).from_address(tensor.data_ptr())
+    return np.frombuffer(memoryview(memory), np.uint8)
 
 
 class KernelRunner:

@@ -45,13 +45,17 @@ class LocalServer:
         )
         self._reader = threading.Thread(target=self._read, name="tapml-server-events", daemon=True)
         self._reader.start()
-        with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._ended, _START_SECONDS)
-        if self._ready is None:
+        ready = self._await_ready()
+        if ready is None:
             message = self._stderr() if self._ended else "it is too slow"
             self.close()
             raise TargetLost("connection", f"the target server did not start: {message}")
-        self.port: int = self._ready["port"]
+        self.port: int = ready["port"]
+
+    def _await_ready(self) -> dict[str, Any] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._ended, _START_SECONDS)
+            return self._ready
 
     @property
     def alive(self) -> bool:

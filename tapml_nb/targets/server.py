@@ -244,7 +244,8 @@ def load_runtime() -> None:
     import tvm_ffi  # noqa: F401
 
     spec = find_spec("tvm")
-    assert spec is not None and spec.origin is not None, "apache-tvm is not installed"
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("apache-tvm is not installed")
     folder = Path(spec.origin).parent / "lib"
     for name in ("libtvm_runtime.so", "libtvm_runtime_extra.so"):  # extra: sort, topk, random
         ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL)

@@ -431,7 +431,8 @@ def _socket_fds(port: int) -> list[int]:
         with contextlib.suppress(OSError):
             if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
                 with socket.socket(fileno=os.dup(int(name))) as duplicate:
-                    if duplicate.getpeername()[1] == port:
+                    internet = duplicate.family in (socket.AF_INET, socket.AF_INET6)
+                    if internet and duplicate.getpeername()[1] == port:
                         found.append(int(name))
     return found
 

@@ -48,7 +48,11 @@ def test_every_call_of_the_exported_program_is_an_operator(imported):
 def test_ids_scopes_and_lines(imported):
     graph = imported[2].graph
     op = graph["model.layers.1.mlp.act_fn/silu"]
-    assert (op.kind, op.scope, op.layer) == ("aten.silu", "model.layers.1.mlp.act_fn", "model.layers.1")
+    assert (op.kind, op.scope, op.layer) == (
+        "aten.silu",
+        "model.layers.1.mlp.act_fn",
+        "model.layers.1",
+    )
     assert op.source.file.endswith("activations.py")
     assert op.source.text == "return nn.functional.silu(input)"
     linear = graph["model.layers.0.self_attn.q_proj/linear"]
@@ -155,7 +159,9 @@ def test_keyword_inputs():
     assert program.outputs(run(program))[0].tolist() == [14.0, 14.0]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.bool, torch.int64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.bool, torch.int64]
+)
 def test_numpy_and_back(dtype):
     program = import_torch(*two_layers())
     tensor = (torch.randn(3, 5) * 3).to(dtype).t()
@@ -173,7 +179,7 @@ class TestBadInput:
 
     def test_too_many_inputs(self):
         model, (x,) = two_layers()
-        with pytest.raises(ValueError, match="step 0 does not fit TwoLayers.forward"):
+        with pytest.raises(ValueError, match=r"step 0 does not fit TwoLayers\.forward"):
             import_torch(model, (x, x))
 
     def test_wrong_shape(self):

@@ -11,7 +11,9 @@ def chain() -> Graph:
     values = {v: Value(v, "operator", spec, v) for v in ("x", "va", "vb", "vc", "vd")}
 
     def op(name, inputs, output):
-        return Op(f"s.{name}/{name}", "aten.neg", f"s.{name}", "M", "s", inputs, (output,), None, ())
+        return Op(
+            f"s.{name}/{name}", "aten.neg", f"s.{name}", "M", "s", inputs, (output,), None, ()
+        )
 
     ops = (
         op("a", ("x",), "va"),

@@ -29,9 +29,7 @@ def in_order(a, b):
 
 def blocked(a, b, block=16):
     """Partial sums of blocks, added up in reverse."""
-    parts = [
-        in_order(a[:, k : k + block], b[k : k + block]) for k in range(0, a.shape[1], block)
-    ]
+    parts = [in_order(a[:, k : k + block], b[k : k + block]) for k in range(0, a.shape[1], block)]
     return sum(reversed(parts), np.zeros_like(parts[0]))
 
 

@@ -97,7 +97,8 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return program.run_decompositions()
+            decomposed: ExportedProgram = program.run_decompositions()
+            return decomposed
         except Exception as error:
             raise FrontendError(
                 f"the exported program cannot be decomposed to core ATen: {first_line(error)}"

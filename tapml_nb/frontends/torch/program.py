@@ -240,7 +240,7 @@ class TorchProgram:
             )
             self._ops[op_id] = _TorchOp(nodes, inputs, outputs)
             for k, node in enumerate(outputs):
-                result = node.meta.get("val")
+                result: Any = node.meta.get("val")
                 label = f"{op_id}#{k}" if k else op_id
                 host = not is_tensor(result)
                 spec = TensorSpec((), "host") if host else _spec(result)

@@ -1,0 +1,69 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+
+# PyTorch's CPU build: the default index serves one with gigabytes of CUDA packages.
+TORCH ?= torch==2.13.0+cpu
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+# What the tests run besides Python packages, by Debian's names.
+APT_PACKAGES := gcc libc6-dev
+
+export HF_HUB_OFFLINE := 1
+
+.PHONY: help demo test lab lint types apt clean
+
+help:
+	@echo "make demo   set up, run the quickstart notebook, leave build/quickstart.html"
+	@echo "make test   set up, then lint, types and all tests"
+	@echo "make lab    JupyterLab on the quickstart"
+
+demo: $(VENV)/.demo
+	@$(PY) notebooks/run.py notebooks/quickstart.ipynb build/quickstart.html
+
+test: apt $(VENV)/.dev lint types
+	@$(PY) -m pytest
+
+lab: $(VENV)/.demo
+	@$(VENV)/bin/jupyter lab notebooks/quickstart.ipynb
+
+lint: $(VENV)/.dev
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: $(VENV)/.dev
+	@$(PY) -m mypy
+
+apt:
+	@missing=$$(for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ]; then \
+	    echo "installing $$missing"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+	  else \
+	    echo "needed, but only root can install them: $$missing" >&2; exit 1; \
+	  fi; \
+	fi
+
+# The stamps: an installation is redone when pyproject.toml changes.
+$(VENV)/.torch: pyproject.toml
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "installing $(TORCH)"
+	@$(PIP) install "$(TORCH)" 2>/dev/null || $(PIP) install "$(TORCH)" --index-url $(TORCH_INDEX)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch
+	@echo "installing tapml_nb[demo]"
+	@$(PIP) install --editable ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch
+	@echo "installing tapml_nb[dev]"
+	@$(PIP) install --editable ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
