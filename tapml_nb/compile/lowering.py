@@ -20,6 +20,7 @@ from tvm.relax import pipeline
 from tvm.relax.backend import cpu_generic
 
 from tapml_nb.compile.kernel import BufferSpec, Kernel, Launch
+from tapml_nb.compile.primfunc import buffer_specs
 from tapml_nb.numerics import digest, np_dtype
 
 PIPELINE = "relax-default/2"
@@ -71,7 +72,7 @@ def function_name(key: str, name: str) -> str:
 
 def _lower_primfunc(module: Any, target: Any, key: str) -> Lowered:
     ((var, function),) = module.functions.items()
-    specs = [_buffer_of(function, param) for param in function.params]
+    specs = buffer_specs(function)
     name = function_name(key, var.name_hint)
     outputs = int(function.attrs["tapml.outputs"])
     first = len(specs) - outputs
@@ -86,13 +87,6 @@ def _lower_primfunc(module: Any, target: Any, key: str) -> Lowered:
     )
     function = function.without_attr("tapml.outputs").with_attr("global_symbol", name)
     return Lowered(kernel, tvm.IRModule({name: function}), {})
-
-
-def _buffer_of(function: Any, param: Any) -> BufferSpec:
-    if param not in function.buffer_map:
-        raise UnsupportedLowering(f"parameter {param} of the PrimFunc is no buffer")
-    buffer = function.buffer_map[param]
-    return BufferSpec(tuple(int(n) for n in buffer.shape), str(buffer.dtype))
 
 
 class _Planner:

@@ -19,6 +19,7 @@ import numpy as np
 
 from tapml_nb.compile.cache import Compiled, Failure
 from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.primfunc import buffer_specs, is_primfunc
 from tapml_nb.compile.toolchain import ToolchainError
 from tapml_nb.execute.events import EventStream, RunProgress
 from tapml_nb.execute.source import SourceRun, Stopped
@@ -156,7 +157,7 @@ class KernelTable:
         if kernel is None:
             self._overrides.pop(op, None)
             return
-        if not _is_primfunc(kernel):
+        if not is_primfunc(kernel):
             self._override_count += 1
             self._overrides[op] = NumpyOverride(kernel, self._override_count)
             return
@@ -237,10 +238,6 @@ class KernelTable:
         self._target.load(library, [k.kernel for k in running])
 
 
-def _is_primfunc(kernel: Any) -> bool:
-    return type(kernel).__name__ == "PrimFunc" and hasattr(kernel, "buffer_map")
-
-
 def check_override(graph: Graph, op: OpId, kernel: Any) -> None:
     """Refuse an override that cannot stand in the operator's place, before any work.
 
@@ -250,7 +247,7 @@ def check_override(graph: Graph, op: OpId, kernel: Any) -> None:
     """
     if kernel is None:
         return
-    if not _is_primfunc(kernel):
+    if not is_primfunc(kernel):
         if not callable(kernel):
             raise TypeError(
                 f"kernel: a {type(kernel).__name__}; give a tvm.tirx.PrimFunc in "
@@ -259,12 +256,10 @@ def check_override(graph: Graph, op: OpId, kernel: Any) -> None:
         return
     operator = graph[op]
     wanted = [graph.values[v].spec for v in (*operator.inputs, *operator.outputs)]
-    found = []
-    for param in kernel.params:
-        if param not in kernel.buffer_map:
-            raise ValueError(f"kernel: parameter {param} of the PrimFunc is no buffer")
-        buffer = kernel.buffer_map[param]
-        found.append(TensorSpec(tuple(int(n) for n in buffer.shape), str(buffer.dtype)))
+    try:
+        found = [TensorSpec(spec.shape, spec.dtype) for spec in buffer_specs(kernel)]
+    except ValueError as error:
+        raise ValueError(f"kernel: {error}") from None
     if found != wanted:
         raise ValueError(
             f"kernel: the PrimFunc takes ({', '.join(map(str, found))}), {op} needs its inputs "

@@ -130,7 +130,8 @@ class Scale:
 
 def as_matrix(array: np.ndarray) -> np.ndarray:
     """The array as rows of its last axis."""
-    return array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
+    columns = array.shape[-1] if array.ndim and array.size else 1
+    return array.reshape(array.size // columns, columns)
 
 
 def blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:

@@ -22,6 +22,7 @@ from tapml_nb.judge.references import References
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
 from tapml_nb.numerics import bitwise_equal
+from tapml_nb.targets.poison import unwritten
 
 _FAILURES = {
     "unsupported": Verdict.UNSUPPORTED,
@@ -154,8 +155,11 @@ class IntroducedRun:
             deterministic = all(again.deterministic) and all(map(bitwise_equal, first, second))
             if not deterministic:
                 by_run.append(self._judge_outputs(op, base.step, keys, again)[-1])
+        result = self._weigh(base, by_run, deterministic)
+        if result.verdict is Verdict.NONDETERMINISTIC and not all(outcome.deterministic):
+            result = self._explain_unwritten(result, keys, outcome)
         self._drop(keys)
-        return self._weigh(base, by_run, deterministic)
+        return result
 
     # -- parts -------------------------------------------------------------------------------------
 
@@ -201,6 +205,23 @@ class IntroducedRun:
             return replace(result, message="varies from run to run, within the noise floor")
         message = f"differs from run to run on the same inputs; {result.message}"
         return replace(result, verdict=Verdict.NONDETERMINISTIC, message=message)
+
+    def _explain_unwritten(
+        self, result: OpResult, keys: Sequence[str], outcome: Outcome
+    ) -> OpResult:
+        """Not chance, but memory that the kernel never writes?"""
+        for key, same in zip(keys, outcome.deterministic, strict=True):
+            if same:
+                continue
+            session = self._device.session
+            first, second = session.fetch(f"{key}#1"), session.fetch(key)
+            holes = unwritten(first, second)
+            if not bitwise_equal(np.where(holes, 0, first), np.where(holes, 0, second)):
+                return result
+            index = [int(i) for i in np.argwhere(holes)[0]]
+            message = f"never writes {int(holes.sum())} of {holes.size} elements, from {index} on"
+            return replace(result, verdict=Verdict.FAIL, message=message)
+        return result
 
     def _resolved(self, compiled: Compiled, op: Op, step: int) -> list[np.ndarray]:
         params = self._inputs(op, step)

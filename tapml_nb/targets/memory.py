@@ -20,9 +20,7 @@ import tvm_ffi
 
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.numerics import np_dtype, statistics
-
-_POISON = (0xFF, 0x5A)
-"""Bytes written over a kernel's outputs before its first and second run (0xFF is a NaN)."""
+from tapml_nb.targets.poison import PATTERNS
 
 
 class TensorMemory:
@@ -109,7 +107,7 @@ class KernelRunner:
         runs: list[list[Any]] = []
         ms: list[float] = []
         for number in range(request["repeats"]):
-            buffers = self._buffers(kernel, fixed, _POISON[number % len(_POISON)])
+            buffers = self._buffers(kernel, fixed, PATTERNS[number % len(PATTERNS)])
             begin = time.perf_counter()
             for function, arguments in launches:
                 function(*[buffers[i] for i in arguments])

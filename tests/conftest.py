@@ -1,0 +1,54 @@
+"""Settings every test shares: few threads, no network, a kernel cache of the tests' own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TVM_NUM_THREADS", "2")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("MPLBACKEND", "agg")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A kernel cache that starts empty and is shared by all tests of a run."""
+    folder = tmp_path_factory.mktemp("kernels")
+    os.environ["TAPML_CACHE"] = str(folder)
+    yield folder
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """After the test no process, no socket and no temporary file that it made is left."""
+    import tempfile
+
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    me = psutil.Process()
+    children = {p.pid for p in me.children(recursive=True)}
+    sockets = {c.laddr for c in me.net_connections("inet")}
+    yield folder
+    wait_until(lambda: {p.pid for p in me.children(recursive=True)} <= children)
+    assert {p.pid for p in me.children(recursive=True)} <= children
+    assert {c.laddr for c in me.net_connections("inet")} <= sockets
+    left = [path.name for path in folder.iterdir() if path.name.startswith("tapml")]
+    assert left == []
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Poll until a condition holds, or the time is over; returns whether it held."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()

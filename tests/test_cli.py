@@ -1,0 +1,130 @@
+"""The command line: exit statuses, one-line errors, and being a target for somebody else."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import tapml_nb as tapml
+from tapml_nb import Target, cli
+from tests import kernels
+from tests.models import two_layers
+
+
+def tapml_command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "tapml_nb.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles")
+    with tapml.debug(*two_layers()) as session:
+        session.run()
+        session.carve(folder / "good.tapml")
+        session.override("act", kernels.forgets_a_row)
+        session.run()
+        session.carve(folder / "bad.tapml")
+    return folder
+
+
+def test_replay_passes(bundles, tmp_path):
+    page = tmp_path / "report.html"
+    done = tapml_command("replay", bundles / "good.tapml", "--target", "llvm", "--html", page)
+    assert done.returncode == 0, done.stderr
+    assert "3 PASS" in done.stdout
+    assert "act/silu" in page.read_text()
+
+
+def test_replay_fails_with_the_culprit(bundles):
+    done = tapml_command("replay", bundles / "bad.tapml")
+    assert done.returncode == 1
+    assert "culprit 1: act/silu FAIL" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["good", "bad"])
+def test_report(bundles, capsys, name):
+    assert cli.main(["report", str(bundles / f"{name}.tapml")]) == (name == "bad")
+    assert "second/linear" in capsys.readouterr().out
+
+
+def test_report_as_csv(bundles, capsys):
+    cli.main(["report", str(bundles / "good.tapml"), "--csv"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("op,kind,scope,step")
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["replay", "missing.tapml"], "missing.tapml does not exist"),
+        (["report", "missing.tapml"], "missing.tapml does not exist"),
+        (["replay", "{good}", "--target", "gpu"], "unknown kind 'gpu'"),
+        (["replay", "{good}", "--timeout", "0"], "timeout is 0.0"),
+        (["replay", "{good}", "--rpc", "nowhere"], "give 'host:port/key'"),
+        (["replay", "{good}", "--target", "cuda"], "cannot be used here"),
+    ],
+    ids=lambda p: "-".join(p)[:30] if isinstance(p, list) else "",
+)
+def test_errors_are_one_line_and_status_two(bundles, arguments, words):
+    good = str(bundles / "good.tapml")
+    done = tapml_command(*[a.format(good=good) for a in arguments])
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_usage_error():
+    assert tapml_command("replya").returncode == 2
+    assert tapml_command().returncode == 2
+
+
+def test_doctor(capsys):
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"works\s+llvm", out)
+    assert re.search(r"missing\s+cuda", out)
+    assert "apache-tvm 0.27" in out
+
+
+@pytest.fixture
+def served():
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tapml_nb.cli", "serve"], stdout=subprocess.PIPE, text=True
+    )
+    assert "serving on 127.0.0.1" in server.stdout.readline()
+    rpc = re.search(r"rpc='([^']+)'", server.stdout.readline())[1]
+    yield rpc, server
+    server.send_signal(signal.SIGINT)
+    assert server.wait(5) == 0
+
+
+def test_serve_is_a_target_for_another_process(served, bundles):
+    rpc, _ = served
+    with tapml.debug(*two_layers(), target=Target("llvm", rpc=rpc, timeout=1.0)) as session:
+        assert session.run().ok
+        session.override("act", kernels.segfaults)
+        report = session.run()
+        assert str(report.verdict("act/silu")) == "CRASH"
+        session.override("act", kernels.loops)
+        assert str(session.run("act").verdict("act/silu")) == "TIMEOUT"
+        session.override("act", None)
+        assert session.run().ok
+    done = tapml_command("replay", bundles / "good.tapml", "--rpc", rpc)
+    assert done.returncode == 0, done.stderr
+
+
+def test_serve_refuses_a_wrong_key(served, bundles):
+    rpc = served[0].partition("/")[0] + "/wrong"
+    done = tapml_command("replay", bundles / "good.tapml", "--rpc", rpc)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1

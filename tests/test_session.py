@@ -1,0 +1,465 @@
+"""The main job on real models, through a real server in another process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torch import nn
+
+import tapml_nb as tapml
+from tapml_nb import SelectorError, Target, Verdict
+from tests import kernels
+from tests.conftest import wait_until
+from tests.models import llama, two_layers
+
+
+@pytest.fixture(scope="module")
+def llama_session():
+    with tapml.debug(*llama(layers=3), target="llvm") as session:
+        session.run()
+        yield session
+
+
+@pytest.fixture
+def session():
+    with tapml.debug(*two_layers(), target=Target("llvm", timeout=1.0)) as session:
+        yield session
+
+
+class TestLlama:
+    def test_honest_kernels_pass_and_the_cumsum_is_the_one_compile_error(self, llama_session):
+        report = llama_session.report
+        assert report.culprits == []
+        assert [(r.op, r.verdict) for r in report.missing] == [
+            ("model/cumsum", Verdict.COMPILE_ERROR)
+        ]
+        assert "CodeGenLLVM" in report.missing[0].message
+        assert set(report.counts) == {Verdict.PASS, Verdict.SKIPPED, Verdict.COMPILE_ERROR}
+        assert report.counts[Verdict.PASS] > 100
+        assert not report.ok
+
+    def test_layers_share_kernels(self, llama_session):
+        assert llama_session.report.info.kernels < 90 < len(llama_session.graph)
+
+    def test_one_wrong_element_is_the_only_culprit(self, llama_session):
+        def one_wrong(x):
+            y = x / (1 + np.exp(-x))
+            y[0, 3, 7] *= 1.01
+            return y
+
+        llama_session.override("model.layers.2.mlp.act_fn", one_wrong)
+        culprits = llama_session.run().culprits
+        llama_session.override("model.layers.2.mlp.act_fn", None)
+        assert [c.op for c in culprits] == ["model.layers.2.mlp.act_fn/silu"]
+        assert "1 of" in culprits[0].diagnosis
+        assert "[0, 3, 7]" in culprits[0].diagnosis
+        assert "in this process" in culprits[0].diagnosis
+        assert "activations.py" in culprits[0].evidence
+
+    def test_a_factor_of_a_thousandth_is_the_only_culprit(self, llama_session):
+        op = "model.layers.1.post_attention_layernorm/mul_1"
+        llama_session.override(op, lambda w, x: w * x * np.float32(1.001))
+        culprits = llama_session.run().culprits
+        llama_session.override(op, None)
+        assert [c.op for c in culprits] == [op]
+
+    def test_offloading_everything_that_passes_stays_within_the_floor(self, llama_session):
+        session = llama_session
+        report = session.run()
+        passing = [op.id for op in session.graph.ops if report.verdict(op.id) is Verdict.PASS]
+        assert session.offload(passing) == passing
+        assert session.hybrid().info.outputs is Verdict.PASS
+
+        started = []
+        unsubscribe = session.on("OpStarted", lambda event: started.append(event.op))
+        op = "model.layers.1.mlp.down_proj/linear"
+        session.restore(op)
+        hybrid = session.hybrid()
+        unsubscribe()
+        assert started[0] == op
+        assert set(started) <= session.graph.downstream([op])
+        assert hybrid.info.outputs is Verdict.PASS
+        assert session.placement[op] == "source"
+
+        started.clear()
+        session.hybrid()
+        assert started == []
+        session.restore("*")
+        assert session.hybrid().info.outputs is Verdict.PASS
+
+    def test_a_broken_operator_breaks_the_hybrid_run(self, llama_session):
+        op = "model.layers.0.mlp.act_fn"
+        llama_session.override(op, lambda x: x)
+        llama_session.offload(op)
+        report = llama_session.hybrid()
+        llama_session.override(op, None)
+        llama_session.restore("*")
+        assert report.info.outputs is Verdict.FAIL
+        frame = report.frame().set_index("op")
+        assert frame.loc["lm_head/linear", "acc_ratio"] > 100
+        assert frame.loc["model.layers.0.mlp.gate_proj/linear", "acc_max_abs"] == 0
+
+    def test_a_second_run_sends_next_to_nothing(self, llama_session):
+        llama_session.run()
+        before = llama_session.report.info.sent_bytes
+        llama_session.run()
+        assert llama_session.report.info.sent_bytes - before < 0.01 * before
+
+
+class TestAccidents:
+    """Kernels that crash, hang, lie or cheat cost one verdict each; the run goes on."""
+
+    @pytest.mark.parametrize(
+        ("kernel", "verdict", "words"),
+        [
+            (kernels.segfaults, Verdict.CRASH, "SIGSEGV"),
+            (kernels.aborts, Verdict.CRASH, "SIGABRT"),
+            (kernels.loops, Verdict.TIMEOUT, "1 s"),
+            (kernels.right_once, Verdict.NONDETERMINISTIC, "differs from run to run"),
+            (kernels.forgets_a_row, Verdict.FAIL, "never writes 16 of 48 elements, from [2, 0] on"),
+            (kernels.returns_nan, Verdict.NONFINITE, "[1, 5]"),
+            (kernels.unlinkable, Verdict.COMPILE_ERROR, "tapml_there_is_no_such_function"),
+            (kernels.honest, Verdict.PASS, ""),
+        ],
+        ids=lambda p: getattr(p, "__name__", "") or str(p)[:12],
+    )
+    def test_one_verdict(self, nothing_left, kernel, verdict, words):
+        with tapml.debug(*two_layers(), target=Target("llvm", timeout=1.0)) as session:
+            session.override("act", kernel)
+            times = {}
+            session.on("OpStarted", lambda e: times.setdefault(("start", e.op), time.monotonic()))
+            session.on("OpJudged", lambda e: times.setdefault(("done", e.op), time.monotonic()))
+            report = session.run()
+            assert report.verdict("act/silu") is verdict
+            assert words in report.introduced["act/silu", 0].message
+            assert report.verdict("first/linear") is Verdict.PASS
+            assert report.verdict("second/linear") is Verdict.PASS
+            assert times["start", "second/linear"] - times["done", "act/silu"] < 1.0
+            if verdict not in (Verdict.PASS, Verdict.COMPILE_ERROR):
+                assert [c.op for c in report.culprits] == ["act/silu"]
+
+    def test_the_target_is_back_within_a_second_of_a_crash(self, session):
+        session.override("act", kernels.segfaults)
+        lost, started = [], []
+        session.on("TargetLost", lambda e: lost.append((time.monotonic(), e.reason)))
+        session.on("TargetStarted", lambda e: started.append(time.monotonic()))
+        report = session.run()
+        assert [reason for _, reason in lost] == ["crash"]
+        assert 0 < started[-1] - lost[0][0] < 1.0
+        assert report.info.restarts == 1
+
+    def test_a_server_killed_in_mid_call_is_nobodys_fault(self, session):
+        session.override("act", kernels.sleeps)
+        session._spec = session._target.target = Target("llvm", timeout=30)
+        session.on("OpStarted", lambda e: e.op == "act/silu" and _kill_later(session, 0.5))
+        report = session.run()
+        assert report.verdict("act/silu") is Verdict.PASS
+        assert report.info.restarts == 1
+        assert report.verdict("second/linear") is Verdict.PASS
+
+    def test_a_listener_killed_in_mid_call_is_replaced(self, nothing_left):
+        with tapml.debug(*two_layers(), target="llvm") as session:
+            session.override("act", kernels.sleeps)
+
+            def kill_listener(event):
+                if event.op == "act/silu":
+                    server = session._target._server._process
+                    threading.Timer(0.5, server.kill).start()
+
+            session.on("OpStarted", kill_listener)
+            assert session.run().verdict("act/silu") is Verdict.PASS
+
+    def test_a_numpy_override_that_raises_or_wavers(self, session):
+        def raises(x):
+            raise ZeroDivisionError("by zero")
+
+        session.override("act", raises)
+        report = session.run()
+        assert report.verdict("act/silu") is Verdict.CRASH
+        assert "ZeroDivisionError: by zero" in report.culprits[0].diagnosis
+
+        calls = []
+
+        def wavers(x):
+            calls.append(1)
+            return x / (1 + np.exp(-x)) * len(calls)
+
+        session.override("act", wavers)
+        assert session.run("act").verdict("act/silu") is Verdict.NONDETERMINISTIC
+
+    def test_results_before_a_crash_of_everything_are_kept(self, session):
+        """Even the compiler's death in the middle leaves what was judged."""
+        session.run("first")
+        session._compiler._worker.kill()
+        report = session.run()
+        assert report.verdict("first/linear") is Verdict.PASS
+        assert report.verdict("second/linear") is Verdict.PASS
+
+
+class TestRunning:
+    def test_runs_in_the_background_and_streams_events(self, session):
+        events = []
+        session.on("Event", events.append)
+        session.run(wait=False)
+        report = session.wait()
+        names = [type(e).__name__ for e in events]
+        assert names[0] == "RunStarted"
+        assert names[-1] == "RunFinished"
+        assert names.count("OpJudged") == len(session.graph)
+        assert report.counts[Verdict.UNKNOWN] == 0
+
+    def test_stop_keeps_what_was_judged(self, session):
+        session.override("act", kernels.sleeps)
+        session._target.target = Target("llvm", timeout=30)
+        first_done = threading.Event()
+        session.on("OpJudged", lambda e: first_done.set())
+        session.run(wait=False)
+        assert first_done.wait(60)
+        begin = time.monotonic()
+        session.stop()
+        assert time.monotonic() - begin < 2
+        report = session.report
+        assert report.info.stopped
+        assert report.verdict("first/linear") is Verdict.PASS
+        assert report.verdict("act/silu") is Verdict.UNKNOWN
+        session.override("act", None)
+        assert session.run().ok
+
+    def test_ctrl_c_stops_cleanly(self, session):
+        session.override("act", kernels.sleeps)
+        session._target.target = Target("llvm", timeout=30)
+        main = threading.get_ident()
+        press = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
+        unsubscribe = session.on("OpStarted", lambda e: e.op == "act/silu" and press.start())
+        with pytest.raises(KeyboardInterrupt):
+            session.run()
+        unsubscribe()
+        assert session.report.info.stopped
+        assert session.report.verdict("first/linear") is Verdict.PASS
+        session.override("act", None)
+        assert session.run().ok
+
+    def test_a_second_command_while_busy(self, session):
+        session.override("act", kernels.sleeps)
+        session._target.target = Target("llvm", timeout=30)
+        session.run(wait=False)
+        with pytest.raises(RuntimeError, match=r"session\.wait\(\) or session\.stop\(\)"):
+            session.run()
+        session.stop()
+
+    def test_a_callback_that_raises_disturbs_nothing(self, session):
+        def bad(event):
+            raise ValueError("no")
+
+        session.on("OpJudged", bad)
+        with pytest.warns(UserWarning, match="a callback on OpJudged raised"):
+            report = session.run()
+        assert report.ok
+
+    def test_only_some_operators(self, session):
+        report = session.run("second")
+        assert report.verdict("second/linear") is Verdict.PASS
+        assert report.verdict("first/linear") is Verdict.UNKNOWN
+        assert not report.ok
+        assert session.run().ok
+
+    def test_several_steps(self):
+        model, (x,) = two_layers()
+        with tapml.debug(model, [(x,), (2 * x,)], target="llvm") as session:
+            report = session.run()
+            assert report.ok
+            assert sorted(report.frame()["step"].unique()) == [0, 1]
+            assert report.info.kernels == 3
+            session.override("act", lambda x: np.where(x > 1.5, 0, x / (1 + np.exp(-x))))
+            worst = session.run().culprits[0]
+            assert worst.op == "act/silu"
+
+    def test_after_close(self, nothing_left):
+        session = tapml.debug(*two_layers())
+        session.run()
+        session.close()
+        session.close()
+        assert session.report.ok
+        with pytest.raises(RuntimeError, match="closed"):
+            session.run()
+
+
+class TestTensors:
+    def test_all_four(self, session):
+        source = session.tensor("first", "source")
+        target = session.tensor("first", "target")
+        exact = session.tensor("first", "float64")
+        assert source.dtype == target.dtype == np.float32
+        assert exact.dtype == np.float64
+        np.testing.assert_allclose(target, exact, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(
+            session.tensor("first", "difference"), target.astype(float) - source.astype(float)
+        )
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "words"),
+        [
+            (("first", "sauce"), ValueError, "choose 'source'"),
+            (("first", "source", 3), ValueError, "has 1 steps"),
+            (("first", "source", 0, 2), ValueError, "has 1"),
+            (("*", "source"), SelectorError, "name one"),
+            (("frist",), SelectorError, "did you mean 'first'"),
+        ],
+    )
+    def test_bad_arguments(self, session, arguments, error, words):
+        with pytest.raises(error, match=words):
+            session.tensor(*arguments)
+
+
+class TestDtypes:
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+    def test_linear_and_silu(self, dtype):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 48), nn.SiLU()).to(dtype).eval()
+        with tapml.debug(model, (torch.randn(8, 64, dtype=dtype),)) as session:
+            report = session.run()
+            assert report.verdict("1/silu") is Verdict.PASS
+            # TVM 0.27's rule for aten.addmm adds a float32 product to the bias.
+            assert report.verdict("0/linear") is Verdict.UNSUPPORTED
+            assert "aten.addmm.default" in report.missing[0].message
+            frame = report.frame().set_index("op")
+            assert np.isfinite(frame.loc["1/silu", "ratio"])
+            session.override("1", lambda x: x)
+            assert session.run("1").verdict("1/silu") is Verdict.FAIL
+
+    def test_integers_booleans_and_empty_tensors(self):
+        class Mixed(nn.Module):
+            def forward(self, x, i):
+                values, order = torch.sort(x, dim=-1)
+                return values[:, :0].sum(), order + i, x > 0
+
+        inputs = (torch.randn(4, 8), torch.arange(8))
+        with tapml.debug(Mixed().eval(), inputs) as session:
+            report = session.run()
+            assert report.culprits == []
+            assert report.verdict("gt") is Verdict.PASS
+
+
+class TestOrphans:
+    CODE = """
+import sys, tapml_nb as tapml
+sys.path.insert(0, {root!r})
+from tests.models import two_layers
+session = tapml.debug(*two_layers())
+session.run()
+print(session._target._server._process.pid, session._target._pid, session._compiler._worker.pid,
+      flush=True)
+{end}
+"""
+
+    @pytest.mark.parametrize(
+        "end", ["import time; time.sleep(60)", "pass", "sys.exit(3)"], ids=["killed", "end", "exit"]
+    )
+    def test_nothing_outlives_the_notebook(self, tmp_path, end):
+        root = os.path.dirname(os.path.dirname(__file__))
+        process = subprocess.Popen(
+            [sys.executable, "-c", self.CODE.format(root=root, end=end)],
+            stdout=subprocess.PIPE,
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+        )
+        pids = [int(word) for word in process.stdout.readline().split()]
+        assert len(pids) == 3
+        if "sleep" in end:
+            process.kill()
+        process.wait(30)
+        assert wait_until(lambda: not any(_runs(pid) for pid in pids))
+        servers = [p for p in tmp_path.iterdir() if p.name.startswith("tapml-target")]
+        assert wait_until(lambda: not any(p.exists() for p in servers))
+
+
+class TestBadInput:
+    """Every mistake is a one-line error, before any work starts."""
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"target": "lvm"}, "unknown kind 'lvm'; did you mean 'llvm'"),
+            ({"target": "cuda"}, "'cuda' cannot be used here"),
+            ({"source": "jax"}, "source: 'jax'"),
+            ({"granularity": "atom"}, "granularity: 'atom'"),
+            ({"tolerance": -1}, "tolerance: -1"),
+            ({"inputs": (torch.randn(3, 9),)}, "TwoLayers itself fails"),
+            ({"inputs": ()}, "does not fit"),
+        ],
+        ids=lambda p: str(p)[:24],
+    )
+    def test_debug(self, options, words):
+        model, inputs = two_layers()
+        before = {p.pid for p in psutil.Process().children(recursive=True)}
+        with pytest.raises(ValueError, match=words) as caught:
+            tapml.debug(model, options.pop("inputs", inputs), **options)
+        assert "\n" not in str(caught.value)
+        assert {p.pid for p in psutil.Process().children(recursive=True)} <= before
+
+    def test_a_target_without_its_toolchain(self, monkeypatch):
+        monkeypatch.setenv("PATH", "/nonexistent")
+        with pytest.raises(ValueError, match="install gcc or clang"):
+            tapml.debug(*two_layers(), target="llvm")
+
+    def test_a_model_of_no_known_kind(self):
+        with pytest.raises(TypeError, match="model: a str"):
+            tapml.debug("model.onnx", ())
+
+    @pytest.mark.parametrize("method", ["run", "offload", "restore"])
+    def test_selectors(self, session, method):
+        with pytest.raises(SelectorError, match="did you mean 'second'"):
+            getattr(session, method)("secnd")
+        assert session.report.counts == {Verdict.UNKNOWN: len(session.graph)}
+
+    def test_overrides(self, session):
+        with pytest.raises(SelectorError, match="name one"):
+            session.override("*", lambda x: x)
+        with pytest.raises(TypeError, match="kernel: a int"):
+            session.override("act", 3)
+        with pytest.raises(ValueError, match=r"needs its inputs.*float32\[3, 8\]"):
+            session.override("first", kernels.honest)
+
+    def test_carve(self, session, tmp_path):
+        with pytest.raises(ValueError, match=r"call run\(\) first"):
+            session.carve(tmp_path / "x.tapml")
+        with pytest.raises(ValueError, match="does not exist"):
+            session.carve(tmp_path / "no" / "x.tapml", "act")
+        with pytest.raises(ValueError, match="is a folder"):
+            session.carve(tmp_path, "act")
+
+    def test_events(self, session):
+        with pytest.raises(ValueError, match="no event 'OpDone'"):
+            session.on("OpDone", print)
+
+
+def test_session_ops_has_the_contract_columns(llama_session):
+    frame = llama_session.ops
+    assert list(frame.columns) == [
+        *("op", "kind", "scope", "layer", "inputs", "outputs", "kernel", "placement"),
+        *("file", "line"),
+    ]
+    kernels_of = frame.set_index("op")["kernel"]
+    assert (
+        kernels_of["model.layers.0.mlp.gate_proj/linear"]
+        == kernels_of["model.layers.2.mlp.gate_proj/linear"]
+    )
+
+
+def _kill_later(session, seconds):
+    threading.Timer(seconds, os.kill, (session._target._pid, signal.SIGKILL)).start()
+
+
+def _runs(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
