@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tapml_nb.targets.errors import TargetLost
+
 OK, FAILED, ERROR = 0, 1, 2
 
 
@@ -20,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, TargetLost) as error:
         print(f"tapml: {error}", file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A kernel cache that starts empty and is shared by all tests of a run."""
     folder = tmp_path_factory.mktemp("kernels")
     os.environ["TAPML_CACHE"] = str(folder)
-    yield folder
+    return folder
 
 
 @pytest.fixture

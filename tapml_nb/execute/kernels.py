@@ -218,15 +218,28 @@ class KernelTable:
         ]
         if not fresh:
             return
-        try:
-            self._load_library([compiled for _, compiled in fresh])
-        except (TargetError, TargetLost, ToolchainError):
+        if self._refusal([compiled for _, compiled in fresh]):
             for key, compiled in fresh:
-                try:
-                    self._load_library([compiled])
-                except (TargetError, TargetLost, ToolchainError) as error:
-                    self._known[key] = Failure("error", f"cannot be loaded on the target: {error}")
+                if reason := self._refusal([compiled]):
+                    message = f"cannot be loaded on the target: {reason}"
+                    self._known[key] = Failure("error", message)
         self._loaded.update(key for key, _ in fresh)
+
+    def _refusal(self, kernels: Sequence[Compiled]) -> str:
+        """Load kernels as one library; returns why that cannot be, or nothing.
+
+        Raises:
+            TargetLost: if the target is lost for another reason than these kernels.
+        """
+        try:
+            self._load_library(kernels)
+        except (TargetError, ToolchainError) as error:
+            return str(error)
+        except TargetLost as lost:
+            if lost.reason not in ("crash", "timeout"):
+                raise
+            return str(lost)
+        return ""
 
     def _load_library(self, kernels: Iterable[Compiled]) -> None:
         running = [k for k in kernels if k.object_file]

@@ -18,7 +18,8 @@ def unwritten(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     def holds(array: np.ndarray, pattern: int) -> np.ndarray:
         size = array.dtype.itemsize
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(-1, size)
-        result: np.ndarray = (data == pattern).all(axis=1).reshape(array.shape)
-        return result
+        held: np.ndarray = (data == pattern).all(axis=1).reshape(array.shape)
+        return held
 
-    return holds(first, PATTERNS[0]) & holds(second, PATTERNS[1])
+    result: np.ndarray = holds(first, PATTERNS[0]) & holds(second, PATTERNS[1])
+    return result

@@ -41,6 +41,7 @@ MAGIC = 0xFF271
 _MISMATCH = MAGIC + 2
 _HANDSHAKE_SECONDS = 5.0
 _LOG_TAIL = 1500
+_REMEMBERED = 64
 _PR_SET_PDEATHSIG = 1
 
 
@@ -86,6 +87,7 @@ class Server:
         self._quiet = quiet
         self._events = os.dup(1)
         self._sessions: dict[int, int] = {}
+        self._exits: dict[int, dict[str, Any]] = {}
         self._count = 0
         load_runtime()
         self._listener = socket.create_server((host, port), backlog=16)
@@ -156,7 +158,7 @@ class Server:
         os.dup2(null, 0)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.chdir(folder)
-        register_service(folder, self._host)
+        register_service(folder, self._host, self._exits)
         key = f"server:{os.getpid()}".encode()
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -193,14 +195,20 @@ class Server:
                 return
             number = self._sessions.pop(pid)
             shutil.rmtree(self._folder(number), ignore_errors=True)
-            self._emit(
-                event="exit",
-                pid=pid,
-                signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-                code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0,
-                maxrss_mb=usage.ru_maxrss >> 10,
-                log=self._take_log(number),
-            )
+            report = {
+                "event": "exit",
+                "pid": pid,
+                "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+                "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0,
+                "maxrss_mb": usage.ru_maxrss >> 10,
+                "log": self._take_log(number),
+            }
+            # A session forked from now on inherits this, and can tell a client on another
+            # machine, which does not hear our events, how its last session ended.
+            self._exits[pid] = report
+            while len(self._exits) > _REMEMBERED:
+                del self._exits[next(iter(self._exits))]
+            self._emit(**report)
 
     def _end(self) -> None:
         for pid in self._sessions:
@@ -251,7 +259,7 @@ def load_runtime() -> None:
         ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL)
 
 
-def register_service(folder: Path, host: str) -> None:
+def register_service(folder: Path, host: str, exits: dict[int, dict[str, Any]]) -> None:
     """Register what a session's client can call, beside TVM's own RPC functions."""
     import tvm_ffi
 
@@ -291,6 +299,7 @@ def register_service(folder: Path, host: str) -> None:
         "tapml.statistics": runner.statistics,
         "tapml.drop": lambda keys: memory.drop(json.loads(keys)),
         "tapml.held": memory.held,
+        "tapml.exit_of": lambda pid: json.dumps(exits.get(int(pid))),
     }
     for name, function in functions.items():
         tvm_ffi.register_global_func(name, function, override=True)

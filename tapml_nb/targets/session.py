@@ -329,17 +329,38 @@ class TargetSession:
 
     def _loss(self, text: str) -> TargetLost:
         """Find out why the connection broke, and leave it behind."""
-        report = self._server.exit_of(self._pid, 2.0) if self._server else None
-        reason, detail = self._classify(report, text)
+        bitten, pid = self._watchdog.bitten, self._pid
         self._lose()
+        report = self._server.exit_of(pid, 2.0) if self._server else self._ask_exit_of(pid)
+        reason, detail = self._classify(report, text, bitten)
         self._on_event(TargetLostEvent(reason, detail))
         return TargetLost(reason, detail)
 
-    def _classify(self, report: dict[str, Any] | None, text: str) -> tuple[LossReason, str]:
+    def _ask_exit_of(self, pid: int) -> dict[str, Any] | None:
+        """Ask a server on another machine, in a new session, how the last one ended."""
+        interrupted = self._interrupted
+        report: dict[str, Any] | None = None
+        for _ in range(10):
+            try:
+                self._connect()
+                report = json.loads(self._function("tapml.exit_of")(str(pid)))
+            except Exception:  # it is gone, or a server that does not know
+                break
+            finally:
+                self._discard()
+            if report is not None:
+                break
+            time.sleep(0.02)  # the listener has not noticed yet
+        self._interrupted = interrupted
+        return report
+
+    def _classify(
+        self, report: dict[str, Any] | None, text: str, bitten: bool
+    ) -> tuple[LossReason, str]:
         late = f"no answer within {self.target.timeout:g} s"
         if self._interrupted:
             return "interrupted", "the call was broken off"
-        if self._watchdog.bitten:
+        if bitten:
             return "timeout", late
         if report is None:
             if self._server and not self._server.alive:
