@@ -415,14 +415,19 @@ class Session:
         with self._running("introduced", len(calls)):
             self._source.complete(self._stopping.is_set)
             self._kernels.prepare(calls, self._stopping.is_set)
-            for done, (op, step) in enumerate(calls):
-                if self._stopping.is_set():
-                    raise Stopped
-                self._events.emit(OpStarted("introduced", op, step, TARGET))
-                result = self._introduced_run.judge(self.graph[op], step)
-                self._introduced[op, step] = result
-                self._events.emit(OpJudged(op, step, result))
-                self._events.emit(RunProgress("introduced", done + 1, len(calls)))
+            with self._references.ahead(calls):
+                self._judge_calls(calls)
+
+    def _judge_calls(self, calls: Sequence[tuple[OpId, int]]) -> None:
+        self._introduced_run.begin()
+        for done, (op, step) in enumerate(calls, 1):
+            if self._stopping.is_set():
+                raise Stopped
+            self._events.emit(OpStarted("introduced", op, step, TARGET))
+            result = self._introduced_run.judge(self.graph[op], step)
+            self._introduced[op, step] = result
+            self._events.emit(OpJudged(op, step, result))
+            self._events.emit(RunProgress("introduced", done, len(calls)))
 
     def _run_hybrid(self) -> None:
         placement = dict(self.placement)

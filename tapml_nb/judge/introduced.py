@@ -1,8 +1,9 @@
 """The introduced error: one operator on the target, on the source's own inputs.
 
-Every kernel runs twice into freshly poisoned outputs, so that one that depends on chance, or
-does not write all it should, cannot pass by luck.  An output that equals the source's bit for
-bit is judged where it is; any other is fetched and judged here.
+Every kernel runs into freshly poisoned outputs, and twice where a run meets it first, so that one
+that depends on chance, or does not write all it should, cannot pass by luck; what fails is run
+again.  An output that equals the source's bit for bit is judged where it is; any other is fetched
+and judged here.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ class IntroducedRun:
         self._device = device
         self._references = references
         self._limit = limit
+        self._met: set[str] = set()
+
+    def begin(self) -> None:
+        """A new run begins: every kernel is to be run twice again where it is met first."""
+        self._met.clear()
 
     def judge(self, op: Op, step: int) -> OpResult:
         """The operator's verdict in a step.
@@ -138,7 +144,9 @@ class IntroducedRun:
 
     def _judge_kernel(self, compiled: Compiled, op: Op, base: OpResult) -> OpResult:
         keys = self._output_keys(op)
-        outcome = self._call(compiled, op, base.step, keys)
+        first_met = compiled.kernel.key not in self._met
+        self._met.add(compiled.kernel.key)
+        outcome = self._call(compiled, op, base.step, keys, repeats=2 if first_met else 1)
         base = replace(base, sent_bytes=outcome.sent)
         if outcome.accident:
             return _accident(base, outcome.accident)
@@ -155,6 +163,7 @@ class IntroducedRun:
             deterministic = all(again.deterministic) and all(map(bitwise_equal, first, second))
             if not deterministic:
                 by_run.append(self._judge_outputs(op, base.step, keys, again)[-1])
+            outcome = again
         result = self._weigh(base, by_run, deterministic)
         if result.verdict is Verdict.NONDETERMINISTIC and not all(outcome.deterministic):
             result = self._explain_unwritten(result, keys, outcome)
@@ -163,7 +172,9 @@ class IntroducedRun:
 
     # -- parts -------------------------------------------------------------------------------------
 
-    def _call(self, compiled: Compiled, op: Op, step: int, outputs: Sequence[str]) -> Outcome:
+    def _call(
+        self, compiled: Compiled, op: Op, step: int, outputs: Sequence[str], repeats: int = 2
+    ) -> Outcome:
         inputs = self.tensor_values(op)
         keys = {value: self._source.key(value, step) for value in (*inputs, *op.outputs)}
         return self._device.call(
@@ -172,6 +183,7 @@ class IntroducedRun:
             [keys[value] for value in inputs],
             outputs,
             [keys[value] for value in op.outputs],
+            repeats,
         )
 
     def _judge_outputs(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 from tapml_nb.execute.source import SourceRun
@@ -16,16 +19,53 @@ class References:
 
     def __init__(self, source: SourceRun) -> None:
         self._source = source
-        self._local: dict[tuple[OpId, int], list[Reference]] = {}
+        self._local: dict[tuple[OpId, int], Future[list[Reference]]] = {}
         self._whole: dict[int, dict[ValueId, Reference]] = {}
+        self._lock = threading.Lock()
 
     def local(self, op: Op, step: int) -> list[Reference]:
         """Each output of an operator with its floor, on the source's own inputs."""
         slot = (op.id, step)
-        if slot not in self._local:
-            exact = self._source.exact(op.id, step)
-            self._local[slot] = self._references(op, step, exact, self._length(op))
-        return self._local[slot]
+        with self._lock:
+            known = self._local.get(slot)
+            result = self._local.setdefault(slot, Future())
+        if known is None:
+            try:
+                exact = self._source.exact(op.id, step)
+                result.set_result(self._references(op, step, exact, self._length(op)))
+            except BaseException as error:
+                with self._lock:
+                    del self._local[slot]
+                result.set_exception(error)
+                raise
+        return result.result()
+
+    @contextmanager
+    def ahead(self, calls: Sequence[tuple[OpId, int]]) -> Iterator[None]:
+        """While the block runs, compute local references in this order in the background.
+
+        The float64 runs then cost next to nothing: they go on while the target is at work.
+        """
+        ops = self._source.program.graph
+        ended = threading.Event()
+
+        def work() -> None:
+            for op, step in calls:
+                if ended.is_set():
+                    return
+                if not ops[op].host:
+                    try:
+                        self.local(ops[op], step)
+                    except Exception:  # whoever asks for this reference meets the error himself
+                        return
+
+        thread = threading.Thread(target=work, name="tapml-references", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def whole(self, step: int) -> Mapping[ValueId, Reference]:
         """Every operator's values with the floor of the model run up to there.

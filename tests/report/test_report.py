@@ -1,0 +1,167 @@
+"""Reports: frames, culprits, figures, HTML, comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from tapml_nb import Verdict
+from tapml_nb.graph import Graph, Op, SourceLine, TensorSpec, Value
+from tapml_nb.judge.results import AccumulatedResult, OpResult
+from tapml_nb.numerics import Statistics
+from tapml_nb.report import Report, RunInfo
+from tapml_nb.report.figures import heatmap_table
+from tapml_nb.report.report import COLUMNS
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def statistics(max_abs=1e-6):
+    return Statistics(8, max_abs, 1e-6, 3.0, 1e-7, 1.0, 120.0, 0, 0, 4, 2)
+
+
+@pytest.fixture
+def graph():
+    spec = TensorSpec((8,), "float32")
+    names = ["layers.0.a", "layers.0.b", "layers.1.a", "layers.1.b", EVIL]
+    values = {n: Value(n, "operator", spec, n, f"{n}/mul") for n in names}
+    line = SourceLine("/home/me/model.py", 12, f"return x * {EVIL}")
+    ops = tuple(
+        Op(f"{n}/mul", "aten.mul", n, "M", n[:8], (), (n,), line, ("aten.mul.Tensor",))
+        for n in names
+    )
+    return Graph(EVIL, ops, values, (), ())
+
+
+def result(op, verdict=Verdict.PASS, ratio=0.5, **more):
+    return OpResult(op, 0, verdict, ratio, 1e-6, statistics(), **more)
+
+
+@pytest.fixture
+def report(graph):
+    ops = [op.id for op in graph.ops]
+    results = {
+        (ops[0], 0): result(ops[0]),
+        (ops[1], 0): result(ops[1], Verdict.FAIL, 50.0, message="off by one"),
+        (ops[2], 0): result(ops[2], Verdict.CRASH, math.nan, message="SIGSEGV"),
+        (ops[3], 0): result(ops[3], Verdict.FAIL, 900.0, message="tail"),
+        (ops[4], 0): result(ops[4], Verdict.COMPILE_ERROR, math.nan, message=EVIL),
+    }
+    accumulated = {
+        (ops[0], 0): AccumulatedResult(
+            ops[0], 0, "target", 2.0, 1e-5, 90.0, 1e-6, 1.5, Verdict.PASS
+        )
+    }
+    info = RunInfo(target="llvm", kernels=3, seconds=1.5, outputs=Verdict.FAIL)
+    return Report(graph, 1, results, accumulated, {ops[0]: "target"}, info)
+
+
+def test_frame(report):
+    frame = report.frame()
+    assert list(frame.columns) == COLUMNS
+    row = frame.iloc[0]
+    assert (row["verdict"], row["ratio"], row["placement"]) == ("PASS", 0.5, "target")
+    assert (row["acc_ratio"], row["gain"], row["line"]) == (2.0, 1.5, 12)
+    assert frame.iloc[2]["verdict"] == "CRASH"
+
+
+def test_culprits_worst_first_and_what_is_missing_apart(report):
+    assert [(c.op, c.verdict) for c in report.culprits] == [
+        ("layers.1.a/mul", Verdict.CRASH),
+        ("layers.1.b/mul", Verdict.FAIL),
+        ("layers.0.b/mul", Verdict.FAIL),
+    ]
+    assert "model.py:12" in report.culprits[0].evidence
+    assert [r.op for r in report.missing] == [f"{EVIL}/mul"]
+
+
+def test_truth(report, graph):
+    assert not report
+    good = {(op.id, 0): result(op.id) for op in graph.ops}
+    assert Report(graph, introduced=good)
+    partly = dict(list(good.items())[:-1])
+    assert not Report(graph, introduced=partly), "an operator was not judged"
+    broken = dataclasses.replace(report, introduced=good)
+    assert not broken, "the hybrid run's outputs are off"
+    unsupported = good | {(EVIL + "/mul", 0): result(EVIL + "/mul", Verdict.UNSUPPORTED)}
+    assert Report(graph, introduced=unsupported)
+
+
+def test_a_report_is_immutable(report):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        report.steps = 3
+
+
+def test_diff(report, graph):
+    good = Report(graph, introduced={(op.id, 0): result(op.id) for op in graph.ops})
+    diff = report.diff(good)
+    assert diff["op"].tolist()[0] == "layers.0.b/mul"
+    assert diff.iloc[0].tolist() == ["layers.0.b/mul", 0, "FAIL", "PASS"]
+    assert len(diff) == 4
+    assert good.diff(good).empty
+
+
+def test_steps_take_the_worst(graph):
+    op = graph.ops[0].id
+    results = {
+        (op, 0): result(op),
+        (op, 1): dataclasses.replace(result(op, Verdict.FAIL, 9), step=1),
+    }
+    report = Report(graph, 2, results)
+    assert report.verdict(op) is Verdict.FAIL
+    assert report.verdict(op, 0) is Verdict.PASS
+    assert report.culprits[0].step == 1
+
+
+def test_summary_says_what_matters(report):
+    text = report.summary()
+    assert "3 FAIL" not in text
+    assert "2 FAIL" in text
+    assert "culprit 1: layers.1.a/mul CRASH" in text
+    assert "FAIL: not within the noise floor" in text
+    assert f"missing: {EVIL}/mul COMPILE_ERROR" in text
+
+
+def test_html_escapes_everything_that_comes_from_models(report, tmp_path):
+    page = report.to_html(tmp_path / "report.html").read_text()
+    for html in (page, report._repr_mimebundle_()["text/html"]):
+        assert EVIL not in html
+        assert "&lt;img src=x" in html
+    assert page.count("data:image/png;base64,") == 2
+    assert "http" not in page.replace("https://www.w3.org", "")
+
+
+def test_an_unwritable_path(report, tmp_path):
+    with pytest.raises(ValueError, match="path: .*cannot be written"):
+        report.to_html(tmp_path / "no" / "report.html")
+
+
+def test_figures_show_the_frame(report):
+    figure = report.plot()
+    (axes,) = figure.axes
+    assert axes.get_yscale() == "log"
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert {"introduced", "accumulated", "noise floor", "faulty"} <= set(labels)
+
+
+@pytest.mark.parametrize("rows", ["layer", "scope", "op"])
+@pytest.mark.parametrize("cols", ["metric", "kind", "step"])
+def test_heatmaps(report, rows, cols):
+    table = heatmap_table(report, rows, cols)
+    assert table.to_numpy(dtype=float).max() >= 900
+    assert report.heatmap(rows, cols).axes
+
+
+@pytest.mark.parametrize(("rows", "cols"), [("model", "metric"), ("layer", "colour")])
+def test_heatmaps_of_something_else(report, rows, cols):
+    with pytest.raises(ValueError, match="choose"):
+        report.heatmap(rows, cols)
+
+
+def test_an_empty_report_draws(graph):
+    report = Report(graph)
+    assert report.plot().axes
+    assert report.heatmap().axes
+    assert report.counts == {Verdict.UNKNOWN: 5}
