@@ -2,7 +2,8 @@
 
 A message is a JSON header behind its 4-byte length, then raw bytes.  The client asks; the server
 answers each request with a header of its own.  One connection per session, opened with a token
-that travels over the authenticated RPC channel.
+that travels over the authenticated RPC channel; the listener hands it over through a socket in
+the session's folder (see :mod:`tapml_nb.targets.server`).
 """
 
 from __future__ import annotations
@@ -21,15 +22,25 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.numerics import np_dtype
+from tapml_nb.targets.errors import TargetError
+from tapml_nb.targets.greeting import BULK, pack_word
+from tapml_nb.targets.memory import NoTensor, TensorMemory, raw_bytes
 
 _CHUNK = 4 << 20
+_BUFFER = 4 << 20
+"""Socket buffers; with the default ones a transfer waits for wake-ups most of the time."""
+
 _HEADER_LIMIT = 1 << 20
 
 
 def send_message(connection: socket.socket, header: dict[str, Any], data: Any = b"") -> None:
     """Send a header and the bytes that go with it."""
     text = json.dumps(header).encode()
-    connection.sendall(struct.pack("<I", len(text)) + text)
+    head = struct.pack("<I", len(text)) + text
+    if 0 < len(data) <= 65536:  # in one packet
+        connection.sendall(head + bytes(data))
+        return
+    connection.sendall(head)
     if len(data):
         connection.sendall(data)
 
@@ -68,68 +79,106 @@ def receive_into(connection: socket.socket, view: memoryview) -> None:
 class BulkServer:
     """The target's end: a thread that serves one connection."""
 
-    def __init__(self, memory: Any, folder: Path, host: str) -> None:
+    def __init__(self, memory: TensorMemory, folder: Path, session: int) -> None:
+        """Wait at the socket ``bulk`` in the folder, which is the process's current one."""
         self._memory = memory
         self._folder = folder
+        self._session = session
         self._token = secrets.token_hex(16)
-        self._listener = socket.create_server((host, 0))
-        self._listener.settimeout(60)
+        self._door = socket.socket(socket.AF_UNIX)
+        self._door.bind("bulk")
+        self._door.listen(1)
         threading.Thread(target=self._serve, name="tapml-bulk", daemon=True).start()
 
-    def address(self) -> str:
-        """Port and token as JSON, for the client."""
-        return json.dumps({"port": self._listener.getsockname()[1], "token": self._token})
+    def credentials(self) -> dict[str, Any]:
+        """What the client has to say to the listener."""
+        return {"session": self._session, "token": self._token}
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            connection, _ = self._listener.accept()
-            self._listener.close()
-            with connection:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                hello = receive_header(connection)
-                if hmac.compare_digest(str(hello.get("token")), self._token):
-                    send_message(connection, {"ok": True})
-                    while True:
-                        self._answer(connection, receive_header(connection))
+        connection = self._admit()
+        with connection, contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+            send_message(connection, {"ok": True})
+            while True:
+                self._answer(connection, receive_header(connection))
+
+    def _admit(self) -> socket.socket:
+        """The first connection that knows the token."""
+        with self._door:
+            while True:
+                messenger, _ = self._door.accept()
+                with messenger:
+                    token, descriptors, _, _ = socket.recv_fds(messenger, 256, 1)
+                    connection = socket.socket(fileno=descriptors[0])
+                    if hmac.compare_digest(token, self._token.encode()):
+                        connection.settimeout(None)
+                        return connection
+                    connection.close()
 
     def _answer(self, connection: socket.socket, request: dict[str, Any]) -> None:
-        from tapml_nb.targets.memory import raw_bytes
-
-        if request["do"] == "put":
-            tensor = self._memory.new(request["shape"], request["dtype"])
-            receive_into(connection, memoryview(raw_bytes(tensor)))
-            self._memory[request["key"]] = tensor
-            send_message(connection, {"ok": True})
-        elif request["do"] == "file":
-            content = bytearray(request["size"])
-            receive_into(connection, memoryview(content))
-            (self._folder / Path(request["name"]).name).write_bytes(content)
-            send_message(connection, {"ok": True})
-        else:
-            try:
+        """Do what a request asks for; an error is an answer, and the connection stays in step."""
+        size = request.get("size", 0)
+        unread = size
+        data: Any = b""
+        answer: dict[str, Any] = {}
+        try:
+            if request["do"] == "put":
+                tensor = self._memory.new(request["shape"], request["dtype"])
+                view = raw_bytes(tensor)
+                if view.size != size:
+                    raise ValueError(f"{size} bytes for a tensor of {view.size}")
+                unread = 0
+                receive_into(connection, memoryview(view))
+                self._memory[request["key"]] = tensor
+            elif request["do"] == "file":
+                content = bytearray(size)
+                unread = 0
+                receive_into(connection, memoryview(content))
+                with (self._folder / Path(request["name"]).name).open("xb") as file:
+                    file.write(content)  # "x": rewriting a mapped library would kill its user
+            else:
                 tensor = self._memory[request["key"]]
-            except KeyError as error:
-                send_message(connection, {"error": str(error.args[0])})
-                return
-            header = {"shape": [int(n) for n in tensor.shape], "dtype": str(tensor.dtype)}
-            send_message(connection, header, memoryview(raw_bytes(tensor)))
+                answer = {"shape": [int(n) for n in tensor.shape], "dtype": str(tensor.dtype)}
+                data = memoryview(raw_bytes(tensor))
+        except ConnectionError:
+            raise
+        except NoTensor as error:
+            answer = {"missing": str(error)}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}".strip().splitlines()[-1]}
+        _skip(connection, unread)
+        send_message(connection, answer, data)
 
 
 class BulkClient:
     """The notebook's end."""
 
-    def __init__(self, host: str, port: int, token: str, timeout: float) -> None:
+    def __init__(self, host: str, port: int, credentials: dict[str, Any], timeout: float) -> None:
         self.connection = socket.create_connection((host, port), timeout)
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        send_message(self.connection, {"token": token})
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        text = json.dumps(credentials).encode()
+        self.connection.sendall(pack_word(BULK) + pack_word(len(text)) + text)
         receive_header(self.connection)
 
     def put(self, key: str, array: np.ndarray) -> int:
-        """Send a tensor; returns its bytes."""
+        """Send a tensor; returns its bytes.
+
+        Raises:
+            TargetError: if there is no room, or no such dtype there.
+        """
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        header = {"do": "put", "key": key, "shape": array.shape, "dtype": array.dtype.name}
-        send_message(self.connection, header, memoryview(data))
-        receive_header(self.connection)
+        self._ask(
+            {
+                "do": "put",
+                "key": key,
+                "shape": array.shape,
+                "dtype": array.dtype.name,
+                "size": data.size,
+            },
+            memoryview(data),
+        )
         return data.size
 
     def get(self, key: str) -> np.ndarray:
@@ -138,21 +187,29 @@ class BulkClient:
         Raises:
             KeyError: if it is not there.
         """
-        send_message(self.connection, {"do": "get", "key": key})
-        header = receive_header(self.connection)
-        if "error" in header:
-            raise KeyError(header["error"])
+        header = self._ask({"do": "get", "key": key})
         dtype = np_dtype(header["dtype"])
         data = np.empty(math.prod(header["shape"]) * dtype.itemsize, np.uint8)
         receive_into(self.connection, memoryview(data))
         return data.view(dtype).reshape(header["shape"])
 
     def file(self, name: str, content: bytes) -> None:
-        """Put a file into the session's folder."""
-        header = {"do": "file", "name": name, "size": len(content)}
-        send_message(self.connection, header, content)
-        receive_header(self.connection)
+        """Put a new file into the session's folder."""
+        self._ask({"do": "file", "name": name, "size": len(content)}, content)
 
-    def close(self) -> None:
-        """Close the connection."""
-        self.connection.close()
+    def _ask(self, header: dict[str, Any], data: Any = b"") -> dict[str, Any]:
+        send_message(self.connection, header, data)
+        answer = receive_header(self.connection)
+        if "missing" in answer:
+            raise KeyError(answer["missing"])
+        if "error" in answer:
+            raise TargetError(answer["error"])
+        return answer
+
+
+def _skip(connection: socket.socket, size: int) -> None:
+    """Read bytes that nobody wants."""
+    scrap = memoryview(bytearray(min(size, _CHUNK)))
+    while size:
+        receive_into(connection, scrap[: min(size, _CHUNK)])
+        size -= min(size, _CHUNK)

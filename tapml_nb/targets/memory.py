@@ -8,11 +8,10 @@ other bytes each time, so that what it does not write can never look right.
 from __future__ import annotations
 
 import ctypes
-import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,10 @@ import tvm_ffi
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.numerics import np_dtype, statistics
 from tapml_nb.targets.poison import PATTERNS
+
+
+class NoTensor(LookupError):
+    """There is no tensor under a key."""
 
 
 class TensorMemory:
@@ -36,14 +39,21 @@ class TensorMemory:
         try:
             return self._tensors[key]
         except KeyError:
-            raise KeyError(f"no tensor {key!r} is resident on the target") from None
+            raise NoTensor(f"no tensor {key!r} is resident on the target") from None
 
     def __setitem__(self, key: str, tensor: Any) -> None:
         self._tensors[key] = tensor
 
     def new(self, shape: Sequence[int], dtype: str) -> Any:
-        """Memory for a tensor of this shape and dtype, uninitialised."""
-        return self._alloc(tvm_ffi.Shape(tuple(shape)), tvm_ffi.dtype(dtype), self._device, None)
+        """Memory for a tensor of this shape and dtype, uninitialised.
+
+        Raises:
+            TypeError: if there is no such dtype, or NumPy and TVM lay it out differently.
+        """
+        kind = tvm_ffi.dtype(dtype)
+        if kind.bits * kind.lanes != 8 * np_dtype(dtype).itemsize and dtype != "bool":
+            raise TypeError(f"dtype {dtype} is packed on the target; send its bytes as uint8")
+        return self._alloc(tvm_ffi.Shape(tuple(shape)), kind, self._device, None)
 
     def view(self, tensor: Any, shape: Sequence[int], dtype: str) -> Any:
         """The same memory under another shape."""
@@ -60,8 +70,9 @@ class TensorMemory:
             self._tensors.pop(key, None)
 
     def held(self) -> int:
-        """Bytes of all tensors."""
-        return sum(raw_bytes(tensor).size for tensor in self._tensors.values())
+        """Bytes of all tensors; memory under several keys counts once."""
+        sizes = {t.data_ptr(): raw_bytes(t).size for t in list(self._tensors.values())}
+        return sum(sizes.values())
 
 
 def raw_bytes(tensor: Any) -> np.ndarray:
@@ -70,8 +81,15 @@ def raw_bytes(tensor: Any) -> np.ndarray:
     count = math.prod(int(n) for n in tensor.shape) * itemsize
     if count == 0:
         return np.empty(0, np.uint8)
-    memory = (ctypes.c_char * count).from_address(tensor.data_ptr())
-    return np.frombuffer(memoryview(memory), np.uint8)
+    return np.frombuffer((ctypes.c_char * count).from_address(tensor.data_ptr()), np.uint8)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A kernel and its launches, each a function with the numbers of its buffers."""
+
+    plan: Kernel
+    launches: list[tuple[Any, tuple[int, ...]]]
 
 
 class KernelRunner:
@@ -79,80 +97,104 @@ class KernelRunner:
 
     def __init__(self, memory: TensorMemory) -> None:
         self._memory = memory
-        self._kernels: dict[str, tuple[Kernel, list[tuple[Any, tuple[int, ...]]]]] = {}
-        self._modules: list[Any] = []
+        self._kernels: dict[str, _Loaded] = {}
 
-    def load(self, library: str, plans: str) -> None:
-        """Load a library and the plans (JSON list) of the kernels in it.
+    def load(self, library: str, plans: Sequence[dict[str, Any]]) -> None:
+        """Load a library and the plans of the kernels in it.
 
         Raises:
-            RuntimeError: if the library cannot be loaded, or lacks a function; with its name.
+            RuntimeError: if the library cannot be loaded, or lacks functions; with their names.
         """
         module = tvm_ffi.load_module(library)
-        for plan in json.loads(plans):
-            kernel = Kernel.from_json(plan)
-            launches = []
-            for launch in kernel.launches:
-                if not module.implements_function(launch.function):
-                    raise RuntimeError(f"the library has no function {launch.function}")
-                launches.append((module.get_function(launch.function), launch.args))
-            self._kernels[kernel.key] = (kernel, launches)
-        self._modules.append(module)
+        kernels = [Kernel.from_json(plan) for plan in plans]
+        wanted = {launch.function for kernel in kernels for launch in kernel.launches}
+        missing = sorted(name for name in wanted if not module.implements_function(name))
+        if missing:
+            raise RuntimeError(f"the library has no function {', '.join(missing)}")
+        functions = {name: module.get_function(name) for name in wanted}
+        for kernel in kernels:
+            launches = [(functions[launch.function], launch.args) for launch in kernel.launches]
+            self._kernels[kernel.key] = _Loaded(kernel, launches)
 
-    def call(self, text: str) -> str:
-        """Run a kernel as a JSON request says; see :meth:`TargetSession.call`."""
-        request = json.loads(text)
-        kernel, launches = self._kernels[request["kernel"]]
-        fixed = [self._memory[key] for key in (*request["inputs"], *kernel.constants)]
+    def call(
+        self,
+        kernel: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        references: Sequence[str | None],
+        repeats: int,
+    ) -> dict[str, Any]:
+        """Run a kernel; see :meth:`TargetSession.call`.
+
+        Raises:
+            NoTensor: if a tensor is not there.
+            ValueError: if the kernel is not loaded, or takes or gives another number of tensors.
+        """
+        loaded = self._kernels.get(kernel)
+        if loaded is None:
+            raise ValueError(f"kernel {kernel} is not loaded")
+        plan = loaded.plan
+        _expect("inputs", plan.params, inputs)
+        _expect("outputs", len(plan.results), outputs)
+        _expect("references", len(plan.results), references)
+        given = [self._memory[key] for key in (*inputs, *plan.constants)]
+        compared = [None if key is None else self._memory[key] for key in references]
         runs: list[list[Any]] = []
         ms: list[float] = []
-        for number in range(request["repeats"]):
-            buffers = self._buffers(kernel, fixed, PATTERNS[number % len(PATTERNS)])
+        for number in range(repeats):
+            buffers = self._buffers(plan, given, PATTERNS[number % len(PATTERNS)])
             begin = time.perf_counter()
-            for function, arguments in launches:
+            for function, arguments in loaded.launches:
                 function(*[buffers[i] for i in arguments])
             ms.append((time.perf_counter() - begin) * 1e3)
-            runs.append([buffers[i] for i in kernel.results])
-        outputs, references = request["outputs"], request["references"]
+            runs.append([buffers[i] for i in plan.results])
+        first, last = runs[0], runs[-1]
         deterministic = [
-            all(_same(run[k], runs[0][k]) for run in runs[1:]) for k in range(len(outputs))
+            all(_same(run[k], first[k]) for run in runs[1:]) for k in range(len(outputs))
         ]
         for k, key in enumerate(outputs):
-            self._memory[key] = runs[-1][k]
+            self._memory[key] = last[k]
+            self._memory.drop([f"{key}#1"])
             if not deterministic[k]:
-                self._memory[f"{key}#1"] = runs[0][k]
+                self._memory[f"{key}#1"] = first[k]
         identical = [
-            None if reference is None else self._equal(runs[-1][k], self._memory[reference])
-            for k, reference in enumerate(references)
+            None if other is None else _equal(tensor, other)
+            for tensor, other in zip(last, compared, strict=True)
         ]
-        return json.dumps({"ms": ms, "deterministic": deterministic, "identical": identical})
+        return {"ms": ms, "deterministic": deterministic, "identical": identical}
 
-    def statistics(self, output: str, reference: str) -> str:
-        """Error statistics of a resident tensor against another, as JSON."""
+    def statistics(self, output: str, reference: str) -> dict[str, Any]:
+        """Error statistics of a resident tensor against another."""
         memory = self._memory
-        stats = statistics(memory.array(memory[output]), memory.array(memory[reference]))
-        return json.dumps(asdict(stats))
+        return asdict(statistics(memory.array(memory[output]), memory.array(memory[reference])))
 
-    def _buffers(self, kernel: Kernel, fixed: list[Any], poison: int) -> list[Any]:
+    def _buffers(self, plan: Kernel, given: list[Any], poison: int) -> list[Any]:
         """Every buffer of a run: those given, then fresh poisoned ones, then views."""
-        views = dict(kernel.views)
-        buffers: list[Any] = list(fixed)
-        for number in range(len(fixed), len(kernel.buffers)):
-            spec = kernel.buffers[number]
+        views = dict(plan.views)
+        buffers: list[Any] = list(given)
+        for number in range(len(given), len(plan.buffers)):
+            spec = plan.buffers[number]
             if number in views:
                 buffers.append(None)
                 continue
             tensor = self._memory.new(spec.shape, spec.dtype)
             raw_bytes(tensor)[:] = poison
             buffers.append(tensor)
-        for destination, source in kernel.views:  # in order: a view may be of a view
-            spec = kernel.buffers[destination]
+        for destination, source in plan.views:  # in order: a view may be of a view
+            spec = plan.buffers[destination]
             buffers[destination] = self._memory.view(buffers[source], spec.shape, spec.dtype)
         return buffers
 
-    def _equal(self, a: Any, b: Any) -> bool:
-        same_type = str(a.dtype) == str(b.dtype) and tuple(a.shape) == tuple(b.shape)
-        return same_type and _same(a, b)
+
+def _expect(what: str, count: int, found: Sequence[Any]) -> None:
+    if len(found) != count:
+        raise ValueError(f"{what}: the kernel has {count}, and {len(found)} were given")
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two tensors agree in dtype, shape and every bit."""
+    same_type = str(a.dtype) == str(b.dtype) and tuple(a.shape) == tuple(b.shape)
+    return same_type and _same(a, b)
 
 
 def _same(a: Any, b: Any) -> bool:

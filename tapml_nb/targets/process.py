@@ -1,4 +1,9 @@
-"""The local server's process as the notebook sees it: started, listened to, ended."""
+"""The local server's process as the notebook sees it: started, listened to, ended.
+
+Whatever ends first clears up.  The server ends with its standard input or with its parent, and
+takes its folder with it; when the server dies alone, this side removes the folder, at the latest
+when the interpreter exits.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +17,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from typing import Any
+import weakref
+from pathlib import Path
+from typing import IO, Any
 
 from tapml_nb.targets.errors import TargetLost
 
 _START_SECONDS = 60.0
 _END_SECONDS = 2.0
+_LOG_TAIL = 2000
 
 
 class LocalServer:
@@ -30,32 +38,30 @@ class LocalServer:
             TargetLost: if it does not come up; with what it wrote.
         """
         self.token = secrets.token_hex(16)
-        self._workroot = tempfile.mkdtemp(prefix="tapml-target-")
-        self._changed = threading.Condition()
-        self._ready: dict[str, Any] | None = None
-        self._exits: dict[int, dict[str, Any]] = {}
-        self._ended = False
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tapml_nb.targets.server", "--workroot", self._workroot],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"TAPML_TOKEN": self.token},
-            start_new_session=True,
+        self._workroot = Path(tempfile.mkdtemp(prefix="tapml-target-"))
+        arguments = ["--workroot", str(self._workroot)]
+        log = self._workroot / "server.log"
+        with log.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                # -P: modules in the user's current folder are none of the server's business.
+                [sys.executable, "-P", "-m", "tapml_nb.targets.server", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=_environment(self.token),
+                start_new_session=True,  # Ctrl-C in a terminal is for the notebook alone
+            )
+        assert self._process.stdout
+        self._reports = _Reports(self._process.stdout)
+        self._end = weakref.finalize(
+            self, _end, self._process, self._reports, self._workroot, os.getpid()
         )
-        self._reader = threading.Thread(target=self._read, name="tapml-server-events", daemon=True)
-        self._reader.start()
-        ready = self._await_ready()
+        ready = self._reports.ready(_START_SECONDS)
         if ready is None:
-            message = self._stderr() if self._ended else "it is too slow"
+            message = _tail(log) if self._process.poll() is not None else "it is too slow"
             self.close()
             raise TargetLost("connection", f"the target server did not start: {message}")
         self.port: int = ready["port"]
-
-    def _await_ready(self) -> dict[str, Any] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._ended, _START_SECONDS)
-            return self._ready
 
     @property
     def alive(self) -> bool:
@@ -65,31 +71,37 @@ class LocalServer:
     def exit_of(self, pid: int, timeout: float) -> dict[str, Any] | None:
         """How a session's process ended (``signal``, ``code``, ``log``), or None if the listener
         ended first or says nothing in time."""
+        return self._reports.exit_of(pid, timeout)
+
+    def close(self) -> None:
+        """End the server and everything it runs.  Idempotent."""
+        self._end()
+
+
+class _Reports:
+    """What the server says on its standard output, read by a thread."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._changed = threading.Condition()
+        self._ready: dict[str, Any] | None = None
+        self._exits: dict[int, dict[str, Any]] = {}
+        self._ended = False
+        self.reader = threading.Thread(target=self._read, name="tapml-server-events", daemon=True)
+        self.reader.start()
+
+    def ready(self, timeout: float) -> dict[str, Any] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._ended, timeout)
+            return self._ready
+
+    def exit_of(self, pid: int, timeout: float) -> dict[str, Any] | None:
         with self._changed:
             self._changed.wait_for(lambda: pid in self._exits or self._ended, timeout)
             return self._exits.pop(pid, None)
 
-    def close(self) -> None:
-        """End the server and everything it runs.  Idempotent."""
-        process = self._process
-        if process.stdin:
-            with contextlib.suppress(OSError):
-                process.stdin.close()
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        self._reader.join(_END_SECONDS)
-        for stream in (process.stdout, process.stderr):
-            if stream:
-                stream.close()
-        shutil.rmtree(self._workroot, ignore_errors=True)
-
     def _read(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
+        for line in self._stream:
             event = json.loads(line)
             with self._changed:
                 if event["event"] == "ready":
@@ -101,7 +113,37 @@ class LocalServer:
             self._ended = True
             self._changed.notify_all()
 
-    def _stderr(self) -> str:
-        assert self._process.stderr
-        text = self._process.stderr.read().decode(errors="replace").strip()
-        return text.splitlines()[-1] if text else "it wrote nothing"
+
+def _end(process: subprocess.Popen[bytes], reports: _Reports, workroot: Path, owner: int) -> None:
+    """End a server.  (No method: what waits for an object's end must not hold it.)"""
+    if os.getpid() != owner:  # a forked copy of the notebook's process is no owner
+        return
+    if process.stdin:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+    process.terminate()  # a fork of this process may hold another end of its stdin
+    try:
+        process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    reports.reader.join(_END_SECONDS)
+    if process.stdout:
+        process.stdout.close()
+    shutil.rmtree(workroot, ignore_errors=True)
+
+
+def _environment(token: str) -> dict[str, str]:
+    """This process's environment, from which the server finds the same package."""
+    package = str(Path(__file__).resolve().parents[2])
+    path = os.environ.get("PYTHONPATH")
+    return os.environ | {
+        "TAPML_TOKEN": token,
+        "PYTHONPATH": os.pathsep.join([package, path] if path else [package]),
+    }
+
+
+def _tail(log: Path) -> str:
+    text = log.read_text(errors="replace").strip()[-_LOG_TAIL:]
+    return text or "it wrote nothing"

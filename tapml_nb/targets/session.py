@@ -1,20 +1,22 @@
 """The notebook's side of a target: one supervised session that survives its target.
 
 Control goes over TVM's RPC in small text calls; tensors go over a plain socket beside it.  The
-notebook holds no remote TVM objects but the session and a handful of functions, so that a dead
-session can be dropped whole and a new one put in its place: the next use does that by itself.
+notebook holds no remote TVM objects but the connection and a handful of functions, so that a dead
+one can be dropped whole and a new one put in its place: the next use does that by itself.
+
+Two clocks keep a kernel's deadline.  The target's own alarm ends its process wherever it runs;
+the watchdog here acts a moment later, for the case that the target, or the way to it, is too far
+gone for that.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
 import signal
-import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,18 +26,24 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from tapml_nb.compile.kernel import Kernel
-from tapml_nb.targets.bulk import BulkClient
+from tapml_nb.targets.connection import Connection
 from tapml_nb.targets.errors import LossReason, TargetError, TargetLost
 from tapml_nb.targets.process import LocalServer
 from tapml_nb.targets.spec import Target
 from tapml_nb.targets.watchdog import Watchdog
 
-_CONNECT_SECONDS = 10.0
-_CONTROL_SECONDS = 60.0
-"""Deadline of everything but kernel calls: loading a library, moving a tensor."""
+_CONTROL_SECONDS = 70.0
+"""Deadline of everything but kernel calls and transfers; the target's own for a load is 60."""
 
-_GRACE_SECONDS = 1.0
-"""How much later than the target itself the notebook's watchdog acts."""
+_SLOWEST = 1e6
+"""Bytes per second that a transfer may take, beside its deadline."""
+
+_LOCAL_GRACE = 0.15
+_REMOTE_GRACE = 2.0
+"""How much later than the target itself the notebook's watchdog acts, in seconds."""
+
+_REPORT_SECONDS = 2.0
+"""How long to wait for the server's word on how a session ended (at once, mostly)."""
 
 State = Literal["idle", "connected", "lost", "closed"]
 
@@ -52,10 +60,11 @@ class CallResult:
 
 @dataclass(frozen=True)
 class TargetStartedEvent:
-    """The target's session runs, for the first time or again."""
+    """The target's session runs, for the first time or again; ``seconds``: what that took."""
 
     address: str
     pid: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,9 @@ class TargetLostEvent:
 
     reason: LossReason
     detail: str
+
+
+TargetEvent = TargetStartedEvent | TargetLostEvent
 
 
 class TargetSession:
@@ -80,23 +92,26 @@ class TargetSession:
     """
 
     def __init__(
-        self, target: Target, on_event: Callable[[Any], None] = lambda event: None
+        self, target: Target, *, on_event: Callable[[TargetEvent], None] = lambda event: None
     ) -> None:
+        """Nothing is started before the first use.
+
+        Args:
+            target: where it is and what it is.
+            on_event: told of every start and loss, on the thread that uses the session.
+        """
         self.target = target
         self.state: State = "idle"
         self.bytes_sent = self.bytes_received = self.calls = self.restarts = 0
         self._on_event = on_event
         self._server: LocalServer | None = None
-        self._rpc: Any = None
-        self._functions: dict[str, Any] = {}
-        self._bulk: BulkClient | None = None
-        self._pid = 0
-        self._sockets: list[int] = []
-        self._resident: set[str] = set()
+        self._connection: Connection | None = None
         self._libraries: dict[Path, list[Kernel]] = {}
-        self._interrupted = False
-        self._watchdog = Watchdog(self._break_off)
+        self._home: dict[str, Path] = {}
         self._lock = threading.RLock()
+        self._busy = self._interrupted = False
+        self._watchdog = Watchdog(self._sever)
+        weakref.finalize(self, self._watchdog.close)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -108,42 +123,43 @@ class TargetSession:
             return f"{host}:{port}"
         return f"127.0.0.1:{self._server.port}" if self._server else ""
 
+    @property
+    def platform(self) -> dict[str, Any]:
+        """What the target says of itself (``pid``, ``machine``, ``cpus``, ``versions``)."""
+        return self._connected().platform
+
     def start(self) -> None:
         """Bring the target up if it is not.  Every other method does this by itself.
 
         Raises:
             TargetLost: if it cannot be reached.
+            TargetError: if it is none of ours.
             RuntimeError: if the session is closed.
         """
-        if self.state == "connected":
-            return
-        if self.state == "closed":
-            raise RuntimeError("the target session is closed")
-        again = self.state == "lost"
-        self._connect()
-        self.state = "connected"
-        self.restarts += again
-        self._on_event(TargetStartedEvent(self.address, self._pid))
-        for library, kernels in self._libraries.items():
-            self._send_library(library, kernels)
+        self._connected()
 
     def close(self) -> None:
         """End the session, and the server if it is ours.  Idempotent; from any thread."""
         with self._lock:
-            if self.state == "closed":
+            if self._closed:
                 return
-            if self._rpc is not None and self._server:
-                self._break_off()
             self.state = "closed"
-            self._discard()
-            if self._server:
-                self._server.close()
+            if self._busy:  # on another thread, which then drops the connection itself
+                self._interrupted = True
+                self._sever()
+            else:
+                self._drop_connection()
+            server = self._server
+        if server:
+            server.close()
         self._watchdog.close()
 
     def interrupt(self) -> None:
-        """Break off the call that is going on; it raises ``TargetLost("interrupted", …)``."""
-        self._interrupted = True
-        self._break_off()
+        """Break off the call that is going on, if any; it raises ``TargetLost("interrupted")``."""
+        with self._lock:
+            if self._busy:
+                self._interrupted = True
+                self._sever()
 
     def __enter__(self) -> Self:
         self.start()
@@ -161,7 +177,8 @@ class TargetSession:
 
     def resident(self, key: str) -> bool:
         """Whether the target holds a tensor under this key."""
-        return key in self._resident
+        connection = self._connection
+        return connection is not None and key in connection.resident
 
     def put(self, key: str, array: np.ndarray) -> int:
         """Send a tensor under a key that stands for its content; one that is there is not sent.
@@ -170,13 +187,15 @@ class TargetSession:
             The bytes sent.
 
         Raises:
+            TargetError: if the target has no room for it, or does not know its dtype.
             TargetLost: if the target is lost meanwhile.
         """
-        self.start()
-        if key in self._resident:
+        connection = self._connected()
+        if key in connection.resident:
             return 0
-        sent: int = self._guarded(_CONTROL_SECONDS, lambda: self._bulk_client().put(key, array))
-        self._resident.add(key)
+        seconds = _CONTROL_SECONDS + array.nbytes / _SLOWEST
+        sent: int = self._guarded(seconds, lambda: connection.bulk.put(key, array))
+        connection.resident.add(key)
         self.bytes_sent += sent
         return sent
 
@@ -187,31 +206,35 @@ class TargetSession:
             KeyError: if it is not there.
             TargetLost: if the target is lost meanwhile.
         """
-        self.start()
-        array: np.ndarray = self._guarded(_CONTROL_SECONDS, lambda: self._bulk_client().get(key))
+        connection = self._connected()
+        array: np.ndarray = self._guarded(_CONTROL_SECONDS, lambda: connection.bulk.get(key))
         self.bytes_received += array.nbytes
         return array
 
     def load(self, library: Path, kernels: Sequence[Kernel]) -> None:
-        """Load a library of kernels; it is loaded again by itself after every restart.
+        """Load a library of kernels; after a restart it is loaded again when it is needed.
 
         Raises:
             TargetError: if the target cannot load it; with its reason.
             TargetLost: if loading kills it.
         """
-        self.start()
-        if library not in self._libraries:
-            self._send_library(library, list(kernels))
-            self._libraries[library] = list(kernels)
+        connection = self._connected()
+        if library in connection.loaded:
+            return
+        known = library in self._libraries
+        self._load(connection, library, self._libraries[library] if known else list(kernels))
+        self._libraries.setdefault(library, list(kernels))
+        self._home.update((kernel.key, library) for kernel in kernels)
 
     def call(
         self,
         kernel: str,
         inputs: Sequence[str],
         outputs: Sequence[str],
-        references: Sequence[str | None],
+        references: Sequence[str | None] = (),
         *,
         repeats: int = 2,
+        timeout: float | None = None,
     ) -> CallResult:
         """Run a loaded kernel on resident tensors.
 
@@ -220,29 +243,39 @@ class TargetSession:
             inputs: a key for each parameter.
             outputs: keys under which the last run's outputs stay; where the first run's differ,
                 they stay under the key with ``#1`` behind it.
-            references: for each output a resident tensor to compare with bit for bit, or None.
+            references: for each output a resident tensor to compare with bit for bit, or None;
+                empty to compare none.
             repeats: how often to run; all memory that it writes is poisoned before each run.
+            timeout: seconds for all runs together; default the target's.
 
         Raises:
+            ValueError: if ``repeats`` is below 1.
             TargetError: if the kernel raises.
-            TargetLost: if it kills the target, or takes longer than the target's timeout.
+            TargetLost: if it kills the target, or takes too long.
         """
-        self.start()
+        if repeats < 1:
+            raise ValueError(f"repeats: {repeats}; a call runs at least once")
+        seconds = self.target.timeout if timeout is None else timeout
+        connection = self._connected()
+        library = self._home.get(kernel)
+        if library is not None and library not in connection.loaded:
+            self._load(connection, library, self._libraries[library])
         self.calls += 1
         request = {
             "kernel": kernel,
             "inputs": list(inputs),
             "outputs": list(outputs),
-            "references": list(references),
+            "references": list(references) or [None] * len(outputs),
             "repeats": repeats,
-            "timeout": self.target.timeout,
+            "timeout": seconds,
         }
-        answer = self._remote("tapml.call", json.dumps(request), seconds=self.target.timeout)
+        answer = self._remote(connection, "tapml.call", json.dumps(request), seconds=seconds)
         result = CallResult(**json.loads(answer))
         for key, same in zip(outputs, result.deterministic, strict=True):
-            self._resident.add(key)
+            connection.resident.add(key)
+            connection.resident.discard(f"{key}#1")
             if not same:
-                self._resident.add(f"{key}#1")
+                connection.resident.add(f"{key}#1")
         return result
 
     def statistics(self, output: str, reference: str) -> dict[str, float]:
@@ -250,187 +283,201 @@ class TargetSession:
 
         Fields as in :class:`tapml_nb.numerics.Statistics`.
         """
-        self.start()
-        answer: dict[str, float] = json.loads(self._remote("tapml.statistics", output, reference))
+        text = self._remote(self._connected(), "tapml.statistics", output, reference)
+        answer: dict[str, float] = json.loads(text)
         return answer
 
     def drop(self, keys: Sequence[str]) -> None:
         """Free tensors; keys that are not there are fine."""
-        held = [key for key in keys if key in self._resident]
-        if held and self.state == "connected":
-            self._remote("tapml.drop", json.dumps(held))
-        self._resident.difference_update(held)
+        connection = self._connection
+        held = [key for key in keys if self.resident(key)]
+        if connection is None or not held:
+            return
+        try:
+            self._remote(connection, "tapml.drop", json.dumps(held))
+        except TargetLost:
+            return  # and they with it
+        connection.resident.difference_update(held)
 
     def held(self) -> int:
         """Bytes of all tensors on the target."""
-        self.start()
-        return int(self._remote("tapml.held"))
+        return int(self._remote(self._connected(), "tapml.held"))
 
-    # -- the connection ----------------------------------------------------------------------------
+    # -- starting ----------------------------------------------------------------------------------
 
-    def _connect(self) -> None:
-        if self.target.rpc:
-            host, port, key = self.target.address
-        else:
-            if self._server is None or not self._server.alive:
-                if self._server:
-                    self._server.close()
-                self._server = LocalServer()
-            host, port, key = "127.0.0.1", self._server.port, self._server.token
-        before = _socket_fds(port)
-        self._rpc = _connect_rpc(host, port, key)
-        self._sockets = [fd for fd in _socket_fds(port) if fd not in before]
-        self._interrupted = False
-        self._pid = json.loads(self._remote("tapml.hello"))["pid"]
-        bulk = json.loads(self._remote("tapml.bulk"))
-        self._bulk = self._guarded(
-            _CONNECT_SECONDS,
-            lambda: BulkClient(host, bulk["port"], bulk["token"], _CONTROL_SECONDS),
-        )
+    @property
+    def _pid(self) -> int:
+        """The session's process; 0 while there is none."""
+        return self._connection.pid if self._connection else 0
 
-    def _send_library(self, library: Path, kernels: list[Kernel]) -> None:
+    @property
+    def _closed(self) -> bool:
+        return self.state == "closed"
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError("the target session is closed")
+
+    def _connected(self) -> Connection:
+        """The connection, made if there is none."""
+        with self._lock:
+            self._refuse_if_closed()
+            if self._connection is not None:
+                return self._connection
+        again = self.state == "lost"
+        begin = time.monotonic()
+        host, port, key = self.target.address if self.target.rpc else self._local_address()
+        connection = self._adopt(Connection(host, port, key, local=self._server is not None))
+        try:
+            self._guarded(_CONTROL_SECONDS, lambda: connection.open_service(_CONTROL_SECONDS))
+        except TargetError:
+            self._drop_connection()
+            raise
+        with self._lock:
+            self._refuse_if_closed()
+            self.state = "connected"
+        self.restarts += again
+        self._on_event(TargetStartedEvent(self.address, self._pid, time.monotonic() - begin))
+        return connection
+
+    def _local_address(self) -> tuple[str, int, str]:
+        """A server of our own that is alive."""
+        server = self._server
+        if server is None or not server.alive:
+            if server:
+                server.close()
+            server = LocalServer()
+            with self._lock:
+                self._server = server
+            if self._closed:
+                server.close()
+            self._refuse_if_closed()
+        return "127.0.0.1", server.port, server.token
+
+    def _adopt(self, connection: Connection) -> Connection:
+        """From here on the connection can be severed."""
+        with self._lock:
+            self._connection = connection
+            if self._closed:
+                self._drop_connection()
+            self._refuse_if_closed()
+        return connection
+
+    def _load(self, connection: Connection, library: Path, kernels: list[Kernel]) -> None:
         name = str(library)
         if self.target.rpc:
             content = library.read_bytes()
-            name = f"{library.stem}-{id(library)}-{self.restarts}.so"
-            self._guarded(_CONTROL_SECONDS, lambda: self._bulk_client().file(name, content))
+            name = f"{len(connection.loaded)}-{library.name}"
+            self._guarded(
+                _CONTROL_SECONDS + len(content) / _SLOWEST,
+                lambda: connection.bulk.file(name, content),
+            )
             self.bytes_sent += len(content)
-        self._remote("tapml.load", name, json.dumps([asdict(kernel) for kernel in kernels]))
+        plans = json.dumps([asdict(kernel) for kernel in kernels])
+        self._remote(connection, "tapml.load", name, plans)
+        connection.loaded.add(library)
 
-    def _bulk_client(self) -> BulkClient:
-        assert self._bulk is not None
-        return self._bulk
+    # -- one thing at a time, within its time ------------------------------------------------------
 
-    def _remote(self, name: str, *arguments: str, seconds: float = _CONTROL_SECONDS) -> Any:
-        return self._guarded(seconds, lambda: self._function(name)(*arguments))
-
-    def _function(self, name: str) -> Any:
-        if name not in self._functions:
-            self._functions[name] = self._rpc.get_function(name)
-        return self._functions[name]
+    def _remote(
+        self,
+        connection: Connection,
+        name: str,
+        *arguments: str,
+        seconds: float = _CONTROL_SECONDS,
+    ) -> Any:
+        return self._guarded(seconds, lambda: connection.remote(name, *arguments))
 
     def _guarded(self, seconds: float, work: Callable[[], Any]) -> Any:
         """Do something remote within its time; whatever breaks the connection is a loss."""
+        with self._lock:
+            self._refuse_if_closed()
+            self._busy, self._interrupted = True, False
+        grace = _REMOTE_GRACE if self.target.rpc else _LOCAL_GRACE
+        problem = ""
+        answer: Exception | None = None
         try:
-            with self._watchdog.guard(seconds + _GRACE_SECONDS):
-                return work()
-        except KeyError:
-            raise
+            with self._watchdog.guard(seconds + grace) as guard:
+                result = work()
+        except (TargetError, KeyError) as error:  # the connection is in step
+            answer = error
         except Exception as error:
-            if _is_remote_error(error):
-                raise TargetError(_remote_message(error)) from None
-            text = str(error)
+            problem = " ".join(str(error).split()) or type(error).__name__
         except BaseException:
             # Ctrl-C in the middle of a call leaves an answer in the stream: never use it again.
-            self._break_off()
-            self._lose()
+            self._sever()
+            self._lose("interrupted", "by the keyboard")
             raise
-        raise self._loss(text)
+        finally:
+            with self._lock:
+                self._busy = False
+        if problem or guard.bitten or self._interrupted:
+            reason, detail = self._classify(problem, seconds, late=guard.bitten)
+            self._lose(reason, detail)
+            raise TargetLost(reason, detail)
+        if answer is not None:
+            raise answer
+        return result
 
-    def _loss(self, text: str) -> TargetLost:
-        """Find out why the connection broke, and leave it behind."""
-        bitten, pid = self._watchdog.bitten, self._pid
-        self._lose()
-        report = self._server.exit_of(pid, 2.0) if self._server else self._ask_exit_of(pid)
-        reason, detail = self._classify(report, text, bitten)
-        self._on_event(TargetLostEvent(reason, detail))
-        return TargetLost(reason, detail)
-
-    def _ask_exit_of(self, pid: int) -> dict[str, Any] | None:
-        """Ask a server on another machine, in a new session, how the last one ended."""
-        interrupted = self._interrupted
-        report: dict[str, Any] | None = None
-        for _ in range(10):
-            try:
-                self._connect()
-                report = json.loads(self._function("tapml.exit_of")(str(pid)))
-            except Exception:  # it is gone, or a server that does not know
-                break
-            finally:
-                self._discard()
-            if report is not None:
-                break
-            time.sleep(0.02)  # the listener has not noticed yet
-        self._interrupted = interrupted
-        return report
-
-    def _classify(
-        self, report: dict[str, Any] | None, text: str, bitten: bool
-    ) -> tuple[LossReason, str]:
-        late = f"no answer within {self.target.timeout:g} s"
+    def _classify(self, problem: str, seconds: float, *, late: bool) -> tuple[LossReason, str]:
+        """Find out why a connection broke."""
         if self._interrupted:
             return "interrupted", "the call was broken off"
-        if bitten:
-            return "timeout", late
+        no_answer = f"no answer within {seconds:g} s"
+        if late:
+            return "timeout", no_answer
+        report = self._report()
         if report is None:
             if self._server and not self._server.alive:
                 return "killed", "the target server was killed"
-            return ("killed" if self._server else "connection"), text.splitlines()[-1]
-        log = _telling(report["log"])
+            return "connection", problem
         if report["signal"] == signal.SIGALRM:
-            return "timeout", late
+            return "timeout", no_answer
+        name = signal.Signals(report["signal"]).name if report["signal"] else ""
+        said = _telling(report["log"])
         if report["signal"] in (signal.SIGKILL, signal.SIGTERM):
-            return "killed", f"by {signal.Signals(report['signal']).name}{log}"
-        if report["signal"]:
-            return "crash", f"{signal.Signals(report['signal']).name}{log}"
-        return "crash", f"exit status {report['code']}{log}"
+            return "killed", f"by {name}{said}"
+        return "crash", f"{name or 'exit status {}'.format(report['code'])}{said}"
 
-    def _lose(self) -> None:
-        self._discard()
-        if self.state != "closed":
-            self.state = "lost"
-
-    def _discard(self) -> None:
-        """Drop everything that belongs to a session: at most 32 fit into a client process."""
-        self._functions.clear()
-        self._resident.clear()
-        if self._bulk:
-            self._bulk.close()
-        self._rpc = self._bulk = None
-        self._sockets = []
-
-    def _break_off(self) -> None:
-        """End the session's process, or cut the line to it; the call in progress then returns."""
+    def _report(self) -> dict[str, Any] | None:
+        """The server's word on how the session's process ended, if it has one."""
+        pid = self._pid
+        if not pid:  # it never said hello
+            return None
         if self._server:
-            if self._pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._pid, signal.SIGKILL)
-            return
-        for descriptor in self._sockets:
-            with contextlib.suppress(OSError):
-                duplicate = socket.socket(fileno=os.dup(descriptor))
-                duplicate.shutdown(socket.SHUT_RDWR)
-                duplicate.close()
-        if self._bulk:
-            with contextlib.suppress(OSError):
-                self._bulk.connection.shutdown(socket.SHUT_RDWR)
+            return self._server.exit_of(pid, _REPORT_SECONDS)
+        # A server elsewhere is asked in a new session, for we do not hear its events.
+        deadline = time.monotonic() + _REPORT_SECONDS
+        report: dict[str, Any] | None = None
+        while report is None and time.monotonic() < deadline:
+            self._drop_connection()
+            try:
+                connection = self._adopt(Connection(*self.target.address, local=False))
+                with self._watchdog.guard(_REPORT_SECONDS):
+                    report = json.loads(connection.remote("tapml.exit_of", str(pid)))
+            except Exception:  # it is gone
+                return None
+            time.sleep(0.02)  # the listener had not noticed yet
+        return report
 
+    def _lose(self, reason: LossReason, detail: str) -> None:
+        with self._lock:
+            self._drop_connection()
+            if self._closed:
+                return
+            self.state = "lost"
+        self._on_event(TargetLostEvent(reason, detail))
 
-def _connect_rpc(host: str, port: int, key: str) -> Any:
-    """``tvm.rpc.connect`` within a time limit of its own; it has none.
+    def _drop_connection(self) -> None:
+        with self._lock:
+            connection, self._connection = self._connection, None
+        if connection:
+            connection.close()
 
-    Raises:
-        TargetLost: if the server does not answer, or refuses.
-    """
-    from tvm import rpc
-
-    answer: list[Any] = []
-
-    def connect() -> None:
-        try:
-            answer.append(rpc.connect(host, port, key))
-        except Exception as error:
-            answer.append(str(error).strip().splitlines()[-1])
-
-    deadline = time.monotonic() + _CONNECT_SECONDS
-    thread = threading.Thread(target=connect, name="tapml-connect", daemon=True)
-    thread.start()
-    thread.join(max(0.0, deadline - time.monotonic()))
-    if not answer:
-        raise TargetLost("connection", f"{host}:{port} does not answer")
-    if isinstance(answer[0], str):
-        raise TargetLost("connection", f"{host}:{port}: {answer[0]}")
-    return answer[0]
+    def _sever(self) -> None:
+        connection = self._connection
+        if connection:
+            connection.sever()
 
 
 def _telling(log: str) -> str:
@@ -443,26 +490,3 @@ def _telling(log: str) -> str:
         return f" in {inside[1]}"
     words = [line for line in log.splitlines() if not line.lstrip().startswith(("File", "!!!"))]
     return f": {words[-1].strip()}" if words else ""
-
-
-def _socket_fds(port: int) -> list[int]:
-    """File descriptors of this process that are connected to a port."""
-    found: list[int] = []
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
-                with socket.socket(fileno=os.dup(int(name))) as duplicate:
-                    internet = duplicate.family in (socket.AF_INET, socket.AF_INET6)
-                    if internet and duplicate.getpeername()[1] == port:
-                        found.append(int(name))
-    return found
-
-
-def _is_remote_error(error: Exception) -> bool:
-    """Whether the target answered with an error, as against not answering."""
-    return type(error).__name__ == "RPCError"
-
-
-def _remote_message(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ class Target:
             near = difflib.get_close_matches(str(self.kind), KINDS, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(f"target: unknown kind {self.kind!r}; {hint}there are {_listed()}")
-        if not self.timeout > 0:
+        if not isinstance(self.timeout, int | float) or not 0 < self.timeout < math.inf:
             raise ValueError(f"target: timeout is {self.timeout!r}; give seconds above 0")
         if self.rpc is not None:
             self.address  # noqa: B018  checks it now, not in the middle of a run
@@ -45,13 +46,14 @@ class Target:
         Raises:
             ValueError: if ``rpc`` is not of the form ``"host:port/key"``.
         """
+        wanted = "give 'host:port/key' as 'tapml serve' prints it, or None for a server here"
+        if str(self.rpc).startswith(("tracker://", "proxy://")) or self.rpc == "browser":
+            raise ValueError(f"target: rpc {self.rpc!r} is not available yet; {wanted}")
         place, _, key = str(self.rpc).partition("/")
         host, _, port = place.rpartition(":")
-        if not host or not port.isdigit() or "://" in str(self.rpc):
-            raise ValueError(
-                f"target: rpc is {self.rpc!r}; give 'host:port/key' as 'tapml serve' prints it"
-            )
-        return host, int(port), key
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(f"target: rpc is {self.rpc!r}; {wanted}")
+        return host.strip("[]"), int(port), key
 
     @classmethod
     def of(cls, target: Any) -> Target:

@@ -4,58 +4,72 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
+class Guard:
+    """A guarded block: ``bitten`` says whether its deadline has passed."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.bitten = False
+
+
 class Watchdog:
-    """Calls ``bite`` when a guarded block outlives its deadline, once per block."""
+    """Calls ``bite`` when a guarded block outlives its deadline, once per block.
+
+    One thread for all blocks, for they are many and short.  It does not keep the owner of
+    ``bite`` alive.
+    """
 
     def __init__(self, bite: Callable[[], None]) -> None:
-        self._bite = bite
+        """Take ``bite``, a bound method; it is called from the watchdog's own thread."""
+        self._bite = weakref.WeakMethod(bite)
         self._changed = threading.Condition()
-        self._deadline: float | None = None
+        self._guard: Guard | None = None
         self._closed = False
         self._thread: threading.Thread | None = None
-        self.bitten = False
-        """Whether the block that was guarded last has been broken off."""
 
     @contextmanager
-    def guard(self, seconds: float) -> Iterator[None]:
-        """Guard the block inside."""
+    def guard(self, seconds: float) -> Iterator[Guard]:
+        """Guard the block inside.  Blocks follow one another; they do not nest."""
+        guard = Guard(time.monotonic() + seconds)
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._watch, name="tapml-watchdog", daemon=True
                 )
                 self._thread.start()
-            self.bitten = False
-            self._deadline = time.monotonic() + seconds
+            self._guard = guard
             self._changed.notify()
         try:
-            yield
+            yield guard
         finally:
             with self._changed:
-                self._deadline = None
+                self._guard = None
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread.  Idempotent."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(1)
+            thread = self._thread
+        if thread not in (None, threading.current_thread()):
+            assert thread is not None
+            thread.join(1)
 
     def _watch(self) -> None:
         with self._changed:
             while not self._closed:
-                if self._deadline is None:
+                guard = self._guard
+                if guard is None or guard.bitten:
                     self._changed.wait()
-                    continue
-                left = self._deadline - time.monotonic()
-                if left > 0:
+                elif (left := guard.deadline - time.monotonic()) > 0:
                     self._changed.wait(left)
-                    continue
-                self._deadline = None
-                self.bitten = True
-                self._bite()
+                else:
+                    guard.bitten = True
+                    if bite := self._bite():
+                        bite()
+                    del bite

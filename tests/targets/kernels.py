@@ -21,9 +21,7 @@ def add_one(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
 
 
 @T.prim_func
-def add(
-    a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32"), c: T.Buffer((8,), "float32")
-):
+def add(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32"), c: T.Buffer((8,), "float32")):
     for i in range(8):
         c[i] = a[i] + b[i]
 
@@ -119,10 +117,12 @@ def unary(name: str, spec: BufferSpec | None = None) -> Kernel:
 PLANS: dict[str, Kernel] = {
     kernel.key: kernel
     for kernel in (
-        *map(unary, ["add_one", "segfault", "abort", "leave", "endless", "slow", "erratic", "lazy"]),
+        *map(
+            unary, ["add_one", "segfault", "abort", "leave", "endless", "slow", "erratic", "lazy"]
+        ),
         unary("empty", f32(0, 4)),
         Kernel(
-            key="views",  # (2, 4) -> seen as (8,) -> plus the constant -> seen as (2, 4), transposed
+            key="views",  # (2, 4) as (8,), plus the constant, as (2, 4), transposed
             buffers=(f32(2, 4), f32(8), f32(8), f32(8), f32(2, 4), f32(4, 2)),
             params=1,
             constants=("constant",),

@@ -1,0 +1,189 @@
+"""One connection to a target: TVM's RPC session and the tensor socket beside it.
+
+A connection that broke is dropped whole and replaced.  TVM gives no handle on its socket and
+blocks in it without a time limit; so this module finds the socket among the process's
+descriptors, for shutting it down is the one safe way to free a thread that waits in TVM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+from tapml_nb.targets.bulk import BulkClient
+from tapml_nb.targets.errors import TargetError, TargetLost
+
+_CONNECT_SECONDS = 10.0
+_MESSAGE_LIMIT = 2000
+
+
+class Connection:
+    """An RPC session with what belongs to it, and nothing that outlives it.
+
+    Attributes:
+        pid: the session's process, once :meth:`open_service` has been there.
+        resident: keys of the tensors there.
+        loaded: libraries that are loaded there.
+    """
+
+    def __init__(self, host: str, port: int, key: str, *, local: bool) -> None:
+        """Connect.
+
+        Raises:
+            TargetLost: if nobody answers in time, or the key is refused.
+        """
+        self._host = host
+        self._port = port
+        self._local = local
+        self._functions: dict[str, Any] = {}
+        self._process: int | None = None
+        self._bulk: BulkClient | None = None
+        self._lock = threading.Lock()
+        self.pid = 0
+        self.platform: dict[str, Any] = {}
+        self.resident: set[str] = set()
+        self.loaded: set[Path] = set()
+        self._rpc, self._sockets = _connect_rpc(host, port, key)
+
+    def open_service(self, seconds: float) -> None:
+        """Get to know the server, and open the tensor socket.
+
+        Raises:
+            TargetError: if the server is none of ours.
+        """
+        try:
+            self.platform = json.loads(self.remote("tapml.hello"))
+        except AttributeError:
+            raise TargetError(
+                f"{self._host}:{self._port} is a plain TVM server; start one with 'tapml serve'"
+            ) from None
+        self.pid = self.platform["pid"]
+        if self._local:
+            with contextlib.suppress(OSError):  # it is dead already, or the kernel is old
+                self._process = os.pidfd_open(self.pid)
+        credentials = json.loads(self.remote("tapml.bulk"))
+        bulk = BulkClient(self._host, self._port, credentials, _CONNECT_SECONDS)
+        bulk.connection.settimeout(seconds)
+        self._bulk = bulk
+
+    @property
+    def bulk(self) -> BulkClient:
+        """The tensor socket."""
+        assert self._bulk is not None
+        return self._bulk
+
+    def remote(self, name: str, *arguments: str) -> Any:
+        """Call a function of the target's service.
+
+        Raises:
+            TargetError: if it raises there; the connection is fine.
+            Exception: any other, if the connection broke.
+        """
+        try:
+            if name not in self._functions:
+                self._functions[name] = self._rpc.get_function(name)
+            return self._functions[name](*arguments)
+        except Exception as error:
+            if _is_answer(error):
+                raise TargetError(_message(error)) from None
+            raise
+
+    def sever(self) -> None:
+        """End the session's process, or cut the line to it; from any thread.
+
+        Whatever waits for the target returns at once, with an error.
+        """
+        with self._lock:
+            if self._process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._process, signal.SIGKILL)
+                return
+            for connection in self._all_sockets():
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Drop everything: at most 32 RPC sessions fit into a client process."""
+        self._functions.clear()
+        self._rpc = None  # says goodbye, and closes its socket
+        with self._lock:
+            for connection in self._all_sockets():
+                _hang_up(connection)
+            if self._process is not None:
+                os.close(self._process)
+            self._process = self._bulk = None
+            self._sockets = []
+
+    def _all_sockets(self) -> list[socket.socket]:
+        return [*self._sockets, *([self._bulk.connection] if self._bulk else [])]
+
+
+def _connect_rpc(host: str, port: int, key: str) -> tuple[Any, list[socket.socket]]:
+    """``tvm.rpc.connect`` within a time limit; it has none of its own.
+
+    Returns:
+        The RPC session, and duplicates of its socket.
+    """
+    from tvm import rpc
+
+    answer: list[Any] = []
+
+    def connect() -> None:
+        try:
+            answer.append(rpc.connect(host, port, key))
+        except Exception as error:
+            answer.append(error)
+
+    before = _descriptors(port)
+    thread = threading.Thread(target=connect, name="tapml-connect", daemon=True)
+    thread.start()
+    thread.join(_CONNECT_SECONDS)
+    sockets = [socket.socket(fileno=os.dup(fd)) for fd in _descriptors(port) - before]
+    if answer and not isinstance(answer[0], Exception):
+        return answer[0], sockets
+    for connection in sockets:
+        _hang_up(connection)
+    where = f"{host}:{port}"
+    if not answer:
+        thread.join(1)
+        raise TargetLost("connection", f"{where} does not answer")
+    if "cannot find server that matches" in str(answer[0]):
+        raise TargetLost("connection", f"{where} refuses the key")
+    raise TargetLost("connection", f"{where}: {_message(answer[0])}")
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """End a connection, also where a fork of this process holds it too."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+def _descriptors(port: int) -> set[int]:
+    """Descriptors of this process that are connected to a port."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(name))) as duplicate:
+                    internet = duplicate.family in (socket.AF_INET, socket.AF_INET6)
+                    if internet and duplicate.getpeername()[1] == port:
+                        found.add(int(name))
+    return found
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the target answered with an error, as against not answering."""
+    return type(error).__name__ == "RPCError"
+
+
+def _message(error: Exception) -> str:
+    """What the target said, without what TVM put around it."""
+    said = str(error).rpartition("Error caught from RPC call:")[2]
+    return " ".join(said.split())[:_MESSAGE_LIMIT] or type(error).__name__

@@ -1,0 +1,92 @@
+"""What a session's process offers its client, beside TVM's own RPC functions.
+
+Registered as global functions ``tapml.*`` whose arguments and answers are numbers and text (JSON
+where there is more to say), so that the client never holds a remote object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tvm_ffi
+
+from tapml_nb.targets.bulk import BulkServer
+from tapml_nb.targets.memory import KernelRunner, TensorMemory
+
+LOAD_SECONDS = 60.0
+"""Deadline of loading a library: constructors may run in it."""
+
+
+def register_service(
+    folder: Path, session: int, exits: dict[int, dict[str, Any]], *, same_host: bool
+) -> None:
+    """Register the functions of a session.
+
+    Args:
+        folder: the session's own; file names are confined to it.
+        session: its number at the listener.
+        exits: how earlier sessions ended, by process.
+        same_host: the client started this server, so libraries may stay where they are.
+    """
+
+    def confined(name: str) -> str:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder):
+            raise ValueError(f"the path {name} leaves the session's folder")
+        return str(path)
+
+    def load(name: str, plans: str) -> None:
+        path = name if same_host and Path(name).is_absolute() else confined(name)
+        _within(LOAD_SECONDS, lambda: runner.load(path, json.loads(plans)))
+
+    def call(text: str) -> str:
+        request = json.loads(text)
+        timeout = request.pop("timeout")
+        return json.dumps(_within(timeout, lambda: runner.call(**request)))
+
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    memory = TensorMemory()
+    runner = KernelRunner(memory)
+    functions: dict[str, Callable[..., Any]] = {
+        "tvm.rpc.server.workpath": confined,
+        "tvm.rpc.server.load_module": lambda name: tvm_ffi.load_module(confined(name)),
+        "tapml.hello": lambda: json.dumps(_hello()),
+        "tapml.bulk": lambda: json.dumps(BulkServer(memory, folder, session).credentials()),
+        "tapml.load": load,
+        "tapml.call": call,
+        "tapml.statistics": lambda *keys: json.dumps(runner.statistics(*keys)),
+        "tapml.drop": lambda keys: memory.drop(json.loads(keys)),
+        "tapml.held": memory.held,
+        "tapml.exit_of": lambda pid: json.dumps(exits.get(int(pid))),
+    }
+    for name, function in functions.items():
+        tvm_ffi.register_global_func(name, function, override=True)
+
+
+def _within(seconds: float, work: Callable[[], Any]) -> Any:
+    """Do something within a deadline that the operating system keeps.
+
+    An endless loop in native code hears nothing else, and the client may be on another machine.
+    The default action of SIGALRM ends the process.
+    """
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return work()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _hello() -> dict[str, Any]:
+    return {
+        "pid": os.getpid(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi", "numpy")},
+    }

@@ -1,0 +1,232 @@
+"""Targets that die, hang or are killed: each with its reason, and each comes back by itself."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from tapml_nb.targets.errors import TargetError, TargetLost
+from tapml_nb.targets.session import TargetLostEvent, TargetStartedEvent
+from tapml_nb.targets.spec import Target
+from tests.conftest import wait_until
+from tests.targets import kernels
+from tests.targets.conftest import X, fill, gone
+
+
+def works(session):
+    """The session computes, after a restart if need be."""
+    fill(session)
+    session.call("add_one", ["x"], ["y"])
+    return np.array_equal(session.fetch("y"), X + 1)
+
+
+def during(seconds, action):
+    """Do something a little later, while the test's own thread is in a call."""
+    timer = threading.Timer(seconds, action)
+    timer.start()
+    return timer
+
+
+def listener_of(session):
+    return psutil.Process(session.platform["pid"]).parent()
+
+
+# -- the kernel's own doing ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kernel", "detail"),
+    [
+        ("segfault", "SIGSEGV"),
+        ("abort", "SIGABRT"),
+        ("leave", "exit status 3: so long"),
+    ],
+)
+def test_a_crash_names_its_signal_and_last_words(session, events, kernel, detail):
+    with pytest.raises(TargetLost, match=detail) as caught:
+        session.call(kernel, ["x"], ["y"])
+    assert caught.value.reason == "crash"
+    assert session.state == "lost"
+    assert not session.resident("x")
+    assert not session.resident("y")
+    assert events[-1] == TargetLostEvent("crash", caught.value.detail)
+    assert works(session)
+    assert session.restarts == 1
+    assert isinstance(events[-1], TargetStartedEvent)
+
+
+def test_an_endless_loop_ends_at_its_deadline(open_session):
+    session = open_session(Target("llvm", timeout=1))
+    begin = time.monotonic()
+    with pytest.raises(TargetLost, match="no answer within 1 s") as caught:
+        session.call("endless", ["x"], ["y"])
+    assert 0.95 < time.monotonic() - begin < 1.3
+    assert caught.value.reason == "timeout"
+    assert works(session)
+
+
+def test_a_deadline_of_one_call(session):
+    begin = time.monotonic()
+    with pytest.raises(TargetLost, match=r"no answer within 0\.2 s"):
+        session.call("endless", ["x"], ["y"], timeout=0.2)
+    assert time.monotonic() - begin < 0.5
+    fill(session)
+    assert len(session.call("slow", ["x"], ["y"], repeats=1).ms) == 1
+
+
+def test_a_stopped_target_ends_at_its_deadline_too(session):
+    """Its own alarm cannot ring: the watchdog is there for that."""
+    os.kill(session.platform["pid"], signal.SIGSTOP)
+    begin = time.monotonic()
+    with pytest.raises(TargetLost) as caught:
+        session.call("add_one", ["x"], ["y"], timeout=0.3)
+    assert caught.value.reason == "timeout"
+    assert time.monotonic() - begin < 0.8
+    assert works(session)
+
+
+def test_forty_crashes_in_a_row(session):
+    """More than the 32 sessions that a client process can hold; tracebacks kept, as people do."""
+    kept = []
+    for _ in range(40):
+        with pytest.raises(TargetLost) as caught:
+            session.call("abort", ["x"], ["y"])
+        kept.append(caught.value)
+        begin = time.monotonic()
+        assert works(session)
+        assert time.monotonic() - begin < 1
+    assert session.restarts == 40
+    assert {lost.reason for lost in kept} == {"crash"}
+
+
+def test_a_library_that_kills_at_load_takes_nothing_with_it(session, tmp_path):
+    (tmp_path / "fatal.c").write_text(
+        "#include <stdlib.h>\n__attribute__((constructor)) static void f(void) { abort(); }\n"
+    )
+    from tapml_nb.compile.toolchain import compile_c, link_shared
+
+    compile_c(tmp_path / "fatal.c", tmp_path / "fatal.o")
+    link_shared([tmp_path / "fatal.o"], tmp_path / "fatal.so")
+    with pytest.raises(TargetLost, match="SIGABRT"):
+        session.load(tmp_path / "fatal.so", [])
+    assert works(session)
+
+
+def test_a_library_that_is_gone_after_a_restart_is_missed_when_needed(session, library, tmp_path):
+    copy = tmp_path / "copy.so"
+    copy.write_bytes(library.read_bytes())
+    plan = kernels.unary("slow")
+    session.load(copy, [kernels.Kernel(**{**vars(plan), "key": "copied"})])
+    with pytest.raises(TargetLost):
+        session.call("abort", ["x"], ["y"])
+    copy.unlink()
+    assert works(session)
+    with pytest.raises(TargetError, match=r"copy\.so"):
+        session.call("copied", ["x"], ["y"])
+    assert works(session)
+    assert session.restarts == 1
+
+
+# -- other people's doing --------------------------------------------------------------------------
+
+
+def test_killed_in_mid_call(session):
+    pid = session.platform["pid"]
+    timer = during(0.2, lambda: os.kill(pid, signal.SIGKILL))
+    with pytest.raises(TargetLost, match="SIGKILL") as caught:
+        session.call("endless", ["x"], ["y"])
+    timer.join()
+    assert caught.value.reason == "killed"
+    assert works(session)
+
+
+def test_killed_between_calls(session):
+    os.kill(session.platform["pid"], signal.SIGKILL)
+    with pytest.raises(TargetLost, match="SIGKILL") as caught:
+        session.call("add_one", ["x"], ["y"])
+    assert caught.value.reason == "killed"
+    assert works(session)
+
+
+def test_killed_before_a_drop_is_nothing_to_report(session, events):
+    os.kill(session.platform["pid"], signal.SIGKILL)
+    session.drop(["x"])
+    assert session.state == "lost"
+    assert works(session)
+
+
+def test_the_listener_killed_in_mid_call(session):
+    listener = listener_of(session)
+    timer = during(0.2, listener.kill)
+    with pytest.raises(TargetLost, match="the target server was killed") as caught:
+        session.call("endless", ["x"], ["y"])
+    timer.join()
+    assert caught.value.reason == "killed"
+    assert works(session)
+    assert listener_of(session).pid != listener.pid
+
+
+def test_the_listener_killed_between_calls(session):
+    child = psutil.Process(session.platform["pid"])
+    listener_of(session).kill()
+    assert wait_until(lambda: gone(child))
+    with pytest.raises(TargetLost) as caught:
+        session.call("add_one", ["x"], ["y"])
+    assert caught.value.reason == "killed"
+    assert works(session)
+
+
+def test_killed_in_mid_transfer(session):
+    pid = session.platform["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    timer = during(0.2, lambda: os.kill(pid, signal.SIGKILL))
+    with pytest.raises(TargetLost) as caught:
+        session.put("large", np.zeros(64 << 20, np.uint8))
+    timer.join()
+    assert caught.value.reason == "killed"
+    assert not session.resident("large")
+    assert works(session)
+
+
+# -- our own doing ---------------------------------------------------------------------------------
+
+
+def test_interrupting_a_call(session):
+    timer = during(0.2, session.interrupt)
+    begin = time.monotonic()
+    with pytest.raises(TargetLost) as caught:
+        session.call("endless", ["x"], ["y"])
+    timer.join()
+    assert time.monotonic() - begin < 0.5
+    assert caught.value.reason == "interrupted"
+    assert works(session)
+
+
+def test_interrupting_nothing_changes_nothing(session, open_session):
+    session.interrupt()
+    assert session.call("add_one", ["x"], ["y"]).deterministic == [True]
+    assert session.restarts == 0
+
+
+def test_closing_during_a_call(session):
+    pid = session.platform["pid"]
+    timer = during(0.2, session.close)
+    with pytest.raises(TargetLost) as caught:
+        session.call("endless", ["x"], ["y"])
+    timer.join()
+    assert caught.value.reason == "interrupted"
+    assert session.state == "closed"
+    assert wait_until(lambda: not psutil.pid_exists(pid))
+
+
+def test_ctrl_c_during_a_call_leaves_no_stale_answer(session):
+    timer = during(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        session.call("slow", ["x"], ["y"], repeats=5)
+    timer.join()
+    assert session.state == "lost"
+    assert works(session)
