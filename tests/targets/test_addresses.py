@@ -1,0 +1,48 @@
+"""What people may say of a target, and what they are told when it is wrong."""
+
+import math
+
+import pytest
+import tvm
+
+from tapml_nb.targets.spec import Target
+
+
+def test_the_short_forms():
+    assert Target.of("llvm") == Target("llvm")
+    assert Target.of(Target("c", timeout=2)) == Target("c", timeout=2)
+    made = Target.of(tvm.target.Target({"kind": "llvm", "mcpu": "skylake"}))
+    assert (made.kind, made.tvm_target.attrs["mcpu"]) == ("llvm", "skylake")
+    with pytest.raises(TypeError, match=r"a int; give one of 'llvm'"):
+        Target.of(3)
+
+
+def test_an_unknown_kind_suggests_the_nearest():
+    with pytest.raises(ValueError, match="unknown kind 'lvm'; did you mean 'llvm'"):
+        Target("lvm")
+    with pytest.raises(ValueError, match="unknown kind 'abacus'; there are 'llvm'"):
+        Target("abacus")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, "30", None])
+def test_a_timeout_is_a_positive_number(timeout):
+    with pytest.raises(ValueError, match=r"timeout is .*; give seconds above 0"):
+        Target("llvm", timeout=timeout)
+
+
+def test_an_address_has_host_port_and_key():
+    assert Target("llvm", rpc="board:9090/secret").address == ("board", 9090, "secret")
+    assert Target("llvm", rpc="[::1]:9090/s/t").address == ("::1", 9090, "s/t")
+    assert Target("llvm", rpc="board:9090").address == ("board", 9090, "")
+
+
+@pytest.mark.parametrize("rpc", ["board", "board:", ":9090", "board:http/key", "board:99999/key"])
+def test_an_address_that_is_none(rpc):
+    with pytest.raises(ValueError, match="give 'host:port/key'"):
+        Target("llvm", rpc=rpc)
+
+
+@pytest.mark.parametrize("rpc", ["tracker://host:9190/key", "proxy://host:9190/key", "browser"])
+def test_what_is_not_there_yet_says_so(rpc):
+    with pytest.raises(ValueError, match="not available yet; give 'host:port/key'"):
+        Target("llvm", rpc=rpc)
