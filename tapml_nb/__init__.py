@@ -63,3 +63,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """What ``%load_ext tapml_nb`` calls: registers the ``%tapml`` magic."""
+    from tapml_nb.magics import register
+
+    register(shell)

@@ -68,8 +68,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _replay(parsed: argparse.Namespace) -> int:
-    # Nothing here needs PyTorch, and TVM imports in a third of the time without it.
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     from tapml_nb.carve import Bundle
     from tapml_nb.targets.spec import Target
 

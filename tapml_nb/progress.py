@@ -72,7 +72,7 @@ class ProgressLine:
 
     def _show(self) -> None:
         self._drawn = time.monotonic()
-        faults = f", {self._faults} faults" if self._faults else ""
+        faults = f", {self._faults} faulty" if self._faults else ""
         line = f"{self._text}{faults}, {self._drawn - self._begin:.1f} s"
         if self._in_terminal:
             sys.stderr.write(f"\r\x1b[K{line}")

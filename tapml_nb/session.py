@@ -106,7 +106,7 @@ class Session:
         )
         self._introduced: dict[tuple[OpId, int], OpResult] = {}
         self._accumulated: dict[tuple[OpId, int], AccumulatedResult] = {}
-        self._info = RunInfo(target=target.kind)
+        self._info = RunInfo(target=target.kind, tolerance=tolerance)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._current: _Job | None = None
         self._stopping = threading.Event()

@@ -25,6 +25,7 @@ ORDER = [
     {"api"},
     {"carve"},
     {"cli"},
+    {"magics"},
 ]
 """Rooms from left to right; a module imports only from its own room and from rooms to the left.
 

@@ -128,3 +128,14 @@ def test_serve_refuses_a_wrong_key(served, bundles):
     done = tapml_command("replay", bundles / "good.tapml", "--rpc", rpc)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_magic_is_the_command(bundles, capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    shell.run_line_magic("load_ext", "tapml_nb")
+    shell.run_line_magic("tapml", f"report {bundles / 'good.tapml'}")
+    assert "second/linear" in capsys.readouterr().out
+    shell.run_line_magic("tapml", "no-such-command")
+    assert "invalid choice" in capsys.readouterr().err

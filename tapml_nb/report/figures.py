@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tapml_nb.judge.verdict import FAULTS, LIMIT, Verdict
+from tapml_nb.judge.verdict import FAULTS, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,8 @@ def divergence(report: Report) -> Figure:
     if np.isfinite(accumulated).any():
         axes.plot(x, _clip(accumulated, top), "-", color=_ORANGE, linewidth=1, label="accumulated")
     axes.axhline(1, color=_GREY, linewidth=1, linestyle=":", label="noise floor")
-    axes.axhline(LIMIT, color=_RED, linewidth=1, linestyle="--", label=f"limit ({LIMIT:g} floors)")
+    limit = report.info.tolerance
+    axes.axhline(limit, color=_RED, linewidth=1, linestyle="--", label=f"limit ({limit:g} floors)")
     if faulty.any():
         height = np.where(np.isnan(introduced), top / 2, _clip(introduced, top))
         axes.plot(x[faulty], height[faulty], "x", color=_RED, markersize=8, label="faulty")
@@ -75,7 +76,8 @@ def heatmap(report: Report, rows: str = "layer", cols: str = "metric") -> Figure
     values = table.to_numpy(dtype=float)
     shown = np.log10(np.clip(values, _LEAST, 1e9))
     if cols == "metric":
-        shown = _scaled(values)
+        badness = np.where([c == "snr_db" for c in table.columns], -values, values)
+        shown = _scaled(badness)
     figure, axes = _figure(max(5, 0.7 * len(table.columns) + 3), max(2.5, 0.26 * len(table) + 1.4))
     image = axes.imshow(shown, aspect="auto", cmap="cividis", interpolation="nearest")
     axes.set_xticks(
@@ -106,9 +108,10 @@ def heatmap_table(report: Report, rows: str = "layer", cols: str = "metric") -> 
     if cols == "metric":
         how = {metric: "min" if metric == "snr_db" else "max" for metric in METRICS}
         return frame.groupby(rows, sort=False)[list(METRICS)].agg(how)
-    return frame.pivot_table(
+    table = frame.pivot_table(
         index=rows, columns=cols, values="ratio", aggfunc="max", sort=False, dropna=False
     )
+    return table.dropna(axis="columns", how="all") if cols == "kind" else table
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -131,10 +134,14 @@ def _clip(values: np.ndarray, top: float) -> np.ndarray:
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:
-    """Each column from 0 (least) to 1 (worst), on the logarithm of its size."""
-    size = np.log10(np.clip(np.abs(values), 1e-12, 1e12))
+    """Each column from 0 (least bad) to 1 (worst); positive ones on a logarithmic scale."""
     with np.errstate(all="ignore"):
-        low = np.nanmin(np.where(np.isfinite(size), size, np.nan), axis=0, initial=12.0)
-        high = np.nanmax(np.where(np.isfinite(size), size, np.nan), axis=0, initial=-12.0)
-    result: np.ndarray = (size - low) / np.where(high > low, high - low, 1.0)
+        positive = (np.nan_to_num(values, nan=0.0) >= 0).all(axis=0)
+        size = np.where(positive, np.log10(np.clip(values, 1e-12, 1e12)), values)
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(size)
+        low = np.where(finite, size, np.inf).min(axis=0)
+        high = np.where(finite, size, -np.inf).max(axis=0)
+        size = np.clip(size, low, high)  # an infinite SNR is as good as the best finite one
+        result: np.ndarray = (size - low) / np.where(high > low, high - low, 1.0)
     return result

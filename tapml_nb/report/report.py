@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapml_nb.graph import Graph, OpId
 from tapml_nb.judge.results import AccumulatedResult, OpResult
-from tapml_nb.judge.verdict import Verdict, worse
+from tapml_nb.judge.verdict import LIMIT, Verdict, worse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,6 +95,7 @@ class RunInfo:
         sent_bytes: bytes sent to the target by the session so far.
         restarts: how often the target had to be brought back.
         stopped: whether the last run was stopped before its end.
+        tolerance: how many noise floors a target may be off.
         outputs: whether the hybrid run's outputs are within the end-to-end noise floor; None
             when there was no hybrid run.
     """
@@ -106,6 +107,7 @@ class RunInfo:
     sent_bytes: int = 0
     restarts: int = 0
     stopped: bool = False
+    tolerance: float = LIMIT
     outputs: Verdict | None = None
 
 
@@ -332,8 +334,11 @@ def summarize(report: Report) -> str:
         lines.append("  stopped before the end; what was judged is kept")
     if info.outputs is not None:
         moved = sum(where == "target" for where in report.placement.values())
-        state = "within" if info.outputs is Verdict.PASS else f"{info.outputs}: not within"
-        lines.append(f"  hybrid: {moved} operators on the target, outputs {state} the noise floor")
+        within = info.outputs is Verdict.PASS
+        state = (
+            "within the noise floor" if within else f"NOT within the noise floor ({info.outputs})"
+        )
+        lines.append(f"  hybrid: {moved} operators on the target, outputs {state}")
     for rank, culprit in enumerate(report.culprits[:10], 1):
         ratio = "" if math.isnan(culprit.ratio) else f", {culprit.ratio:.3g} floors"
         lines.append(f"  culprit {rank}: {culprit.op} {culprit.verdict}{ratio}")

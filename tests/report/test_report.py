@@ -119,7 +119,7 @@ def test_summary_says_what_matters(report):
     assert "3 FAIL" not in text
     assert "2 FAIL" in text
     assert "culprit 1: layers.1.a/mul CRASH" in text
-    assert "FAIL: not within the noise floor" in text
+    assert "NOT within the noise floor (FAIL)" in text
     assert f"missing: {EVIL}/mul COMPILE_ERROR" in text
 
 
