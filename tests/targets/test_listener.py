@@ -1,5 +1,6 @@
 """The server itself: who may come in, what they may touch, and that nobody keeps others waiting."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -229,6 +231,38 @@ def test_a_session_on_a_standalone_server(standalone, library):
             fill(session)
             assert session.call("add_one", ["x"], ["y"]).deterministic == [True]
         assert session.restarts == 3
+
+
+def forward(listener, port):
+    """What an SSH tunnel does with one port."""
+
+    def pump(source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", port))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+
+
+def test_one_forwarded_port_is_enough(standalone):
+    port, _, key = standalone.partition(":")[2].partition("/")
+    with socket.create_server(("127.0.0.1", 0)) as tunnel:
+        forward(tunnel, int(port))
+        near = tunnel.getsockname()[1]
+        with TargetSession(Target("llvm", rpc=f"127.0.0.1:{near}/{key}")) as session:
+            fill(session)
+            assert np.array_equal(session.fetch("x"), X)
 
 
 PLAIN = """
