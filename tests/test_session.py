@@ -349,6 +349,17 @@ class TestDtypes:
             assert report.verdict("gt") is Verdict.PASS
 
 
+def test_uninitialised_memory_is_no_culprit():
+    class Allocates(nn.Module):
+        def forward(self, x):
+            return torch.empty_like(x).copy_(x) + 1
+
+    with tapml.debug(Allocates().eval(), (torch.randn(4, 8),)) as session:
+        report = session.run()
+        assert report.ok
+        assert report.culprits == []
+
+
 class TestOrphans:
     CODE = """
 import sys, tapml_nb as tapml

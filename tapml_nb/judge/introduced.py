@@ -31,6 +31,12 @@ _FAILURES = {
     "crash": Verdict.COMPILE_ERROR,
     "timeout": Verdict.COMPILE_ERROR,
 }
+_UNDEFINED = frozenset(
+    f"aten.{name}"
+    for name in ("empty", "empty_like", "empty_strided", "new_empty", "empty_permuted")
+)
+"""Kinds whose result is whatever was in memory."""
+
 _ACCIDENTS = {"crash": Verdict.CRASH, "timeout": Verdict.TIMEOUT}
 
 
@@ -66,6 +72,9 @@ class IntroducedRun:
         base = OpResult(op.id, step, Verdict.UNKNOWN, source_ms=self._source.ms(op.id, step))
         if op.host:
             message = "runs on the host: it computes no tensor"
+            return replace(base, verdict=Verdict.SKIPPED, message=message)
+        if op.kind in _UNDEFINED and not self._kernels.overridden(op.id):
+            message = "allocates memory and writes nothing: its values are undefined"
             return replace(base, verdict=Verdict.SKIPPED, message=message)
         implementation = self._kernels[op.id, step]
         if isinstance(implementation, Failure):
