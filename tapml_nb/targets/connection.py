@@ -109,9 +109,11 @@ class Connection:
                     connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Drop everything: at most 32 RPC sessions fit into a client process."""
-        self._functions.clear()
-        self._rpc = None  # says goodbye, and closes its socket
+        """Drop everything: at most 32 RPC sessions fit into a client process.
+
+        The sockets first.  TVM says goodbye on a line that still stands and waits for the other
+        side to hang up, without a time limit and with the interpreter's lock held.
+        """
         with self._lock:
             for connection in self._all_sockets():
                 _hang_up(connection)
@@ -119,6 +121,8 @@ class Connection:
                 os.close(self._process)
             self._process = self._bulk = None
             self._sockets = []
+        self._functions.clear()
+        self._rpc = None
 
     def _all_sockets(self) -> list[socket.socket]:
         return [*self._sockets, *([self._bulk.connection] if self._bulk else [])]

@@ -1,84 +1,327 @@
-"""The server as TVM's own client, and as a stranger, sees it."""
-
-from __future__ import annotations
+"""The server itself: who may come in, what they may touch, and that nobody keeps others waiting."""
 
 import contextlib
+import json
+import os
+import signal
 import socket
 import struct
+import subprocess
+import sys
+import tempfile
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tvm
 from tvm import rpc
 
+from tapml_nb.targets.errors import TargetError, TargetLost
+from tapml_nb.targets.greeting import BULK, MAGIC, pack_word
 from tapml_nb.targets.process import LocalServer
-from tapml_nb.targets.server import MAGIC
-from tests import kernels
+from tapml_nb.targets.session import TargetSession
+from tapml_nb.targets.spec import Target
+from tests.conftest import wait_until
+from tests.targets import kernels
+from tests.targets.conftest import X, fill
 
 
-@pytest.fixture(scope="module")
-def server():
-    with contextlib.closing(LocalServer()) as server:
-        yield server
+@pytest.fixture
+def server(nothing_left):
+    server = LocalServer()
+    yield server
+    server.close()
 
 
-def test_tvms_own_client_uploads_loads_and_runs(server, tmp_path):
-    library = tvm.tirx.build(
-        tvm.IRModule({"silu": kernels.honest.with_attr("global_symbol", "silu")}), target="llvm"
+@pytest.fixture
+def standalone(nothing_left):
+    """``tapml serve`` in another process; its address and key."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tapml_nb.cli", "serve", "--host", "127.0.0.1"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    library.export_library(str(tmp_path / "silu.so"))
+    process.stdout.readline()
+    yield process.stdout.readline().partition("rpc='")[2].partition("'")[0]
+    process.terminate()
+    assert process.wait(5) == 0
+    process.stdout.close()
+
+
+def connect(server):
+    return socket.create_connection(("127.0.0.1", server.port), 5)
+
+
+# -- who may come in -------------------------------------------------------------------------------
+
+
+def test_tvms_own_client_is_at_home(server, library):
     remote = rpc.connect("127.0.0.1", server.port, server.token)
-    remote.upload(str(tmp_path / "silu.so"))
-    silu = remote.load_module("silu.so")["silu"]
-    x = np.random.default_rng(0).standard_normal(kernels.SHAPE).astype(np.float32)
-    device = remote.cpu(0)
-    out = tvm.runtime.empty(kernels.SHAPE, "float32", device)
-    silu(tvm.runtime.tensor(x, device), out)
-    np.testing.assert_allclose(out.numpy(), x / (1 + np.exp(-x)), rtol=1e-5)
+    remote.upload(str(library))
+    module = remote.load_module("kernels.so")
+    x = tvm.runtime.tensor(X, remote.cpu())
+    y = tvm.runtime.tensor(np.zeros_like(X), remote.cpu())
+    module.get_function("add_one")(x, y)
+    assert np.array_equal(y.numpy(), X + 1)
+    assert bytes(remote.download("kernels.so")) == library.read_bytes()
+    assert remote.get_function("tvm.contrib.sort.argsort")
 
 
 def test_a_wrong_key_is_refused(server):
-    with pytest.raises(Exception, match="key"):
-        rpc.connect("127.0.0.1", server.port, "wrong")
-
-
-@pytest.mark.parametrize("path", ["../outside", "/etc/passwd"])
-def test_paths_are_confined(server, path):
-    remote = rpc.connect("127.0.0.1", server.port, server.token)
-    with pytest.raises(Exception, match="leaves the session's folder"):
-        remote.get_function("tvm.rpc.server.workpath")(path)
-
-
-def test_strangers_do_not_block_anyone(server):
-    silent = socket.create_connection(("127.0.0.1", server.port))
-    rude = socket.create_connection(("127.0.0.1", server.port))
-    rude.sendall(b"GET / HTTP/1.1\r\n\r\n")
-    greedy = socket.create_connection(("127.0.0.1", server.port))
-    greedy.sendall(struct.pack("<ii", MAGIC, 1 << 30))
-    begin = time.monotonic()
+    for key in ("", "wrong", server.token[:-1], server.token + "x"):
+        with pytest.raises(Exception, match="cannot find server that matches"):
+            rpc.connect("127.0.0.1", server.port, key)
     rpc.connect("127.0.0.1", server.port, server.token)
-    assert time.monotonic() - begin < 2
-    for connection in (rude, greedy):
-        connection.settimeout(5)
-        with contextlib.suppress(ConnectionResetError):
-            assert connection.recv(1) == b""
-    silent.close()
 
 
-def test_it_listens_on_the_loopback_interface_alone(server):
-    import psutil
-
-    addresses = {
-        c.laddr.ip
-        for c in psutil.net_connections("tcp")
-        if c.laddr.port == server.port and not c.raddr
-    }
-    assert addresses == {"127.0.0.1"}
+def test_a_wrong_key_is_told_by_the_session(server):
+    session = TargetSession(Target("llvm", rpc=f"127.0.0.1:{server.port}/wrong"))
+    with pytest.raises(TargetLost, match="refuses the key") as caught:
+        session.start()
+    assert caught.value.reason == "connection"
+    session.close()
 
 
-def test_the_token_is_not_on_the_command_line(server):
-    import psutil
+def test_nobody_there(nothing_left):
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    session = TargetSession(Target("llvm", rpc=f"127.0.0.1:{port}/key"))
+    with pytest.raises(TargetLost, match=f"127.0.0.1:{port}"):
+        session.start()
+    session.close()
 
-    process = psutil.Process(server._process.pid)
-    assert server.token not in " ".join(process.cmdline())
+
+def test_a_server_that_says_nothing_is_given_up(nothing_left, monkeypatch):
+    monkeypatch.setattr("tapml_nb.targets.connection._CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        port = mute.getsockname()[1]
+        session = TargetSession(Target("llvm", rpc=f"127.0.0.1:{port}/key"))
+        begin = time.monotonic()
+        with pytest.raises(TargetLost, match="does not answer"):
+            session.start()
+        assert time.monotonic() - begin < 2
+        session.close()
+
+
+def test_silent_and_senseless_connections_keep_nobody_waiting(server):
+    sense = [
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        struct.pack("<ii", MAGIC, -5),
+        struct.pack("<ii", MAGIC, 1 << 30),
+        struct.pack("<ii", MAGIC, 100) + b"too short",
+        struct.pack("<ii", MAGIC, 4) + b"\xff\xfe\xfd\xfc",
+        pack_word(BULK) + struct.pack("<i", 2) + b"[]",
+        pack_word(BULK) + struct.pack("<i", 36) + b'{"session": "../..", "token": "xxx"}',
+    ]
+    pests = []
+    for greeting in sense * 2:
+        pests.append(connect(server))
+        pests[-1].sendall(greeting)
+    begin = time.monotonic()
+    remote = rpc.connect("127.0.0.1", server.port, server.token)
+    assert json.loads(remote.get_function("tapml.hello")())["pid"]
+    assert time.monotonic() - begin < 1
+    for pest in pests:
+        pest.close()
+
+
+def test_a_silent_connection_is_hung_up_on(server):
+    with connect(server) as silent:
+        silent.settimeout(8)
+        assert silent.recv(1) == b""
+
+
+def test_a_tensor_connection_needs_the_sessions_token(server):
+    remote = rpc.connect("127.0.0.1", server.port, server.token)
+    credentials = json.loads(remote.get_function("tapml.bulk")())
+
+    def greet(token):
+        connection = connect(server)
+        text = json.dumps({**credentials, "token": token}).encode()
+        connection.sendall(pack_word(BULK) + pack_word(len(text)) + text)
+        return connection
+
+    with greet("wrong") as stranger:
+        assert stranger.recv(1) == b""
+    with greet(credentials["token"]) as friend:
+        assert friend.recv(4) == struct.pack("<I", len(b'{"ok": true}'))
+
+
+def test_it_listens_on_this_machine_only(server):
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.2", server.port), 1)
+
+
+def test_without_a_token_it_does_not_start(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "TAPML_TOKEN"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tapml_nb.targets.server", "--workroot", str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "set TAPML_TOKEN" in done.stderr
+
+
+# -- what they may touch ---------------------------------------------------------------------------
+
+
+def test_paths_stay_in_the_sessions_folder(server, tmp_path, library):
+    remote = rpc.connect("127.0.0.1", server.port, server.token)
+    target = tmp_path / "target"
+    target.write_text("secret")
+    for name in (str(target), f"../../../../../../..{target}", "a/../../x"):
+        for attempt in (
+            lambda name=name: remote.upload(bytearray(b"x"), name),
+            lambda name=name: remote.download(name),
+            lambda name=name: remote.remove(name),
+            lambda name=name: remote.load_module(name),
+        ):
+            with pytest.raises(Exception, match="leaves the session's folder"):
+                attempt()
+    assert target.read_text() == "secret"
+
+
+def test_a_standalone_server_takes_no_paths_of_its_own_machine(standalone, library):
+    host, _, rest = standalone.partition(":")
+    port, _, key = rest.partition("/")
+    remote = rpc.connect(host, int(port), key)
+    with pytest.raises(Exception, match="leaves the session's folder"):
+        remote.get_function("tapml.load")(str(library), "[]")
+
+
+def test_children_know_neither_token_nor_torch(server):
+    remote = rpc.connect("127.0.0.1", server.port, server.token)
+    pid = json.loads(remote.get_function("tapml.hello")())["pid"]
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    assert "libtvm_runtime.so" in maps
+    assert "libtvm_compiler" not in maps
+    assert "libtorch" not in maps
+    limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    assert next(line for line in limits if "core file" in line).split()[4:6] == ["0", "0"]
+    assert server.token not in Path(f"/proc/{pid}/cmdline").read_text()
+
+
+# -- a server on another machine -------------------------------------------------------------------
+
+
+def test_a_session_on_a_standalone_server(standalone, library):
+    target = Target("llvm", rpc=standalone, timeout=1)
+    with TargetSession(target) as session:
+        session.load(library, list(kernels.PLANS.values()))
+        assert session.bytes_sent == library.stat().st_size
+        fill(session)
+        assert session.call("add_one", ["x"], ["y"]).deterministic == [True]
+        assert np.array_equal(session.fetch("y"), X + 1)
+        for kernel, reason, detail in (
+            ("segfault", "crash", "SIGSEGV"),
+            ("leave", "crash", "exit status 3: so long"),
+            ("endless", "timeout", "no answer within 1 s"),
+        ):
+            begin = time.monotonic()
+            with pytest.raises(TargetLost, match=detail) as caught:
+                session.call(kernel, ["x"], ["y"])
+            assert caught.value.reason == reason
+            assert time.monotonic() - begin < 2
+            fill(session)
+            assert session.call("add_one", ["x"], ["y"]).deterministic == [True]
+        assert session.restarts == 3
+
+
+def forward(listener, port):
+    """What an SSH tunnel does with one port."""
+
+    def pump(source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(("127.0.0.1", port))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+
+
+def test_one_forwarded_port_is_enough(standalone):
+    port, _, key = standalone.partition(":")[2].partition("/")
+    with socket.create_server(("127.0.0.1", 0)) as tunnel:
+        forward(tunnel, int(port))
+        near = tunnel.getsockname()[1]
+        with TargetSession(Target("llvm", rpc=f"127.0.0.1:{near}/{key}")) as session:
+            fill(session)
+            assert np.array_equal(session.fetch("x"), X)
+
+
+PLAIN = """
+import time
+from tvm.rpc.server import Server
+
+if __name__ == "__main__":
+    server = Server("127.0.0.1", 19100, 19200, silent=True)
+    print(server.port, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_plain_tvm_server_says_what_to_do(nothing_left, tmp_path):
+    script = tmp_path / "plain.py"
+    script.write_text(PLAIN)
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        port = int(process.stdout.readline())
+        session = TargetSession(Target("llvm", rpc=f"127.0.0.1:{port}"))
+        with pytest.raises(TargetError, match="plain TVM server; start one with 'tapml serve'"):
+            session.start()
+        session.close()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+# -- order in its house ----------------------------------------------------------------------------
+
+
+def test_a_sessions_folder_goes_with_it(server, library):
+    (root,) = [p for p in Path(tempfile.gettempdir()).iterdir() if p.name.startswith("tapml")]
+    remote = rpc.connect("127.0.0.1", server.port, server.token)
+    pid = json.loads(remote.get_function("tapml.hello")())["pid"]
+    remote.upload(str(library))
+    assert list(root.glob("session-*/kernels.so"))
+    os.kill(pid, signal.SIGKILL)
+    assert server.exit_of(pid, 2)["signal"] == signal.SIGKILL
+    assert [p.name for p in root.iterdir()] == ["server.log"]
+
+
+def test_a_server_that_cannot_start_says_why(nothing_left, monkeypatch):
+    monkeypatch.setenv("PYTHONHASHSEED", "nonsense")
+    with pytest.raises(TargetLost, match="PYTHONHASHSEED"):
+        LocalServer()
+
+
+def test_a_uploaded_name_is_never_reused(standalone, library):
+    with TargetSession(Target("llvm", rpc=standalone)) as session:
+        session.load(library, [])
+        connection = session._connection
+        with pytest.raises(TargetError, match="FileExistsError"):
+            connection.bulk.file(f"0-{library.name}", b"other")
+        assert wait_until(lambda: session.held() == 0)

@@ -1,46 +1,48 @@
-"""What people write for a target."""
+"""What people may say of a target, and what they are told when it is wrong."""
+
+import math
 
 import pytest
 import tvm
 
-from tapml_nb import Target
-from tapml_nb.targets.availability import check_all, resolve
+from tapml_nb.targets.spec import Target
 
 
-def test_short_names_and_tvm_targets():
+def test_the_short_forms():
     assert Target.of("llvm") == Target("llvm")
-    own = Target.of(tvm.target.Target({"kind": "llvm", "mcpu": "haswell"}))
-    assert own.kind == "llvm"
-    assert "haswell" in str(resolve(own)[1])
-    assert Target.of(own) is own
+    assert Target.of(Target("c", timeout=2)) == Target("c", timeout=2)
+    made = Target.of(tvm.target.Target({"kind": "llvm", "mcpu": "skylake"}))
+    assert (made.kind, made.tvm_target.attrs["mcpu"]) == ("llvm", "skylake")
+    with pytest.raises(TypeError, match=r"a int; give one of 'llvm'"):
+        Target.of(3)
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: Target("lvm"), "did you mean 'llvm'"),
-        (lambda: Target("llvm", timeout=0), "give seconds above 0"),
-        (lambda: Target("llvm", rpc="nowhere"), "host:port/key"),
-        (lambda: Target("llvm", rpc="tracker://host:1/key"), "host:port/key"),
-        (lambda: resolve(Target("llvm", tvm_target={"kind": "no"})), "TVM rejects"),
-    ],
-)
-def test_mistakes(make, words):
-    with pytest.raises(ValueError, match=words):
-        make()
+def test_an_unknown_kind_suggests_the_nearest():
+    with pytest.raises(ValueError, match="unknown kind 'lvm'; did you mean 'llvm'"):
+        Target("lvm")
+    with pytest.raises(ValueError, match="unknown kind 'abacus'; there are 'llvm'"):
+        Target("abacus")
 
 
-def test_something_else_altogether():
-    with pytest.raises(TypeError, match="target: a float"):
-        Target.of(1.5)
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, "30", None])
+def test_a_timeout_is_a_positive_number(timeout):
+    with pytest.raises(ValueError, match=r"timeout is .*; give seconds above 0"):
+        Target("llvm", timeout=timeout)
 
 
-def test_every_kind_says_whether_it_works_and_why_not():
-    states = {state.kind: state for state in check_all()}
-    assert states["llvm"].works
-    assert states["c"].works
-    assert all(state.reason for state in states.values())
-
-
-def test_an_address():
+def test_an_address_has_host_port_and_key():
     assert Target("llvm", rpc="board:9090/secret").address == ("board", 9090, "secret")
+    assert Target("llvm", rpc="[::1]:9090/s/t").address == ("::1", 9090, "s/t")
+    assert Target("llvm", rpc="board:9090").address == ("board", 9090, "")
+
+
+@pytest.mark.parametrize("rpc", ["board", "board:", ":9090", "board:http/key", "board:99999/key"])
+def test_an_address_that_is_none(rpc):
+    with pytest.raises(ValueError, match="give 'host:port/key'"):
+        Target("llvm", rpc=rpc)
+
+
+@pytest.mark.parametrize("rpc", ["tracker://host:9190/key", "proxy://host:9190/key", "browser"])
+def test_what_is_not_there_yet_says_so(rpc):
+    with pytest.raises(ValueError, match="not available yet; give 'host:port/key'"):
+        Target("llvm", rpc=rpc)
