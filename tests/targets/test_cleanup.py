@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+import time
 
 import psutil
 import pytest
@@ -132,7 +132,9 @@ def test_closing(no_threads_or_descriptors_left, nothing_left):
     assert_gone(others, nothing_left)
 
 
-def test_standalone_ends_with_its_session_folders(nothing_left):
+@pytest.fixture
+def standalone(nothing_left):
+    """``tapml serve``: the process, and what it prints to paste."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tapml_nb.cli", "serve", "--host", "127.0.0.1"],
         stdout=subprocess.PIPE,
@@ -140,13 +142,29 @@ def test_standalone_ends_with_its_session_folders(nothing_left):
         text=True,
     )
     process.stdout.readline()
-    address = process.stdout.readline().partition("rpc='")[2].partition("'")[0]
+    yield process, process.stdout.readline().partition("rpc='")[2].partition("'")[0]
+    process.terminate()
+    process.wait(5)
+    process.stdout.close()
+
+
+def test_standalone_ends_with_its_session_folders(standalone, nothing_left):
+    process, address = standalone
     session = TargetSession(Target("llvm", rpc=address))
     session.start()
     child = psutil.Process(session.platform["pid"])
-    assert list(Path(nothing_left).glob("tapml-serve-*/session-*"))
+    assert list(nothing_left.glob("tapml-serve-*/session-*"))
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 0
-    process.stdout.close()
     assert_gone([child], nothing_left)
     session.close()
+
+
+def test_closing_does_not_wait_for_a_target_elsewhere(standalone):
+    _, address = standalone
+    session = TargetSession(Target("llvm", rpc=address))
+    session.start()
+    psutil.Process(session.platform["pid"]).suspend()  # as good as a machine that is gone
+    begin = time.monotonic()
+    session.close()
+    assert time.monotonic() - begin < 1
