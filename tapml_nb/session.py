@@ -33,9 +33,9 @@ from tapml_nb.execute.events import (
     RunFinished,
     RunProgress,
     RunStarted,
+    TargetLost,
+    TargetStarted,
 )
-from tapml_nb.execute.events import TargetLost as TargetLostNews
-from tapml_nb.execute.events import TargetStarted as TargetStartedNews
 from tapml_nb.execute.hybrid import SOURCE, TARGET, HybridRun
 from tapml_nb.execute.kernels import KernelTable, check_override
 from tapml_nb.execute.source import SourceRun, Stopped
@@ -48,7 +48,7 @@ from tapml_nb.judge.results import AccumulatedResult, OpResult
 from tapml_nb.judge.verdict import LIMIT, Verdict
 from tapml_nb.progress import ProgressLine
 from tapml_nb.report import Report, RunInfo
-from tapml_nb.targets.session import TargetSession
+from tapml_nb.targets.session import TargetEvent, TargetLostEvent, TargetSession
 from tapml_nb.targets.spec import Target
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Session:
         self._program = program
         self._spec = target
         self._events = EventStream()
-        self._target = TargetSession(target, on_event=self._relay)
+        self._target = TargetSession(target, on_event=_relay_to(self._events))
         self._compiler = compiler
         self._source = SourceRun(program, self._events)
         self._kernels = KernelTable(self._source, compiler, self._target, self._events)
@@ -173,6 +173,8 @@ class Session:
         if job is None or job.done.is_set():
             return
         self._stopping.set()
+        if threading.current_thread() is self._thread:
+            return  # a callback asks: the run ends after this operator
         while not job.done.wait(0.5):
             self._target.interrupt()
 
@@ -255,7 +257,8 @@ class Session:
         """Every operator: ``op, kind, scope, layer, inputs, outputs, kernel, placement, file,
         line``; ``kernel`` is empty until it is compiled."""
         frame = self.graph.frame()
-        frame.insert(6, "kernel", [self._kernels.label(op) for op in frame["op"]])
+        labels = self._kernels.labels()
+        frame.insert(6, "kernel", [labels.get(op) for op in frame["op"]])
         frame.insert(7, "placement", [self.placement[op] for op in frame["op"]])
         return frame
 
@@ -398,16 +401,6 @@ class Session:
             self.stop()
             raise
 
-    def _relay(self, news: Any) -> None:
-        """Target news into the session's own event stream."""
-        name = type(news).__name__
-        if name == "TargetLostEvent":
-            self._events.emit(TargetLostNews(news.reason, news.detail))
-        else:
-            self._events.emit(
-                TargetStartedNews(self._target.address, news.pid, self._target.restarts)
-            )
-
     # -- work, on the session's thread -----------------------------------------------------------
 
     def _judge_all(self, ops: Sequence[OpId]) -> None:
@@ -519,6 +512,21 @@ class _Running:
         session._info = replace(session._info, seconds=seconds, stopped=stopped)
         session._events.emit(RunFinished(self._run, stopped or error is not None))
         return stopped
+
+
+def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
+    """Target news into a session's event stream (a function that does not hold the session)."""
+    starts = 0
+
+    def relay(news: TargetEvent) -> None:
+        nonlocal starts
+        if isinstance(news, TargetLostEvent):
+            events.emit(TargetLost(news.reason, news.detail))
+        else:
+            events.emit(TargetStarted(news.address, news.pid, restarts=starts))
+            starts += 1
+
+    return relay
 
 
 def _serve(jobs: queue.SimpleQueue[_Job | None]) -> None:

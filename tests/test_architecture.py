@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tapml_nb"
 
 ORDER = [
-    {"numerics", "tensorfile"},
+    {"numerics", "tensorfile", "interpreter"},
     {"graph"},
     {"frontends"},
     {"compile"},

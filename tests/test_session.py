@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -282,6 +283,30 @@ class TestRunning:
             session.override("act", lambda x: np.where(x > 1.5, 0, x / (1 + np.exp(-x))))
             worst = session.run().culprits[0]
             assert worst.op == "act/silu"
+
+    def test_steps_of_different_shape(self):
+        model, _ = two_layers()
+        steps = [(torch.randn(n, 8),) for n in (3, 5, 3)]
+        shapes = ({0: torch.export.Dim("rows", min=2, max=64)},)
+        with tapml.debug(model, steps, dynamic_shapes=shapes) as session:
+            report = session.run()
+            assert report.ok
+            assert report.info.kernels == 6
+            assert session.tensor("act", step=1).shape == (5, 16)
+            session.offload("*")
+            assert session.hybrid().info.outputs is Verdict.PASS
+
+    def test_stop_from_a_callback(self, session):
+        session.on("OpJudged", lambda event: session.stop())
+        report = session.run()
+        assert report.info.stopped
+        assert report.counts[Verdict.UNKNOWN] == len(session.graph) - 1
+
+    def test_a_forgotten_session_ends_its_processes(self, nothing_left):
+        session = tapml.debug(*two_layers())
+        session.run()
+        del session
+        gc.collect()
 
     def test_after_close(self, nothing_left):
         session = tapml.debug(*two_layers())

@@ -31,6 +31,9 @@ class CarvedProgram:
         self._tests: dict[tuple[OpId, int], dict[str, Any]] = {
             (test["op"], test["step"]): test for test in archive.manifest["tests"]
         }
+        self._by_step: dict[int, list[dict[str, Any]]] = {s: [] for s in range(self.steps)}
+        for (_, step), test in self._tests.items():
+            self._by_step[step].append(test)
         self.graph = self._build_graph(archive.manifest["name"])
 
     @property
@@ -42,8 +45,7 @@ class CarvedProgram:
         """Every recorded tensor of a step."""
         values = _StepValues(
             (entry["value"], self._archive.tensor(entry["tensor"]))
-            for (_, at), test in self._tests.items()
-            if at == step
+            for test in self._by_step[step]
             for entry in (*test["inputs"], *test["outputs"])
         )
         values.step = step

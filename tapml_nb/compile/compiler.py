@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Generator, Mapping
 from importlib.metadata import version
@@ -21,6 +20,7 @@ import tvm
 from tapml_nb.compile.cache import UNIT, Compiled, Failure, KernelCache
 from tapml_nb.compile.lowering import PIPELINE
 from tapml_nb.compile.toolchain import c_compiler, link_shared
+from tapml_nb.interpreter import module_command, module_environment
 
 _BATCH = 4
 """Units per child of the worker: few, so that the cores finish together."""
@@ -102,10 +102,11 @@ class Compiler:
 
     def _start(self) -> None:
         self._worker = subprocess.Popen(
-            [sys.executable, "-m", "tapml_nb.compile.worker"],
+            module_command("tapml_nb.compile.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=module_environment(),
             start_new_session=True,  # Ctrl-C in the terminal is for the notebook
         )
 

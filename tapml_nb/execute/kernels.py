@@ -102,12 +102,9 @@ class KernelTable:
         """How many different kernels the operators seen so far need."""
         return len({key for key in self._keys.values() if isinstance(key, str)})
 
-    def label(self, op: OpId) -> str | None:
-        """The short name of the operator's kernel, if it is known already."""
-        for (known, _), key in self._keys.items():
-            if known == op:
-                return key[:12] if isinstance(key, str) else None
-        return None
+    def labels(self) -> dict[OpId, str]:
+        """The short name of every operator's kernel that is known already."""
+        return {op: key[:12] for (op, _), key in self._keys.items() if isinstance(key, str)}
 
     def unit_text(self, op: OpId, step: int) -> tuple[str, str] | str:
         """Key and TVM JSON of what is compiled for an operator, or why there is nothing.

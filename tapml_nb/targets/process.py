@@ -14,13 +14,13 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import weakref
 from pathlib import Path
 from typing import IO, Any
 
+from tapml_nb.interpreter import module_command, module_environment
 from tapml_nb.targets.errors import TargetLost
 
 _START_SECONDS = 60.0
@@ -43,12 +43,11 @@ class LocalServer:
         log = self._workroot / "server.log"
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
-                # -P: modules in the user's current folder are none of the server's business.
-                [sys.executable, "-P", "-m", "tapml_nb.targets.server", *arguments],
+                module_command("tapml_nb.targets.server", *arguments),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=_environment(self.token),
+                env=module_environment(TAPML_TOKEN=self.token),
                 start_new_session=True,  # Ctrl-C in a terminal is for the notebook alone
             )
         assert self._process.stdout
@@ -132,16 +131,6 @@ def _end(process: subprocess.Popen[bytes], reports: _Reports, workroot: Path, ow
     if process.stdout:
         process.stdout.close()
     shutil.rmtree(workroot, ignore_errors=True)
-
-
-def _environment(token: str) -> dict[str, str]:
-    """This process's environment, from which the server finds the same package."""
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.environ.get("PYTHONPATH")
-    return os.environ | {
-        "TAPML_TOKEN": token,
-        "PYTHONPATH": os.pathsep.join([package, path] if path else [package]),
-    }
 
 
 def _tail(log: Path) -> str:
