@@ -179,6 +179,21 @@ class TestAccidents:
             session.on("OpStarted", kill_listener)
             assert session.run().verdict("act/silu") is Verdict.PASS
 
+    def test_a_server_killed_between_call_and_fetch_is_nobodys_fault(self, session):
+        fetch, killed = session._target.fetch, []
+
+        def killing_fetch(key):
+            if not killed:
+                killed.append(key)
+                psutil.Process(session._target._pid).kill()
+            return fetch(key)
+
+        session._target.fetch = killing_fetch
+        report = session.run()
+        assert killed
+        assert report.ok
+        assert report.info.restarts == 1
+
     def test_a_numpy_override_that_raises_or_wavers(self, session):
         def raises(x):
             raise ZeroDivisionError("by zero")

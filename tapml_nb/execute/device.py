@@ -113,6 +113,20 @@ class Device:
             )
         raise AssertionError("unreachable: the second attempt returns or raises")
 
+    def fetch(self, key: str) -> np.ndarray:
+        """Fetch a tensor.
+
+        Raises:
+            Stopped: if the session was interrupted.
+            TargetLost: if the target died, and the tensor with it.
+        """
+        try:
+            return self.session.fetch(key)
+        except TargetLost as lost:
+            if lost.reason == "interrupted":
+                raise Stopped from None
+            raise
+
 
 def call_numpy(
     override: NumpyOverride, inputs: Sequence[np.ndarray], specs: Sequence[TensorSpec]

@@ -184,7 +184,6 @@ class HybridRun:
         keys = {value: self._key(value, step) for value in inputs}
         # Outputs are named by version, so that the next operator there finds them.
         names = [f"version/{made}#{k}" for k in range(len(op.outputs))]
-        session = self._device.session
         for _ in range(2):
             outcome = self._device.call(
                 compiled,
@@ -196,7 +195,7 @@ class HybridRun:
             if outcome.accident:
                 return [], outcome.accident.message
             try:
-                return [session.fetch(name) for name in names], ""
+                return [self._device.fetch(name) for name in names], ""
             except TargetLost as error:
                 lost = error  # it died between call and fetch: the outputs are gone with it
         raise lost

@@ -23,6 +23,7 @@ from tapml_nb.judge.references import References
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
 from tapml_nb.numerics import bitwise_equal
+from tapml_nb.targets.errors import TargetLost
 from tapml_nb.targets.poison import unwritten
 
 _FAILURES = {
@@ -85,7 +86,12 @@ class IntroducedRun:
         base = replace(base, kernel=implementation.kernel.key)
         if not implementation.kernel.launches:
             return self._judge_view(implementation, op, base)
-        return self._judge_kernel(implementation, op, base)
+        try:
+            return self._judge_kernel(implementation, op, base)
+        except TargetLost as lost:
+            if lost.reason in ("crash", "timeout"):  # the call itself went well, so: afterwards
+                return _accident(base, Accident(lost.reason, f"after the call: {lost.detail}"))
+        return self._judge_kernel(implementation, op, base)  # nobody's fault: once more
 
     def tensor_values(self, op: Op) -> list[ValueId]:
         """The operator's inputs that are tensors: its kernel's parameters."""
@@ -107,7 +113,7 @@ class IntroducedRun:
         else:
             keys = self._output_keys(op)
             outcome = self._call(implementation, op, step, keys)
-            runs = [] if outcome.accident else [[self._device.session.fetch(k) for k in keys]]
+            runs = [] if outcome.accident else [[self._device.fetch(k) for k in keys]]
             self._drop(keys)
         if outcome.accident:
             raise RuntimeError(f"{op.id} gave no result: {outcome.accident.message}")
@@ -164,11 +170,11 @@ class IntroducedRun:
         deterministic = all(outcome.deterministic)
         if deterministic and _verdict(by_run[-1]) is not Verdict.PASS:
             # Wrong, or only wrong this time?  Two more runs must agree with what was fetched.
-            first = [self._device.session.fetch(key) for key in keys]
+            first = [self._device.fetch(key) for key in keys]
             again = self._call(compiled, op, base.step, keys)
             if again.accident:
                 return _accident(base, again.accident)
-            second = [self._device.session.fetch(key) for key in keys]
+            second = [self._device.fetch(key) for key in keys]
             deterministic = all(again.deterministic) and all(map(bitwise_equal, first, second))
             if not deterministic:
                 by_run.append(self._judge_outputs(op, base.step, keys, again)[-1])
@@ -209,9 +215,7 @@ class IntroducedRun:
                     judgements.append(judge_identical(reference))
                 else:
                     key = keys[k] + (suffix if first_run else "")
-                    judgements.append(
-                        judge(self._device.session.fetch(key), reference, self._limit)
-                    )
+                    judgements.append(judge(self._device.fetch(key), reference, self._limit))
             runs.append(judgements)
         return runs
 
@@ -234,8 +238,7 @@ class IntroducedRun:
         for key, same in zip(keys, outcome.deterministic, strict=True):
             if same:
                 continue
-            session = self._device.session
-            first, second = session.fetch(f"{key}#1"), session.fetch(key)
+            first, second = self._device.fetch(f"{key}#1"), self._device.fetch(key)
             holes = unwritten(first, second)
             if not bitwise_equal(np.where(holes, 0, first), np.where(holes, 0, second)):
                 return result
