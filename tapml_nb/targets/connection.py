@@ -111,8 +111,8 @@ class Connection:
     def close(self) -> None:
         """Drop everything: at most 32 RPC sessions fit into a client process.
 
-        The sockets first.  TVM says goodbye on a line that still stands and waits for the other
-        side to hang up, without a time limit and with the interpreter's lock held.
+        The sockets first: freeing a remote function is a round trip on a line that still stands,
+        without a time limit and with the interpreter's lock held, so that no watchdog could bite.
         """
         with self._lock:
             for connection in self._all_sockets():
