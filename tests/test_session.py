@@ -376,6 +376,18 @@ class TestDtypes:
             session.override("1", lambda x: x)
             assert session.run("1").verdict("1/silu") is Verdict.FAIL
 
+    def test_a_result_of_another_dtype_is_a_fault_and_stays_on_the_source(self):
+        """TVM 0.27's rule for aten.mm makes float32 of bfloat16."""
+        model = nn.Sequential(nn.Linear(16, 8, bias=False), nn.SiLU()).to(torch.bfloat16).eval()
+        with tapml.debug(model, (torch.randn(4, 16, dtype=torch.bfloat16),)) as session:
+            report = session.run()
+            assert [c.op for c in report.culprits] == ["0/linear"]
+            assert "float32[4, 8], the source's bfloat16[4, 8]" in report.culprits[0].diagnosis
+            session.offload("*")
+            frame = session.hybrid().frame().set_index("op")
+            assert session.report.info.outputs is Verdict.PASS
+            assert "1/silu" in frame.index
+
     def test_integers_booleans_and_empty_tensors(self):
         class Mixed(nn.Module):
             def forward(self, x, i):

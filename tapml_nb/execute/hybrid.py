@@ -114,6 +114,7 @@ class HybridRun:
         accident = ""
         if where == TARGET:
             outputs, accident = self._on_target(op, made, step)
+            accident = accident or self._misfit(op, outputs, step)
         if where == SOURCE or accident:
             outputs = self._on_source(op, step)
         ms = (time.perf_counter() - begin) * 1e3
@@ -177,6 +178,17 @@ class HybridRun:
             numbers = implementation.kernel.results
             return [resolve_result(implementation, n, arrays) for n in numbers], ""
         return self._launch(implementation, op, inputs, made, step)
+
+    def _misfit(self, op: Op, outputs: list[np.ndarray], step: int) -> str:
+        """Why the model cannot go on with these outputs, if it cannot."""
+        for value, output in zip(op.outputs, outputs, strict=True):
+            source = self._source.array(value, step)
+            if output.shape != source.shape or output.dtype != source.dtype:
+                return (
+                    f"the target's result is {output.dtype.name}{list(output.shape)}, "
+                    f"the model needs {source.dtype.name}{list(source.shape)}"
+                )
+        return ""
 
     def _launch(
         self, compiled: Compiled, op: Op, inputs: list[ValueId], made: str, step: int

@@ -78,7 +78,7 @@ def heatmap(report: Report, rows: str = "layer", cols: str = "metric") -> Figure
     if cols == "metric":
         badness = np.where([c == "snr_db" for c in table.columns], -values, values)
         shown = _scaled(badness)
-    figure, axes = _figure(max(5, 0.7 * len(table.columns) + 3), max(2.5, 0.26 * len(table) + 1.4))
+    figure, axes = _figure(max(5, 0.7 * len(table.columns) + 3), max(3.0, 0.26 * len(table) + 2.2))
     image = axes.imshow(shown, aspect="auto", cmap="cividis", interpolation="nearest")
     axes.set_xticks(
         range(len(table.columns)), [str(c) for c in table.columns], rotation=45, ha="right"

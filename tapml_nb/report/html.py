@@ -20,7 +20,8 @@ body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem
 img { max-width: 100%; background: #fff; }
 .tapml table { border-collapse: collapse; font-size: 12px; }
 .tapml th, .tapml td { padding: 2px 8px; text-align: left; border-bottom: 1px solid #8884; }
-.tapml .scroll { overflow-x: auto; max-height: 32rem; }
+.tapml table.dataframe td { white-space: nowrap; }
+.tapml .scroll { overflow: auto; max-height: 32rem; }
 .tapml pre { white-space: pre-wrap; }
 @media (prefers-color-scheme: dark) { body { color: #e6e6e6; background: #1b1b1b; } }
 """
