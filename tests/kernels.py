@@ -58,6 +58,14 @@ def forgets_a_row(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32
 
 
 @T.prim_func(s_tir=True)
+def spoils_its_input(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
+    """SiLU, but one element of the input is changed afterwards."""
+    for i, j in T.grid(3, 16):
+        y[i, j] = x[i, j] / (T.float32(1) + T.exp(-x[i, j]))
+    x[2, 15] = T.float32(0)
+
+
+@T.prim_func(s_tir=True)
 def returns_nan(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
     """SiLU with the logarithm of a negative number in one element."""
     for i, j in T.grid(3, 16):

@@ -127,6 +127,7 @@ class TestAccidents:
             (kernels.loops, Verdict.TIMEOUT, "1 s"),
             (kernels.right_once, Verdict.NONDETERMINISTIC, "differs from run to run"),
             (kernels.forgets_a_row, Verdict.FAIL, "never writes 16 of 48 elements, from [2, 0] on"),
+            (kernels.spoils_its_input, Verdict.FAIL, "writes into its own input 0"),
             (kernels.returns_nan, Verdict.NONFINITE, "[1, 5]"),
             (kernels.unlinkable, Verdict.COMPILE_ERROR, "tapml_there_is_no_such_function"),
             (kernels.honest, Verdict.PASS, ""),

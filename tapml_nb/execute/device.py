@@ -42,6 +42,7 @@ class Outcome:
         deterministic: per output, whether all runs agreed bit for bit.
         identical: per output, whether it equals the reference bit for bit (None: not compared).
         sent: bytes that had to be sent for the call.
+        spoiled: positions of inputs that the kernel wrote to.
         accident: set when there is no result.
     """
 
@@ -49,6 +50,7 @@ class Outcome:
     deterministic: tuple[bool, ...]
     identical: tuple[bool | None, ...]
     sent: int
+    spoiled: tuple[int, ...] = ()
     accident: Accident | None = None
 
 
@@ -109,7 +111,11 @@ class Device:
                     return _failed("crash", detail, outputs, sent)
                 raise
             return Outcome(
-                tuple(result.ms), tuple(result.deterministic), tuple(result.identical), sent
+                tuple(result.ms),
+                tuple(result.deterministic),
+                tuple(result.identical),
+                sent,
+                tuple(k for k, key in enumerate(inputs) if key in result.spoiled),
             )
         raise AssertionError("unreachable: the second attempt returns or raises")
 
@@ -165,7 +171,7 @@ def _failed(
     kind: Literal["crash", "timeout"], message: str, outputs: Sequence[Any], sent: int
 ) -> Outcome:
     nothing = (False,) * len(outputs)
-    return Outcome((), nothing, nothing, sent, Accident(kind, message))
+    return Outcome((), nothing, nothing, sent, accident=Accident(kind, message))
 
 
 def _constant(compiled: Compiled, key: str) -> Send:

@@ -166,6 +166,11 @@ class IntroducedRun:
         if outcome.accident:
             return _accident(base, outcome.accident)
         base = replace(base, target_ms=min(outcome.ms))
+        if outcome.spoiled:
+            self._drop(keys)
+            which = ", ".join(map(str, outcome.spoiled))
+            message = f"it writes into its own input {which}, which it may only read"
+            return replace(base, verdict=Verdict.FAIL, ratio=math.inf, message=message)
         by_run = self._judge_outputs(op, base.step, keys, outcome)
         deterministic = all(outcome.deterministic)
         if deterministic and _verdict(by_run[-1]) is not Verdict.PASS:

@@ -50,12 +50,20 @@ State = Literal["idle", "connected", "lost", "closed"]
 
 @dataclass(frozen=True)
 class CallResult:
-    """What a kernel call answered: milliseconds per run; per output, whether all runs agreed
-    and whether it equals its reference (None: not compared)."""
+    """What a kernel call answered.
+
+    Attributes:
+        ms: milliseconds per run.
+        deterministic: per output, whether all runs agreed.
+        identical: per output, whether it equals its reference (None: not compared).
+        spoiled: inputs that the kernel wrote to, found when it runs more than once; the target
+            has dropped them.
+    """
 
     ms: list[float]
     deterministic: list[bool]
     identical: list[bool | None]
+    spoiled: list[str]
 
 
 @dataclass(frozen=True)
@@ -271,6 +279,7 @@ class TargetSession:
         }
         answer = self._remote(connection, "tapml.call", json.dumps(request), seconds=seconds)
         result = CallResult(**json.loads(answer))
+        connection.resident.difference_update(result.spoiled)
         for key, same in zip(outputs, result.deterministic, strict=True):
             connection.resident.add(key)
             connection.resident.discard(f"{key}#1")
