@@ -131,6 +131,7 @@ class CarvedProgram:
                     source=SourceLine(**test["source"]) if test["source"] else None,
                     primitives=tuple(test["primitives"]),
                     host=test["host"],
+                    constants=test["constants"],
                 ),
             )
         return Graph(name, tuple(ops.values()), values, (), ())

@@ -86,6 +86,7 @@ class _Carver:
             "source": asdict(op.source) if op.source else None,
             "primitives": list(op.primitives),
             "host": op.host,
+            "constants": dict(op.constants),
             "step": step,
             "inputs": [],
             "outputs": [],

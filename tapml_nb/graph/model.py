@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 OpId = str
 ValueId = str
+Constant = int | float | bool | str | None
 Role = Literal["input", "parameter", "buffer", "constant", "operator"]
 
 
@@ -73,6 +74,8 @@ class Op:
         source: the user's line, where known.
         primitives: the core ATen overloads it decomposes into, in order.
         host: computes no tensor (shape arithmetic, assertions) and always runs on the host.
+        constants: numbers among the arguments of its last primitive, by parameter name
+            (``{"dim": -1, "keepdim": True}``).
     """
 
     id: OpId
@@ -85,6 +88,7 @@ class Op:
     source: SourceLine | None
     primitives: tuple[str, ...]
     host: bool = False
+    constants: Mapping[str, Constant] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tapml_nb.frontends.torch.export import (
     split_steps,
 )
 from tapml_nb.frontends.torch.grouping import Group, group_nodes, is_tensor
-from tapml_nb.frontends.torch.provenance import kind, scope_and_class, source_line
+from tapml_nb.frontends.torch.provenance import constants, kind, scope_and_class, source_line
 from tapml_nb.frontends.torch.units import build_module
 from tapml_nb.graph import Graph, Op, OpId, TensorSpec, Value, ValueId
 from tapml_nb.graph.model import Role, layer_of
@@ -258,6 +258,7 @@ class TorchProgram:
                     source=source_line(last),
                     primitives=tuple(str(n.target) for n in nodes),
                     host=not any(is_tensor(n.meta.get("val")) for n in outputs),
+                    constants=constants(last),
                 )
             )
         signature = self._exported.graph_signature

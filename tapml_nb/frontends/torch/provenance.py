@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from tapml_nb.graph import SourceLine
+from tapml_nb.graph.model import Constant
 
 _FRAME = re.compile(r'^\s*File "(?P<file>.+)", line (?P<line>\d+), in ', re.MULTILINE)
 _TORCH = str(Path(torch.__file__).parent)
@@ -35,6 +36,20 @@ def kind(node: fx.Node) -> str:
     if len(parts) >= 3:
         return ".".join(parts[:2])
     return target if len(parts) == 2 else f"python.{getattr(node.target, '__name__', target)}"
+
+
+def constants(node: fx.Node) -> dict[str, Constant]:
+    """The plain numbers among a call's arguments by parameter name, defaults included."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {}
+    found: dict[str, Constant] = {}
+    for position, parameter in enumerate(node.target._schema.arguments):
+        given = node.args[position] if position < len(node.args) else None
+        if position >= len(node.args):
+            given = node.kwargs.get(parameter.name, parameter.default_value)
+        if given is None or isinstance(given, bool | int | float | str):
+            found[parameter.name] = given
+    return found
 
 
 def source_line(node: fx.Node) -> SourceLine | None:
