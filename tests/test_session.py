@@ -361,6 +361,28 @@ class TestTensors:
             session.tensor(*arguments)
 
 
+class TestTheCTarget:
+    """TVM's C source, compiled by the system's compiler, through the same session."""
+
+    def test_a_small_model_passes(self):
+        with tapml.debug(*two_layers(), target="c") as session:
+            assert session.run().ok
+
+    def test_what_the_c_compiler_rejects_is_one_compile_error(self):
+        """TVM 0.27 writes float infinity as ``inff``, which C does not know."""
+
+        class Masked(nn.Module):
+            def forward(self, x):
+                return (x == float("-inf")) | (x > 1), x + 1
+
+        with tapml.debug(Masked().eval(), (torch.randn(4, 8),), target="c") as session:
+            report = session.run()
+            assert [r.op for r in report.missing] == ["eq"]
+            assert "kernel.c" in report.missing[0].message
+            assert "inff" in report.missing[0].message
+            assert report.verdict("add") is Verdict.PASS
+
+
 class TestDtypes:
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
     def test_linear_and_silu(self, dtype):

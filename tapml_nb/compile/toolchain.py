@@ -57,7 +57,9 @@ def compile_c(source: Path, output: Path) -> None:
         ToolchainError: if there is no compiler, or it rejects the source; with its message.
     """
     headers = [f"-I{path}" for path in _tvm_headers()]
-    _run([c_compiler(), "-O2", "-fPIC", "-w", *headers, "-c", str(source), "-o", str(output)])
+    command = [c_compiler(), "-O2", "-fPIC", "-w", *headers]
+    # In the source's folder, so that messages name the file and not where it happens to lie.
+    _run([*command, "-c", source.name, "-o", str(output.resolve())], source.parent)
 
 
 def _tvm_headers() -> list[str]:
@@ -68,8 +70,8 @@ def _tvm_headers() -> list[str]:
     return [str(own), libinfo.find_include_path(), libinfo.find_dlpack_include_path()]
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(command: list[str], folder: Path | None = None) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if done.returncode:
         message = done.stderr.strip() or f"exit status {done.returncode}"
         raise ToolchainError(f"{Path(command[0]).name} failed: {message[-2000:]}")
