@@ -1,0 +1,54 @@
+"""The source run: once, content-addressed, and interruptible."""
+
+import numpy as np
+import pytest
+
+from tapml_nb.execute.events import EventStream
+from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.frontends.torch import import_torch
+from tapml_nb.numerics import digest
+from tests.models import two_layers
+
+
+@pytest.fixture
+def program():
+    model, (x,) = two_layers()
+    return import_torch(model, [(x,), (2 * x,)])
+
+
+def test_every_value_of_every_step(program):
+    source = SourceRun(program, EventStream())
+    source.complete()
+    first, second = (source.array("x", step) for step in (0, 1))
+    np.testing.assert_array_equal(second, 2 * first)
+    op = program.graph["second/linear"]
+    exact = source.exact(op.id, 0)
+    np.testing.assert_allclose(source.array(op.outputs[0], 0), exact[0], rtol=1e-5, atol=1e-6)
+    assert exact[0].dtype == np.float64
+    assert source.ms(op.id, 0) > 0
+
+
+def test_keys_are_content(program):
+    source = SourceRun(program, EventStream())
+    source.complete()
+    weight = next(v.id for v in program.graph.values.values() if v.role == "parameter")
+    assert source.key(weight, 0) == source.key(weight, 1) == digest(source.array(weight, 0))
+    assert source.key("x", 0) != source.key("x", 1)
+
+
+def test_nothing_runs_twice(program, monkeypatch):
+    calls = []
+    run = program.run
+    monkeypatch.setattr(program, "run", lambda op, values: calls.append(op) or run(op, values))
+    source = SourceRun(program, EventStream())
+    source.complete()
+    source.complete()
+    assert len(calls) == 2 * len(program.graph)
+
+
+def test_stopping_and_going_on(program):
+    source = SourceRun(program, EventStream())
+    with pytest.raises(Stopped):
+        source.complete(lambda: True)
+    source.complete()
+    assert source.array("x", 1).shape == (3, 8)
