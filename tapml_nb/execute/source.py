@@ -34,7 +34,7 @@ class SourceRun:
         self._events = events
         self._steps: list[_Step] = []
         self._state: dict[ValueId, Any] = {}
-        self._external_keys: dict[int, tuple[Any, str]] = {}
+        self._shared_keys: dict[ValueId, str] = {}
 
     def complete(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Run every step that has not been run yet.
@@ -55,18 +55,11 @@ class SourceRun:
 
     def key(self, value: ValueId, step: int) -> str:
         """The content address of a tensor; parameters are hashed once for all steps."""
-        record = self._steps[step]
-        if value not in record.keys:
-            tensor = record.values[value]
-            if self.program.graph.values[value].role in ("parameter", "constant"):
-                known = self._external_keys.get(id(tensor))
-                if known is None:
-                    known = (tensor, digest(self.program.to_numpy(tensor)))
-                    self._external_keys[id(tensor)] = known
-                record.keys[value] = known[1]
-            else:
-                record.keys[value] = digest(self.program.to_numpy(tensor))
-        return record.keys[value]
+        shared = self.program.graph.values[value].role in ("parameter", "constant")
+        keys = self._shared_keys if shared else self._steps[step].keys
+        if value not in keys:
+            keys[value] = digest(self.array(value, step))
+        return keys[value]
 
     def ms(self, op: OpId, step: int) -> float:
         """Milliseconds the source took for an operator."""

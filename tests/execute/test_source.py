@@ -28,11 +28,16 @@ def test_every_value_of_every_step(program):
     assert source.ms(op.id, 0) > 0
 
 
-def test_keys_are_content(program):
+def test_keys_are_content(program, monkeypatch):
     source = SourceRun(program, EventStream())
     source.complete()
+    hashed = []
+    monkeypatch.setattr(
+        "tapml_nb.execute.source.digest", lambda array: hashed.append(1) or digest(array)
+    )
     weight = next(v.id for v in program.graph.values.values() if v.role == "parameter")
     assert source.key(weight, 0) == source.key(weight, 1) == digest(source.array(weight, 0))
+    assert len(hashed) == 1, "a parameter is hashed once for all steps"
     assert source.key("x", 0) != source.key("x", 1)
 
 
