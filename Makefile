@@ -28,7 +28,7 @@ test: apt $(VENV)/.dev lint types
 	@$(PY) -m pytest
 
 lab: $(VENV)/.demo
-	@$(VENV)/bin/jupyter lab notebooks/quickstart.ipynb
+	@$(PY) -m jupyterlab notebooks/quickstart.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 lint: $(VENV)/.dev
 	@$(PY) -m ruff check .
