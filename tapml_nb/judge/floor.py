@@ -76,7 +76,7 @@ class Reference:
     floor: Floor | None
 
     def exact(self) -> np.ndarray:
-        """The float64 result; where the source is not finite, the source's."""
+        """The float64 result; where it or the source is not finite, the source's."""
         wide = self.source.astype(np.float64)
         if self.delta is None:
             return wide
@@ -174,7 +174,7 @@ def reference_of(source: np.ndarray, exact: np.ndarray | None, length: int) -> R
     rows, start = as_matrix(delta), 0
     with np.errstate(all="ignore"):
         for s, r in blocks(source, exact):
-            rows[start : start + len(s)] = np.where(np.isfinite(s), r - s, 0.0)
+            rows[start : start + len(s)] = np.where(np.isfinite(s) & np.isfinite(r), r - s, 0.0)
             start += len(s)
     return Reference(source, delta, noise_floor(source, exact, length))
 

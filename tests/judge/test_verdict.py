@@ -141,6 +141,13 @@ class TestFaultsAreSeen:
         reference = reference_of(source, source.astype(np.float64), 1)
         assert judge(target, reference).verdict is Verdict.FAIL
 
+    @pytest.mark.parametrize("exact", [np.nan, np.inf])
+    def test_a_float64_run_that_fails_excuses_nothing(self, exact):
+        source = np.array([1.0, 2.0, 3.0], np.float32)
+        reference = reference_of(source, np.array([1.0, exact, 3.0]), 1)
+        assert judge(source * np.float32([1, 1.01, 1]), reference).verdict is Verdict.FAIL
+        assert judge(source.copy(), reference).verdict is Verdict.PASS
+
     def test_integers_compare_exactly(self):
         source = np.arange(10)
         target = source.copy()
