@@ -36,7 +36,7 @@ import tapml_nb as tapml
 from tapml_nb.frontends.torch import TorchProgram, import_torch
 
 TOLERANCE = 1e-3
-"""What LibCompare needs on this model not to stop at honest kernels (its default is 1e-5)."""
+"""Wide enough that honest rounding does not stop LibCompare halfway (its default is 1e-5)."""
 
 
 @dataclass(frozen=True)
