@@ -2,7 +2,8 @@
 
 An entry is complete or absent: it is written aside and renamed.  A failure that the compiler
 reported is an entry too (``error.json``), so a kernel that cannot be compiled is not tried
-again; one that crashed or hung the compiler is not kept.
+again; one that crashed or hung the compiler is not kept.  The code of a kernel, made on demand,
+is a file beside its folder (``<key>.code.json``): there may be one before there is a kernel.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from typing import Literal
 import numpy as np
 
 from tapml_nb import tensorfile
+from tapml_nb.compile.code import KernelCode, read_code
 from tapml_nb.compile.kernel import Kernel
 
-KERNEL, OBJECT, CONSTANTS, ERROR, UNIT = (
+KERNEL, OBJECT, CONSTANTS, ERROR, UNIT, CODE = (
     "kernel.json",
     "kernel.o",
     "constants.safetensors",
     "error.json",
     "unit.json",
+    "code.json",
 )
 
 
@@ -97,6 +100,19 @@ class KernelCache:
             return Failure(**json.loads((folder / ERROR).read_text()))
         except FileNotFoundError:
             return None
+
+    def code(self, key: str) -> KernelCode | None:
+        """The code of a kernel; None if nobody asked for it yet."""
+        return read_code(self._code_file(key))
+
+    def keep_code(self, key: str, scratch: Path) -> None:
+        """Move the code out of a filled folder to where :meth:`code` finds it."""
+        target = self._code_file(key)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(scratch / CODE, target)
+
+    def _code_file(self, key: str) -> Path:
+        return self.folder(key).with_name(f"{key}.{CODE}")
 
     def scratch(self) -> Path:
         """A new folder beside the entries, to be filled and then given to :meth:`commit`."""

@@ -11,13 +11,15 @@ import signal
 import subprocess
 import threading
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import tvm
 
-from tapml_nb.compile.cache import UNIT, Compiled, Failure, KernelCache
+from tapml_nb.compile.cache import CODE, UNIT, Compiled, Failure, KernelCache
+from tapml_nb.compile.code import KernelCode, read_code
 from tapml_nb.compile.lowering import PIPELINE
 from tapml_nb.compile.toolchain import c_compiler, link_shared
 from tapml_nb.interpreter import module_command, module_environment
@@ -50,6 +52,8 @@ class Compiler:
         self.cache = cache or KernelCache()
         self.compiled = 0
         """Kernels compiled here (not found in the cache)."""
+        self.cache_hits = 0
+        """Kernels taken from the disk cache, its remembered failures too, and not compiled."""
         self._jobs = jobs or os.cpu_count() or 1
         self._salt = f"{target}|{PIPELINE}|{version('apache-tvm')}|{version('apache-tvm-ffi')}"
         self._worker: subprocess.Popen[bytes] | None = None
@@ -70,10 +74,26 @@ class Compiler:
             if known is None:
                 missing.append(key)
             else:
+                self.cache_hits += 1
                 yield key, known
         if missing:
             with self._lock:
                 yield from self._compile_missing({key: modules[key] for key in missing})
+
+    def code(self, key: str, module: Any) -> KernelCode:
+        """A unit's Relax, TIR and generated source, from the cache or made by the worker.
+
+        Waits while :meth:`compile` compiles; so never call it between two of its results.  A
+        compiler that crashes or hangs is told in the message, and asked again by the next call.
+        """
+        code = self.cache.code(key)
+        if code is None:
+            with self._lock:
+                code = self._describe(key, module)
+        known = self.cache.get(key)
+        if isinstance(known, Failure) and not code.message:
+            return replace(code, message=known.message)  # say, of the C compiler
+        return code
 
     def link(self, kernels: list[Compiled], library: Path) -> None:
         """Link kernels into one shared library.
@@ -165,9 +185,42 @@ class Compiler:
                 yield left[0], _death(event)
                 waiting = left[1:] + waiting
 
-    def _submit(self, number: int, keys: list[str], scratch: dict[str, Path]) -> None:
+    def _describe(self, key: str, module: Any) -> KernelCode:
+        scratch = self.cache.scratch()
+        try:
+            (scratch / UNIT).write_text(tvm.ir.save_json(module))
+            death = self._run_description(key, scratch)
+            code = read_code(scratch / CODE) or KernelCode("", "", "", self.target.kind.name, "")
+            if death:
+                return replace(code, message=death)
+            self.cache.keep_code(key, scratch)
+            return code
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _run_description(self, key: str, scratch: Path) -> str:
+        """Have a child leave the unit's code in ``scratch``; returns what it died of, if it did."""
+        for _ in range(2):
+            if self._worker is None:
+                return "the compiler is closed"
+            self._batches += 1
+            self._submit(self._batches, [key], {key: scratch}, describe=True)
+            event: dict[str, Any] | None = {}
+            while event is not None and event.get("batch") != self._batches:
+                event = self._next_event()
+            if event is not None:
+                return _death(event).message if event["signal"] or event["code"] else ""
+            if self._worker is not None:  # it is gone, and nobody closed it
+                self.close()
+                self._start()
+        return "the compile worker ended before it answered"
+
+    def _submit(
+        self, number: int, keys: list[str], scratch: dict[str, Path], *, describe: bool = False
+    ) -> None:
         job = {
             "batch": number,
+            "describe": describe,
             "target": str(self.target),
             "scratch": {key: str(scratch[key]) for key in keys},
         }

@@ -28,7 +28,12 @@ PIPELINE = "relax-default/2"
 
 
 class UnsupportedLowering(Exception):
-    """The target's pipeline leaves something no kernel can be made of; the message says what."""
+    """The target's pipeline leaves something no kernel can be made of; the message says what.
+
+    ``module`` is the ``IRModule`` that the pipeline left, if it came that far.
+    """
+
+    module: Any = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,20 @@ def lower(module: Any, target: Any, key: str) -> Lowered:
         UnsupportedLowering: if an operation has no legalization or needs the VM at run time.
         tvm.error.TVMError: whatever the pipeline raises.
     """
-    if "main" not in {gv.name_hint for gv in module.functions}:
+    if not is_relax(module):
         return _lower_primfunc(module, target, key)
     with target:
         lowered = tvm.transform.Sequential(_relax_passes(target))(module)
-    return _Planner(lowered, key).plan()
+    try:
+        return _Planner(lowered, key).plan()
+    except UnsupportedLowering as error:
+        error.module = lowered
+        raise
+
+
+def is_relax(module: Any) -> bool:
+    """Whether a unit is a Relax function ``main``; else it is the PrimFunc of an override."""
+    return "main" in {gv.name_hint for gv in module.functions}
 
 
 def _relax_passes(target: Any) -> list[Any]:

@@ -6,8 +6,9 @@ after the other, each into its own object file, and says so; if it dies, the fir
 not answered for is the one that killed it.
 
 Lines of JSON on stdin: ``{"batch": n, "target": …, "scratch": {key: folder}}``; on stdout:
-``{"key": …}`` per finished unit and ``{"batch": n, "signal": s}`` per finished child.  The end
-of stdin ends the worker and its children.
+``{"key": …}`` per finished unit and ``{"batch": n, "signal": s}`` per finished child.  With
+``"describe": true`` the child leaves the units' code in their folders instead of kernels, and
+only its end is told.  The end of stdin ends the worker and its children.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import select
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,22 +93,25 @@ def _start(job: dict[str, Any], batches: dict[int, int], out: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        _compile_batch(job, out)
+        _run_batch(job, out)
         code = 0
     finally:
         os._exit(code)
 
 
-def _compile_batch(job: dict[str, Any], out: int) -> None:
+def _run_batch(job: dict[str, Any], out: int) -> None:
     import tvm
 
     target = tvm.target.Target(job["target"])
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the deadline kills: a hang is in C++
     for key, scratch in job["scratch"].items():
         signal.setitimer(signal.ITIMER_REAL, SECONDS_PER_UNIT)
-        compile_unit(key, Path(scratch), target)
+        if job.get("describe"):
+            describe_unit(key, Path(scratch), target)
+        else:
+            compile_unit(key, Path(scratch), target)
+            _send(out, {"key": key})
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _send(out, {"key": key})
 
 
 def compile_unit(key: str, folder: Path, target: Any) -> None:
@@ -136,6 +141,43 @@ def compile_unit(key: str, folder: Path, target: Any) -> None:
     if lowered.constants:
         (folder / cache.CONSTANTS).write_bytes(tensorfile.dump(lowered.constants))
     (folder / cache.KERNEL).write_text(json.dumps(lowered.kernel.to_json()))
+
+
+def describe_unit(key: str, folder: Path, target: Any) -> None:
+    """Leave the code of a cache folder's ``unit.json`` beside it, stage by stage.
+
+    Every stage is written before the next begins: it is there even if that kills this process.
+    """
+    import tvm
+
+    from tapml_nb.compile import cache
+    from tapml_nb.compile.code import KernelCode, shortened, write_code
+    from tapml_nb.compile.lowering import UnsupportedLowering, is_relax, lower
+
+    code = KernelCode("", "", "", target.kind.name, "")
+
+    def reached(stage: str, text: str) -> None:
+        nonlocal code
+        code = replace(code, **{stage: shortened(text)})
+        write_code(folder / cache.CODE, code)
+
+    try:
+        module = tvm.ir.load_json((folder / cache.UNIT).read_text())
+        reached("relax" if is_relax(module) else "tir", module.script(show_meta=False))
+        lowered = lower(module, target, key)
+        if not lowered.kernel.launches:
+            reached("message", "launches nothing: the results are views or constants")
+            return
+        reached("tir", lowered.functions.script(show_meta=False))
+        library = tvm.tirx.build(lowered.functions, target)
+        is_llvm = target.kind.name == "llvm"  # whose modules show nothing unless told what
+        reached("source", library.inspect_source("ll" if is_llvm else ""))
+    except UnsupportedLowering as error:
+        if error.module is not None:
+            reached("tir", error.module.script(show_meta=False))
+        reached("message", " ".join(str(error).split()))
+    except Exception as error:
+        reached("message", compiler_message(error))
 
 
 def compiler_message(error: BaseException) -> str:

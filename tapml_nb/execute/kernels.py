@@ -7,17 +7,19 @@ target, a NumPy function of the user's, or the reason why there is nothing.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tapml_nb.compile.cache import Compiled, Failure
+from tapml_nb.compile.code import KernelCode, shortened
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.primfunc import buffer_specs, is_primfunc
 from tapml_nb.compile.toolchain import ToolchainError
@@ -45,6 +47,9 @@ class NumpyOverride:
 
 
 Implementation = Compiled | NumpyOverride | Failure
+
+HOST_OPERATOR = "runs on the host: it computes no tensor"
+"""Why an operator that yields Python numbers has no kernel."""
 
 
 class KernelTable:
@@ -122,6 +127,31 @@ class KernelTable:
             return str(reason)
         return self._compiler.key(module), tvm.ir.save_json(module)
 
+    def code(self, op: OpId, step: int) -> KernelCode:
+        """What runs for an operator, as code; the step's source run must be complete.
+
+        Where there is no code, or no kernel could be made of it, its ``message`` says why.
+        """
+        override = self._overrides.get(op)
+        if isinstance(override, NumpyOverride):
+            return _python_code(override)
+        if isinstance(override, str):
+            key, module = override, self._override_modules[override]
+        else:
+            language = self._compiler.target.kind.name
+            if self._graph[op].host:
+                return KernelCode("", "", "", language, HOST_OPERATOR)
+            try:
+                module = self._source.program.unit(op, self._source.values(step)).module
+            except Unsupported as reason:
+                return KernelCode("", "", "", language, " ".join(str(reason).split()))
+            key = self._compiler.key(module)
+        code = self._compiler.code(key, module)
+        known = self._known.get(key)  # more than the compiler knows: it may have failed to load
+        if isinstance(known, Failure) and not code.message:
+            return replace(code, message=" ".join(known.message.split()))
+        return code
+
     # -- preparing -------------------------------------------------------------------------------
 
     def prepare(
@@ -192,7 +222,7 @@ class KernelTable:
                 modules[key] = self._source.program.unit(op, self._source.values(step)).module
             return
         if self._graph[op].host:
-            self._keys[slot] = Failure("unsupported", "runs on the host: it computes no tensor")
+            self._keys[slot] = Failure("unsupported", HOST_OPERATOR)
             return
         try:
             unit = self._source.program.unit(op, self._source.values(step))
@@ -246,6 +276,14 @@ class KernelTable:
         library = self._folder / f"kernels-{self._libraries}.so"
         self._compiler.link(running, library)
         self._target.load(library, [k.kernel for k in running])
+
+
+def _python_code(override: NumpyOverride) -> KernelCode:
+    try:
+        source = shortened(inspect.getsource(override.function))
+    except (OSError, TypeError):  # built in, or typed where nothing keeps the text
+        return KernelCode("", "", "", "python", f"the source of {override.name} cannot be found")
+    return KernelCode("", "", source, "python", "")
 
 
 def check_override(graph: Graph, op: OpId, kernel: Any) -> None:
