@@ -10,11 +10,15 @@ TORCH ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # What the tests run besides Python packages, by Debian's names.
-APT_PACKAGES := gcc libc6-dev
+APT_PACKAGES := gcc libc6-dev chromium
+
+# The front end is tested on kernels of these versions of ipykernel, too.
+IPYKERNELS := 6.31.0 7.3.0
+KERNELS := $(IPYKERNELS:%=$(VENV)/kernels/%/.installed)
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test lab lint types apt clean
+.PHONY: help demo test lab lint types apt kernels clean
 
 help:
 	@echo "make demo   set up, run the quickstart notebook, leave build/quickstart.html"
@@ -24,7 +28,7 @@ help:
 demo: $(VENV)/.demo
 	@$(PY) notebooks/run.py notebooks/quickstart.ipynb build/quickstart.html
 
-test: apt $(VENV)/.dev lint types
+test: apt $(VENV)/.dev kernels lint types
 	@$(PY) -m pytest
 
 lab: $(VENV)/.demo
@@ -36,6 +40,8 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	@$(PY) -m mypy
+
+kernels: $(KERNELS)
 
 apt:
 	@missing=$$(for p in $(APT_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
@@ -64,6 +70,13 @@ $(VENV)/.dev: $(VENV)/.torch
 	@echo "installing tapml_nb[dev]"
 	@$(PIP) install --editable ".[dev]"
 	@touch $@ $(VENV)/.demo
+
+# Beside the environment's own ipykernel: a folder each, for the start of a kernel's PYTHONPATH.
+$(VENV)/kernels/%/.installed: | $(VENV)/.torch
+	@echo "installing ipykernel $*"
+	@rm -rf $(@D)
+	@$(PIP) install --no-deps --target $(@D) "ipykernel==$*"
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
