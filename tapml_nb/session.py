@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -29,10 +29,12 @@ from tapml_nb.execute.events import (
     OpAccumulated,
     OpJudged,
     OpStarted,
+    OverrideChanged,
     PlacementChanged,
     RunFinished,
     RunProgress,
     RunStarted,
+    SessionClosed,
     TargetLost,
     TargetStarted,
 )
@@ -40,7 +42,7 @@ from tapml_nb.execute.hybrid import SOURCE, TARGET, HybridRun
 from tapml_nb.execute.kernels import KernelTable, check_override
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.frontends.program import Program
-from tapml_nb.graph import Graph, OpId, Selector, SelectorError, select
+from tapml_nb.graph import Graph, Op, OpId, Selector, SelectorError, select
 from tapml_nb.judge.accumulated import AccumulatedRun
 from tapml_nb.judge.introduced import IntroducedRun
 from tapml_nb.judge.references import References
@@ -48,15 +50,53 @@ from tapml_nb.judge.results import AccumulatedResult, OpResult
 from tapml_nb.judge.verdict import LIMIT, Verdict
 from tapml_nb.progress import ProgressLine
 from tapml_nb.report import Report, RunInfo
-from tapml_nb.targets.session import TargetEvent, TargetLostEvent, TargetSession
+from tapml_nb.targets.session import State, TargetEvent, TargetLostEvent, TargetSession
 from tapml_nb.targets.spec import Target
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tapml_nb.carve import Bundle
+    from tapml_nb.compile.code import KernelCode
+    from tapml_nb.widgets import Workbench
+    from tapml_nb.widgets.feed import Feed
 
 Which = Literal["source", "target", "float64", "difference"]
+
+
+class SessionBusy(RuntimeError):
+    """Something that needs the session for itself was asked for while a run goes on."""
+
+
+@dataclass(frozen=True)
+class SessionStatus:
+    """What a session is doing, and what its target has cost so far.
+
+    Attributes:
+        state: of the target: ``"idle"`` (not started yet), ``"connected"``, ``"lost"`` (it comes
+            back with the next call) or ``"closed"``.
+        address: where the target is; empty before it was started.
+        busy: whether a run goes on.
+        waiting: whether the main thread waits for it (a notebook's cell, mostly).
+        restarts: how often the target had to be brought back.
+        kernels: different kernels among the operators seen.
+        compiled: kernels compiled by this session.
+        cache_hits: kernels taken from the cache on disk.
+        sent_bytes: bytes sent to the target.
+        outputs: whether the last hybrid run's outputs are within the end-to-end noise floor;
+            None when there was none.
+    """
+
+    state: State
+    address: str
+    busy: bool
+    waiting: bool
+    restarts: int
+    kernels: int
+    compiled: int
+    cache_hits: int
+    sent_bytes: int
+    outputs: Verdict | None
 
 
 class _Job:
@@ -109,6 +149,9 @@ class Session:
         self._info = RunInfo(target=target.kind, tolerance=tolerance)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._current: _Job | None = None
+        self._waiting = False
+        self._feed: Feed | None = None
+        self._workbench: Workbench | None = None
         self._stopping = threading.Event()
         self._closed = False
         self._thread = threading.Thread(
@@ -140,17 +183,23 @@ class Session:
         self._submit(lambda: self._judge_all(chosen))
         return self.wait() if wait else self.report
 
-    def hybrid(self) -> Report:
+    def hybrid(self, *, wait: bool = True) -> Report:
         """Run the model once with today's placement and judge every value it changes.
 
         Only what depends on a changed placement is computed.  The report's ``acc_`` columns and
         ``report.info.outputs`` say how far the result is from the pure source run.
+
+        Args:
+            wait: as for :meth:`run`.
         """
         self._submit(self._run_hybrid)
-        return self.wait()
+        return self.wait() if wait else self.report
 
-    def wait(self) -> Report:
-        """Wait for the run that is going on, showing its progress; return the report.
+    def wait(self, *, progress: bool = True) -> Report:
+        """Wait for the run that is going on; return the report.
+
+        Args:
+            progress: show how far it is.
 
         Raises:
             KeyboardInterrupt: on Ctrl-C, after the run has been stopped.
@@ -158,8 +207,16 @@ class Session:
         """
         job = self._current
         if job is not None:
-            with ProgressLine(self._events) as line:
-                self._wait_for(job, line.draw)
+            # Only there can an interrupt of the kernel reach who waits.
+            self._waiting = threading.current_thread() is threading.main_thread()
+            try:
+                if progress:
+                    with ProgressLine(self._events) as line:
+                        self._wait_for(job, line.draw, stop=True)
+                else:
+                    self._wait_for(job, lambda: None, stop=True)
+            finally:
+                self._waiting = False
             if job.error is not None:
                 raise job.error
         return self.report
@@ -193,7 +250,9 @@ class Session:
             SelectorError: if the selector names no operator, or none that can be moved.
         """
         chosen = [op for op in select(self.graph, selector) if not self.graph[op].host]
-        failures = self._await(lambda: self._prepare(chosen))
+        failures = self._known_failures(chosen)
+        if failures is None:
+            failures = self._await(lambda: self._prepare(chosen))
         movable = [op for op in chosen if op not in failures]
         if not movable:
             why = next(iter(failures.values()), "it computes no tensor")
@@ -231,6 +290,7 @@ class Session:
         self._kernels.override(chosen[0], kernel)
         for step in range(self._program.steps):
             self._introduced.pop((chosen[0], step), None)
+        self._events.emit(OverrideChanged(chosen[0], self.overrides.get(chosen[0], "")))
 
     # -- results -----------------------------------------------------------------------------------
 
@@ -251,6 +311,32 @@ class Session:
                 restarts=self._target.restarts,
             ),
         )
+
+    @property
+    def status(self) -> SessionStatus:
+        """What the session is doing now."""
+        return SessionStatus(
+            state=self._target.state,
+            address=self._target.address,
+            busy=self._busy,
+            waiting=self._waiting,
+            restarts=self._target.restarts,
+            kernels=self._kernels.unique,
+            compiled=self._compiler.compiled,
+            cache_hits=self._compiler.cache_hits,
+            sent_bytes=self._target.bytes_sent,
+            outputs=self._info.outputs,
+        )
+
+    @property
+    def steps(self) -> int:
+        """How many steps of inputs there are."""
+        return self._program.steps
+
+    @property
+    def overrides(self) -> dict[OpId, str]:
+        """What the user put in operators' places, in words."""
+        return self._kernels.overrides
 
     @property
     def ops(self) -> pd.DataFrame:
@@ -279,12 +365,7 @@ class Session:
             SelectorError, ValueError: if one of the arguments names nothing.
             RuntimeError: if the operator has no kernel, or it gives no result.
         """
-        chosen = [o for o in select(self.graph, op) if not self.graph[o].host]
-        if len(chosen) != 1:
-            raise SelectorError(f"op: {op!r} names {len(chosen)} operators; name one")
-        operator = self.graph[chosen[0]]
-        if not 0 <= step < self._program.steps:
-            raise ValueError(f"step: {step}; this session has {self._program.steps} steps")
+        operator = self._one(op, step)
         if not 0 <= output < len(operator.outputs):
             raise ValueError(f"output: {output}; {operator.id} has {len(operator.outputs)}")
         if which not in ("source", "target", "float64", "difference"):
@@ -292,6 +373,32 @@ class Session:
                 f"which: {which!r}; choose 'source', 'target', 'float64' or 'difference'"
             )
         result: np.ndarray = self._await(lambda: self._tensor(operator, which, step, output))
+        return result
+
+    def inputs(self, op: Selector, step: int = 0) -> list[np.ndarray]:
+        """The tensors an operator reads, as the source computed them (``graph[op].inputs``).
+
+        Args:
+            op: the operator, or a selector that names exactly one.
+            step: which step.
+
+        Raises:
+            SelectorError, ValueError: if one of the arguments names nothing.
+        """
+        operator = self._one(op, step)
+        result: list[np.ndarray] = self._await(lambda: self._inputs(operator, step))
+        return result
+
+    def code(self, op: Selector, step: int = 0) -> KernelCode:
+        """What an operator looks like on its way to a kernel: Relax, TIR, generated source.
+
+        Made on demand, and kept; for kernels that cannot be compiled as far as they came.
+
+        Raises:
+            SelectorError, ValueError: if one of the arguments names nothing.
+        """
+        operator = self._one(op, step)
+        result: KernelCode = self._await(lambda: self._code(operator, step))
         return result
 
     def carve(self, path: str | Path, ops: Selector | None = None) -> Bundle:
@@ -331,6 +438,19 @@ class Session:
         """Where the target is, once it runs."""
         return self._target.address
 
+    @property
+    def widget(self) -> Workbench:
+        """The session's workbench: graph, placement, live divergence, heatmaps, inspector.
+
+        A session that is the last line of a cell shows it, with a static picture beside it for
+        when the kernel is gone.
+        """
+        if self._workbench is None:
+            from tapml_nb.widgets import Workbench
+
+            self._workbench = Workbench(self)
+        return self._workbench
+
     def close(self) -> None:
         """Stop what is going on and end the target, the compiler and all threads.  Idempotent.
 
@@ -342,6 +462,7 @@ class Session:
         self.stop()
         self._finalizer()
         self._thread.join(5)
+        self._events.emit(SessionClosed())
 
     def __enter__(self) -> Self:
         return self
@@ -364,6 +485,11 @@ class Session:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         return self.report._repr_mimebundle_()
 
+    def _ipython_display_(self) -> None:
+        from tapml_nb.widgets import show
+
+        show(self)
+
     # -- the session's thread ----------------------------------------------------------------------
 
     @property
@@ -374,7 +500,7 @@ class Session:
         if self._closed:
             raise RuntimeError("the session is closed; make a new one with tapml_nb.debug")
         if self._busy:
-            raise RuntimeError("a run is going on; call session.wait() or session.stop() first")
+            raise SessionBusy("a run is going on; call session.wait() or session.stop() first")
 
     def _submit(self, work: Callable[[], Any]) -> _Job:
         self._require_idle()
@@ -384,22 +510,45 @@ class Session:
         return job
 
     def _await(self, work: Callable[[], Any]) -> Any:
-        job = self._submit(work)
-        self._wait_for(job, lambda: None)
+        """Have the session's thread do something: at once, or between two operators of a run."""
+        if self._closed:
+            self._require_idle()
+        if threading.current_thread() is self._thread:
+            return work()  # a callback asks
+        if self._busy:
+            job = _Job(work)
+            self._jobs.put(job)
+        else:
+            job = self._submit(work)
+        self._wait_for(job, lambda: None, stop=job is self._current)
         if isinstance(job.error, Stopped):
             raise RuntimeError("stopped before it was done")
         if job.error is not None:
             raise job.error
         return job.result
 
-    def _wait_for(self, job: _Job, tick: Callable[[], None]) -> None:
+    def _wait_for(self, job: _Job, tick: Callable[[], None], *, stop: bool) -> None:
         try:
             # A loop of short waits: an interrupted Thread.join lies on Python 3.11.
             while not job.done.wait(0.05):
                 tick()
         except KeyboardInterrupt:
-            self.stop()
+            if stop:
+                self.stop()
             raise
+
+    def _one(self, op: Selector, step: int) -> Op:
+        """The one operator that computes tensors and that a selector names.
+
+        Raises:
+            SelectorError, ValueError: if there is no such operator, or no such step.
+        """
+        chosen = [o for o in select(self.graph, op) if not self.graph[o].host]
+        if len(chosen) != 1:
+            raise SelectorError(f"op: {op!r} names {len(chosen)} operators; name one")
+        if not 0 <= step < self._program.steps:
+            raise ValueError(f"step: {step}; this session has {self._program.steps} steps")
+        return self.graph[chosen[0]]
 
     # -- work, on the session's thread -----------------------------------------------------------
 
@@ -414,13 +563,29 @@ class Session:
     def _judge_calls(self, calls: Sequence[tuple[OpId, int]]) -> None:
         self._introduced_run.begin()
         for done, (op, step) in enumerate(calls, 1):
-            if self._stopping.is_set():
-                raise Stopped
+            self._between_operators()
             self._events.emit(OpStarted("introduced", op, step, TARGET))
             result = self._introduced_run.judge(self.graph[op], step)
             self._introduced[op, step] = result
             self._events.emit(OpJudged(op, step, result))
             self._events.emit(RunProgress("introduced", done, len(calls)))
+
+    def _between_operators(self) -> None:
+        """Do what was asked for meanwhile; a tensor to look at must not wait for a run's end.
+
+        Raises:
+            Stopped: if the run is to end.
+        """
+        while not self._stopping.is_set():
+            try:
+                aside = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            if aside is None:  # the end of the session, for its thread to see
+                self._jobs.put(None)
+                break
+            _do(aside)
+        raise Stopped
 
     def _run_hybrid(self) -> None:
         placement = dict(self.placement)
@@ -434,6 +599,7 @@ class Session:
             done = 0
             for step in steps:
                 for computed in self._hybrid_run.run(placement, step, self._stopping.is_set):
+                    self._between_operators()
                     done += 1
                     result = self._accumulated_run.judge(computed, step)
                     self._accumulated[result.op, step] = result
@@ -459,8 +625,21 @@ class Session:
                     failures[op] = implementation.message
         return failures
 
+    def _known_failures(self, ops: Sequence[OpId]) -> dict[OpId, str] | None:
+        """What :meth:`_prepare` would answer, where that is known already."""
+        failures: dict[OpId, str] = {}
+        for op in ops:
+            for step in range(self._program.steps):
+                implementation = self._kernels.prepared(op, step)
+                if implementation is None:
+                    return None
+                if isinstance(implementation, Failure):
+                    failures[op] = implementation.message
+        return failures
+
     def _place(self, ops: Sequence[OpId], where: str) -> list[OpId]:
-        self._require_idle()
+        if self._closed:
+            self._require_idle()
         changed = [op for op in ops if self.placement[op] != where]
         self.placement.update(dict.fromkeys(changed, where))
         if changed:
@@ -479,6 +658,15 @@ class Session:
         if which == "target":
             return target
         return target.astype(np.float64) - source.astype(np.float64)
+
+    def _inputs(self, op: Op, step: int) -> list[np.ndarray]:
+        self._source.complete(self._stopping.is_set)
+        values = [v for v in op.inputs if not self.graph.values[v].host]
+        return [self._source.array(v, step).copy() for v in values]
+
+    def _code(self, op: Op, step: int) -> KernelCode:
+        self._source.complete(self._stopping.is_set)
+        return self._kernels.code(op.id, step)
 
     def _carve(self, path: Path, ops: Sequence[OpId]) -> Bundle:
         from tapml_nb.carve import writer
@@ -532,13 +720,17 @@ def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
 def _serve(jobs: queue.SimpleQueue[_Job | None]) -> None:
     """The session's thread.  It holds no reference to the session, so that one can be freed."""
     while (job := jobs.get()) is not None:
-        try:
-            job.result = job.work()
-        except BaseException as error:
-            job.error = error
-        finally:
-            job.done.set()
+        _do(job)
         del job
+
+
+def _do(job: _Job) -> None:
+    try:
+        job.result = job.work()
+    except BaseException as error:
+        job.error = error
+    finally:
+        job.done.set()
 
 
 def _release(

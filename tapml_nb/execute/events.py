@@ -74,6 +74,14 @@ class PlacementChanged(Event):
 
 
 @dataclass(frozen=True)
+class OverrideChanged(Event):
+    """A kernel of the user's stands in an operator's place; ``name`` is "" if it was taken back."""
+
+    op: OpId
+    name: str
+
+
+@dataclass(frozen=True)
 class TargetLost(Event):
     """The target's process died or went out of reach; the session brings it back by itself."""
 
@@ -98,6 +106,11 @@ class RunFinished(Event):
     stopped: bool
 
 
+@dataclass(frozen=True)
+class SessionClosed(Event):
+    """The session has ended; its results stay."""
+
+
 Callback = Callable[[Any], None]
 
 EVENTS: dict[str, type[Event]] = {
@@ -109,9 +122,11 @@ EVENTS: dict[str, type[Event]] = {
         OpJudged,
         OpAccumulated,
         PlacementChanged,
+        OverrideChanged,
         TargetLost,
         TargetStarted,
         RunFinished,
+        SessionClosed,
     )
 }
 

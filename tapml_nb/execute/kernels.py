@@ -91,6 +91,13 @@ class KernelTable:
         key = override or self._key(op, step)
         return self._known[key] if isinstance(key, str) else key
 
+    def prepared(self, op: OpId, step: int) -> Implementation | None:
+        """What runs for an operator in a step if that is known already.  From any thread."""
+        try:
+            return self[op, step]
+        except (KeyError, IndexError):  # not compiled yet, or the source has not run
+            return None
+
     def version(self, op: OpId, step: int) -> str:
         """A name for the implementation that changes whenever it does."""
         implementation = self[op, step]
@@ -101,6 +108,16 @@ class KernelTable:
     def overridden(self, op: OpId) -> bool:
         """Whether the user put something in the operator's place."""
         return op in self._overrides
+
+    @property
+    def overrides(self) -> dict[OpId, str]:
+        """What the user put in operators' places, in words."""
+        return {
+            op: f"the NumPy function {override.name}, in this process"
+            if isinstance(override, NumpyOverride)
+            else "a PrimFunc of yours"
+            for op, override in self._overrides.items()
+        }
 
     @property
     def unique(self) -> int:

@@ -1,0 +1,333 @@
+// Divergence over model order: introduced and accumulated error, and the noise floor, live.
+
+import uPlot from "uplot";
+import { mix, onTheme, themeOf } from "./colours";
+import { h, keepKeys, onResize, select } from "./dom";
+import { number } from "./format";
+import type { Metric } from "./protocol";
+import type { Store } from "./store";
+
+type Unit = "floors" | "absolute";
+
+const SERIES: Record<Unit, { introduced: Metric; accumulated: Metric; label: string }> = {
+  floors: { introduced: "ratio", accumulated: "acc_ratio", label: "error / noise floor" },
+  absolute: { introduced: "max_abs", accumulated: "acc_max_abs", label: "largest absolute error" },
+};
+const LEAST = { floors: 1e-3, absolute: 1e-12 };
+const INTRODUCED = "#0072b2";
+const ACCUMULATED = "#e69f00";
+const FAULT = "#d55e00";
+
+export class DivergencePlot {
+  readonly element: HTMLElement;
+  private stage = h("div", {
+    class: "tapml-plot-stage",
+    tabindex: 0,
+    role: "application",
+    "aria-label": "Divergence over model order",
+    "aria-description":
+      "Left and right arrows go from operator to operator, up and down from fault to fault, Escape shows everything. Drag to zoom.",
+  });
+  private tip = h("div", { class: "tapml-tip", hidden: true });
+  private spoken = h("div", { class: "tapml-spoken", "aria-live": "polite" });
+  private unit: Unit = "floors";
+  private units: HTMLSelectElement;
+  private plot: uPlot | null = null;
+  private data: number[][] = [];
+  private zoomed: [number, number] | null = null;
+  private width = 0;
+  private height = 0;
+  private readonly ends: (() => void)[];
+
+  constructor(private store: Store) {
+    this.units = select(
+      "Unit of the errors",
+      [
+        ["floors", "in noise floors"],
+        ["absolute", "absolute"],
+      ],
+      (unit) => {
+        this.unit = unit as Unit;
+        store.remember("unit", unit);
+        this.build();
+      },
+    );
+    const key = (colour: string, text: string) =>
+      h("span", { class: "tapml-key" }, h("i", { style: `background:${colour}` }), text);
+    this.element = h(
+      "section",
+      { class: "tapml-plot", "aria-label": "Divergence" },
+      h(
+        "div",
+        { class: "tapml-bar" },
+        h("strong", {}, "Divergence"),
+        key(INTRODUCED, "introduced"),
+        key(ACCUMULATED, "accumulated"),
+        key("#888888", "noise floor"),
+        key(FAULT, "limit, × faulty"),
+        h("span", { class: "tapml-space" }),
+        this.units,
+        h("button", { type: "button", onclick: () => this.unzoom() }, "show all"),
+      ),
+      this.stage,
+      this.spoken,
+    );
+    this.stage.append(this.tip);
+    keepKeys(this.element);
+    this.stage.addEventListener("keydown", (event) => this.key(event));
+    this.ends = [
+      store.on("graph", () => {
+        this.unit = store.recall("unit", this.unit);
+        this.units.value = this.unit;
+        this.build();
+      }),
+      store.on("results", () => this.refresh()),
+      store.on("selection", () => this.plot?.redraw(false)),
+      onTheme(() => this.build()),
+      onResize(this.stage, (width, height) => {
+        this.width = width;
+        this.height = height;
+        if (this.plot) this.plot.setSize({ width, height });
+        else this.build();
+      }),
+    ];
+    if (store.ready) this.build();
+  }
+
+  dispose(): void {
+    this.plot?.destroy();
+    for (const end of this.ends) end();
+  }
+
+  private build(): void {
+    const { store } = this;
+    this.plot?.destroy();
+    this.plot = null;
+    if (!store.ready || !this.width || !store.ops.length) return;
+    const theme = themeOf(this.element);
+    const axis = { stroke: theme.dim, grid: { stroke: theme.border, width: 0.5 }, ticks: { stroke: theme.border, width: 0.5 } };
+    const points = (colour: string, size: number): uPlot.Series => ({
+      stroke: colour,
+      width: 0,
+      paths: () => null,
+      points: { show: true, size, fill: colour, width: 0 },
+    });
+    const shade = (colour: string, step: number) =>
+      mix(colour, theme.back, 1 - (0.6 * step) / Math.max(1, store.steps));
+    const series: uPlot.Series[] = [{}];
+    for (let step = 0; step < store.steps; step++) {
+      series.push({ ...points(shade(ACCUMULATED, step), 3), paths: undefined, width: 1.2, spanGaps: true });
+    }
+    for (let step = 0; step < store.steps; step++) series.push(points(shade(INTRODUCED, step), 4));
+    series.push({ stroke: "#888888", width: 1, dash: [2, 3], points: { show: false } });
+    if (this.unit === "floors") series.push({ stroke: FAULT, width: 1, dash: [6, 4], points: { show: false } });
+    const n = store.ops.length;
+    this.plot = new uPlot(
+      {
+        width: this.width,
+        height: this.height,
+        legend: { show: false },
+        padding: [8, 10, 0, 0],
+        cursor: { y: false, drag: { x: true, y: false }, points: { show: false } },
+        scales: {
+          x: { time: false, range: () => this.zoomed ?? [-1, Math.max(1, n)] },
+          y: { distr: 3, range: () => this.range() },
+        },
+        axes: [
+          { ...axis, size: 26, values: (_, ticks) => ticks.map((t) => (t >= 0 && Number.isInteger(t) ? String(t) : "")) },
+          { ...axis, size: 58, splits: (plot) => decades(plot), filter: (_, ticks) => ticks, values: (_, ticks) => ticks.map(plain) },
+        ],
+        series,
+        hooks: {
+          setCursor: [() => this.hover()],
+          setSelect: [(plot) => this.brush(plot)],
+          draw: [(plot) => this.marks(plot)],
+        },
+      },
+      this.fill() as uPlot.AlignedData,
+      this.stage,
+    );
+    const over = this.plot.over;
+    over.addEventListener("click", () => {
+      const op = this.nearest();
+      if (op >= 0) store.select(op, store.worstStep(op));
+    });
+    over.addEventListener("dblclick", () => this.unzoom());
+    over.addEventListener("mouseleave", () => (this.tip.hidden = true));
+  }
+
+  private refresh(): void {
+    if (this.plot) this.plot.setData(this.fill() as uPlot.AlignedData);
+    else this.build();
+  }
+
+  /** x, accumulated by step, introduced by step, floor, limit. */
+  private fill(): number[][] {
+    const { store, unit } = this;
+    const n = store.ops.length;
+    const names = SERIES[unit];
+    const least = LEAST[unit];
+    const column = (metric: Metric, step: number): number[] => {
+      const values = store.metrics[metric];
+      const result = new Array<number>(n);
+      for (let op = 0; op < n; op++) {
+        const value = values[step * n + op]!;
+        // null: nothing to draw; infinite ones are crosses of their own
+        result[op] = Number.isFinite(value) ? Math.max(value, least) : (null as unknown as number);
+      }
+      return result;
+    };
+    const steps = [...Array(store.steps).keys()];
+    this.data = [
+      [...Array(n).keys()],
+      ...steps.map((s) => column(names.accumulated, s)),
+      ...steps.map((s) => column(names.introduced, s)),
+    ];
+    if (unit === "floors") {
+      this.data.push(new Array<number>(n).fill(1), new Array<number>(n).fill(store.limit));
+    } else {
+      const floor = store.metrics.floor;
+      const worst = (op: number) => floor[store.worstStep(op) * n + op]!;
+      this.data.push(this.data[0]!.map((op) => (worst(op) > 0 ? worst(op) : (null as unknown as number))));
+    }
+    return this.data;
+  }
+
+  private range(): [number, number] {
+    const least = LEAST[this.unit];
+    let top = this.unit === "floors" ? 100 : 1e-3;
+    let low = this.unit === "floors" ? least : 1;
+    for (const values of this.data.slice(1, 1 + 2 * this.store.steps)) {
+      for (const value of values) {
+        if (value !== null && value > top) top = value;
+        if (value !== null && value > least && value < low) low = value;
+      }
+    }
+    return [10 ** Math.floor(Math.log10(low)) / 2, 10 ** Math.ceil(Math.log10(top) + 0.6)];
+  }
+
+  /** Crosses for faulty operators, a line for the selected one and for the one at work. */
+  private marks(plot: uPlot): void {
+    const { store } = this;
+    const { ctx } = plot;
+    const { left, top, width, height } = plot.bbox;
+    const theme = themeOf(this.element);
+    const dpr = devicePixelRatio || 1;
+    const n = store.ops.length;
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(left, top - 6 * dpr, width, height + 6 * dpr);
+    ctx.clip();
+    const line = (op: number, colour: string) => {
+      const x = Math.round(plot.valToPos(op, "x", true));
+      ctx.strokeStyle = colour;
+      ctx.lineWidth = dpr;
+      ctx.beginPath();
+      ctx.moveTo(x, top);
+      ctx.lineTo(x, top + height);
+      ctx.stroke();
+    };
+    if (store.selection.op >= 0) line(store.selection.op, theme.accent);
+    if (store.status.busy && store.status.current >= 0) line(store.status.current, theme.border);
+    ctx.strokeStyle = FAULT;
+    ctx.lineWidth = 2 * dpr;
+    const values = store.metrics[SERIES[this.unit].introduced];
+    const size = 4.5 * dpr;
+    ctx.beginPath();
+    for (let at = 0; at < values.length; at++) {
+      if (!store.verdicts[store.verdict[at]!]!.fault) continue;
+      const x = plot.valToPos(at % n, "x", true);
+      const value = values[at]!;
+      // What has no finite error stands at the upper edge.
+      const y = Number.isFinite(value) ? plot.valToPos(Math.max(value, LEAST[this.unit]), "y", true) : top + size;
+      ctx.moveTo(x - size, y - size);
+      ctx.lineTo(x + size, y + size);
+      ctx.moveTo(x + size, y - size);
+      ctx.lineTo(x - size, y + size);
+    }
+    ctx.stroke();
+    ctx.restore();
+  }
+
+  private nearest(): number {
+    const left = this.plot?.cursor.left ?? -1;
+    if (left < 0 || !this.plot) return -1;
+    return Math.min(this.store.ops.length - 1, Math.max(0, Math.round(this.plot.posToVal(left, "x"))));
+  }
+
+  private describe(op: number): string {
+    const { store } = this;
+    const names = SERIES[this.unit];
+    const unit = this.unit === "floors" ? " floors" : "";
+    return (
+      `${op}  ${store.ops[op]}\n${store.info(op).name}; introduced ${number(store.metric(names.introduced, op))}${unit}, ` +
+      `accumulated ${number(store.metric(names.accumulated, op))}${unit}`
+    );
+  }
+
+  private hover(): void {
+    const op = this.nearest();
+    this.tip.hidden = op < 0;
+    if (op < 0 || !this.plot) return;
+    this.tip.textContent = this.describe(op);
+    const left = this.plot.cursor.left! + 66;
+    this.tip.style.left = `${left > this.width - 260 ? Math.max(0, left - 280) : left + 10}px`;
+    this.tip.style.top = "10px";
+  }
+
+  private brush(plot: uPlot): void {
+    const { left, width } = plot.select;
+    if (width < 4) return;
+    this.zoomed = [plot.posToVal(left, "x"), plot.posToVal(left + width, "x")];
+    plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
+    plot.setData(this.data as uPlot.AlignedData);
+  }
+
+  private unzoom(): void {
+    this.zoomed = null;
+    this.refresh();
+  }
+
+  private key(event: KeyboardEvent): void {
+    const { store } = this;
+    const n = store.ops.length;
+    const here = store.selection.op;
+    const fault = (way: 1 | -1) => {
+      for (let op = here + way; op >= 0 && op < n; op += way) if (store.info(op).fault) return op;
+      return here;
+    };
+    const moves: Record<string, () => number> = {
+      ArrowRight: () => here + 1,
+      ArrowLeft: () => here - 1,
+      ArrowDown: () => fault(1),
+      ArrowUp: () => fault(-1),
+      Home: () => 0,
+      End: () => n - 1,
+    };
+    const move = moves[event.key];
+    if (move) {
+      const op = Math.min(n - 1, Math.max(0, move()));
+      if (op >= 0) {
+        store.select(op, store.worstStep(op));
+        this.spoken.textContent = this.describe(op);
+      }
+    } else if (event.key === "Escape") this.unzoom();
+    else if (event.key === "Enter") store.reveal(here);
+    else return;
+    event.preventDefault();
+  }
+}
+
+/** Powers of ten, not more than fit. */
+function decades(plot: uPlot): number[] {
+  const low = Math.round(Math.log10(plot.scales["y"]!.min!));
+  const high = Math.round(Math.log10(plot.scales["y"]!.max!));
+  const every = Math.max(1, Math.ceil(((high - low) * 26 * (devicePixelRatio || 1)) / plot.bbox.height));
+  const result: number[] = [];
+  for (let e = Math.ceil(low / every) * every; e <= high; e += every) result.push(10 ** e);
+  return result;
+}
+
+function plain(value: number): string {
+  return value >= 1e-3 && value < 1e5 ? String(Number(value.toPrecision(1))) : value.toExponential(0).replace("e+", "e");
+}

@@ -1,0 +1,380 @@
+"""What a page may ask for: every button, click and keystroke that reaches the session.
+
+A command takes plain JSON and answers with plain JSON and binary buffers; what it raises is
+shown to the person who asked.  Commands run on the feed's threads, never on the kernel's.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tapml_nb.graph import Op, OpId, ValueId
+from tapml_nb.judge.results import OpResult
+from tapml_nb.numerics import is_float, np_dtype
+from tapml_nb.session import SessionBusy
+from tapml_nb.widgets.kernel_text import kernel_from_text, primfunc_text
+from tapml_nb.widgets.protocol import plain
+from tapml_nb.widgets.tensors import picture, profile, summarize
+
+if TYPE_CHECKING:
+    from tapml_nb.session import Session, Which
+    from tapml_nb.widgets.feed import Feed
+
+Answer = tuple[Any, list[bytes]]
+
+_PATIENCE = 1.0
+"""Seconds to wait for a run that is just ending before another may begin."""
+
+_KEPT_TENSORS = 2
+
+_SHOWN: tuple[Which, ...] = ("source", "target", "difference")
+
+
+class Commands:
+    """Does what pages ask of one session."""
+
+    def __init__(self, session: Session, feed: Feed) -> None:
+        self._weak = weakref.ref(session)
+        self._feed = feed
+        self._ops = session.graph.ops
+        self._tensors: dict[tuple[Any, ...], np.ndarray] = {}
+        self._table: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
+            "run": self._run,
+            "hybrid": self._hybrid,
+            "stop": self._stop,
+            "offload": self._offload,
+            "restore": self._restore,
+            "select": self._select,
+            "remember": self._remember,
+            "inspect": self._inspect,
+            "values": self._values,
+            "tensor": self._tensor,
+            "positions": self._positions,
+            "code": self._code,
+            "template": self._template,
+            "override": self._override,
+            "pytest": self._pytest,
+        }
+
+    @property
+    def names(self) -> list[str]:
+        """What can be asked for."""
+        return list(self._table)
+
+    def do(self, name: str, args: Mapping[str, Any]) -> Answer:
+        """Do one command.
+
+        Raises:
+            ValueError: if there is no such command, or its arguments do not fit.
+            Exception: whatever the session raises.
+        """
+        if name not in self._table:
+            raise ValueError(f"no command {name!r}")
+        return self._table[name](args)
+
+    @property
+    def _session(self) -> Session:
+        session = self._weak()
+        if session is None:
+            raise RuntimeError("the session is gone; make a new one with tapml_nb.debug")
+        return session
+
+    def _op(self, args: Mapping[str, Any]) -> Op:
+        number = args["op"]
+        if not (isinstance(number, int) and 0 <= number < len(self._ops)):
+            raise ValueError(f"op: {number!r}; there are {len(self._ops)} operators")
+        return self._ops[number]
+
+    def _ids(self, args: Mapping[str, Any]) -> list[OpId]:
+        return [self._op({"op": number}).id for number in args["ops"]]
+
+    # -- runs ------------------------------------------------------------------------------------
+
+    def _run(self, args: Mapping[str, Any]) -> Answer:
+        session = self._session
+        chosen = self._ids(args) if args.get("ops") else None
+        _when_idle(lambda: session.run(chosen, wait=False))
+        return None, []
+
+    def _hybrid(self, _: Mapping[str, Any]) -> Answer:
+        session = self._session
+        _when_idle(lambda: session.hybrid(wait=False))
+        return None, []
+
+    def _stop(self, _: Mapping[str, Any]) -> Answer:
+        self._session.stop()
+        return None, []
+
+    # -- placement -------------------------------------------------------------------------------
+
+    def _offload(self, args: Mapping[str, Any]) -> Answer:
+        session = self._session
+        wanted = self._ids(args)
+        try:
+            moved = session.offload(wanted)
+        finally:
+            self._feed.change("placement")  # the page has shown what was asked for, not what is
+        left = [op for op in wanted if op not in set(moved)]
+        if left:
+            some = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
+            self._feed.say(f"No kernel on the target, so still on the source: {some}")
+        return len(moved), []
+
+    def _restore(self, args: Mapping[str, Any]) -> Answer:
+        try:
+            return len(self._session.restore(self._ids(args))), []
+        finally:
+            self._feed.change("placement")
+
+    # -- what views share ------------------------------------------------------------------------
+
+    def _select(self, args: Mapping[str, Any]) -> Answer:
+        op = -1 if args["op"] == -1 else self._ops.index(self._op(args))
+        origin = str(args.get("origin", ""))
+        self._feed.selection = {"op": op, "step": int(args["step"]), "origin": origin}
+        self._feed.change("selection")
+        return None, []
+
+    def _remember(self, args: Mapping[str, Any]) -> Answer:
+        self._feed.memory[str(args["key"])] = args["value"]
+        return None, []
+
+    # -- questions -------------------------------------------------------------------------------
+
+    def _inspect(self, args: Mapping[str, Any]) -> Answer:
+        return self._facts(self._op(args), int(args["step"])), []
+
+    def _facts(self, op: Op, step: int) -> dict[str, Any]:
+        session = self._session
+        report = session.report
+        result = report.introduced.get((op.id, step))
+        total = report.accumulated.get((op.id, step))
+        metrics: dict[str, Any] = {}
+        if result:
+            metrics |= _metrics(result)
+        if total:
+            metrics |= {
+                "acc. ratio": total.ratio,
+                "acc. max abs": total.max_abs,
+                "acc. SNR dB": total.snr_db,
+                "gain": total.gain,
+            }
+        messages = [r.message for r in (result, total) if r and r.message]
+        line = op.source
+        return {
+            "message": "; in the hybrid run: ".join(messages) if total else "".join(messages),
+            "kind": op.kind,
+            "module": op.module,
+            "primitives": list(op.primitives),
+            "kernel": result.kernel[:12] if result else "",
+            "override": session.overrides.get(op.id, ""),
+            "file": line.file if line else "",
+            "line": line.line if line else 0,
+            "text": line.text if line else "",
+            "judged": result is not None,
+            "inputs": [self._describe(v) for v in op.inputs],
+            "outputs": [self._describe(v) for v in op.outputs],
+            "metrics": {name: plain(value) for name, value in metrics.items()},
+        }
+
+    def _describe(self, value: ValueId) -> dict[str, str]:
+        found = self._session.graph.values[value]
+        return {"name": found.name, "role": found.role, "spec": str(found.spec)}
+
+    def _values(self, args: Mapping[str, Any]) -> Answer:
+        session, op, step = self._session, self._op(args), int(args["step"])
+        values = session.graph.values
+        tensors = [v for v in op.inputs if not values[v].host]
+        shown: list[tuple[str, str, np.ndarray]] = []
+        note = ""
+        if op.host:
+            return {"facts": self._facts(op, step), "values": [], "note": "computes no tensor"}, []
+        for value, array in zip(tensors, session.inputs(op.id, step), strict=True):
+            shown.append((values[value].name, "input", array))
+        for k, value in enumerate(op.outputs):
+            for which in _SHOWN:
+                try:
+                    array = self._fetch(op, which, step, k)
+                except (RuntimeError, ValueError) as error:
+                    note = f"No tensor from the target: {error}"
+                    break
+                shown.append((values[value].name, which, array))
+        summaries = [summarize(array) for _, _, array in shown]
+        rows = [
+            {
+                "name": name,
+                "which": which,
+                "low": plain(s.low),
+                "high": plain(s.high),
+                "mean": plain(s.mean),
+                "zeros": s.zeros,
+                "nan": s.nan,
+                "inf": s.inf,
+            }
+            for (name, which, _), s in zip(shown, summaries, strict=True)
+        ]
+        bins = np.array([s.bins for s in summaries], "<f4").tobytes()
+        facts = self._facts(op, step)
+        return {"facts": facts, "values": rows, "note": note}, [bins]
+
+    def _tensor(self, args: Mapping[str, Any]) -> Answer:
+        op, output = self._op(args), int(args["output"])
+        if op.host:
+            raise ValueError("it computes no tensor")
+        array = self._fetch(op, args["which"], int(args["step"]), output)
+        if array.size == 0:
+            raise ValueError(f"its tensor {list(array.shape)} has no elements")
+        fixed = {int(axis): int(at) for axis, at in args["fixed"].items()}
+        axes = tuple(args["axes"]) if args["axes"] else None
+        window = tuple(args["window"]) if args["window"] else None
+        shown = picture(array, axes, fixed, window)
+        rows, cols = shown.values.shape
+        reply = {
+            "shape": list(array.shape) if array.ndim > 1 else [1, *array.shape][-2:],
+            "axes": shown.axes,
+            "window": shown.window,
+            "rows": rows,
+            "cols": cols,
+            "outputs": len(op.outputs),
+            "note": shown.note,
+        }
+        return reply, [shown.values.astype("<f4").tobytes()]
+
+    def _fetch(self, op: Op, which: Which, step: int, output: int) -> np.ndarray:
+        """A tensor of the operator; the last few are kept for zooming."""
+        version = id(self._session.report.introduced.get((op.id, step)))
+        key = (op.id, which, step, output, self._session.overrides.get(op.id), version)
+        if key not in self._tensors:
+            self._tensors[key] = self._session.tensor(op.id, which, step, output)
+            for old in list(self._tensors)[:-_KEPT_TENSORS]:
+                self._tensors.pop(old, None)
+        return self._tensors[key]
+
+    def _positions(self, _: Mapping[str, Any]) -> Answer:
+        session = self._session
+        length = _token_count(session)
+        worst: dict[str, OpResult] = {}
+        for (op, _step), result in session.report.introduced.items():
+            operator = session.graph[op]
+            if not result.floor > 0:
+                continue  # not a floating-point tensor, or none at all
+            value = session.graph.values[operator.outputs[result.output]]
+            if length not in value.spec.shape:
+                continue
+            known = worst.get(operator.layer)
+            if known is None or result.ratio > known.ratio:
+                worst[operator.layer] = result
+        rows: list[np.ndarray | None] = []
+        for result in worst.values():
+            target = session.tensor(result.op, "target", result.step, result.output)
+            exact = session.tensor(result.op, "float64", result.step, result.output)
+            with np.errstate(invalid="ignore"):
+                rows.append(profile((target.astype(np.float64) - exact) / result.floor, length))
+        if not rows:
+            raise ValueError("nothing judged has an axis of token positions; call run() first")
+        number = {op.id: k for k, op in enumerate(self._ops)}
+        reply = {
+            "layers": list(worst),
+            "ops": [number[result.op] for result in worst.values()],
+            "positions": length,
+        }
+        return reply, [np.array(rows, "<f4").tobytes()]
+
+    def _code(self, args: Mapping[str, Any]) -> Answer:
+        op = self._op(args)
+        if op.host:
+            raise ValueError("it runs on the host: it computes no tensor")
+        code = self._session.code(op.id, int(args["step"]))
+        return {
+            "relax": code.relax,
+            "tir": code.tir,
+            "source": code.source,
+            "language": {"llvm": "LLVM IR", "c": "C", "python": "Python"}.get(
+                code.language, code.language
+            ),
+            "message": code.message,
+        }, []
+
+    # -- fixes -----------------------------------------------------------------------------------
+
+    def _template(self, args: Mapping[str, Any]) -> Answer:
+        return primfunc_text(self._session.code(self._op(args).id).tir), []
+
+    def _override(self, args: Mapping[str, Any]) -> Answer:
+        session, op, text = self._session, self._op(args), str(args["text"])
+        kernel = kernel_from_text(text) if text.strip() else None
+        _when_idle(lambda: session.override(op.id, kernel))
+        _when_idle(lambda: session.run(op.id, wait=False))
+        session.wait(progress=False)
+        report = session.report
+        verdict = report.verdict(op.id)
+        message = next(
+            (r.message for s in range(session.steps) if (r := report.introduced.get((op.id, s)))),
+            "",
+        )
+        return f"{verdict}{': ' if message else ''}{message}", []
+
+    def _pytest(self, args: Mapping[str, Any]) -> Answer:
+        op = self._op(args)
+        folder = Path("carved_" + re.sub(r"[^0-9A-Za-z]+", "_", op.id).strip("_"))
+        with tempfile.TemporaryDirectory(prefix="tapml-") as scratch:
+            bundle = self._session.carve(Path(scratch) / "carved.tapml", op.id)
+            bundle.to_pytest(folder)
+        return {"path": str(folder), "text": (folder / "test_carved.py").read_text()}, []
+
+
+def _when_idle(work: Callable[[], Any]) -> None:
+    """A run that has just said it is done may take another moment."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            work()
+            return
+        except SessionBusy:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _metrics(result: OpResult) -> dict[str, Any]:
+    metrics: dict[str, Any] = {"ratio": result.ratio, "noise floor": result.floor}
+    if stats := result.statistics:
+        metrics |= {
+            "max abs": stats.max_abs,
+            "max rel": stats.max_rel,
+            "max ULP": stats.max_ulp,
+            "RMSE": stats.rmse,
+            "cosine": stats.cosine,
+            "SNR dB": stats.snr_db,
+            "differ": f"{stats.mismatched} of {stats.elements}",
+        }
+    metrics |= {
+        "ms, source": result.source_ms,
+        "ms, target": result.target_ms,
+        "bytes sent": result.sent_bytes,
+    }
+    return metrics
+
+
+def _token_count(session: Session) -> int:
+    """How many tokens (or, without integer inputs, rows) the model's first input has.
+
+    Raises:
+        ValueError: if the inputs have no such axis.
+    """
+    specs = [session.graph.values[v].spec for v in session.graph.inputs]
+    for spec in specs:
+        if len(spec.shape) == 2 and not is_float(np_dtype(spec.dtype)):
+            return spec.shape[1]
+    for spec in specs:
+        if len(spec.shape) == 3:
+            return spec.shape[1]
+    raise ValueError("the model's inputs have no axis of token positions")

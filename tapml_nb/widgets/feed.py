@@ -1,0 +1,307 @@
+"""Keeps every page of a session up to date, and does what pages ask for.
+
+The session's events arrive on its own thread and are only noted down; one thread of the feed
+sends what has gathered, at most thirty times a second.  A page says ``ready`` when it listens
+and gets a snapshot; from then on it gets deltas, numbered, and asks again if one is missing.
+
+Nothing here keeps the session alive: pages stay in ipywidgets' registry for good.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tapml_nb.execute.events import (
+    Event,
+    OpAccumulated,
+    OpJudged,
+    OpStarted,
+    OverrideChanged,
+    PlacementChanged,
+    RunFinished,
+    RunProgress,
+    RunStarted,
+    SessionClosed,
+)
+from tapml_nb.judge.results import AccumulatedResult, OpResult
+from tapml_nb.widgets import protocol
+from tapml_nb.widgets.commands import Commands
+
+if TYPE_CHECKING:
+    from tapml_nb.session import Session
+
+_INTERVAL = 1 / 30
+"""Seconds between two messages: what a screen can show, and far below the limit of Jupyter's
+server (a thousand messages a second)."""
+
+_QUIET = 0.3
+"""Seconds without news before the still picture is drawn again."""
+
+Message = dict[str, Any]
+
+
+class Page(Protocol):
+    """A widget that is shown somewhere: something to send messages to."""
+
+    def send(self, content: Message, buffers: list[bytes] | None = None) -> None:
+        """Send one message."""
+
+
+class _Worker:
+    """Does calls in their order on daemon threads: an executor's would hold up Python's end."""
+
+    def __init__(self, name: str, threads: int = 1) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        for _ in range(threads):
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+
+    def do(self, call: Callable[[], None]) -> None:
+        self._calls.put(call)
+
+    def close(self) -> None:
+        self._calls.put(None)
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+            del call  # it may hold what should be freed
+        self._calls.put(None)  # for the next thread
+
+
+class Feed:
+    """The one feed of a session; see the module's text."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = weakref.ref(session, lambda _: self.close())
+        self._graph = session.graph
+        self._number = {op.id: k for k, op in enumerate(session.graph.ops)}
+        self._texts, self._structure = protocol.graph(session.graph)
+        self._commands = Commands(session, self)
+        self._pages: dict[Page, int] = {}
+        self._ready: list[Page] = []
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closed = False
+        self._introduced: list[OpResult] = []
+        self._accumulated: list[AccumulatedResult] = []
+        self._cleared: list[tuple[int, int]] = []
+        self._changed: set[str] = set()
+        self._run: Message = {"run": "", "phase": "", "done": 0, "total": 0, "stopped": False}
+        self._at: Message = {"current": -1, "step": 0}
+        self._running = False
+        self._began = self._ended = 0.0
+        self.message = ""
+        self.selection: Message = {"op": -1, "step": 0, "origin": ""}
+        self.memory: dict[str, Any] = {}
+        self.on_rest: list[Callable[[], None]] = []
+        self._stale = False
+        self._resting = threading.Lock()
+        # Placement in the order of the clicks; questions beside them, so that nothing waits long.
+        self._acts = _Worker("tapml-acts")
+        self._asks = _Worker("tapml-asks", 2)
+        self._stills = _Worker("tapml-stills")
+        self._unsubscribe = session.on(Event, self._hear)
+        self._thread = threading.Thread(target=self._serve, name="tapml-feed", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; the session is gone.  Idempotent."""
+        self._closed = True
+        self._wake.set()
+        for worker in (self._acts, self._asks, self._stills):
+            worker.close()
+
+    # -- pages ---------------------------------------------------------------------------------
+
+    def attach(self, page: Page) -> None:
+        """A page exists; it will say when it listens."""
+        with self._lock:
+            self._pages[page] = -1
+
+    def receive(self, page: Page, message: Message) -> None:
+        """What a page says.  Returns at once: this may be a thread of the kernel's."""
+        kind = message.get("kind")
+        if kind == "ready":
+            with self._lock:
+                self._ready.append(page)
+            self._wake.set()
+        elif kind == "command":
+            name = str(message["name"])
+            answer = partial(self._answer, page, message)
+            if self._closed:
+                answer()  # that there is no session any more
+            elif name == "stop":  # not behind anything
+                threading.Thread(target=answer, daemon=True).start()
+            else:
+                (self._acts if name in ("offload", "restore") else self._asks).do(answer)
+
+    def change(self, *what: str) -> None:
+        """Have ``"status"``, ``"selection"``, ``"placement"`` or ``"overrides"`` sent anew."""
+        with self._lock:
+            self._changed.update(what)
+        self._wake.set()
+
+    def say(self, message: str) -> None:
+        """Show a line of text on every page."""
+        self.message = message
+        self.change("status")
+
+    def _answer(self, page: Page, message: Message) -> None:
+        reply: Message = {"kind": "reply", "id": message["id"], "ok": True}
+        buffers: list[bytes] = []
+        try:
+            reply["value"], buffers = self._commands.do(str(message["name"]), message["args"])
+        except Exception as error:
+            reply |= {"ok": False, "error": f"{error}" or type(error).__name__}
+        page.send(reply, buffers)
+
+    # -- events, on the session's thread -------------------------------------------------------
+
+    def _hear(self, event: Event) -> None:
+        with self._lock:
+            self._note(event)
+        self._wake.set()
+        if isinstance(event, SessionClosed):
+            self._rest()  # there may be no later
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, OpJudged):
+            self._introduced.append(event.result)
+        elif isinstance(event, OpAccumulated):
+            self._accumulated.append(event.result)
+        elif isinstance(event, OpStarted):
+            self._at = {"current": self._number[event.op], "step": event.step}
+        elif isinstance(event, RunProgress):
+            self._run |= {"phase": event.phase, "done": event.done, "total": event.total}
+        elif isinstance(event, RunStarted):
+            self._running, self._began = True, time.monotonic()
+            self._run = {"run": event.run, "phase": "", "done": 0, "total": 0, "stopped": False}
+            self.message = ""
+        elif isinstance(event, RunFinished):
+            self._running, self._ended = False, time.monotonic()
+            self._run["stopped"] = event.stopped
+            self._at = {"current": -1, "step": 0}
+        elif isinstance(event, PlacementChanged):
+            self._changed.add("placement")
+        elif isinstance(event, OverrideChanged):
+            op = self._number[event.op]
+            self._introduced = [r for r in self._introduced if r.op != event.op]
+            self._cleared += [(op, step) for step in range(self._steps)]
+            self._changed.add("overrides")
+        if isinstance(event, OpJudged | OpAccumulated | PlacementChanged | OverrideChanged):
+            self._stale = True
+        self._changed.add("status")
+
+    @property
+    def _steps(self) -> int:
+        session = self._session()
+        return session.steps if session else 1
+
+    # -- the feed's thread ---------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while not self._closed:
+            quiet = not self._wake.wait(_QUIET if self._stale else None)
+            self._wake.clear()
+            self._flush()
+            if quiet and not self._running and not self._closed:
+                self._stills.do(self._rest)
+            time.sleep(_INTERVAL)
+
+    def _rest(self) -> None:
+        """What is worth doing only while no run goes on."""
+        with self._resting:
+            if self._stale:
+                self._stale = False
+                for call in self.on_rest:
+                    call()
+
+    def _flush(self) -> None:
+        with self._lock:
+            ready, self._ready = self._ready, []
+            new, self._introduced = self._introduced, []
+            total, self._accumulated = self._accumulated, []
+            cleared, self._cleared = self._cleared, []
+            changed, self._changed = self._changed, set()
+            listening = [p for p, seq in self._pages.items() if seq >= 0 and p not in ready]
+        if listening and (new or total or cleared or changed):
+            delta: Message = {"kind": "delta"}
+            buffers = [
+                protocol.introduced(new, self._number),
+                protocol.accumulated(total, self._number),
+            ]
+            session = self._session()
+            if changed or new or total:
+                delta["status"] = self._status(session)
+            if cleared:
+                delta["cleared"] = cleared
+            if "selection" in changed:
+                delta["selection"] = self.selection
+            if "overrides" in changed and session:
+                delta["overrides"] = session.overrides
+            if "placement" in changed and session:
+                delta["placement"] = True
+                buffers.append(protocol.placement(self._graph, dict(session.placement)))
+            for page in listening:
+                self._pages[page] += 1
+                page.send(delta | {"seq": self._pages[page]}, buffers)
+        for page in dict.fromkeys(ready):
+            self._pages[page] = max(0, self._pages.get(page, 0)) + 1
+            self._greet(page)
+
+    def _greet(self, page: Page) -> None:
+        """Send the whole state."""
+        session = self._session()
+        if session is None:
+            return
+        report = session.report
+        snapshot: Message = {
+            "kind": "snapshot",
+            "seq": self._pages[page],
+            "session": f"{id(session):x}",
+            **self._texts,
+            "target": report.info.target,
+            "limit": report.info.tolerance,
+            "steps": report.steps,
+            "verdicts": protocol.verdicts(),
+            "commands": self._commands.names,
+            "overrides": session.overrides,
+            "status": self._status(session),
+            "selection": self.selection,
+            "ui": self.memory,
+        }
+        buffers = [
+            *self._structure,
+            protocol.placement(self._graph, report.placement),
+            protocol.introduced(list(report.introduced.values()), self._number),
+            protocol.accumulated(list(report.accumulated.values()), self._number),
+        ]
+        page.send(snapshot, buffers)
+
+    def _status(self, session: Session | None) -> Message:
+        if session is None:
+            return {"state": "closed", "busy": False}
+        status = session.status
+        end = time.monotonic() if self._running else self._ended
+        return {
+            "state": status.state,
+            "address": status.address,
+            "restarts": status.restarts,
+            "kernels": status.kernels,
+            "compiled": status.compiled,
+            "cache_hits": status.cache_hits,
+            "sent": status.sent_bytes,
+            "busy": self._running,
+            "waiting": status.waiting,
+            **self._run,
+            **self._at,
+            "elapsed": end - self._began,
+            "outputs": None if status.outputs is None else str(status.outputs),
+            "message": self.message,
+        }

@@ -1,0 +1,150 @@
+"""What travels between a session and a page; ``extensions/widgets/src/protocol.ts`` is the other
+end.
+
+Text goes as JSON, numbers as little-endian binary buffers: a graph of 20,000 operators is then
+one message of a few megabytes, and a thousand results a second are one of 44 kilobytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tapml_nb.graph import Graph, OpId
+from tapml_nb.judge.results import AccumulatedResult, OpResult
+from tapml_nb.judge.verdict import FAULTS, Verdict, worse
+from tapml_nb.report.palette import VERDICT_COLOURS, VERDICT_SYMBOLS
+
+INTRODUCED = np.dtype(
+    [
+        ("op", "<u4"),
+        ("step", "<u2"),
+        ("verdict", "u1"),
+        ("unused", "u1"),
+        *(
+            (name, "<f4")
+            for name in (
+                *("ratio", "floor", "max_abs", "max_rel", "max_ulp", "rmse", "snr_db"),
+                *("target_ms", "source_ms"),
+            )
+        ),
+    ]
+)
+"""One result of an operator on the source's inputs."""
+
+ACCUMULATED = np.dtype(
+    [
+        ("op", "<u4"),
+        ("step", "<u2"),
+        ("verdict", "u1"),
+        ("unused", "u1"),
+        *((name, "<f4") for name in ("acc_ratio", "acc_max_abs", "acc_snr_db", "gain")),
+    ]
+)
+"""One result of an operator in a hybrid run."""
+
+CODES: dict[Verdict, int] = {verdict: code for code, verdict in enumerate(Verdict)}
+
+
+def verdicts() -> list[dict[str, Any]]:
+    """Every verdict with what a page needs to show it; ``severity`` 0 is the worst."""
+
+    def severity(verdict: Verdict) -> int:
+        return sum(worse(verdict, other) is other for other in Verdict if other is not verdict)
+
+    return [
+        {
+            "name": str(verdict),
+            "colour": VERDICT_COLOURS[verdict],
+            "symbol": VERDICT_SYMBOLS[verdict],
+            "severity": severity(verdict),
+            "fault": verdict in FAULTS,
+        }
+        for verdict in Verdict
+    ]
+
+
+def numbered(names: Iterable[str]) -> tuple[list[str], bytes]:
+    """Different names in order of appearance, and which of them stands at each place."""
+    known: dict[str, int] = {}
+    places = [known.setdefault(name, len(known)) for name in names]
+    return list(known), np.array(places, "<u4").tobytes()
+
+
+def edges(graph: Graph) -> bytes:
+    """Pairs of producer and consumer, by number, each once."""
+    number = {op.id: k for k, op in enumerate(graph.ops)}
+    pairs = {
+        (number[producer], k): None
+        for k, op in enumerate(graph.ops)
+        for value in op.inputs
+        if (producer := graph.values[value].producer) is not None
+    }
+    return np.array(list(pairs), "<u4").tobytes()
+
+
+def graph(model: Graph) -> tuple[dict[str, Any], list[bytes]]:
+    """The graph's part of a snapshot: JSON, and the buffers kind, scope, layer, host, edges."""
+    kinds, kind = numbered(op.kind for op in model.ops)
+    scopes, scope = numbered(op.scope for op in model.ops)
+    layers, layer = numbered(op.layer for op in model.ops)
+    host = np.array([op.host for op in model.ops], np.uint8).tobytes()
+    texts = {
+        "name": model.name,
+        "ops": [op.id for op in model.ops],
+        "kinds": kinds,
+        "scopes": scopes,
+        "layers": layers,
+    }
+    return texts, [kind, scope, layer, host, edges(model)]
+
+
+def introduced(results: Sequence[OpResult], number: Mapping[OpId, int]) -> bytes:
+    """Records of :data:`INTRODUCED`."""
+    rows = []
+    for result in results:
+        stats = result.statistics
+        measured = (
+            (stats.max_abs, stats.max_rel, stats.max_ulp, stats.rmse, stats.snr_db)
+            if stats
+            else (math.nan,) * 5
+        )
+        rows.append(
+            (
+                *(number[result.op], result.step, CODES[result.verdict], 0),
+                *(result.ratio, result.floor, *measured, result.target_ms, result.source_ms),
+            )
+        )
+    return _packed(rows, INTRODUCED)
+
+
+def accumulated(results: Sequence[AccumulatedResult], number: Mapping[OpId, int]) -> bytes:
+    """Records of :data:`ACCUMULATED`."""
+    rows = [
+        (
+            *(number[result.op], result.step, CODES[result.verdict], 0),
+            *(result.ratio, result.max_abs, result.snr_db, result.gain),
+        )
+        for result in results
+    ]
+    return _packed(rows, ACCUMULATED)
+
+
+def placement(model: Graph, where: Mapping[OpId, str]) -> bytes:
+    """One byte per operator: 1 on the target."""
+    return np.array([where[op.id] == "target" for op in model.ops], np.uint8).tobytes()
+
+
+def plain(value: float | int | str | None) -> float | int | str | None:
+    """A number as JSON can carry it: NaN is null, infinities are text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("∞" if value > 0 else "-∞")
+    return value
+
+
+def _packed(rows: Sequence[tuple[float, ...]], dtype: np.dtype) -> bytes:
+    with np.errstate(over="ignore"):  # beyond float32 is infinite enough for a picture
+        return np.array(rows, dtype).tobytes()

@@ -1,0 +1,482 @@
+"""The workbench's parts in Chromium, on a real session: mouse, keyboard, live results, text."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tapml_nb as tapml
+from tapml_nb import Target, Verdict
+from tapml_nb.execute.events import OpJudged
+from tapml_nb.judge.results import OpResult
+from tapml_nb.widgets.parts import feed_of
+from tests.browser.bare import DARK, BarePage
+from tests.models import llama, two_layers
+
+CULPRIT = "model.layers.1.mlp.act_fn/silu"
+
+
+def bad_tail(x):
+    y = x / (1 + np.exp(-x))
+    y[..., -3:] *= np.float32(1.01)
+    return y
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """A Llama with one broken kernel, judged."""
+    with tapml.debug(*llama(), target="llvm", name="Llama") as session:
+        session.override(CULPRIT, bad_tail)
+        session.run()
+        yield session
+
+
+@pytest.fixture
+def session():
+    with tapml.debug(*two_layers(), target=Target("llvm", timeout=5.0)) as session:
+        yield session
+
+
+@pytest.fixture
+def bench(page, judged):
+    """The whole workbench on the judged Llama, as it was at first."""
+    feed = feed_of(judged)
+    feed.selection, feed.memory = {"op": -1, "step": 0}, {}
+    judged.restore("*")
+    bare = BarePage(page, feed)
+    yield bare
+    assert bare.errors == []
+
+
+def number(session, name):
+    return next(k for k, op in enumerate(session.graph.ops) if op.id == name)
+
+
+def selected(session):
+    op = feed_of(session).selection["op"]
+    return session.graph.ops[op].id if op >= 0 else None
+
+
+class TestGraph:
+    def test_the_keyboard_goes_everywhere(self, bench, judged):
+        canvas = bench[".tapml-canvas"]
+        said = bench[".tapml-graph .tapml-spoken[aria-live]"]
+        canvas.focus()
+        bench.page.keyboard.press("Home")
+        bench.until(lambda: "model: " in said.text_content())
+        assert "1 FAIL" in said.text_content()
+        for _ in range(150):
+            if "model.layers.1:" in said.text_content():
+                break
+            bench.page.keyboard.press("ArrowDown")
+        bench.until(lambda: "model.layers.1:" in said.text_content())
+        assert "closed" in said.text_content()
+        bench.page.keyboard.press("Enter")
+        bench.page.keyboard.press("ArrowDown")
+        bench.until(lambda: "model.layers.1.input_layernorm" in said.text_content())
+        bench.page.keyboard.press("ArrowLeft")
+        bench.page.keyboard.press("ArrowLeft")
+        bench.until(lambda: "model.layers.1:" in said.text_content())
+
+    def test_space_toggles_a_whole_scope(self, bench, judged):
+        said = bench[".tapml-graph .tapml-spoken[aria-live]"]
+        bench[".tapml-canvas"].focus()
+        bench.page.keyboard.press("End")
+        bench.until(lambda: "lm_head" in said.text_content())
+        bench.page.keyboard.press(" ")
+        bench.until(lambda: judged.placement["lm_head/linear"] == "target")
+        bench.page.keyboard.press(" ")
+        bench.until(lambda: judged.placement["lm_head/linear"] == "source")
+
+    def test_a_double_click_toggles(self, bench, judged):
+        # lm_head is the last box: the fitted graph's lower edge
+        bench[".tapml-canvas"].focus()
+        bench.page.keyboard.press("f")
+        box = bench[".tapml-canvas"].bounding_box()
+        x = box["x"] + box["width"] / 2
+        for y in range(int(box["y"] + box["height"]) - 26, int(box["y"]), -6):
+            bench.page.mouse.click(x, y)
+            if "lm_head" in bench.text(".tapml-graph .tapml-spoken[aria-live]"):
+                break
+        bench.page.wait_for_timeout(500)
+        bench.page.mouse.dblclick(x, y)
+        bench.until(lambda: judged.placement["lm_head/linear"] == "target")
+
+    def test_a_marquee_marks_many(self, bench, judged):
+        bench[".tapml-canvas"].focus()
+        bench.page.keyboard.press("f")
+        box = bench[".tapml-canvas"].bounding_box()
+        bench.page.keyboard.down("Shift")
+        bench.page.mouse.move(box["x"] + 3, box["y"] + 3)
+        bench.page.mouse.down()
+        bench.page.mouse.move(box["x"] + box["width"] - 3, box["y"] + box["height"] - 3, steps=4)
+        bench.page.mouse.up()
+        bench.page.keyboard.up("Shift")
+        bench.until(lambda: "marked" in bench.text(".tapml-graph .tapml-spoken[aria-live]"))
+        bench.page.keyboard.press(" ")
+        bench.until(lambda: sum(w == "target" for w in judged.placement.values()) > 100)
+        assert judged.placement["model/cumsum"] == "source"  # it has no kernel
+        bench.until(lambda: "model/cumsum" in bench.text(".tapml-status [role=alert]"))
+
+    def test_search_finds_and_opens(self, bench, judged):
+        bench[".tapml-canvas"].focus()
+        bench.page.keyboard.press("/")
+        bench.page.keyboard.type("act_fn")
+        assert bench.text(".tapml-graph .tapml-bar .tapml-dim") == "2 operators"
+        bench.page.keyboard.press("Enter")
+        bench.until(lambda: selected(judged) == "model.layers.0.mlp.act_fn/silu")
+        bench.page.keyboard.press("Enter")
+        bench.until(lambda: selected(judged) == CULPRIT)
+        bench.until(lambda: "model.layers.1.mlp" in feed_of(judged).memory.get("open", []))
+        bench.page.keyboard.press("Escape")
+        assert bench[".tapml-search"].input_value() == ""
+
+    def test_what_was_open_is_open_again_in_a_new_page(self, bench, judged, browser):
+        bench.button("close all").click()
+        bench.until(lambda: feed_of(judged).memory.get("open") == [])
+        page = browser.new_page()
+        again = BarePage(page, feed_of(judged))
+        page.locator(".tapml-canvas").focus()
+        page.keyboard.press("Home")
+        said = again[".tapml-graph .tapml-spoken[aria-live]"]
+        again.until(lambda: "closed" in said.text_content())
+        page.close()
+
+
+class TestTable:
+    def test_filters_and_sorting(self, bench):
+        rows = bench[".tapml-rows .tapml-row"]
+        bench["[aria-label='Filter by verdict']"].select_option("faulty")
+        assert rows.count() == 2
+        bench["[aria-label='Filter operators by text']"].fill("silu")
+        assert rows.count() == 1
+        assert CULPRIT in rows.first.text_content()
+        bench["[aria-label='Filter operators by text']"].fill("")
+        bench["[aria-label='Filter by verdict']"].select_option("")
+        bench["[aria-label='Filter by kind']"].select_option("aten.silu")
+        assert rows.count() == 2
+        bench["[aria-label='Filter by kind']"].select_option("")
+        bench.page.get_by_role("button", name="ratio", exact=True).click()
+        assert CULPRIT in rows.first.text_content()
+        header = bench["[role=columnheader]:has-text('ratio')"].first
+        assert header.get_attribute("aria-sort") == "descending"
+
+    def test_only_rows_in_view_exist(self, bench, judged):
+        assert bench["[role=grid]"].get_attribute("aria-rowcount") == str(len(judged.graph) + 1)
+        assert bench[".tapml-rows .tapml-row"].count() < 40
+
+    def test_checkboxes_place_and_follow(self, bench, judged):
+        bench["[aria-label='Filter operators by text']"].fill("layers.0.mlp.act_fn")
+        box = bench[".tapml-rows input[type=checkbox]"]
+        box.check()
+        bench.until(lambda: judged.placement["model.layers.0.mlp.act_fn/silu"] == "target")
+        judged.restore("model.layers.0.mlp.act_fn/silu")
+        bench.until(lambda: not box.is_checked())
+
+    def test_the_keyboard(self, bench, judged):
+        grid = bench["[role=grid]"]
+        grid.focus()
+        bench.page.keyboard.press("End")
+        bench.until(lambda: selected(judged) == "lm_head/linear")
+        bench.page.keyboard.press(" ")
+        bench.until(lambda: judged.placement["lm_head/linear"] == "target")
+        bench.page.keyboard.press("ArrowUp")
+        bench.until(lambda: selected(judged) == judged.graph.ops[-2].id)
+        assert bench[".tapml-rows [aria-selected=true]"].count() == 1
+
+
+class TestPlot:
+    def test_hover_names_and_click_selects(self, bench, judged):
+        over = bench[".tapml-plot .u-over"]
+        over.scroll_into_view_if_needed()
+        box = over.bounding_box()
+        share = (number(judged, CULPRIT) + 1) / (len(judged.graph) + 1)
+        at = (box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        bench.page.mouse.move(*at)
+        bench.until(lambda: "mlp.act_fn/silu" in bench.text(".tapml-plot .tapml-tip"))
+        assert "FAIL; introduced" in bench.text(".tapml-plot .tapml-tip")
+        bench.page.mouse.click(*at)
+        bench.until(lambda: selected(judged) == CULPRIT)
+
+    def test_the_keyboard_goes_from_fault_to_fault(self, bench, judged):
+        bench[".tapml-plot-stage"].focus()
+        bench.page.keyboard.press("Home")
+        bench.page.keyboard.press("ArrowDown")
+        bench.until(lambda: selected(judged) == "model/cumsum")
+        bench.page.keyboard.press("ArrowDown")
+        bench.until(lambda: selected(judged) == CULPRIT)
+        bench.page.keyboard.press("ArrowRight")
+        bench.until(lambda: selected(judged) == judged.graph.ops[number(judged, CULPRIT) + 1].id)
+
+    def test_a_brush_zooms(self, bench):
+        over = bench[".tapml-plot .u-over"]
+        over.scroll_into_view_if_needed()
+        box = over.bounding_box()
+        before = over.screenshot()
+        y = box["y"] + 60
+        bench.page.mouse.move(box["x"] + 100, y)
+        bench.page.mouse.down()
+        bench.page.mouse.move(box["x"] + 200, y, steps=3)
+        bench.page.mouse.up()
+        bench.page.mouse.move(0, 0)
+        bench.page.wait_for_timeout(100)
+        assert over.screenshot() != before
+        bench.button("show all").click()
+        bench.page.mouse.move(0, 0)
+        bench.page.wait_for_timeout(100)
+        assert over.screenshot() == before
+
+    def test_points_arrive_while_the_run_goes_on(self, page, session):
+        bare = BarePage(page, feed_of(session), ["plot"])
+        page.evaluate(
+            "() => { window.counts = []; addEventListener('tapml-painted', (e) =>"
+            " window.counts.push(e.detail.received)); }"
+        )
+        ops = [op.id for op in session.graph.ops]
+        for k in range(6):
+            op = ops[k % 3]
+            session._events.emit(OpJudged(op, 0, OpResult(op, 0, Verdict.PASS, ratio=1.0)))
+            bare.until(lambda k=k: k + 1 in page.evaluate("() => window.counts"))
+        assert page.evaluate("() => window.counts.slice(-6)") == [1, 2, 3, 4, 5, 6]
+
+
+class TestCulprit:
+    def test_a_click_shows_why_and_where(self, bench, judged):
+        culprits = bench[".tapml-culprits button"]
+        assert [c.get_attribute("title") for c in culprits.all()] == [
+            f"{CULPRIT}: FAIL",
+            "model/cumsum: COMPILE_ERROR",
+        ]
+        culprits.first.click()
+        bench.until(lambda: selected(judged) == CULPRIT)
+        bench.until(lambda: "noise floors" in bench.text(".tapml-why"))
+        assert "activations.py" in bench.text(".tapml-line")
+        bench.until(lambda: "difference" in bench.text(".tapml-heat .tapml-caption"))
+        bench.until(lambda: bench[".tapml-heat .tapml-legend-labels span"].count() == 3)
+        # the broken columns are the brightest: read the picture's pixels
+        canvas = bench[".tapml-heat-stage canvas"]
+        canvas.focus()
+        bench.page.keyboard.press("ArrowDown")
+        for _ in range(200):
+            bench.page.keyboard.press("ArrowRight")
+        tip = bench.text(".tapml-heat .tapml-tip")
+        assert ", 127]" in tip
+        worst = float(tip.rpartition(": ")[2])
+        assert abs(worst) == pytest.approx(
+            np.abs(judged.tensor(CULPRIT, "difference")[0, 0, 127]), rel=0.06
+        )
+
+    def test_the_compile_error_shows_its_code(self, bench):
+        bench[".tapml-culprits button"].nth(1).click()
+        bench.until(lambda: "CodeGenLLVM" in bench.text(".tapml-why"))
+        bench.page.get_by_role("tab", name="Code").click()
+        bench.until(lambda: "prim_func" in bench.text("pre.tapml-code"))
+
+    def test_tensors(self, bench):
+        bench[".tapml-culprits button"].first.click()
+        bench.page.get_by_role("tab", name="Tensors").click()
+        bench.until(lambda: bench[".tapml-values li"].count() == 4)
+        assert "float32[1, 12, 128]" in bench[".tapml-values li"].nth(1).text_content()
+
+    def test_a_fix_is_tried_at_once(self, bench, judged):
+        bench[".tapml-culprits button"].first.click()
+        bench.page.get_by_role("tab", name="Try a fix").click()
+        area = bench["textarea"]
+        bench.until(lambda: area.count() == 1)
+        area.fill("import numpy as np\ndef fixed(x):\n    return x / (1 + np.exp(-x))")
+        bench.button("try it").click()
+        try:
+            bench.until(lambda: bench[".tapml-culprits button"].count() == 1)
+            assert judged.report.verdict(CULPRIT) is Verdict.PASS
+        finally:
+            judged.override(CULPRIT, bad_tail)
+            judged.run(CULPRIT)
+
+    def test_tabs_by_keyboard(self, bench):
+        bench[".tapml-culprits button"].first.click()
+        bench.page.get_by_role("tab", name="Verdict").focus()
+        bench.page.keyboard.press("ArrowRight")
+        chosen = bench["[role=tab][aria-selected=true]"]
+        bench.until(lambda: chosen.text_content() == "Tensors")
+
+
+class TestHeatmap:
+    def test_layers_by_kind_metric_and_step(self, bench, judged):
+        modes = bench["[aria-label='What the heatmap shows']"]
+        canvas = bench[".tapml-heat-stage canvas"]
+        tip = bench[".tapml-heat .tapml-tip"]
+        for mode, text in (("kind", "model.layers.1, silu"), ("metric", "model.layers.1, ratio")):
+            modes.select_option(mode)
+            canvas.focus()
+            found = set()
+            for _ in range(8):
+                bench.page.keyboard.press("ArrowDown")
+                found.add(tip.text_content())
+                for _ in range(40):
+                    bench.page.keyboard.press("ArrowRight")
+                    found.add(tip.text_content())
+                for _ in range(40):
+                    bench.page.keyboard.press("ArrowLeft")
+            (cell,) = [t for t in found if t.startswith(text)]
+            assert CULPRIT in cell
+        modes.select_option("step")
+        assert bench.text(".tapml-heat .tapml-legend-labels").startswith("0.01 floors")
+
+    def test_token_positions(self, bench, judged):
+        bench["[aria-label='What the heatmap shows']"].select_option("position")
+        caption = bench[".tapml-heat .tapml-caption"]
+        bench.until(lambda: "Each layer" in caption.text_content())
+        bench[".tapml-heat-stage canvas"].focus()
+        bench.page.keyboard.press("ArrowDown")
+        assert "position 0" in bench.text(".tapml-heat .tapml-tip")
+
+    def test_a_large_tensor_is_pooled_and_zoomed(self, page):
+        class Wide(nn.Module):
+            def forward(self, x):
+                return x * 2
+
+        def off(x, *rest):
+            y = x * np.float32(2)
+            y[4095, 4095] += 1
+            return y
+
+        with tapml.debug(Wide().eval(), (torch.randn(4096, 4096),), target="llvm") as session:
+            session.override(session.graph.ops[0].id, off)
+            session.run()
+            bare = BarePage(page, feed_of(session), ["heatmap", "inspector"])
+            bare[".tapml-culprits button"].click()
+            caption = bare[".tapml-heat .tapml-caption"]
+            bare.until(lambda: "[4096, 4096]" in caption.text_content(), 60)
+            canvas = bare[".tapml-heat-stage canvas"]
+            canvas.focus()
+            for key in ("ArrowDown", "ArrowRight"):
+                for _ in range(515):
+                    page.keyboard.press(key)
+            tip = bare[".tapml-heat .tapml-tip"]
+            assert tip.text_content().endswith("[4088…4095, 4088…4095]: 1")
+            page.keyboard.press("Enter")
+            bare.until(lambda: bare.button("whole tensor").count() == 1, 60)
+            for key in ("ArrowDown", "ArrowRight"):
+                for _ in range(45):
+                    page.keyboard.press(key)
+            bare.until(lambda: tip.text_content().endswith("[4095, 4095]: 1"))
+            assert bare.errors == []
+
+
+class TestStatus:
+    def test_run_and_its_end(self, page, session):
+        bare = BarePage(page, feed_of(session), ["status"])
+        state = bare[".tapml-status [role=status]"]
+        assert "not started yet" in state.text_content()
+        bare.button("Run").click()
+        bare.until(lambda: "run done in" in bare.text(".tapml-work"))
+        assert f"connected at {session.address}" in state.text_content()
+        assert "3 kernels" in bare.text(".tapml-status")
+        assert bare.button("Stop").is_disabled()
+        assert bare.button("Run").is_enabled()
+
+    def test_stop(self, page, session):
+        def slow(*inputs):
+            time.sleep(1.5)
+            return np.zeros((3, 16), np.float32)
+
+        session.override("first", slow)
+        bare = BarePage(page, feed_of(session), ["status"])
+        bare.button("Run").click()
+        bare.until(lambda: "first/linear" in bare.text(".tapml-work"))
+        bare.button("Stop").click()
+        bare.until(lambda: "run stopped after" in bare.text(".tapml-work"))
+        assert len(session.report.introduced) < len(session.graph)
+
+    def test_the_end_of_the_session(self, page, session):
+        bare = BarePage(page, feed_of(session), ["status", "table"])
+        session.run()
+        session.close()
+        bare.until(lambda: "closed" in bare.text(".tapml-status [role=status]"))
+        assert bare.button("Run").is_disabled()
+        assert bare[".tapml-rows .tapml-row:has-text('PASS')"].count() == 3
+
+
+class TestViews:
+    def test_two_views_of_one_widget_stay_in_step(self, page, judged):
+        bare = BarePage(page, feed_of(judged), ["table"], views=2)
+        first, second = bare["[role=grid]"].all()
+        first.focus()
+        page.keyboard.press("Home")
+        bare.until(lambda: second.locator("[aria-selected=true]").count() == 1)
+
+    def test_widgets_of_one_session_share_the_selection(self, page, browser, judged):
+        table = BarePage(page, feed_of(judged), ["table"])
+        other = browser.new_page()
+        inspector = BarePage(other, feed_of(judged), ["inspector"])
+        table["[role=grid]"].focus()
+        page.keyboard.press("End")
+        inspector.until(lambda: inspector[".tapml-inspector h3"].text_content() == "lm_head/linear")
+        other.close()
+
+    def test_themes(self, page, judged):
+        bare = BarePage(page, feed_of(judged), ["graph"], style=DARK)
+        shade = (
+            "(e) => { const c = e.getContext('2d'); return [...c.getImageData(2, 2, 1, 1).data]; }"
+        )
+        canvas = bare[".tapml-canvas"]
+        bare.until(lambda: canvas.evaluate(shade)[:3] == [17, 17, 17])
+        page.evaluate("() => document.body.style.setProperty('--jp-layout-color1', '#fff')")
+        bare.until(lambda: canvas.evaluate(shade)[:3] == [255, 255, 255])
+
+    def test_after_its_end_a_view_leaves_nothing(self, page, judged):
+        bare = BarePage(page, feed_of(judged))
+        page.evaluate("() => window.tapmlEnd.slice(1).forEach((end) => end())")
+        assert bare[".tapml"].count() == 0
+        assert bare.errors == []
+
+    def test_controls_have_names(self, bench):
+        nameless = bench.page.evaluate(
+            """() => [...document.querySelectorAll('button, select, input, canvas[tabindex]')]
+              .filter((e) => !(e.ariaLabel || e.textContent.trim() || e.closest('label')))
+              .map((e) => e.outerHTML)"""
+        )
+        assert nameless == []
+
+
+class TestText:
+    NAME = "<img src=x onerror=alert(1)>"
+
+    def test_names_are_text_everywhere(self, page):
+        torch.manual_seed(0)
+        inner = nn.Sequential()
+        inner.add_module(self.NAME, nn.Linear(4, 4))
+        model = nn.Sequential()
+        model.add_module(self.NAME, inner)
+        with tapml.debug(
+            model.eval(), (torch.randn(2, 4),), target="llvm", name=self.NAME
+        ) as session:
+            (op,) = session.graph.ops
+            assert self.NAME in op.id
+            session.override(op.id, lambda x, w, b: x)
+            session.run()
+            bare = BarePage(page, feed_of(session))
+            bare[".tapml-culprits button"].click()
+            for tab in ("Tensors", "Code", "Try a fix", "Verdict"):
+                page.get_by_role("tab", name=tab).click()
+                page.wait_for_timeout(50)
+                bare.until(lambda: bare.text(".tapml-panel") not in ("", "…"))
+            for mode in ("kind", "metric", "position", "tensor"):
+                bare["[aria-label='What the heatmap shows']"].select_option(mode)
+                bare.until(lambda: True)
+            bare[".tapml-canvas"].focus()
+            for key in ("Home", "Enter", "ArrowDown", " "):
+                page.keyboard.press(key)
+            bare[".tapml-plot-stage"].focus()
+            page.keyboard.press("Home")
+            bare["[aria-label='Filter operators by text']"].fill("<img")
+            bare.until(lambda: self.NAME in bare.text(".tapml-inspector h3"))
+            assert bare["img"].count() == 0
+            assert bare[".tapml-rows .tapml-row"].count() == 1
+            for part in ("status", "culprits", "inspector", "rows", "heat"):
+                assert self.NAME in bare.text(f".tapml-{part}"), part
+            assert bare.errors == []

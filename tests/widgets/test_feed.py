@@ -1,0 +1,162 @@
+"""The feed: snapshots, numbered deltas, few messages, and no session kept alive."""
+
+from __future__ import annotations
+
+import gc
+import json
+import threading
+import time
+import weakref
+
+import numpy as np
+
+import tapml_nb as tapml
+from tapml_nb import Verdict
+from tapml_nb.execute.events import OpJudged
+from tapml_nb.judge.results import OpResult
+from tapml_nb.widgets import protocol
+from tapml_nb.widgets.parts import feed_of
+from tests.conftest import wait_until
+from tests.models import two_layers
+from tests.widgets.conftest import RecordingPage
+
+
+def records(buffer: bytes) -> np.ndarray:
+    return np.frombuffer(buffer, protocol.INTRODUCED)
+
+
+def test_nothing_is_sent_before_a_page_listens(session, page):
+    session.run()
+    time.sleep(0.15)
+    assert page.messages == []
+    snapshot = page.ready()
+    assert snapshot["ops"] == [op.id for op in session.graph.ops]
+    assert snapshot["status"]["state"] == "connected"
+    assert snapshot["status"]["kernels"] == 3
+    judged = records(page.last_buffers("snapshot")[6])
+    assert len(judged) == len(session.graph)
+    json.dumps(snapshot, allow_nan=False)
+
+
+def test_deltas_are_numbered_and_complete(session, page):
+    snapshot = page.ready()
+    session.run()
+    wait_until(lambda: page.of("delta") and not page.of("delta")[-1]["status"]["busy"])
+    deltas = page.of("delta")
+    assert [d["seq"] for d in deltas] == [snapshot["seq"] + 1 + k for k in range(len(deltas))]
+    sent = [b for m, b in zip(page.messages, page.buffers, strict=True) if m["kind"] == "delta"]
+    ops = np.concatenate([records(b[0])["op"] for b in sent])
+    assert sorted(ops) == list(range(len(session.graph)))
+    assert deltas[-1]["status"]["run"] == "introduced"
+    assert not deltas[-1]["status"]["stopped"]
+    for message in page.messages:
+        json.dumps(message, allow_nan=False)
+
+
+def test_a_thousand_results_are_a_few_messages(session, page):
+    page.ready()
+    ops = [op.id for op in session.graph.ops]
+    begin = time.monotonic()
+    for k in range(1000):
+        op = ops[k % len(ops)]
+        session._events.emit(OpJudged(op, 0, OpResult(op, 0, Verdict.PASS, ratio=float(k))))
+    seconds = time.monotonic() - begin
+
+    def total():
+        pairs = zip(page.messages, page.buffers, strict=False)
+        sent = [b for m, b in pairs if m["kind"] == "delta"]
+        return sum(len(records(b[0])) for b in sent)
+
+    assert wait_until(lambda: total() == 1000)
+    assert len(page.of("delta")) <= 2 + seconds * 30
+
+
+def test_pages_of_one_session_stay_in_step(session, page):
+    other = RecordingPage(page.feed)
+    page.ready()
+    other.ready()
+    assert page.value("select", op=1, step=0, origin="me") is None
+    assert wait_until(lambda: any(d.get("selection") for d in other.of("delta")))
+    assert other.of("delta")[-1]["selection"] == {"op": 1, "step": 0, "origin": "me"}
+    session.run()
+    page.value("offload", ops=[0])
+    assert wait_until(lambda: any(d.get("placement") for d in other.of("delta")))
+    assert other.last_buffers("delta")[2][0] == 1
+
+
+def test_a_new_page_sees_what_the_old_one_left(session, page):
+    page.ready()
+    page.value("select", op=2, step=0)
+    page.value("remember", key="open", value=["first"])
+    session.run()
+    session.offload("second")
+    again = RecordingPage(page.feed)
+    snapshot = again.ready()
+    assert snapshot["selection"] == {"op": 2, "step": 0, "origin": ""}
+    assert snapshot["ui"] == {"open": ["first"]}
+    placement = again.last_buffers("snapshot")[5]
+    assert list(placement) == [session.placement[op.id] == "target" for op in session.graph.ops]
+
+
+def test_a_page_that_lost_something_begins_anew(session, page):
+    first = page.ready()
+    session.run()
+    second = page.ready()
+    assert second["seq"] > first["seq"]
+    assert len(records(page.last_buffers("snapshot")[6])) == len(session.graph)
+
+
+def test_an_override_clears_results_and_is_named(session, page):
+    session.run()
+    page.ready()
+    session.override("act", np.tanh)
+    number = [op.id for op in session.graph.ops].index("act/silu")
+    assert wait_until(lambda: any("cleared" in d for d in page.of("delta")))
+    delta = next(d for d in page.of("delta") if "cleared" in d)
+    assert delta["cleared"] == [(number, 0)]
+    assert "tanh" in delta["overrides"]["act/silu"]
+    session.override("act", None)
+    assert wait_until(lambda: page.of("delta")[-1].get("overrides") == {})
+
+
+def test_results_after_an_override_are_not_cleared_with_it(session, page):
+    page.ready()
+    session.override("act", lambda x: x * 2)
+    session.run()
+    assert wait_until(lambda: page.of("delta") and not page.of("delta")[-1]["status"]["busy"])
+    state = {}
+    for message, buffers in zip(page.messages, page.buffers, strict=True):
+        if message["kind"] == "delta":
+            for op, _ in message.get("cleared", []):
+                state.pop(op, None)
+            state |= {int(r["op"]): int(r["verdict"]) for r in records(buffers[0])}
+    number = [op.id for op in session.graph.ops].index("act/silu")
+    assert list(Verdict)[state[number]] is Verdict.FAIL
+
+
+def test_widgets_do_not_keep_a_session_alive():
+    session = tapml.debug(*two_layers(), target="llvm")
+    widget, feed = session.widget, feed_of(session)
+    assert session.widget is widget
+    alive = weakref.ref(session)
+    threads = {t.name for t in threading.enumerate()}
+    assert "tapml-feed" in threads
+    del session
+    gc.collect()
+    assert wait_until(lambda: alive() is None)
+    assert wait_until(lambda: not feed._thread.is_alive())
+    page = RecordingPage(feed)
+    assert "the session is gone" in page.error("hybrid")
+
+
+def test_results_stay_on_view_when_the_session_is_closed(session, page):
+    session.run()
+    page.ready()
+    session.close()
+    assert wait_until(
+        lambda: page.of("delta") and page.of("delta")[-1]["status"]["state"] == "closed"
+    )
+    snapshot = RecordingPage(page.feed).ready()
+    assert snapshot["status"]["state"] == "closed"
+    assert page.value("inspect", op=0, step=0)["judged"]
+    assert "closed" in page.error("run")
