@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tapml_nb.judge.verdict import FAULTS, Verdict
+from tapml_nb.judge.verdict import FAULTS
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
     from tapml_nb.report.report import Report
 
@@ -30,18 +31,21 @@ def divergence(report: Report) -> Figure:
 
     Operators with a faulty verdict are crosses, at the top where they have no finite ratio.
     """
-    frame = report.frame()
-    if report.steps > 1:
-        worst = frame.groupby("op", sort=False)[["ratio", "acc_ratio"]].max().reset_index()
-        verdicts = [report.verdict(op) for op in worst["op"]]
-    else:
-        worst, verdicts = frame, [Verdict(v) for v in frame["verdict"]]
     figure, axes = _figure(10, 3.6)
-    x = np.arange(len(worst))
-    introduced = worst["ratio"].to_numpy(dtype=float)
-    accumulated = worst["acc_ratio"].to_numpy(dtype=float)
+    draw_divergence(report, axes)
+    axes.set_title(f"{report.graph.name} on {report.info.target}", parse_math=False)
+    return figure
+
+
+def draw_divergence(report: Report, axes: Axes) -> None:
+    """Draw :func:`divergence` into axes, without a title.
+
+    It reads the results, not the frame, which takes seconds to build for very large models.
+    """
+    introduced, accumulated = _worst_ratios(report)
+    x = np.arange(len(report.graph))
     top = 10 ** math.ceil(math.log10(max(100.0, _largest(introduced), _largest(accumulated)))) * 3
-    faulty = np.array([v in FAULTS for v in verdicts])
+    faulty = np.array([report.verdict(op.id) in FAULTS for op in report.graph.ops], dtype=bool)
     axes.plot(x, _clip(introduced, top), ".", color=_BLUE, markersize=4, label="introduced")
     if np.isfinite(accumulated).any():
         axes.plot(x, _clip(accumulated, top), "-", color=_ORANGE, linewidth=1, label="accumulated")
@@ -53,12 +57,22 @@ def divergence(report: Report) -> Figure:
         axes.plot(x[faulty], height[faulty], "x", color=_RED, markersize=8, label="faulty")
     axes.set_yscale("log")
     axes.set_ylim(_LEAST / 2, top)
-    axes.set_xlim(-1, max(1, len(worst)))
+    axes.set_xlim(-1, max(1, len(x)))
     axes.set_xlabel("operator, in model order")
     axes.set_ylabel("error / noise floor")
-    axes.set_title(f"{report.graph.name} on {report.info.target}")
     axes.legend(loc="upper right", ncols=5, fontsize=8, frameon=False)
-    return figure
+
+
+def _worst_ratios(report: Report) -> tuple[np.ndarray, np.ndarray]:
+    """Introduced and accumulated ratio of every operator, the worst of its steps, NaN if none."""
+    introduced, accumulated = (np.full(len(report.graph), math.nan) for _ in range(2))
+    for i, op in enumerate(report.graph.ops):
+        for step in range(report.steps):
+            if result := report.introduced.get((op.id, step)):
+                introduced[i] = np.fmax(introduced[i], result.ratio)
+            if total := report.accumulated.get((op.id, step)):
+                accumulated[i] = np.fmax(accumulated[i], total.ratio)
+    return introduced, accumulated
 
 
 def heatmap(report: Report, rows: str = "layer", cols: str = "metric") -> Figure:
@@ -73,27 +87,43 @@ def heatmap(report: Report, rows: str = "layer", cols: str = "metric") -> Figure
         ValueError: for any other ``rows`` or ``cols``.
     """
     table = heatmap_table(report, rows, cols)
+    figure, axes = _figure(max(5, 0.7 * len(table.columns) + 3), max(3.0, 0.26 * len(table) + 2.2))
+    image = draw_heatmap(table, axes, cols)
+    figure.colorbar(image, ax=axes, label=scale_label(cols))
+    title = f"{report.graph.name} on {report.info.target}: {rows} by {cols}"
+    axes.set_title(title, parse_math=False)
+    return figure
+
+
+def draw_heatmap(
+    table: pd.DataFrame, axes: Axes, cols: str, *, numbers: bool | None = None
+) -> AxesImage:
+    """Draw a :func:`heatmap_table` into axes, without title and colour bar.
+
+    ``numbers`` writes each cell's value into it (default: where there are at most 400 cells).
+    """
     values = table.to_numpy(dtype=float)
     shown = np.log10(np.clip(values, _LEAST, 1e9))
     if cols == "metric":
         badness = np.where([c == "snr_db" for c in table.columns], -values, values)
         shown = _scaled(badness)
-    figure, axes = _figure(max(5, 0.7 * len(table.columns) + 3), max(3.0, 0.26 * len(table) + 2.2))
     image = axes.imshow(shown, aspect="auto", cmap="cividis", interpolation="nearest")
-    axes.set_xticks(
-        range(len(table.columns)), [str(c) for c in table.columns], rotation=45, ha="right"
-    )
-    axes.set_yticks(range(len(table)), [str(r) for r in table.index], fontsize=8)
-    if values.size <= 400:
+    # Names come from models: "$" is no mathematics.
+    columns, rows = [str(c) for c in table.columns], [str(r) for r in table.index]
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8, parse_math=False)
+    if values.size <= 400 if numbers is None else numbers:
         middle = np.nanmean([np.nanmin(shown), np.nanmax(shown)]) if np.isfinite(shown).any() else 0
         for (i, j), value in np.ndenumerate(values):
             if math.isfinite(value):
                 colour = "black" if shown[i, j] > middle else "white"
                 axes.text(j, i, f"{value:.2g}", ha="center", va="center", fontsize=7, color=colour)
-    label = "worst of column = 1" if cols == "metric" else "log10(error / noise floor)"
-    figure.colorbar(image, ax=axes, label=label)
-    axes.set_title(f"{report.graph.name} on {report.info.target}: {rows} by {cols}")
-    return figure
+    return image
+
+
+def scale_label(cols: str) -> str:
+    """What the colours of a heatmap with these columns mean."""
+    return "worst of column = 1" if cols == "metric" else "log10(error / noise floor)"
 
 
 def heatmap_table(report: Report, rows: str = "layer", cols: str = "metric") -> pd.DataFrame:
@@ -102,16 +132,36 @@ def heatmap_table(report: Report, rows: str = "layer", cols: str = "metric") -> 
         raise ValueError(f"rows: {rows!r}; choose 'layer', 'scope' or 'op'")
     if cols not in ("metric", "kind", "step"):
         raise ValueError(f"cols: {cols!r}; choose 'metric', 'kind' or 'step'")
-    frame = report.frame()
-    frame["layer"] = [report.graph[op].layer or "(model)" for op in frame["op"]]
-    frame["scope"] = frame["scope"].replace("", "(model)")
     if cols == "metric":
+        frame = report.frame()
+        frame["layer"] = [report.graph[op].layer or "(model)" for op in frame["op"]]
+        frame["scope"] = frame["scope"].replace("", "(model)")
         how = {metric: "min" if metric == "snr_db" else "max" for metric in METRICS}
         return frame.groupby(rows, sort=False)[list(METRICS)].agg(how)
+    frame = _ratios(report)
     table = frame.pivot_table(
         index=rows, columns=cols, values="ratio", aggfunc="max", sort=False, dropna=False
     )
     return table.dropna(axis="columns", how="all") if cols == "kind" else table
+
+
+def _ratios(report: Report) -> pd.DataFrame:
+    """The frame's columns that a heatmap of ratios needs; the whole takes long to build."""
+    import pandas as pd
+
+    results = report.introduced
+    calls = [(op, step) for op in report.graph.ops for step in range(report.steps)]
+    found = [results.get((op.id, step)) for op, step in calls]
+    return pd.DataFrame(
+        {
+            "op": [op.id for op, _ in calls],
+            "kind": [op.kind for op, _ in calls],
+            "layer": [op.layer or "(model)" for op, _ in calls],
+            "scope": [op.scope or "(model)" for op, _ in calls],
+            "step": [step for _, step in calls],
+            "ratio": [result.ratio if result else math.nan for result in found],
+        }
+    )
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
