@@ -201,6 +201,8 @@ def test_scopes_open_level_by_level_in_model_order():
 def test_where_a_level_does_not_fit_the_fault_opens():
     graph = chain(blocks(3))
     report = judged(graph, {"model.layers.1.attn/op_4": Verdict.FAIL})
+    # Of 7 boxes two layers could be open, but the second one for no reason.
+    assert names(report, limit=5) == names(report, limit=7)
     assert names(report, limit=5) == [
         "model.layers.0",
         *("model.layers.1.norm", "model.layers.1.attn", "model.layers.1.mlp"),
