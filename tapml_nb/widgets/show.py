@@ -27,6 +27,7 @@ _STYLE = """\
 .jp-OutputArea-child:has(.{live}) + .jp-OutputArea-child + .jp-OutputArea-child {{ display: none }}
 /* The place of a workbench that has no kernel. */
 .jp-OutputArea-child:not(:has(.tapml-live)):has(+ * + * .{still}) {{ display: none }}
+.{still} th, .{still} td {{ text-align: left !important }}
 </style>"""
 
 

@@ -136,7 +136,7 @@ class TestGraph:
         assert bench[".tapml-search"].input_value() == ""
 
     def test_what_was_open_is_open_again_in_a_new_page(self, bench, judged, browser):
-        bench.button("close all").click()
+        bench.button("Close every scope").click()
         bench.until(lambda: feed_of(judged).memory.get("open") == [])
         page = browser.new_page()
         again = BarePage(page, feed_of(judged))

@@ -66,7 +66,7 @@ export class GraphView {
 
   constructor(private store: Store) {
     const button = (text: string, title: string, act: () => void) =>
-      h("button", { type: "button", title, onclick: act }, text);
+      h("button", { type: "button", title, "aria-label": title, onclick: act }, text);
     const stage = h("div", { class: "tapml-stage" }, this.canvas, this.map, this.tip);
     this.element = h(
       "section",
@@ -80,8 +80,8 @@ export class GraphView {
         button("fit", "Fit the graph (f)", () => this.fit()),
         button("–", "Zoom out (-)", () => this.zoom(1 / 1.3)),
         button("+", "Zoom in (+)", () => this.zoom(1.3)),
-        button("open all", "Open every scope", () => this.openAll(true)),
-        button("close all", "Close every scope", () => this.openAll(false)),
+        button("⊞", "Open every scope", () => this.openAll(true)),
+        button("⊟", "Close every scope", () => this.openAll(false)),
         h("label", { title: "Keep the operator at work in view" }, this.follow, " follow"),
       ),
       stage,

@@ -404,7 +404,7 @@ export class Heatmap {
     const m = this.matrix!;
     const left = m.rowLabels ? LABELS : 0;
     const top = m.colLabels ? TOP : 0;
-    const width = Math.max(20, this.width - left - 2);
+    const width = Math.max(20, this.width - left - (m.colLabels ? 40 : 2)); // the last label leans out
     const height = m.rowLabels ? m.rows * this.rowHeight(top) : this.height;
     return [left, top, m.colLabels ? Math.min(width, m.cols * 64) : width, height];
   }
