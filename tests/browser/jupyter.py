@@ -340,14 +340,8 @@ class Lab:
         return self.console.errors
 
     def open(self, name: str) -> None:
-        """Shows a notebook of the server's folder; returns when its kernel is idle.
-
-        JupyterLab, once loaded, opens a further one in a tab beside the first, which stays.
-        """
-        if self.name and self.server.app == "lab":
-            self._call("await app.commands.execute('docmanager:open', {path: arg});", name)
-        else:
-            self.page.goto(self.server.address(name, self.workspace))
+        """Shows a notebook of the server's folder; returns when its kernel is idle."""
+        self.page.goto(self.server.address(name, self.workspace))
         self.name = name
         self._wait_until_open()
         self._wait_for_new_kernel()
@@ -407,19 +401,6 @@ class Lab:
             timeout,
         )
 
-    def wait_busy(self, timeout: float = 10) -> None:
-        """Waits until the kernel runs something."""
-        self._wait("kernel?.status === 'busy'", timeout)
-
-    def interrupt(self) -> None:
-        """Interrupts the kernel; ``wait_idle`` tells when the cell has ended."""
-        self._call("await kernel.interrupt();")
-
-    def restart_kernel(self) -> None:
-        """Restarts the kernel without the question; returns when the new one is idle."""
-        self._call("await session.restartKernel();", timeout=60)
-        self._wait_for_new_kernel()
-
     def shutdown_kernel(self) -> None:
         """Ends the kernel; the notebook stays open without one."""
         self._call("await session.shutdown();")
@@ -441,14 +422,6 @@ class Lab:
             ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook "
             f'.jp-Cell[data-windowed-list-index="{i}"] .jp-Cell-outputArea'
         )
-
-    def cell_text(self, i: int) -> str:
-        """The text of a cell's outputs, without prompts, as it stands now.
-
-        Of a cell that still runs, or of a widget, ask ``expect(lab.output(i))`` instead.
-        """
-        texts = self.output(i).locator(".jp-OutputArea-output").all_inner_texts()
-        return "\n".join(text.strip() for text in texts)
 
     def execute(self, code: str, timeout: float = 30) -> str:
         """Runs code in the notebook's kernel, past the notebook; returns what it printed.

@@ -234,6 +234,8 @@ def test_all_by_keyboard(lab):
 def test_live_while_a_cell_waits_and_stop_reaches_it(lab, kernel):
     open_live(lab, [f"{MODEL}{SLOW}\nsession", "session.run()\nprint('unreached')"], kernel)
     page = lab.page
+    version = lab.execute("import ipykernel; print(ipykernel.__version__)")
+    assert version.startswith(kernel.removeprefix("ipykernel-").replace("python3", "7."))
     lab.run_cell(1, wait=False)
     until(lab, lambda: "judging" in work(lab))
     until(lab, lambda: len(set(page.evaluate("() => window.counts.slice(1)"))) >= 2)

@@ -79,7 +79,7 @@ export class Heatmap {
         ["metric", "layer × metric"],
         ["step", "layer × step"],
         ["position", "layer × token position"],
-        ["tensor", "tensor of the selected operator"],
+        ["tensor", "one operator's tensor"],
       ],
       (mode) => this.setMode(mode as Mode),
     );

@@ -65,7 +65,8 @@ export class Inspector {
   private box = h("input", { type: "checkbox" });
   private tab: Tab = "verdict";
   private turn = 0;
-  private shown = { op: -1, step: -1, tab: "verdict" as Tab, verdict: -1 };
+  /** What the panel shows: the operator, the tab, and the results it was made of. */
+  private shown = "";
   private drafts = new Map<number, string>();
   private editing = false;
   private readonly ends: (() => void)[];
@@ -121,11 +122,14 @@ export class Inspector {
     this.listCulprits();
     this.heading();
     const { op, step } = store.selection;
-    const verdict = op < 0 ? -1 : store.verdict[step * store.ops.length + op]!;
-    const same = op === shown.op && step === shown.step && this.tab === shown.tab;
+    const at = step * store.ops.length + op;
+    const results = op < 0 ? [] : [store.verdict[at], store.metrics.ratio[at], store.metrics.acc_ratio[at]];
+    const place = `${op} ${step} ${this.tab}`;
+    const now = `${place} ${results.join(" ")}`;
+    const same = shown.startsWith(`${place} `);
     if (same && this.tab === "fix" && this.editing) return; // somebody is typing
-    if (!anew && same && verdict === shown.verdict) return;
-    this.shown = { op, step, tab: this.tab, verdict };
+    if (!anew && now === shown) return;
+    this.shown = now;
     void this.fill();
   }
 

@@ -28,7 +28,7 @@ const BUTTONS = [
 export class TargetStatus {
   readonly element: HTMLElement;
   private dot = h("i", { class: "tapml-dot", "aria-hidden": "true" });
-  private state = h("span", { role: "status" });
+  private state = h("span", { role: "status", class: "tapml-state" });
   private facts = h("span", { class: "tapml-dim" });
   private buttons: Record<string, HTMLButtonElement> = {};
   private bar = h("progress", { "aria-label": "Progress of the run", max: 1, value: 0 });
@@ -52,7 +52,6 @@ export class TargetStatus {
         { class: "tapml-bar" },
         this.dot,
         this.state,
-        h("span", { class: "tapml-space" }),
         ...Object.values(this.buttons),
       ),
       h("div", { class: "tapml-bar" }, this.bar, this.work, h("span", { class: "tapml-space" }), this.facts),

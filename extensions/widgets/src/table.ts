@@ -201,7 +201,11 @@ export class OperatorTable {
       const info = store.info(op);
       const cells = this.columns.map((column, c) => {
         if (column.key === "placement") return h("div", { role: "gridcell" }, this.box(op));
-        const cell = h("div", { role: "gridcell", title: column.text(op) }, column.text(op));
+        const text = column.text(op);
+        // A path that is too long loses its beginning; bdi keeps its own direction within.
+        const path = column.key === "op";
+        const cell = h("div", { role: "gridcell", title: text }, path ? h("bdi", {}, text) : text);
+        if (path) cell.classList.add("tapml-path");
         if (column.key === "verdict") cell.style.setProperty("--tapml-verdict", info.colour);
         if (column.key === "verdict") cell.classList.add("tapml-verdict");
         if (c > 3) cell.classList.add("tapml-number");
