@@ -16,19 +16,24 @@ APT_PACKAGES := gcc libc6-dev chromium
 IPYKERNELS := 6.31.0 7.3.0
 KERNELS := $(IPYKERNELS:%=$(VENV)/kernels/%/.installed)
 
+# The front end's sources and what builds them.
+FRONT := extensions/widgets
+NODE := $(FRONT)/node_modules/.installed
+
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test lab lint types apt kernels clean
+.PHONY: help demo test lab lint types bundle apt kernels clean
 
 help:
 	@echo "make demo   set up, run the quickstart notebook, leave build/quickstart.html"
 	@echo "make test   set up, then lint, types and all tests"
 	@echo "make lab    JupyterLab on the quickstart"
+	@echo "make bundle the widgets' JavaScript anew (needs Node)"
 
 demo: $(VENV)/.demo
 	@$(PY) notebooks/run.py notebooks/quickstart.ipynb build/quickstart.html
 
-test: apt $(VENV)/.dev kernels lint types
+test: apt $(VENV)/.dev $(NODE) kernels lint types
 	@$(PY) -m pytest
 
 lab: $(VENV)/.demo
@@ -38,8 +43,13 @@ lint: $(VENV)/.dev
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
-types: $(VENV)/.dev
+types: $(VENV)/.dev $(NODE)
 	@$(PY) -m mypy
+	@npm run --silent --prefix $(FRONT) types
+
+# Needed only after a change in extensions/widgets: the bundle is part of the repository.
+bundle: $(NODE)
+	@npm run --silent --prefix $(FRONT) build
 
 kernels: $(KERNELS)
 
@@ -71,6 +81,11 @@ $(VENV)/.dev: $(VENV)/.torch
 	@$(PIP) install --editable ".[dev]"
 	@touch $@ $(VENV)/.demo
 
+$(NODE): $(FRONT)/package-lock.json
+	@echo "installing what builds the front end"
+	@npm ci --silent --no-audit --no-fund --prefix $(FRONT)
+	@touch $@
+
 # Beside the environment's own ipykernel: a folder each, for the start of a kernel's PYTHONPATH.
 $(VENV)/kernels/%/.installed: | $(VENV)/.torch
 	@echo "installing ipykernel $*"
@@ -79,4 +94,4 @@ $(VENV)/kernels/%/.installed: | $(VENV)/.torch
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(FRONT)/node_modules build dist .mypy_cache .pytest_cache .ruff_cache

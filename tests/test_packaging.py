@@ -61,6 +61,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path, monkeypatch):
         names = archive.namelist()
     assert "tapml_nb/py.typed" in names
     assert "tapml_nb/targets/server.py" in names
+    assert "tapml_nb/widgets/static/workbench.js" in names
     assert {name.split("/")[0] for name in names} == {
         "tapml_nb",
         f"tapml_nb-{PROJECT['version']}.dist-info",

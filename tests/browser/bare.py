@@ -76,7 +76,7 @@ class BarePage:
         )
         feed.attach(self)
         page.evaluate(_MOUNT, [list(parts), f"{id(self):x}"])
-        self.until(lambda: page.locator(".tapml-live").count() == views)
+        self.until(lambda: page.locator(".tapml-whole").count() == views)
 
     def send(self, content: dict[str, Any], buffers: list[bytes] | None = None) -> None:
         """What the feed calls, on its own thread."""
@@ -105,6 +105,16 @@ class BarePage:
 
     def __getitem__(self, selector: str) -> Locator:
         return self.page.locator(selector)
+
+    def press(self, selector: str, key: str, times: int = 1) -> None:
+        """Press a key many times at once, which by the keyboard itself takes a while."""
+        self.page.locator(selector).evaluate(
+            """(e, [key, times]) => {
+              for (let k = 0; k < times; k++)
+                e.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+            }""",
+            [key, times],
+        )
 
     def text(self, selector: str) -> str:
         """The text of what is there now: locators that wait would keep messages from coming."""

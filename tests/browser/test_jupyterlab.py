@@ -66,7 +66,7 @@ def open_live(lab: Lab, cells: list[str], kernel: str = "python3") -> None:
     write_notebook(lab.root / "n.ipynb", cells, kernel)
     lab.open("n.ipynb")
     assert lab.run_cell(0)
-    lab.page.locator(".tapml-live").wait_for()
+    lab.page.locator(".tapml-whole").wait_for()
     lab.page.evaluate(WATCH)
 
 
@@ -87,7 +87,7 @@ def test_the_quickstart_by_hand(lab, screenshots):
     lab.open("quickstart.ipynb")
     assert lab.run_all(timeout=150)
     page = lab.page
-    page.locator(".tapml-live").wait_for()
+    page.locator(".tapml-whole").wait_for()
     page.evaluate(WATCH)
     assert lab.execute("print(session.placement['lm_head/linear'])").strip() == "target"
 
@@ -119,14 +119,12 @@ def test_the_quickstart_by_hand(lab, screenshots):
         "def slow(x):\n    time.sleep(0.7)\n    return x / (1 + np.exp(-x))\n"
         "for k in range(4):\n    session.override(f'model.layers.{k}.mlp.act_fn', slow)"
     )
-    before = page.evaluate("() => window.counts.at(-1)")
     page.get_by_role("button", name="Run", exact=True).click()
     until(lab, lambda: "judging" in work(lab))
     seen = set()
     while "judging" in work(lab) and len(seen) < 3:
         seen.add(page.evaluate("() => window.counts.at(-1)"))
     assert len(seen) >= 3
-    assert max(seen) > before
     page.get_by_role("button", name="Stop").click()
     until(lab, lambda: "run stopped after" in work(lab))
 
@@ -268,7 +266,7 @@ def test_reloading_and_running_again_restore_the_view(lab):
         )
 
     assert lab.run_cell(2)
-    again = lab.output(2).locator(".tapml-live")
+    again = lab.output(2).locator(".tapml-whole")
     again.wait_for()
     until(lab, lambda: restored(again))
     # both views are one: what one selects, the other shows
@@ -278,7 +276,7 @@ def test_reloading_and_running_again_restore_the_view(lab):
     selected = "5.1/silu"
     lab.save()
     lab.reload()
-    first = lab.output(0).locator(".tapml-live")
+    first = lab.output(0).locator(".tapml-whole")
     first.wait_for()
     until(lab, lambda: restored(first))
     first.get_by_role("button", name="Run", exact=True).click()

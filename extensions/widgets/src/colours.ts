@@ -9,36 +9,48 @@ export interface Theme {
   border: string;
   accent: string;
   crossing: string;
+  font: string;
 }
 
-/** The theme's colours as they are at an element now. */
+let known: Theme | null = null;
+
+/** The page's theme; read at an element of ours, and kept: reading it costs a layout. */
 export function themeOf(element: Element): Theme {
+  return (known ??= read(element));
+}
+
+function read(element: Element): Theme {
   const style = getComputedStyle(element);
-  const read = (name: string, otherwise: string) => style.getPropertyValue(name).trim() || otherwise;
-  const back = read("--tapml-back", "#ffffff");
+  const at = (name: string, otherwise: string) => style.getPropertyValue(name).trim() || otherwise;
+  const back = at("--tapml-back", "#ffffff");
   return {
     dark: luminance(parse(back)) < 0.4,
-    text: read("--tapml-text", "#1b1b1b"),
-    dim: read("--tapml-dim", "#666666"),
+    text: at("--tapml-text", "#1b1b1b"),
+    dim: at("--tapml-dim", "#666666"),
     back,
-    raised: read("--tapml-raised", "#f5f5f5"),
-    border: read("--tapml-border", "#bdbdbd"),
-    accent: read("--tapml-accent", "#1976d2"),
+    raised: at("--tapml-raised", "#f5f5f5"),
+    border: at("--tapml-border", "#bdbdbd"),
+    accent: at("--tapml-accent", "#1976d2"),
     crossing: "#e69f00",
+    font: style.fontFamily || "sans-serif",
   };
 }
 
 /** Call back when the page changes its theme. */
 export function onTheme(call: () => void): () => void {
-  const observer = new MutationObserver(call);
+  const changed = () => {
+    known = null;
+    call();
+  };
+  const observer = new MutationObserver(changed);
   const filter = { attributes: true, attributeFilter: ["class", "data-jp-theme-light", "data-jp-theme-name", "style"] };
   observer.observe(document.body, filter);
   observer.observe(document.documentElement, filter);
   const media = matchMedia("(prefers-color-scheme: dark)");
-  media.addEventListener("change", call);
+  media.addEventListener("change", changed);
   return () => {
     observer.disconnect();
-    media.removeEventListener("change", call);
+    media.removeEventListener("change", changed);
   };
 }
 

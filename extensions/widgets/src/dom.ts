@@ -64,3 +64,24 @@ export function onResize(element: Element, call: (width: number, height: number)
   observer.observe(element);
   return () => observer.disconnect();
 }
+
+/**
+ * The same call, at most every so many milliseconds, the last one always: for what need not follow
+ * every frame of a run. The second function ends it.
+ */
+export function gently(call: () => void, pause: number): [() => void, () => void] {
+  let last = -Infinity;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const now = () => {
+    timer = undefined;
+    last = performance.now();
+    call();
+  };
+  const request = () => {
+    if (timer !== undefined) return;
+    const wait = last + pause - performance.now();
+    if (wait <= 0) now();
+    else timer = setTimeout(now, wait);
+  };
+  return [request, () => clearTimeout(timer)];
+}

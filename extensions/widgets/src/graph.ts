@@ -3,13 +3,14 @@
 import { inkOn, mix, onTheme, strength, themeOf, type Theme } from "./colours";
 import { h, keepKeys, onResize } from "./dom";
 import { number, plural, shorten } from "./format";
-import { Grid } from "./grid";
+import { Grid, type Box } from "./grid";
 import { HEADER, firstLook, layout, markCrossings, type Edge, type Layout, type Node } from "./layout";
 import type { Store } from "./store";
 
 const FIRST_BOXES = 48;
 const MARGIN = 24;
 const READABLE = 0.42; // scale from which labels are drawn
+const FAR = 0.12; // scale below which boxes are specks
 const DRAWN_EDGES = 0.09; // scale from which edges are drawn
 const MAP = { w: 110, h: 130 };
 const HELP =
@@ -60,6 +61,8 @@ export class GraphView {
   private fitted = false;
   /** Colours of the boxes as the results are now. */
   private fills = new Map<Node, string>();
+  /** Boxes by colour, for when they are specks. */
+  private specks: Map<string, Node[]> | null = null;
   private mapImage: HTMLCanvasElement | null = null;
   private clicked = 0;
   private readonly ends: (() => void)[] = [];
@@ -207,7 +210,7 @@ export class GraphView {
 
   private themeChanged(): void {
     this.theme = themeOf(this.canvas);
-    this.font = getComputedStyle(this.element).fontFamily || "sans-serif";
+    this.font = this.theme.font;
     const tile = h("canvas", { width: 8, height: 8 });
     const context = tile.getContext("2d")!;
     context.strokeStyle = this.theme.dark ? "rgba(255,255,255,0.75)" : "rgba(0,0,0,0.6)";
@@ -483,6 +486,7 @@ export class GraphView {
     if (content) {
       this.mapImage = null;
       this.fills.clear();
+      this.specks = null;
     }
     this.frame ||= requestAnimationFrame(() => {
       this.frame = 0;
@@ -549,12 +553,18 @@ export class GraphView {
     context.fillRect(0, 0, width, height);
     context.setTransform(dpr * scale, 0, 0, dpr * scale, dpr * this.left, dpr * this.top);
     const view = { x: -this.left / scale, y: -this.top / scale, w: width / scale, h: height / scale };
-    const visible = [...this.nodeGrid.near(view)];
-    const frames = visible.filter((n) => n.open && n.parent).sort((a, b) => a.depth - b.depth);
-    const leaves = visible.filter((n) => !n.open);
+    const far = scale < FAR;
+    const near = far ? this.picture!.nodes : this.nodeGrid.near(view);
+    const frames: Node[] = [];
+    const leaves: Node[] = [];
+    for (const node of near) {
+      if (!node.open && !far) leaves.push(node);
+      else if (node.open && node.parent && (!far || node.h * scale > 3)) frames.push(node);
+    }
+    frames.sort((a, b) => a.depth - b.depth);
     for (const node of frames) this.drawFrame(node);
     if (scale >= DRAWN_EDGES) this.drawEdges(this.edgeGrid.near(view));
-    if (scale < 0.12) this.drawSpecks(leaves);
+    if (far) this.drawSpecks(view);
     else for (const node of leaves) this.drawLeaf(node);
     this.drawMarks();
     this.drawMap();
@@ -579,18 +589,25 @@ export class GraphView {
   }
 
   /** Far away: a speck per box, grouped by colour. */
-  private drawSpecks(leaves: Node[]): void {
-    const groups = new Map<string, Node[]>();
-    for (const node of leaves) {
-      const fill = this.fillOf(node);
-      const group = groups.get(fill);
-      if (group) group.push(node);
-      else groups.set(fill, [node]);
+  private drawSpecks(view: Box): void {
+    if (!this.specks) {
+      this.specks = new Map();
+      for (const node of this.picture!.leaves) {
+        const fill = this.fillOf(node);
+        const group = this.specks.get(fill);
+        if (group) group.push(node);
+        else this.specks.set(fill, [node]);
+      }
     }
     const least = 1.2 / this.scale;
-    for (const [fill, group] of groups) {
+    const right = view.x + view.w;
+    const bottom = view.y + view.h;
+    for (const [fill, group] of this.specks) {
       this.context.fillStyle = fill === this.theme.raised ? this.theme.border : fill;
-      for (const n of group) this.context.fillRect(n.x, n.y, Math.max(n.w, least), Math.max(n.h, least));
+      for (const n of group) {
+        if (n.x > right || n.y > bottom || n.x + n.w < view.x || n.y + n.h < view.y) continue;
+        this.context.fillRect(n.x, n.y, Math.max(n.w, least), Math.max(n.h, least));
+      }
     }
   }
 

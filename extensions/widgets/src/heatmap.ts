@@ -1,7 +1,7 @@
 // Heatmaps: layers by metric, kind, step or token position, and one operator's tensor by element.
 
 import { NOT_FINITE, RAMP, css, inkOn, onTheme, themeOf } from "./colours";
-import { h, keepKeys, onResize, select } from "./dom";
+import { gently, h, keepKeys, onResize, select } from "./dom";
 import { number, shorten } from "./format";
 import { fitCanvas } from "./graph";
 import { floats, type Metric } from "./protocol";
@@ -13,6 +13,7 @@ const METRICS: Metric[] = ["ratio", "max_abs", "max_rel", "max_ulp", "rmse", "sn
 const LABELS = 150;
 const TOP = 84;
 const LEAST_ROW = 17;
+const PAUSE = 150; // ms between two pictures while results come in
 
 /** A picture of numbers, whatever they mean. */
 interface Matrix {
@@ -105,13 +106,15 @@ export class Heatmap {
     );
     keepKeys(this.element);
     this.listen();
+    const [follow, still] = gently(() => this.mode !== "tensor" && this.mode !== "position" && this.refresh(), PAUSE);
     this.ends = [
+      still,
       store.on("graph", () => {
         this.mode = store.recall("heatmap", this.mode);
         this.modes.value = this.mode;
         this.refresh();
       }),
-      store.on("results", () => this.mode !== "tensor" && this.mode !== "position" && this.refresh()),
+      store.on("results", follow),
       store.on("selection", () => this.selectionChanged()),
       store.on("inspect", () => this.mode === "tensor" && this.refresh()),
       onTheme(() => this.draw()),
@@ -428,8 +431,7 @@ export class Heatmap {
     fitCanvas(this.canvas, this.width, Math.min(16_000, top + height));
     context.setTransform(dpr, 0, 0, dpr, 0, 0);
     context.drawImage(this.image(m, theme.dark), left, top, width, height);
-    const font = getComputedStyle(this.element).fontFamily || "sans-serif";
-    context.font = `11px ${font}`;
+    context.font = `11px ${theme.font}`;
     context.fillStyle = theme.text;
     context.textBaseline = "middle";
     const rowHeight = height / m.rows;

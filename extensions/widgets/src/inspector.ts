@@ -1,7 +1,7 @@
 // The inspector: everything about the selected operator, and what can be done about it.
 
 import { themeOf } from "./colours";
-import { h, keepKeys, select } from "./dom";
+import { gently, h, keepKeys, select } from "./dom";
 import { number, plural } from "./format";
 import { fitCanvas } from "./graph";
 import { floats } from "./protocol";
@@ -44,6 +44,7 @@ const TABS = ["verdict", "tensors", "code", "fix"] as const;
 type Tab = (typeof TABS)[number];
 const TITLES: Record<Tab, string> = { verdict: "Verdict", tensors: "Tensors", code: "Code", fix: "Try a fix" };
 const LISTED = 50;
+const PAUSE = 150; // ms between two updates while results come in
 
 const NUMPY = `import numpy as np
 
@@ -102,9 +103,11 @@ export class Inspector {
       this.panel,
     );
     keepKeys(this.element);
+    const [follow, still] = gently(() => this.refresh(false), PAUSE);
     this.ends = [
+      still,
       store.on("graph", () => this.refresh(true)),
-      store.on("results", () => this.refresh(false)),
+      store.on("results", follow),
       store.on("selection", () => this.refresh(false)),
       store.on("placement", () => this.heading()),
       store.on("overrides", () => this.refresh(true)),

@@ -47,20 +47,27 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   if (height) root.style.setProperty("--tapml-height", `${height}px`);
   const parts: Part[] = [];
   el.append(root);
+  let frame = 0;
   const begin = () => {
     if (parts.length) return;
     root.classList.add("tapml-live", `tapml-live-${store.session}`);
-    for (const name of names) {
-      const part = new PARTS[name]!(store);
+    const waiting = [...names];
+    // One part a frame: what comes first is on the screen while the others are made.
+    const add = () => {
+      const part = new PARTS[waiting.shift()!]!(store);
       part.element.classList.add("tapml-part");
       parts.push(part);
       body.append(part.element);
-    }
+      if (waiting.length) frame = requestAnimationFrame(add);
+      else root.classList.add("tapml-whole");
+    };
+    add();
   };
   const end = store.on("graph", begin);
   if (store.ready) begin();
   return () => {
     end();
+    cancelAnimationFrame(frame);
     for (const part of parts) part.dispose();
     root.remove();
   };

@@ -1,11 +1,12 @@
 // The operator table: every operator, of which only the rows in view exist as elements.
 
-import { h, keepKeys, onResize, select, setChoices } from "./dom";
+import { gently, h, keepKeys, onResize, select, setChoices } from "./dom";
 import { number } from "./format";
 import type { Metric } from "./protocol";
 import type { Store } from "./store";
 
 const ROW = 24;
+const PAUSE = 150; // ms between two updates while results come in
 
 interface Column {
   key: string;
@@ -98,9 +99,11 @@ export class OperatorTable {
     );
     keepKeys(this.element);
     this.heading();
+    const [follow, still] = gently(refilter, PAUSE);
     this.ends = [
+      still,
       store.on("graph", () => this.begin()),
-      store.on("results", () => this.refresh()),
+      store.on("results", follow),
       store.on("placement", () => (this.sorted.key === "placement" ? this.refresh() : this.draw())),
       store.on("selection", () => this.follow()),
       onResize(this.scroller, (_, height) => {
