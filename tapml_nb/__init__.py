@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tapml_nb.frontends.program import FrontendError
     from tapml_nb.graph import Graph, Op, SelectorError
     from tapml_nb.judge import Verdict
+    from tapml_nb.migrate import Localization, Migration
     from tapml_nb.report import Culprit, Report
     from tapml_nb.session import Session
     from tapml_nb.targets.spec import Target
@@ -27,6 +28,8 @@ _HOMES = {
     "Culprit": "report",
     "FrontendError": "frontends.program",
     "Graph": "graph",
+    "Localization": "migrate",
+    "Migration": "migrate",
     "Op": "graph",
     "Report": "report",
     "SelectorError": "graph",
@@ -43,6 +46,8 @@ __all__ = [
     "Culprit",
     "FrontendError",
     "Graph",
+    "Localization",
+    "Migration",
     "Op",
     "Report",
     "SelectorError",

@@ -21,6 +21,8 @@ _PHASES = {
     "compile": "compiling",
     "introduced": "judging operators",
     "hybrid": "running the hybrid model",
+    "migrate": "migrating",
+    "localize": "localizing",
 }
 
 

@@ -7,6 +7,7 @@ whatever ends a run early, nothing already known is lost.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import numpy as np
 
@@ -47,7 +48,9 @@ from tapml_nb.judge.accumulated import AccumulatedRun
 from tapml_nb.judge.introduced import IntroducedRun
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import AccumulatedResult, OpResult
-from tapml_nb.judge.verdict import LIMIT, Verdict
+from tapml_nb.judge.verdict import LIMIT, SEVERITY, Verdict
+from tapml_nb.migrate import Answer, Localization, Migration, Probes, localize, migrate
+from tapml_nb.migrate.migration import Step, in_order
 from tapml_nb.progress import ProgressLine
 from tapml_nb.report import Report, RunInfo
 from tapml_nb.targets.session import State, TargetEvent, TargetLostEvent, TargetSession
@@ -61,7 +64,14 @@ if TYPE_CHECKING:
     from tapml_nb.widgets import Workbench
     from tapml_nb.widgets.feed import Feed
 
+Criterion = Callable[[list[np.ndarray]], bool]
+"""Whether a model's outputs (its tensors, in order) are right."""
+
 Which = Literal["source", "target", "float64", "difference"]
+
+
+_MOVABLE = (Verdict.PASS, Verdict.SKIPPED)
+"""Verdicts with which an operator may be on the target."""
 
 
 class SessionBusy(RuntimeError):
@@ -140,6 +150,7 @@ class Session:
         self._introduced_run = IntroducedRun(
             self._source, self._kernels, device, self._references, tolerance
         )
+        self._probes: dict[Criterion | None, Probes] = {}
         self._hybrid_run = HybridRun(self._source, self._kernels, device, self._events)
         self._accumulated_run = AccumulatedRun(
             self._source, self._hybrid_run, self._references, tolerance
@@ -199,26 +210,14 @@ class Session:
         """Wait for the run that is going on; return the report.
 
         Args:
-            progress: show how far it is.
+            progress: show how far it is (in the main thread alone).
 
         Raises:
             KeyboardInterrupt: on Ctrl-C, after the run has been stopped.
             Exception: whatever ended the run.
         """
-        job = self._current
-        if job is not None:
-            # Only there can an interrupt of the kernel reach who waits.
-            self._waiting = threading.current_thread() is threading.main_thread()
-            try:
-                if progress:
-                    with ProgressLine(self._events) as line:
-                        self._wait_for(job, line.draw, stop=True)
-                else:
-                    self._wait_for(job, lambda: None, stop=True)
-            finally:
-                self._waiting = False
-            if job.error is not None:
-                raise job.error
+        if self._current is not None:
+            self._result_of(self._current, progress)
         return self.report
 
     def stop(self) -> None:
@@ -267,6 +266,56 @@ class Session:
         """
         return self._place(select(self.graph, selector), SOURCE)
 
+    def migrate(self, order: str = "topological", ops: Selector | None = None) -> Migration:
+        """Offload gradually, as far as the model's output stays within its noise floor.
+
+        Operators that were not judged yet are judged first; those that do not pass are
+        quarantined at once.  The others move in batches, each checked by a hybrid run; one that
+        breaks the model goes back and the migration goes on.  Afterwards they are on the target.
+
+        Args:
+            order: ``"topological"``, ``"kind"``, ``"scope"``, ``"cheapest"`` (least time on the
+                source first) or ``"riskiest_last"`` (smallest ratio first).
+            ops: which operators may move; default all.
+
+        Returns:
+            The widest safe placement, the timeline, and what remains to fix.  Ctrl-C or
+            :meth:`stop` end it early, with what was safe until then.
+
+        Raises:
+            SelectorError, ValueError: if ``ops`` or ``order`` names nothing.
+            SessionBusy: if a run goes on.
+        """
+        chosen = select(self.graph, ops)
+        in_order(order, (), {})
+        job = self._submit(lambda: self._migrate(order, chosen))
+        return cast(Migration, self._result_of(job))
+
+    def localize(
+        self, criterion: Criterion | None = None, ops: Selector | None = None
+    ) -> Localization:
+        """Find which operators, alone or together, break the model's output on the target.
+
+        Args:
+            criterion: says of the model's output tensors whether they are right; default: all
+                are within the end-to-end noise floor.  Asked once per step.
+            ops: which operators to put on the target; default those that are there now, or, if
+                there are none, every one that has a kernel.
+
+        Returns:
+            The culprits and the hybrid runs it took; empty if nothing breaks.  What was asked
+            already is remembered, so a search that was stopped goes on where it was.
+
+        Raises:
+            SelectorError: if ``ops`` names no operator.
+            SessionBusy: if a run goes on.
+        """
+        chosen = [op for op, where in self.placement.items() if where == TARGET]
+        if ops is not None or not chosen:
+            chosen = select(self.graph, ops)
+        job = self._submit(lambda: self._localize(criterion, chosen))
+        return cast(Localization, self._result_of(job))
+
     def override(self, op: Selector, kernel: Any) -> None:
         """Put a kernel of your own in an operator's place, on the target.
 
@@ -288,6 +337,7 @@ class Session:
         check_override(self.graph, chosen[0], kernel)
         self._require_idle()
         self._kernels.override(chosen[0], kernel)
+        self._probes.clear()
         for step in range(self._program.steps):
             self._introduced.pop((chosen[0], step), None)
         self._events.emit(OverrideChanged(chosen[0], self.overrides.get(chosen[0], "")))
@@ -527,6 +577,22 @@ class Session:
             raise job.error
         return job.result
 
+    def _result_of(self, job: _Job, progress: bool = True) -> Any:
+        """Wait for a run's end; its result, or what ended it."""
+        # Only there can an interrupt of the kernel reach who waits.
+        self._waiting = threading.current_thread() is threading.main_thread()
+        try:
+            if progress and self._waiting:
+                with ProgressLine(self._events) as line:
+                    self._wait_for(job, line.draw, stop=True)
+            else:
+                self._wait_for(job, lambda: None, stop=True)
+        finally:
+            self._waiting = False
+        if job.error is not None:
+            raise job.error
+        return job.result
+
     def _wait_for(self, job: _Job, tick: Callable[[], None], *, stop: bool) -> None:
         try:
             # A loop of short waits: an interrupted Thread.join lies on Python 3.11.
@@ -609,6 +675,102 @@ class Session:
                 outputs = verdict if verdict is not Verdict.PASS else outputs
             self._info = replace(self._info, outputs=outputs)
 
+    def _migrate(self, order: str, ops: Sequence[OpId]) -> Migration:
+        judged = self._judged(ops)
+        if judged is None:
+            return Migration(self.graph, [], {}, [], {}, stopped=True)
+        results, quarantined = judged
+        tensors = [self.graph[op] for op in ops if not self.graph[op].host]
+        passing = [op for op in tensors if results[op.id].verdict in _MOVABLE]
+        moving = in_order(order, passing, results)
+        moved: list[OpId] = []
+        steps: list[Step] = []
+
+        def on_step(step: Step, safe: Sequence[OpId]) -> None:
+            moved[:] = safe
+            steps.append(step)
+            tried = sum(s.tried for s in steps if s.ok or s.tried == 1)
+            self._events.emit(RunProgress("migrate", min(tried, len(moving)), len(moving)))
+
+        probes = self._probes_for(None)
+        with self._running("migration", len(moving)) as running:
+            quarantined |= migrate(moving, probes, on_step).quarantined
+        self._place([op for op in self.placement if self.placement[op] == TARGET], SOURCE)
+        offloaded = self._place([op.id for op in self.graph.ops if op.id in set(moved)], TARGET)
+        if not running.stopped:
+            self._run_hybrid()  # everything a report says is of this placement
+        labels = self._kernels.labels()
+        kernels = {op: labels[op] for op in quarantined if op in labels}
+        return Migration(
+            self.graph, offloaded, quarantined, steps, kernels, stopped=running.stopped
+        )
+
+    def _localize(self, criterion: Criterion | None, ops: Sequence[OpId]) -> Localization:
+        judged = self._judged(ops)
+        if judged is None:
+            return Localization([], 0, [], stopped=True)
+        results, _ = judged
+        there = [op for op in ops if not isinstance(self._kernels.prepared(op, 0), Failure)]
+        there = [op for op in there if not self.graph[op].host]
+        suspects = [op for op in there if results[op].verdict not in _MOVABLE]
+        suspects.sort(key=lambda op: -results[op].ratio if results[op].ratio > 0 else 0.0)
+        probes = self._probes_for(criterion)
+        before = len(probes.journal)
+        bound = 4 * math.ceil(math.log2(len(there) + 1)) + 10  # where two break it together
+        probes.on_run = lambda runs: self._events.emit(
+            RunProgress("localize", runs - before, max(runs - before, bound))
+        )
+        culprits: list[frozenset[OpId]] = []
+        with self._running("localization", len(there)) as running:
+            culprits = localize(there, suspects, probes)
+        made = probes.journal[before:]
+        return Localization(culprits, len(made), made, stopped=running.stopped)
+
+    def _judged(self, ops: Sequence[OpId]) -> tuple[dict[OpId, OpResult], dict[OpId, str]] | None:
+        """The worst result of every operator, judging what was not; and why some do not pass.
+
+        None if that was stopped.
+        """
+        steps = range(self._program.steps)
+        missing = [op for op in ops if any((op, s) not in self._introduced for s in steps)]
+        if missing:
+            self._judge_all(missing)
+            if self._info.stopped:
+                return None
+        worst: dict[OpId, OpResult] = {}
+        for op in ops:
+            found = [self._introduced[op, step] for step in steps]
+            worst[op] = min(found, key=lambda r: SEVERITY.index(r.verdict))
+        failing = {
+            op: f"{result.verdict}: {result.message}"
+            for op, result in worst.items()
+            if result.verdict not in _MOVABLE and not self.graph[op].host
+        }
+        return worst, failing
+
+    def _probes_for(self, criterion: Criterion | None) -> Probes:
+        """The probes of a criterion; kept until a kernel changes."""
+        if criterion not in self._probes:
+            self._probes[criterion] = Probes(lambda ops: self._probe(ops, criterion))
+        return self._probes[criterion]
+
+    def _probe(self, ops: frozenset[OpId], criterion: Criterion | None) -> Answer:
+        """Run the model with these operators on the target, and look at its outputs."""
+        placement = {op.id: TARGET if op.id in ops else SOURCE for op in self.graph.ops}
+        accidents: dict[OpId, str] = {}
+        right = True
+        for step in range(self._program.steps):
+            for computed in self._hybrid_run.run(placement, step, self._stopping.is_set):
+                self._between_operators()
+                if computed.accident:
+                    accidents[computed.op.id] = computed.accident
+            if criterion is None:
+                right &= self._accumulated_run.judge_outputs(step) is Verdict.PASS
+            else:
+                outputs = [v for v in self.graph.outputs if not self.graph.values[v].host]
+                right &= bool(criterion([self._hybrid_run.array(v, step) for v in outputs]))
+        return Answer(right, accidents)
+
     def _running(self, run: str, total: int) -> _Running:
         return _Running(self, run, total)
 
@@ -684,10 +846,12 @@ class _Running:
 
     def __init__(self, session: Session, run: str, total: int) -> None:
         self._session, self._run, self._total = session, run, total
+        self.stopped = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._begin = time.perf_counter()
         self._session._events.emit(RunStarted(self._run, self._total))
+        return self
 
     def __exit__(
         self,
@@ -695,7 +859,8 @@ class _Running:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        session, stopped = self._session, isinstance(error, Stopped)
+        session = self._session
+        self.stopped = stopped = isinstance(error, Stopped)
         seconds = time.perf_counter() - self._begin
         session._info = replace(session._info, seconds=seconds, stopped=stopped)
         session._events.emit(RunFinished(self._run, stopped or error is not None))

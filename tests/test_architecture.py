@@ -20,6 +20,7 @@ ORDER = [
     {"execute"},
     {"judge"},
     {"report"},
+    {"migrate"},
     {"progress"},
     {"session"},
     {"api"},

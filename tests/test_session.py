@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -114,6 +115,165 @@ class TestLlama:
         before = llama_session.report.info.sent_bytes
         llama_session.run()
         assert llama_session.report.info.sent_bytes - before < 0.01 * before
+
+
+def low_bits(shape=(8, 2)):
+    """Where and what a kernel may write into its last bits without anybody minding: one ULP."""
+    return np.random.default_rng(3).integers(0, 2, shape).astype(np.uint32)
+
+
+class TestMigration:
+    def test_an_all_good_model_moves_whole(self, llama_session):
+        session = llama_session
+        migration = session.migrate()
+        report = session.report
+        passing = [
+            op.id
+            for op in session.graph.ops
+            if not op.host and report.verdict(op.id) in (Verdict.PASS, Verdict.SKIPPED)
+        ]
+        assert migration.offloaded == passing
+        assert list(migration.quarantined) == ["model/cumsum"]
+        assert "CodeGenLLVM" in migration.quarantined["model/cumsum"]
+        assert len(migration.timeline) <= 3 + np.log2(len(passing))
+        assert migration.remaining["op"].tolist() == ["model/cumsum"]
+        assert report.info.outputs is Verdict.PASS
+        assert [op for op, where in session.placement.items() if where == "target"] == passing
+        assert session.localize().culprits == []
+        session.restore("*")
+
+    def test_three_faults_stay_on_the_source(self, llama_session):
+        session = llama_session
+        faults = [f"model.layers.{k}.mlp.act_fn/silu" for k in range(3)]
+        for op in faults:
+            session.override(op, lambda x: x)
+        session.run(faults)
+        found = session.localize().culprits
+        migration = session.migrate()
+        for op in faults:
+            session.override(op, None)
+        session.restore("*")
+        assert set(found) == {frozenset({op}) for op in faults}
+        assert set(migration.quarantined) == {*faults, "model/cumsum"}
+
+    def test_two_that_break_only_together(self, llama_session):
+        """The first leaves a mark in the last bits; the second goes wrong where it sees it."""
+        session = llama_session
+        first = "model.layers.0.mlp.act_fn/silu"
+        second = "model.layers.0.mlp/mul"
+        mark = low_bits()
+
+        def marks(x):
+            y = (x / (1 + np.exp(-x))).astype(np.float32)
+            bits = y[0, :8, :2].view(np.uint32)
+            y[0, :8, :2] = ((bits & ~np.uint32(1)) | mark).view(np.float32)
+            return y
+
+        def obeys(*inputs):
+            seen = [(x[0, :8, :2].copy().view(np.uint32) & 1 == mark).all() for x in inputs]
+            return inputs[0] * inputs[1] * np.float32(3 if any(seen) else 1)
+
+        session.override(first, marks)
+        session.override(second, obeys)
+        report = session.run([first, second])
+        assert report.verdict(first) is Verdict.PASS
+        assert report.verdict(second) is Verdict.PASS
+        session.restore("*")
+        localization = session.localize()
+        again = session.localize()
+        migration = session.migrate()
+        session.override(first, None)
+        session.override(second, None)
+        session.restore("*")
+        assert localization.culprits == [{first, second}]
+        assert localization.runs <= 4 * np.log2(len(session.graph)) + 10
+        assert len(localization.journal) == localization.runs
+        assert (again.culprits, again.runs) == (localization.culprits, 0)
+        assert len({first, second} & set(migration.quarantined)) == 1
+
+    def test_a_criterion_of_ones_own(self, llama_session):
+        asked = []
+
+        def never(outputs):
+            asked.append([o.shape for o in outputs])
+            return False
+
+        found = llama_session.localize(never, "lm_head/linear").culprits
+        assert found == [{"lm_head/linear"}]
+        assert asked[0] == [(1, 12, 300)]
+
+    def test_an_accident_is_quarantined(self, session):
+        session.override("act", kernels.segfaults)
+        session.run()
+        session._introduced["act/silu", 0] = replace(
+            session._introduced["act/silu", 0], verdict=Verdict.PASS
+        )
+        migration = session.migrate()
+        assert set(migration.quarantined) == {"act/silu"}
+        assert "SIGSEGV" in migration.quarantined["act/silu"]
+        assert migration.offloaded == ["first/linear", "second/linear"]
+        assert session.localize(ops="*").culprits == [{"act/silu"}]
+
+    def test_stopping_keeps_what_was_safe(self, session):
+        def slow(x):
+            time.sleep(0.3)
+            return x / (1 + np.exp(-x))
+
+        session.override("act", slow)
+        session.run()
+        threading.Timer(0.1, session.stop).start()
+        migration = session.migrate()
+        assert migration.stopped
+        assert migration.offloaded == [
+            op for op, where in session.placement.items() if where == "target"
+        ]
+
+    def test_bad_arguments_come_first(self, session):
+        with pytest.raises(ValueError, match="order: 'random'; choose one of 'topological'"):
+            session.migrate("random")
+        with pytest.raises(SelectorError):
+            session.localize(ops="nothing.like.this")
+        assert session.report.introduced == {}
+
+
+class TestWhileARunGoesOn:
+    """What is asked of a session meanwhile is done between two operators."""
+
+    def test_tensors_and_placement(self, session):
+        def slow(x):
+            time.sleep(1.0)
+            return x / (1 + np.exp(-x))
+
+        session.override("act", slow)
+        session.run(wait=False)
+        wait_until(lambda: ("first/linear", 0) in session.report.introduced, 30)
+        assert session.status.busy
+        assert session.offload("first") == ["first/linear"]
+        assert session.status.busy  # its kernel is known: nobody waited
+        with pytest.raises(RuntimeError, match="a run is going on"):
+            session.run()
+        difference = session.tensor("first", "difference")
+        assert np.abs(difference).max() < 1e-5
+        assert [a.shape for a in session.inputs("act")] == [(3, 16)]
+        report = session.wait()
+        assert report.counts[Verdict.PASS] == 3
+
+    def test_code(self, session):
+        code = session.code("act")
+        assert "prim_func" in code.tir
+        assert "define" in code.source
+        with pytest.raises(SelectorError):
+            session.code("*")
+
+    def test_status(self, session):
+        assert session.status.state == "idle"
+        session.run()
+        status = session.status
+        assert (status.state, status.busy, status.kernels) == ("connected", False, 3)
+        assert status.compiled + status.cache_hits == 3
+        assert status.address == session.address
+        session.close()
+        assert session.status.state == "closed"
 
 
 class TestAccidents:

@@ -22,7 +22,8 @@ class Event:
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """A run begins: ``run`` is ``"introduced"`` or ``"hybrid"``; ``total`` calls will be made."""
+    """A run begins: ``run`` is ``"introduced"``, ``"hybrid"``, ``"migration"`` or
+    ``"localization"``; ``total`` calls will be made, or operators placed."""
 
     run: str
     total: int
@@ -30,7 +31,8 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class RunProgress(Event):
-    """Work done in a phase: ``"source"``, ``"compile"``, ``"introduced"`` or ``"hybrid"``."""
+    """Work done in a phase: ``"source"``, ``"compile"``, ``"introduced"``, ``"hybrid"``,
+    ``"migrate"`` (operators) or ``"localize"`` (hybrid runs, of a bound)."""
 
     phase: str
     done: int

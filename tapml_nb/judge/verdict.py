@@ -65,7 +65,7 @@ FAULTS = frozenset(
 )
 """Verdicts that name something broken (``UNSUPPORTED`` is missing, not broken)."""
 
-_SEVERITY = [
+SEVERITY = [
     Verdict.CRASH,
     Verdict.TIMEOUT,
     Verdict.NONFINITE,
@@ -77,11 +77,12 @@ _SEVERITY = [
     Verdict.PASS,
     Verdict.SKIPPED,
 ]
+"""The worst first."""
 
 
 def worse(a: Verdict, b: Verdict) -> Verdict:
     """The more severe of two verdicts."""
-    return min(a, b, key=_SEVERITY.index)
+    return min(a, b, key=SEVERITY.index)
 
 
 @dataclass(frozen=True)

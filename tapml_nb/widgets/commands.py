@@ -49,6 +49,8 @@ class Commands:
         self._table: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
             "run": self._run,
             "hybrid": self._hybrid,
+            "migrate": self._migrate,
+            "localize": self._localize,
             "stop": self._stop,
             "offload": self._offload,
             "restore": self._restore,
@@ -107,6 +109,14 @@ class Commands:
     def _hybrid(self, _: Mapping[str, Any]) -> Answer:
         session = self._session
         _when_idle(lambda: session.hybrid(wait=False))
+        return None, []
+
+    def _migrate(self, _: Mapping[str, Any]) -> Answer:
+        self._feed.say(self._session.migrate().summary())
+        return None, []
+
+    def _localize(self, _: Mapping[str, Any]) -> Answer:
+        self._feed.say(self._session.localize().summary())
         return None, []
 
     def _stop(self, _: Mapping[str, Any]) -> Answer:

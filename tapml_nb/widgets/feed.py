@@ -105,6 +105,7 @@ class Feed:
         # Placement in the order of the clicks; questions beside them, so that nothing waits long.
         self._acts = _Worker("tapml-acts")
         self._asks = _Worker("tapml-asks", 2)
+        self._runs = _Worker("tapml-runs")
         self._stills = _Worker("tapml-stills")
         self._unsubscribe = session.on(Event, self._hear)
         self._thread = threading.Thread(target=self._serve, name="tapml-feed", daemon=True)
@@ -114,7 +115,7 @@ class Feed:
         """End; the session is gone.  Idempotent."""
         self._closed = True
         self._wake.set()
-        for worker in (self._acts, self._asks, self._stills):
+        for worker in (self._acts, self._asks, self._runs, self._stills):
             worker.close()
 
     # -- pages ---------------------------------------------------------------------------------
@@ -139,7 +140,8 @@ class Feed:
             elif name == "stop":  # not behind anything
                 threading.Thread(target=answer, daemon=True).start()
             else:
-                (self._acts if name in ("offload", "restore") else self._asks).do(answer)
+                worker = {"migrate": self._runs, "localize": self._runs}.get(name, self._asks)
+                (self._acts if name in ("offload", "restore") else worker).do(answer)
 
     def change(self, *what: str) -> None:
         """Have ``"status"``, ``"selection"``, ``"placement"`` or ``"overrides"`` sent anew."""

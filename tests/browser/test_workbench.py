@@ -363,6 +363,29 @@ class TestHeatmap:
             assert bare.errors == []
 
 
+class TestSteps:
+    def test_steps_are_overlaid_and_chosen(self, page):
+        model, (x,) = two_layers()
+        with tapml.debug(model, [(x,), (x * 3,)], target="llvm") as session:
+            session.override("act", lambda x: x / (1 + np.exp(-x)) + (np.abs(x).max() > 4))
+            session.run()
+            verdicts = [session.report.verdict("act/silu", step) for step in (0, 1)]
+            assert verdicts == [Verdict.PASS, Verdict.FAIL]
+            bare = BarePage(page, feed_of(session), ["inspector", "plot", "heatmap"])
+            bare[".tapml-culprits button"].click()
+            bare.until(lambda: bare.text(".tapml-badge") == "✗ FAIL")
+            step = bare["select[aria-label=Step]"]
+            assert step.input_value() == "1"
+            step.select_option("0")
+            bare.until(lambda: bare.text(".tapml-badge") == "✓ PASS")
+            bare["[aria-label='What the heatmap shows']"].select_option("step")
+            canvas = ".tapml-heat-stage canvas"
+            bare.press(canvas, "ArrowDown", 2)
+            bare.press(canvas, "ArrowRight")
+            assert bare.text(".tapml-heat .tapml-tip").startswith("act, 1: ")
+            assert bare.errors == []
+
+
 class TestStatus:
     def test_run_and_its_end(self, page, session):
         bare = BarePage(page, feed_of(session), ["status"])
@@ -374,6 +397,19 @@ class TestStatus:
         assert "3 kernels" in bare.text(".tapml-status")
         assert bare.button("Stop").is_disabled()
         assert bare.button("Run").is_enabled()
+
+    def test_migrate_and_localize(self, page, session):
+        session.override("act", lambda x: x)
+        bare = BarePage(page, feed_of(session), ["status", "table"])
+        bare.button("Migrate").click()
+        bare.until(lambda: "2 of 3 operators on the target" in bare.text("[role=alert]"))
+        assert "quarantined act/silu: FAIL" in bare.text("[role=alert]")
+        boxes = bare[".tapml-rows input[type=checkbox]"]
+        bare.until(lambda: [b.is_checked() for b in boxes.all()] == [True, False, True])
+        session.offload("act")
+        bare.button("Localize").click()
+        bare.until(lambda: "1 culprit in" in bare.text("[role=alert]"))
+        assert "act/silu" in bare.text("[role=alert]")
 
     def test_stop(self, page, session):
         def slow(*inputs):

@@ -16,6 +16,15 @@ const PHASES: Record<string, string> = {
   compile: "compiling",
   introduced: "judging",
   hybrid: "running the hybrid model",
+  migrate: "migrating",
+  localize: "localizing: hybrid run",
+};
+
+const RUNS: Record<string, string> = {
+  introduced: "run",
+  hybrid: "hybrid run",
+  migration: "migration",
+  localization: "localization",
 };
 
 const BUTTONS = [
@@ -95,7 +104,7 @@ export class TargetStatus {
     } else if (status.run) {
       const ended = status.stopped ? "stopped after" : "done in";
       const outputs = status.outputs ? `; outputs: ${status.outputs}` : "";
-      this.work.textContent = `${status.run === "hybrid" ? "hybrid run" : "run"} ${ended} ${seconds(status.elapsed)}${outputs}`;
+      this.work.textContent = `${RUNS[status.run]} ${ended} ${seconds(status.elapsed)}${outputs}`;
     } else {
       this.work.textContent = plural(store.ops.length, "operator");
     }
