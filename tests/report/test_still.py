@@ -20,19 +20,11 @@ from tapml_nb.graph.model import layer_of
 from tapml_nb.judge.results import AccumulatedResult, OpResult
 from tapml_nb.numerics import Statistics
 from tapml_nb.report import Report, RunInfo
+from tapml_nb.report.drawing import drawable, fitted_path, text_width
 from tapml_nb.report.figures import heatmap_table
+from tapml_nb.report.overview import BOXES, edges_of, overview
 from tapml_nb.report.palette import VERDICT_COLOURS, VERDICT_SYMBOLS
-from tapml_nb.report.still import (
-    BOXES,
-    _drawable,
-    _edges,
-    _fitted_path,
-    _heat,
-    _width,
-    overview,
-    picture,
-    table,
-)
+from tapml_nb.report.still import _heat, picture, table
 
 EVIL = "<img src=x onerror=alert(1)>"
 SPEC = TensorSpec((8,), "float32")
@@ -160,9 +152,9 @@ def test_placement_and_crossing_edges_are_drawn():
     moved = judged(graph, placement={graph.ops[1].id: "target"})
     boxes = overview(moved)
     assert [box.placement for box in boxes] == ["source", "target", "source"]
-    assert _edges(moved, boxes) == {(0, 1): True, (1, 2): True}
+    assert edges_of(moved, boxes) == {(0, 1): True, (1, 2): True}
     stay = judged(graph)
-    assert _edges(stay, overview(stay)) == {(0, 1): False, (1, 2): False}
+    assert edges_of(stay, overview(stay)) == {(0, 1): False, (1, 2): False}
     assert (pixels(picture(moved)) != pixels(picture(stay))).any()
 
 
@@ -224,18 +216,18 @@ def test_no_more_boxes_than_fit_and_every_operator_in_one(layers):
 
 def test_names_are_shortened_where_they_tell_least():
     name = "model.layers.17.post_attention_layernorm"
-    short = _fitted_path(name, 1.6, 7)
-    assert _width(short, 7) <= 1.6 < _width(name, 7)
+    short = fitted_path(name, 1.6, 7)
+    assert text_width(short, 7) <= 1.6 < text_width(name, 7)
     assert short.startswith("model.layers.17.post")
     assert "…" in short
-    assert _drawable("a层\n") == "a\ufffd "
+    assert drawable("a层\n") == "a\ufffd "
 
 
 def test_the_font_has_all_symbols():
     assert set(VERDICT_COLOURS) == set(VERDICT_SYMBOLS) == set(Verdict)
     assert len(set(VERDICT_SYMBOLS.values())) == len(set(VERDICT_COLOURS.values())) == len(Verdict)
     for symbol in VERDICT_SYMBOLS.values():
-        assert _drawable(symbol) == symbol
+        assert drawable(symbol) == symbol
 
 
 # -- the heatmap ----------------------------------------------------------------------------------
