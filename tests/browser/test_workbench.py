@@ -11,7 +11,7 @@ from torch import nn
 
 import tapml_nb as tapml
 from tapml_nb import Target, Verdict
-from tapml_nb.execute.events import OpJudged
+from tapml_nb.execute.events import OpJudged, OpStarted, RunFinished, RunStarted
 from tapml_nb.judge.results import OpResult
 from tapml_nb.widgets.parts import feed_of
 from tests.browser.bare import DARK, BarePage
@@ -122,6 +122,40 @@ class TestGraph:
         assert judged.placement["model/cumsum"] == "source"  # it has no kernel
         bench.until(lambda: "model/cumsum" in bench.text(".tapml-status [role=alert]"))
 
+    def test_the_keyboard_marks_many(self, bench, judged):
+        bench[".tapml-canvas"].focus()
+        for key in ("End", "m", "ArrowUp", "m", " "):
+            bench.page.keyboard.press(key)
+        last = [op.id for op in judged.graph.ops[-2:]]
+        bench.until(lambda: all(judged.placement[op] == "target" for op in last))
+        assert sum(where == "target" for where in judged.placement.values()) < 10
+
+    def test_it_follows_the_run_if_asked(self, bench, judged):
+        canvas = bench[".tapml-canvas"]
+        bench.press(".tapml-canvas", "+", 6)
+
+        def work_on(op):
+            judged._events.emit(RunStarted("introduced", 1))
+            judged._events.emit(OpStarted("introduced", op, 0, "target"))
+            bench.until(lambda: op in bench.text(".tapml-work"))
+            bench.page.wait_for_timeout(60)
+            picture = canvas.screenshot()
+            judged._events.emit(RunFinished("introduced", False))
+            return picture
+
+        assert work_on("lm_head/linear") == work_on("model.embed_tokens/embedding")
+        bench.page.get_by_label("follow").check()
+        assert work_on("lm_head/linear") != work_on("model.embed_tokens/embedding")
+
+    def test_the_minimap_jumps(self, bench):
+        canvas = bench[".tapml-canvas"]
+        bench.press(".tapml-canvas", "+", 6)
+        bench.page.wait_for_timeout(60)
+        before = canvas.screenshot()
+        bench[".tapml-minimap"].click(position={"x": 55, "y": 118})
+        bench.page.wait_for_timeout(60)
+        assert canvas.screenshot() != before
+
     def test_search_finds_and_opens(self, bench, judged):
         bench[".tapml-canvas"].focus()
         bench.page.keyboard.press("/")
@@ -211,6 +245,19 @@ class TestPlot:
         bench.until(lambda: selected(judged) == CULPRIT)
         bench.page.keyboard.press("ArrowRight")
         bench.until(lambda: selected(judged) == judged.graph.ops[number(judged, CULPRIT) + 1].id)
+
+    def test_the_keyboard_zooms(self, bench):
+        over = bench[".tapml-plot .u-over"]
+        bench[".tapml-plot-stage"].focus()
+        bench.page.keyboard.press("Home")
+        bench.page.wait_for_timeout(60)
+        pictures = []
+        for key in ("+", "-", "+", "Escape"):
+            before = over.screenshot()
+            bench.page.keyboard.press(key)
+            bench.page.wait_for_timeout(60)
+            pictures += [before, over.screenshot()]
+        assert pictures[0] == pictures[3] == pictures[7] != pictures[1] == pictures[5]
 
     def test_a_brush_zooms(self, bench):
         over = bench[".tapml-plot .u-over"]

@@ -33,5 +33,6 @@ export function shorten(text: string, length: number): string {
 }
 
 export function plural(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+  const many = noun.endsWith("x") ? `${noun}es` : `${noun}s`;
+  return `${count} ${count === 1 ? noun : many}`;
 }

@@ -15,7 +15,7 @@ const DRAWN_EDGES = 0.09; // scale from which edges are drawn
 const MAP = { w: 110, h: 130 };
 const HELP =
   "Arrow keys move, Enter or right opens a scope, left closes it, Space moves the operator or the " +
-  "whole scope between source and target, / searches, f fits, plus and minus zoom, " +
+  "whole scope between source and target, m marks it to be moved with others, / searches, f fits, plus and minus zoom, " +
   "Shift with arrows pans. Drag with Shift marks several.";
 
 export class GraphView {
@@ -402,6 +402,16 @@ export class GraphView {
       const inside = n.x >= box.x && n.y >= box.y && n.x + n.w <= box.x + box.w && n.y + n.h <= box.y + box.h;
       if (inside && !n.open) this.marked.add(n);
     }
+    this.sayMarked();
+  }
+
+  private markOne(): void {
+    if (!this.cursor || this.cursor.open) return;
+    if (!this.marked.delete(this.cursor)) this.marked.add(this.cursor);
+    this.sayMarked();
+  }
+
+  private sayMarked(): void {
     this.spoken.textContent = `${plural(this.marked.size, "box")} marked; Space moves them`;
     this.repaint();
   }
@@ -443,6 +453,7 @@ export class GraphView {
     else if (event.key === "f") this.fit();
     else if (event.key === "+" || event.key === "=") this.zoom(1.3);
     else if (event.key === "-") this.zoom(1 / 1.3);
+    else if (event.key === "m") this.markOne();
     else if (event.key === "Home") go(1);
     else if (event.key === "End") go(nodes.length - 1);
     else if (event.key === "Escape") {

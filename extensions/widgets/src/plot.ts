@@ -26,7 +26,7 @@ export class DivergencePlot {
     role: "application",
     "aria-label": "Divergence over model order",
     "aria-description":
-      "Left and right arrows go from operator to operator, up and down from fault to fault, Escape shows everything. Drag to zoom.",
+      "Left and right arrows go from operator to operator, up and down from fault to fault, plus and minus zoom, Escape shows everything. Drag to zoom.",
   });
   private tip = h("div", { class: "tapml-tip", hidden: true });
   private spoken = h("div", { class: "tapml-spoken", "aria-live": "polite" });
@@ -283,6 +283,16 @@ export class DivergencePlot {
     plot.setData(this.data as uPlot.AlignedData);
   }
 
+  /** Zoom around the selected operator. */
+  private zoom(factor: number): void {
+    const n = this.store.ops.length;
+    const [low, high] = this.zoomed ?? [-1, n];
+    const half = Math.max(4, ((high - low) * factor) / 2);
+    const middle = this.store.selection.op >= 0 ? this.store.selection.op : (low + high) / 2;
+    this.zoomed = half * 2 >= n + 1 ? null : [middle - half, middle + half];
+    this.refresh();
+  }
+
   private unzoom(): void {
     this.zoomed = null;
     this.refresh();
@@ -311,7 +321,9 @@ export class DivergencePlot {
         store.select(op, store.worstStep(op));
         this.spoken.textContent = this.describe(op);
       }
-    } else if (event.key === "Escape") this.unzoom();
+    } else if (event.key === "+" || event.key === "=") this.zoom(0.5);
+    else if (event.key === "-") this.zoom(2);
+    else if (event.key === "Escape") this.unzoom();
     else if (event.key === "Enter") store.reveal(here);
     else return;
     event.preventDefault();
