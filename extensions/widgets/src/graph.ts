@@ -3,15 +3,15 @@
 import { inkOn, mix, onTheme, strength, themeOf, type Theme } from "./colours";
 import { h, keepKeys, onResize } from "./dom";
 import { number, plural, shorten } from "./format";
-import { Grid, type Box } from "./grid";
+import { Grid } from "./grid";
 import { HEADER, firstLook, layout, markCrossings, type Edge, type Layout, type Node } from "./layout";
 import type { Store } from "./store";
 
 const FIRST_BOXES = 48;
 const MARGIN = 24;
 const READABLE = 0.42; // scale from which labels are drawn
-const FAR = 0.12; // scale below which boxes are specks
-const DRAWN_EDGES = 0.09; // scale from which edges are drawn
+const FAR = 0.12; // scale below which one image stands for everything
+const MOST_PIXELS = 4096; // of its sides
 const MAP = { w: 110, h: 130 };
 const HELP =
   "Arrow keys move, Enter or right opens a scope, left closes it, Space moves the operator or the " +
@@ -61,8 +61,8 @@ export class GraphView {
   private fitted = false;
   /** Colours of the boxes as the results are now. */
   private fills = new Map<Node, string>();
-  /** Boxes by colour, for when they are specks. */
-  private specks: Map<string, Node[]> | null = null;
+  /** The whole graph from far away, and what must not vanish there: faulty boxes. */
+  private far: { image: HTMLCanvasElement; faults: Node[] } | null = null;
   private mapImage: HTMLCanvasElement | null = null;
   private clicked = 0;
   private readonly ends: (() => void)[] = [];
@@ -497,7 +497,7 @@ export class GraphView {
     if (content) {
       this.mapImage = null;
       this.fills.clear();
-      this.specks = null;
+      this.far = null;
     }
     this.frame ||= requestAnimationFrame(() => {
       this.frame = 0;
@@ -564,26 +564,27 @@ export class GraphView {
     context.fillRect(0, 0, width, height);
     context.setTransform(dpr * scale, 0, 0, dpr * scale, dpr * this.left, dpr * this.top);
     const view = { x: -this.left / scale, y: -this.top / scale, w: width / scale, h: height / scale };
-    const far = scale < FAR;
-    const near = far ? this.picture!.nodes : this.nodeGrid.near(view);
-    const frames: Node[] = [];
-    const leaves: Node[] = [];
-    for (const node of near) {
-      if (!node.open && !far) leaves.push(node);
-      else if (node.open && node.parent && (!far || node.h * scale > 3)) frames.push(node);
+    if (scale < FAR) {
+      this.drawFar();
+    } else {
+      const frames: Node[] = [];
+      const leaves: Node[] = [];
+      for (const node of this.nodeGrid.near(view)) {
+        if (!node.open) leaves.push(node);
+        else if (node.parent) frames.push(node);
+      }
+      frames.sort((a, b) => a.depth - b.depth);
+      for (const node of frames) this.drawFrame(context, node, scale);
+      this.drawEdges(this.edgeGrid.near(view));
+      for (const node of leaves) this.drawLeaf(node);
     }
-    frames.sort((a, b) => a.depth - b.depth);
-    for (const node of frames) this.drawFrame(node);
-    if (scale >= DRAWN_EDGES) this.drawEdges(this.edgeGrid.near(view));
-    if (far) this.drawSpecks(view);
-    else for (const node of leaves) this.drawLeaf(node);
     this.drawMarks();
     this.drawMap();
     this.canvas.dispatchEvent(new CustomEvent("tapml-drawn", { bubbles: true }));
   }
 
-  private drawFrame(node: Node): void {
-    const { context, theme, scale } = this;
+  private drawFrame(context: CanvasRenderingContext2D, node: Node, scale: number): void {
+    const { theme } = this;
     context.globalAlpha = 0.55;
     context.fillStyle = node.depth % 2 ? theme.raised : theme.back;
     context.fillRect(node.x, node.y, node.w, node.h);
@@ -599,27 +600,41 @@ export class GraphView {
     context.fillText(shorten(node.label, Math.floor((node.w - 30) / 7)), node.x + 22, node.y + HEADER / 2 + 2);
   }
 
-  /** Far away: a speck per box, grouped by colour. */
-  private drawSpecks(view: Box): void {
-    if (!this.specks) {
-      this.specks = new Map();
-      for (const node of this.picture!.leaves) {
-        const fill = this.fillOf(node);
-        const group = this.specks.get(fill);
-        if (group) group.push(node);
-        else this.specks.set(fill, [node]);
-      }
+  /** Far away: one image of everything, made when something has changed. */
+  private drawFar(): void {
+    const { context, picture, scale } = this;
+    const { image, faults } = (this.far ??= this.imageFromFar());
+    context.drawImage(image, 0, 0, picture!.width, picture!.height);
+    const least = 4 / scale;
+    for (const n of faults) {
+      context.fillStyle = this.fillOf(n);
+      context.fillRect(n.x, n.y, Math.max(n.w, least), Math.max(n.h, least));
     }
-    const least = 1.2 / this.scale;
-    const right = view.x + view.w;
-    const bottom = view.y + view.h;
-    for (const [fill, group] of this.specks) {
-      this.context.fillStyle = fill === this.theme.raised ? this.theme.border : fill;
-      for (const n of group) {
-        if (n.x > right || n.y > bottom || n.x + n.w < view.x || n.y + n.h < view.y) continue;
-        this.context.fillRect(n.x, n.y, Math.max(n.w, least), Math.max(n.h, least));
-      }
+  }
+
+  private imageFromFar(): { image: HTMLCanvasElement; faults: Node[] } {
+    const { width, height, nodes, leaves } = this.picture!;
+    const scale = Math.min(FAR, MOST_PIXELS / width, MOST_PIXELS / height);
+    const image = h("canvas", { width: Math.ceil(width * scale), height: Math.ceil(height * scale) });
+    const context = image.getContext("2d", { willReadFrequently: true })!;
+    context.scale(scale, scale);
+    for (const node of nodes) if (node.open && node.parent) this.drawFrame(context, node, scale);
+    const groups = new Map<string, Node[]>();
+    for (const node of leaves) {
+      const fill = this.fillOf(node);
+      const group = groups.get(fill);
+      if (group) group.push(node);
+      else groups.set(fill, [node]);
     }
+    for (const [fill, group] of groups) {
+      context.fillStyle = fill === this.theme.raised ? this.theme.border : fill;
+      for (const n of group) context.fillRect(n.x, n.y, n.w, n.h);
+    }
+    return { image, faults: this.faulty() };
+  }
+
+  private faulty(): Node[] {
+    return this.picture!.leaves.filter((n) => this.store.verdicts[this.verdictOf(n)]?.fault);
   }
 
   private drawLeaf(node: Node): void {
@@ -761,6 +776,10 @@ export class GraphView {
         const fill = this.fillOf(n);
         image.fillStyle = fill === theme.raised ? theme.border : fill;
         image.fillRect(x + n.x * factor, y + n.y * factor, Math.max(1, n.w * factor), Math.max(1, n.h * factor));
+      }
+      for (const n of this.faulty()) {
+        image.fillStyle = this.fillOf(n);
+        image.fillRect(x + n.x * factor - 1, y + n.y * factor - 1, Math.max(3, n.w * factor), Math.max(3, n.h * factor));
       }
     }
     context.setTransform(1, 0, 0, 1, 0, 0);
