@@ -159,9 +159,17 @@ class Feed:
         buffers: list[bytes] = []
         try:
             reply["value"], buffers = self._commands.do(str(message["name"]), message["args"])
-        except Exception as error:
+        except BaseException as error:  # a text to try may even call sys.exit
             reply |= {"ok": False, "error": f"{error}" or type(error).__name__}
-        page.send(reply, buffers)
+        self._send(page, reply, buffers)
+
+    def _send(self, page: Page, message: Message, buffers: list[bytes]) -> None:
+        """Send one message; a page that cannot be reached gets no more until it asks again."""
+        try:
+            page.send(message, buffers)
+        except Exception:
+            with self._lock:
+                self._pages[page] = -1
 
     # -- events, on the session's thread -------------------------------------------------------
 
@@ -252,7 +260,7 @@ class Feed:
                 buffers.append(protocol.placement(self._graph, dict(session.placement)))
             for page in listening:
                 self._pages[page] += 1
-                page.send(delta | {"seq": self._pages[page]}, buffers)
+                self._send(page, delta | {"seq": self._pages[page]}, buffers)
         for page in dict.fromkeys(ready):
             self._pages[page] = max(0, self._pages.get(page, 0)) + 1
             self._greet(page)
@@ -284,7 +292,7 @@ class Feed:
             protocol.introduced(list(report.introduced.values()), self._number),
             protocol.accumulated(list(report.accumulated.values()), self._number),
         ]
-        page.send(snapshot, buffers)
+        self._send(page, snapshot, buffers)
 
     def _status(self, session: Session | None) -> Message:
         if session is None:

@@ -106,6 +106,25 @@ def test_a_page_that_lost_something_begins_anew(session, page):
     assert len(records(page.last_buffers("snapshot")[6])) == len(session.graph)
 
 
+def test_a_page_that_cannot_be_reached_disturbs_nobody(session, page):
+    class Gone:
+        def send(self, content, buffers=None):
+            raise OSError("no such page")
+
+    gone = Gone()
+    page.feed.attach(gone)
+    page.feed.receive(gone, {"kind": "ready"})
+    page.feed.receive(gone, {"kind": "command", "id": 1, "name": "inspect", "args": {}})
+    page.ready()
+    session.run()
+    assert wait_until(lambda: page.of("delta") and not page.of("delta")[-1]["status"]["busy"])
+
+
+def test_a_text_that_exits_costs_one_reply(page):
+    assert page.error("override", op=0, text="import sys; sys.exit(3)") == "3"
+    assert page.value("inspect", op=0, step=0)["kind"] == "aten.linear"
+
+
 def test_an_override_clears_results_and_is_named(session, page):
     session.run()
     page.ready()

@@ -35,6 +35,7 @@ export interface Answer {
 
 export class CommandError extends Error {}
 
+const COMPILING = "Compiling what has no kernel yet …";
 const STOP_PATIENCE = 700; // ms before a Stop that the kernel cannot hear interrupts it
 
 export class Store {
@@ -161,11 +162,17 @@ export class Store {
     if (!moved.length) return;
     for (const op of moved) this.setPlacement(op, target ? 1 : 0);
     this.touch("placement");
-    this.ask(target ? "offload" : "restore", { ops: moved }).catch((error: Error) => {
-      for (const op of moved) this.setPlacement(op, target ? 0 : 1);
-      this.touch("placement");
-      this.complain(error.message);
-    });
+    const slow = setTimeout(() => this.complain(COMPILING), 400);
+    this.ask(target ? "offload" : "restore", { ops: moved })
+      .catch((error: Error) => {
+        for (const op of moved) this.setPlacement(op, target ? 0 : 1);
+        this.touch("placement");
+        this.complain(error.message);
+      })
+      .finally(() => {
+        clearTimeout(slow);
+        if (this.status.message === COMPILING) this.complain("");
+      });
   }
 
   toggle(ops: readonly number[]): void {
