@@ -1,5 +1,6 @@
 // Bundles the front ends into the Python package. The output is committed, so that installing
 // tapml_nb needs no Node; a test builds it again and compares.
+import { copyFile } from "node:fs/promises";
 import * as esbuild from "esbuild";
 
 const outdir = process.argv[2] ?? "../../tapml_nb/widgets/static";
@@ -14,3 +15,6 @@ await esbuild.build({
   legalComments: "none",
   charset: "utf8",
 });
+
+// The one library in the bundle asks for its licence beside every copy.
+await copyFile("node_modules/uplot/LICENSE", `${outdir}/uPlot.LICENSE.txt`);
