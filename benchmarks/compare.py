@@ -105,7 +105,7 @@ def tapml_passes(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> lis
         os.environ["TAPML_CACHE"] = cache
         with tapml.debug(model, inputs, target="llvm") as session:
             begin = time.perf_counter()
-            session._await(lambda: session._prepare([op.id for op in session.graph.ops]))
+            session._thread.do(lambda: session._runs.prepare([op.id for op in session.graph.ops]))
             print(f"tapml_nb: source run and compilation {time.perf_counter() - begin:.1f} s")
             passes: list[Pass] = []
             for _ in range(2):

@@ -21,7 +21,8 @@ ORDER = [
     {"judge"},
     {"report"},
     {"migrate"},
-    {"progress"},
+    {"progress", "jobs"},
+    {"runs"},
     {"session"},
     {"api"},
     {"carve"},
@@ -31,7 +32,7 @@ ORDER = [
 ]
 """Rooms from left to right; a module imports only from its own room and from rooms to the left.
 
-``session`` and ``carve`` call each other at run time (a session writes bundles, a bundle opens
+``runs`` and ``carve`` call each other at run time (a session writes bundles, a bundle opens
 sessions), so those imports are inside functions, where this test does not look.  So does a session
 make its ``widgets``.
 """

@@ -205,8 +205,8 @@ class TestMigration:
     def test_an_accident_is_quarantined(self, session):
         session.override("act", kernels.segfaults)
         session.run()
-        session._introduced["act/silu", 0] = replace(
-            session._introduced["act/silu", 0], verdict=Verdict.PASS
+        session._runs.introduced["act/silu", 0] = replace(
+            session._runs.introduced["act/silu", 0], verdict=Verdict.PASS
         )
         migration = session.migrate()
         assert set(migration.quarantined) == {"act/silu"}

@@ -1,0 +1,212 @@
+"""One thread that does a session's work, one command after the other.
+
+A *run* is a command that takes its time and goes on alone.  Anything else that is asked for
+meanwhile is done between two operators of the run, so that a tensor to look at need not wait for
+its end.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from tapml_nb.execute.source import Stopped
+
+_PATIENCE = 0.5
+"""Seconds that a run has to end by itself once it was stopped; then its call is broken off."""
+
+
+class SessionBusy(RuntimeError):
+    """Something that needs the session for itself was asked for while a run goes on."""
+
+
+class Job:
+    """A command on its way through the thread: its result, or what ended it."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self.done = threading.Event()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def do(self) -> None:
+        """Do it."""
+        try:
+            self.result = self._work()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.done.set()
+
+
+class JobThread:
+    """The thread.
+
+    Attributes:
+        run: the run that goes on, or went on last.
+        awaited: whether the main thread waits for it (a notebook's cell, mostly).
+        closed: whether it has ended.
+    """
+
+    def __init__(self, break_off: Callable[[], None]) -> None:
+        """``break_off`` ends whatever call the thread hangs in; any thread may call it."""
+        self.run: Job | None = None
+        self.awaited = False
+        self._break_off = break_off
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(
+            target=_serve, args=(self._queue,), name="tapml-session", daemon=True
+        )
+        self._thread.start()
+        self._end = weakref.finalize(self, self._queue.put, None)
+
+    # -- from any thread -------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run goes on."""
+        return self.run is not None and not self.run.done.is_set()
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return not self._end.alive
+
+    def require_idle(self) -> None:
+        """Make sure that a run could start.
+
+        Raises:
+            RuntimeError: if the session is closed.
+            SessionBusy: if a run goes on.
+        """
+        self.require_open()
+        if self.busy:
+            raise SessionBusy("a run is going on; call session.wait() or session.stop() first")
+
+    def require_open(self) -> None:
+        """Make sure that work can be done.
+
+        Raises:
+            RuntimeError: if the session is closed.
+        """
+        if self.closed:
+            raise RuntimeError("the session is closed; make a new one with tapml_nb.debug")
+
+    def start(self, work: Callable[[], Any]) -> Job:
+        """Start a run.
+
+        Raises:
+            RuntimeError, SessionBusy: as :meth:`require_idle`.
+        """
+        self.require_idle()
+        self._stopping.clear()
+        self.run = job = Job(work)
+        self._queue.put(job)
+        return job
+
+    def do(self, work: Callable[[], Any]) -> Any:
+        """Have something done, at once or between two operators of a run; return its result.
+
+        Raises:
+            RuntimeError: if the session is closed, or stopped meanwhile.
+            Exception: whatever the work raises.
+        """
+        self.require_open()
+        if threading.current_thread() is self._thread:
+            return work()  # a callback asks
+        if self.busy:
+            job = Job(work)
+            self._queue.put(job)
+        else:
+            job = self.start(work)
+        self._wait(job, lambda: None)
+        if isinstance(job.error, Stopped):
+            raise RuntimeError("stopped before it was done")
+        if job.error is not None:
+            raise job.error
+        return job.result
+
+    def result_of(self, job: Job, tick: Callable[[], None]) -> Any:
+        """Wait for a run's end, calling ``tick`` now and then; its result, or what ended it.
+
+        Raises:
+            KeyboardInterrupt: on Ctrl-C, after the run was stopped.
+            Exception: whatever the run raised.
+        """
+        # Only there can an interrupt of the kernel reach who waits.
+        self.awaited = in_main_thread()
+        try:
+            self._wait(job, tick)
+        finally:
+            self.awaited = False
+        if job.error is not None:
+            raise job.error
+        return job.result
+
+    def stop(self) -> None:
+        """Stop the run; returns when it has ended (or at once when asked by a callback)."""
+        job = self.run
+        if job is None or job.done.is_set():
+            return
+        self._stopping.set()
+        if threading.current_thread() is self._thread:
+            return  # the run ends after this operator
+        while not job.done.wait(_PATIENCE):
+            self._break_off()
+
+    def close(self) -> None:
+        """Let the thread end after what it is at.  Idempotent."""
+        self._end()
+
+    def join(self) -> None:
+        """Wait for its end, not for ever."""
+        self._thread.join(5)
+
+    def _wait(self, job: Job, tick: Callable[[], None]) -> None:
+        try:
+            # A loop of short waits: an interrupted Thread.join lies on Python 3.11.
+            while not job.done.wait(0.05):
+                tick()
+        except KeyboardInterrupt:
+            if job is self.run:
+                self.stop()
+            raise
+
+    # -- from the work itself --------------------------------------------------------------------
+
+    def stopping(self) -> bool:
+        """Whether the run is to end."""
+        return self._stopping.is_set()
+
+    def checkpoint(self) -> None:
+        """Between two operators of a run: do what was asked for meanwhile.
+
+        Raises:
+            Stopped: if the run is to end.
+        """
+        while not self._stopping.is_set():
+            try:
+                aside = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if aside is None:  # the end of the session, for its thread to see
+                self._queue.put(None)
+                break
+            aside.do()
+        raise Stopped
+
+
+def in_main_thread() -> bool:
+    """Whether the caller is the main thread."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def _serve(jobs: queue.SimpleQueue[Job | None]) -> None:
+    """The thread.  It holds no reference to the session, so that one can be freed."""
+    while (job := jobs.get()) is not None:
+        job.do()
+        del job

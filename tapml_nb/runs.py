@@ -1,0 +1,349 @@
+"""What a session does on its thread: the runs, the tensors to look at, and what was found.
+
+Results are kept as they come, so whatever ends a run early, nothing already known is lost.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from tapml_nb.compile.cache import Failure
+from tapml_nb.compile.compiler import Compiler
+from tapml_nb.execute.device import Device
+from tapml_nb.execute.events import (
+    EventStream,
+    OpAccumulated,
+    OpJudged,
+    OpStarted,
+    OverrideChanged,
+    PlacementChanged,
+    RunFinished,
+    RunProgress,
+    RunStarted,
+)
+from tapml_nb.execute.hybrid import SOURCE, TARGET, HybridRun
+from tapml_nb.execute.kernels import KernelTable
+from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.frontends.program import Program
+from tapml_nb.graph import Graph, Op, OpId
+from tapml_nb.jobs import JobThread
+from tapml_nb.judge.accumulated import AccumulatedRun
+from tapml_nb.judge.introduced import IntroducedRun
+from tapml_nb.judge.references import References
+from tapml_nb.judge.results import AccumulatedResult, OpResult
+from tapml_nb.judge.verdict import SEVERITY, Verdict
+from tapml_nb.migrate import Answer, Localization, Migration, Probes, localize, migrate
+from tapml_nb.migrate.migration import Step, in_order
+from tapml_nb.report import RunInfo
+from tapml_nb.targets.session import TargetSession
+
+if TYPE_CHECKING:
+    from tapml_nb.carve import Bundle
+    from tapml_nb.compile.code import KernelCode
+
+Criterion = Callable[[list[np.ndarray]], bool]
+"""Whether a model's outputs (its tensors, in order) are right."""
+
+Which = Literal["source", "target", "float64", "difference"]
+
+_MOVABLE = (Verdict.PASS, Verdict.SKIPPED)
+"""Verdicts with which an operator may be on the target."""
+
+
+class Runs:
+    """The work on one model and one target.  All methods but :meth:`known_failures` and
+    :meth:`place` belong to the session's thread.
+
+    Attributes:
+        placement: ``"source"`` or ``"target"`` by operator.
+        introduced: results by operator and step.
+        accumulated: results of the last hybrid runs by operator and step.
+        info: what is known of the last run.
+        kernels: which kernel computes which operator.
+        events: where it tells what happens.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        target: TargetSession,
+        compiler: Compiler,
+        events: EventStream,
+        thread: JobThread,
+        info: RunInfo,
+    ) -> None:
+        graph = program.graph
+        self.placement: dict[OpId, str] = dict.fromkeys((op.id for op in graph.ops), SOURCE)
+        self.introduced: dict[tuple[OpId, int], OpResult] = {}
+        self.accumulated: dict[tuple[OpId, int], AccumulatedResult] = {}
+        self.info = info
+        self.steps = range(program.steps)
+        self._graph: Graph = graph
+        self.events = events
+        self._thread = thread
+        self._source = SourceRun(program, events)
+        self.kernels = KernelTable(self._source, compiler, target, events)
+        self._references = References(self._source)
+        device = Device(target)
+        self._introduced_run = IntroducedRun(
+            self._source, self.kernels, device, self._references, info.tolerance
+        )
+        self._hybrid_run = HybridRun(self._source, self.kernels, device, events)
+        self._accumulated_run = AccumulatedRun(
+            self._source, self._hybrid_run, self._references, info.tolerance
+        )
+        self._probes: dict[Criterion | None, Probes] = {}
+
+    # -- runs ------------------------------------------------------------------------------------
+
+    def judge_all(self, ops: Sequence[OpId]) -> None:
+        """Judge operators in every step."""
+        calls = [(op, step) for step in self.steps for op in ops]
+        with _Running(self, "introduced", len(calls)):
+            self._source.complete(self._thread.stopping)
+            self.kernels.prepare(calls, self._thread.stopping)
+            with self._references.ahead(calls):
+                self._judge_calls(calls)
+
+    def _judge_calls(self, calls: Sequence[tuple[OpId, int]]) -> None:
+        self._introduced_run.begin()
+        for done, (op, step) in enumerate(calls, 1):
+            self._thread.checkpoint()
+            self.events.emit(OpStarted("introduced", op, step, TARGET))
+            result = self._introduced_run.judge(self._graph[op], step)
+            self.introduced[op, step] = result
+            self.events.emit(OpJudged(op, step, result))
+            self.events.emit(RunProgress("introduced", done, len(calls)))
+
+    def run_hybrid(self) -> None:
+        """Run the model with today's placement."""
+        placement = dict(self.placement)
+        moved = [op for op, where in placement.items() if where == TARGET]
+        steps = self.steps
+        total = len(self._graph) * len(steps)
+        with _Running(self, "hybrid", total):
+            self._source.complete(self._thread.stopping)
+            self.kernels.prepare([(op, s) for s in steps for op in moved], self._thread.stopping)
+            outputs = Verdict.PASS
+            done = 0
+            for step in steps:
+                for computed in self._hybrid_run.run(placement, step, self._thread.stopping):
+                    self._thread.checkpoint()
+                    done += 1
+                    result = self._accumulated_run.judge(computed, step)
+                    self.accumulated[result.op, step] = result
+                    self.events.emit(OpAccumulated(result.op, step, result))
+                    self.events.emit(RunProgress("hybrid", done, total))
+                verdict = self._accumulated_run.judge_outputs(step)
+                outputs = verdict if verdict is not Verdict.PASS else outputs
+            self.info = replace(self.info, outputs=outputs)
+
+    def migrate(self, order: str, ops: Sequence[OpId]) -> Migration:
+        """See :meth:`Session.migrate <tapml_nb.session.Session.migrate>`."""
+        judged = self._judged(ops)
+        if judged is None:
+            return Migration(self._graph, [], {}, [], {}, stopped=True)
+        results, quarantined = judged
+        tensors = [self._graph[op] for op in ops if not self._graph[op].host]
+        passing = [op for op in tensors if results[op.id].verdict in _MOVABLE]
+        moving = in_order(order, passing, results)
+        moved: list[OpId] = []
+        steps: list[Step] = []
+
+        def on_step(step: Step, safe: Sequence[OpId]) -> None:
+            moved[:] = safe
+            steps.append(step)
+            tried = sum(s.tried for s in steps if s.ok or s.tried == 1)
+            self.events.emit(RunProgress("migrate", min(tried, len(moving)), len(moving)))
+
+        probes = self._probes_for(None)
+        with _Running(self, "migration", len(moving)) as running:
+            quarantined |= migrate(moving, probes, on_step).quarantined
+        self.place([op for op in self.placement if self.placement[op] == TARGET], SOURCE)
+        offloaded = self.place([op.id for op in self._graph.ops if op.id in set(moved)], TARGET)
+        if not running.stopped:
+            self.run_hybrid()  # everything a report says is of this placement
+        labels = self.kernels.labels()
+        kernels = {op: labels[op] for op in quarantined if op in labels}
+        return Migration(
+            self._graph, offloaded, quarantined, steps, kernels, stopped=running.stopped
+        )
+
+    def localize(self, criterion: Criterion | None, ops: Sequence[OpId]) -> Localization:
+        """See :meth:`Session.localize <tapml_nb.session.Session.localize>`."""
+        judged = self._judged(ops)
+        if judged is None:
+            return Localization([], 0, [], stopped=True)
+        results, _ = judged
+        there = [op for op in ops if not isinstance(self.kernels.prepared(op, 0), Failure)]
+        there = [op for op in there if not self._graph[op].host]
+        suspects = [op for op in there if results[op].verdict not in _MOVABLE]
+        suspects.sort(key=lambda op: -results[op].ratio if results[op].ratio > 0 else 0.0)
+        probes = self._probes_for(criterion)
+        before = len(probes.journal)
+        bound = 4 * math.ceil(math.log2(len(there) + 1)) + 10  # where two break it together
+        probes.on_run = lambda runs: self.events.emit(
+            RunProgress("localize", runs - before, max(runs - before, bound))
+        )
+        culprits: list[frozenset[OpId]] = []
+        with _Running(self, "localization", len(there)) as running:
+            culprits = localize(there, suspects, probes)
+        made = probes.journal[before:]
+        return Localization(culprits, len(made), made, stopped=running.stopped)
+
+    def _judged(self, ops: Sequence[OpId]) -> tuple[dict[OpId, OpResult], dict[OpId, str]] | None:
+        """The worst result of every operator, judging what was not; and why some do not pass.
+
+        None if that was stopped.
+        """
+        steps = self.steps
+        missing = [op for op in ops if any((op, s) not in self.introduced for s in steps)]
+        if missing:
+            self.judge_all(missing)
+            if self.info.stopped:
+                return None
+        worst: dict[OpId, OpResult] = {}
+        for op in ops:
+            found = [self.introduced[op, step] for step in steps]
+            worst[op] = min(found, key=lambda r: SEVERITY.index(r.verdict))
+        failing = {
+            op: f"{result.verdict}: {result.message}"
+            for op, result in worst.items()
+            if result.verdict not in _MOVABLE and not self._graph[op].host
+        }
+        return worst, failing
+
+    def _probes_for(self, criterion: Criterion | None) -> Probes:
+        """The probes of a criterion; kept until a kernel changes."""
+        if criterion not in self._probes:
+            self._probes[criterion] = Probes(lambda ops: self._probe(ops, criterion))
+        return self._probes[criterion]
+
+    def _probe(self, ops: frozenset[OpId], criterion: Criterion | None) -> Answer:
+        """Run the model with these operators on the target, and look at its outputs."""
+        placement = {op.id: TARGET if op.id in ops else SOURCE for op in self._graph.ops}
+        accidents: dict[OpId, str] = {}
+        right = True
+        for step in self.steps:
+            for computed in self._hybrid_run.run(placement, step, self._thread.stopping):
+                self._thread.checkpoint()
+                if computed.accident:
+                    accidents[computed.op.id] = computed.accident
+            if criterion is None:
+                right &= self._accumulated_run.judge_outputs(step) is Verdict.PASS
+            else:
+                outputs = [v for v in self._graph.outputs if not self._graph.values[v].host]
+                right &= bool(criterion([self._hybrid_run.array(v, step) for v in outputs]))
+        return Answer(right, accidents)
+
+    # -- single operators ------------------------------------------------------------------------
+
+    def override(self, op: OpId, kernel: Any) -> None:
+        """Put a kernel in an operator's place; what was known of it is not known any more."""
+        self.kernels.override(op, kernel)
+        self._probes.clear()
+        for step in self.steps:
+            self.introduced.pop((op, step), None)
+        self.events.emit(OverrideChanged(op, self.kernels.overrides.get(op, "")))
+
+    def prepare(self, ops: Sequence[OpId]) -> dict[OpId, str]:
+        """Make kernels for operators; returns why some have none."""
+        self._source.complete(self._thread.stopping)
+        steps = self.steps
+        self.kernels.prepare([(op, s) for s in steps for op in ops], self._thread.stopping)
+        failures: dict[OpId, str] = {}
+        for op in ops:
+            for step in steps:
+                implementation = self.kernels[op, step]
+                if isinstance(implementation, Failure):
+                    failures[op] = implementation.message
+        return failures
+
+    def known_failures(self, ops: Sequence[OpId]) -> dict[OpId, str] | None:
+        """What :meth:`prepare` would answer, where that is known already.  From any thread."""
+        failures: dict[OpId, str] = {}
+        for op in ops:
+            for step in self.steps:
+                implementation = self.kernels.prepared(op, step)
+                if implementation is None:
+                    return None
+                if isinstance(implementation, Failure):
+                    failures[op] = implementation.message
+        return failures
+
+    def place(self, ops: Sequence[OpId], where: str) -> list[OpId]:
+        """Place operators; returns those that are there now.  From any thread."""
+        changed = [op for op in ops if self.placement[op] != where]
+        self.placement.update(dict.fromkeys(changed, where))
+        if changed:
+            self.events.emit(PlacementChanged(tuple(changed), where))
+        return [op for op in ops if self.placement[op] == where]
+
+    def tensor(self, op: Op, which: Which, step: int, output: int) -> np.ndarray:
+        """A tensor of an operator; ``which`` as for a session's ``tensor``."""
+        self._source.complete(self._thread.stopping)
+        source = self._source.array(op.outputs[output], step)
+        if which == "source":
+            return source.copy()
+        if which == "float64":
+            return self._references.local(op, step)[output].exact()
+        self.kernels.prepare([(op.id, step)], self._thread.stopping)
+        target = self._introduced_run.target_outputs(op, step)[output]
+        if which == "target":
+            return target
+        return target.astype(np.float64) - source.astype(np.float64)
+
+    def inputs(self, op: Op, step: int) -> list[np.ndarray]:
+        """The tensors that an operator reads."""
+        self._source.complete(self._thread.stopping)
+        values = [v for v in op.inputs if not self._graph.values[v].host]
+        return [self._source.array(v, step).copy() for v in values]
+
+    def code(self, op: Op, step: int) -> KernelCode:
+        """An operator on its way to a kernel."""
+        self._source.complete(self._thread.stopping)
+        return self.kernels.code(op.id, step)
+
+    def carve(self, path: Path, ops: Sequence[OpId]) -> Bundle:
+        """Write carved tests."""
+        from tapml_nb.carve import writer
+
+        self._source.complete(self._thread.stopping)
+        steps = self.steps
+        self.kernels.prepare([(op, s) for s in steps for op in ops], self._thread.stopping)
+        return writer.write(
+            path, self._source, self.kernels, self._references, self.introduced, ops
+        )
+
+
+class _Running:
+    """Brackets a run with its events, its time, and the memory of whether it was stopped."""
+
+    def __init__(self, runs: Runs, name: str, total: int) -> None:
+        self._runs, self._name, self._total = runs, name, total
+        self.stopped = False
+
+    def __enter__(self) -> Self:
+        self._begin = time.perf_counter()
+        self._runs.events.emit(RunStarted(self._name, self._total))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        self.stopped = stopped = isinstance(error, Stopped)
+        seconds = time.perf_counter() - self._begin
+        self._runs.info = replace(self._runs.info, seconds=seconds, stopped=stopped)
+        self._runs.events.emit(RunFinished(self._name, stopped or error is not None))
+        return stopped
