@@ -43,7 +43,7 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     yield folder
     wait_until(lambda: {p.pid for p in me.children(recursive=True)} <= children)
     assert {p.pid for p in me.children(recursive=True)} <= children
-    assert {c.laddr for c in me.net_connections("inet")} <= sockets
+    assert wait_until(lambda: {c.laddr for c in me.net_connections("inet")} <= sockets)
     left = [path.name for path in folder.iterdir() if path.name.startswith("tapml")]
     assert left == []
 

@@ -57,12 +57,14 @@ class Connection:
         Raises:
             TargetError: if the server is none of ours.
         """
-        try:
-            self.platform = json.loads(self.remote("tapml.hello"))
-        except AttributeError:
+        hello = None
+        with contextlib.suppress(AttributeError):
+            hello = self.remote("tapml.hello")
+        if hello is None:  # raised here: that error's traceback would hold TVM's session
             raise TargetError(
                 f"{self._host}:{self._port} is a plain TVM server; start one with 'tapml serve'"
-            ) from None
+            )
+        self.platform = json.loads(hello)
         self.pid = self.platform["pid"]
         if self._local:
             with contextlib.suppress(OSError):  # it is dead already, or the kernel is old
