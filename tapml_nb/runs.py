@@ -36,6 +36,7 @@ from tapml_nb.frontends.program import Program
 from tapml_nb.graph import Graph, Op, OpId
 from tapml_nb.jobs import JobThread
 from tapml_nb.judge.accumulated import AccumulatedRun
+from tapml_nb.judge.agreement import KL_LIMIT, Agreement, agreement, logits
 from tapml_nb.judge.introduced import IntroducedRun
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import AccumulatedResult, OpResult
@@ -49,8 +50,9 @@ if TYPE_CHECKING:
     from tapml_nb.carve import Bundle
     from tapml_nb.compile.code import KernelCode
 
-Criterion = Callable[[list[np.ndarray]], bool]
-"""Whether a model's outputs (its tensors, in order) are right."""
+Criterion = Callable[[list[np.ndarray]], bool] | Literal["floor", "top1", "kl"]
+"""What tells whether a model's outputs are right: a function of its output tensors, in order, or
+a name: within the noise floor, the same token at every position, or nearly the same logits."""
 
 Which = Literal["source", "target", "float64", "difference"]
 
@@ -100,7 +102,7 @@ class Runs:
         self._accumulated_run = AccumulatedRun(
             self._source, self._hybrid_run, self._references, info.tolerance
         )
-        self._probes: dict[Criterion | None, Probes] = {}
+        self._probes: dict[tuple[Criterion, bool], Probes] = {}
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -132,7 +134,7 @@ class Runs:
         with _Running(self, "hybrid", total):
             self._source.complete(self._thread.stopping)
             self.kernels.prepare([(op, s) for s in steps for op in moved], self._thread.stopping)
-            outputs = Verdict.PASS
+            outputs, agreements = Verdict.PASS, []
             done = 0
             for step in steps:
                 for computed in self._hybrid_run.run(placement, step, self._thread.stopping):
@@ -144,7 +146,9 @@ class Runs:
                     self.events.emit(RunProgress("hybrid", done, total))
                 verdict = self._accumulated_run.judge_outputs(step)
                 outputs = verdict if verdict is not Verdict.PASS else outputs
-            self.info = replace(self.info, outputs=outputs)
+                agreements.append(self._agreement(step))
+            said = min(filter(None, agreements), key=lambda a: (a.top1, -a.kl), default=None)
+            self.info = replace(self.info, outputs=outputs, agreement=said)
 
     def migrate(self, order: str, ops: Sequence[OpId]) -> Migration:
         """See :meth:`Session.migrate <tapml_nb.session.Session.migrate>`."""
@@ -164,7 +168,7 @@ class Runs:
             tried = sum(s.tried for s in steps if s.ok or s.tried == 1)
             self.events.emit(RunProgress("migrate", min(tried, len(moving)), len(moving)))
 
-        probes = self._probes_for(None)
+        probes = self._probes_for("floor")
         with _Running(self, "migration", len(moving)) as running:
             quarantined |= migrate(moving, probes, on_step).quarantined
         self.place([op for op in self.placement if self.placement[op] == TARGET], SOURCE)
@@ -177,7 +181,7 @@ class Runs:
             self._graph, offloaded, quarantined, steps, kernels, stopped=running.stopped
         )
 
-    def localize(self, criterion: Criterion | None, ops: Sequence[OpId]) -> Localization:
+    def localize(self, criterion: Criterion, ops: Sequence[OpId]) -> Localization:
         """See :meth:`Session.localize <tapml_nb.session.Session.localize>`."""
         judged = self._judged(ops)
         if judged is None:
@@ -187,7 +191,8 @@ class Runs:
         there = [op for op in there if not self._graph[op].host]
         suspects = [op for op in there if results[op].verdict not in _MOVABLE]
         suspects.sort(key=lambda op: -results[op].ratio if results[op].ratio > 0 else 0.0)
-        probes = self._probes_for(criterion)
+        # What breaks only together often leaves something behind, so nothing is taken as known.
+        probes = self._probes_for(criterion, afresh=True)
         before = len(probes.journal)
         bound = 4 * math.ceil(math.log2(len(there) + 1)) + 10  # where two break it together
         probes.on_run = lambda runs: self.events.emit(
@@ -221,28 +226,45 @@ class Runs:
         }
         return worst, failing
 
-    def _probes_for(self, criterion: Criterion | None) -> Probes:
+    def _probes_for(self, criterion: Criterion, *, afresh: bool = False) -> Probes:
         """The probes of a criterion; kept until a kernel changes."""
-        if criterion not in self._probes:
-            self._probes[criterion] = Probes(lambda ops: self._probe(ops, criterion))
-        return self._probes[criterion]
+        if (criterion, afresh) not in self._probes:
+            self._probes[criterion, afresh] = Probes(
+                lambda ops: self._probe(ops, criterion, afresh)
+            )
+        return self._probes[criterion, afresh]
 
-    def _probe(self, ops: frozenset[OpId], criterion: Criterion | None) -> Answer:
+    def _probe(self, ops: frozenset[OpId], criterion: Criterion, afresh: bool) -> Answer:
         """Run the model with these operators on the target, and look at its outputs."""
         placement = {op.id: TARGET if op.id in ops else SOURCE for op in self._graph.ops}
         accidents: dict[OpId, str] = {}
         right = True
+        stopping = self._thread.stopping
         for step in self.steps:
-            for computed in self._hybrid_run.run(placement, step, self._thread.stopping):
+            for computed in self._hybrid_run.run(placement, step, stopping, afresh=afresh):
                 self._thread.checkpoint()
                 if computed.accident:
                     accidents[computed.op.id] = computed.accident
-            if criterion is None:
-                right &= self._accumulated_run.judge_outputs(step) is Verdict.PASS
-            else:
-                outputs = [v for v in self._graph.outputs if not self._graph.values[v].host]
-                right &= bool(criterion([self._hybrid_run.array(v, step) for v in outputs]))
+            right &= self._right(criterion, step)
         return Answer(right, accidents)
+
+    def _right(self, criterion: Criterion, step: int) -> bool:
+        """Whether the outputs of the last hybrid run are."""
+        if criterion == "floor":
+            return self._accumulated_run.judge_outputs(step) is Verdict.PASS
+        if callable(criterion):
+            outputs = [v for v in self._graph.outputs if not self._graph.values[v].host]
+            return bool(criterion([self._hybrid_run.array(v, step) for v in outputs]))
+        said = self._agreement(step)
+        assert said is not None, "who asks has made sure that there are logits"
+        return said.top1 == 1.0 if criterion == "top1" else said.kl <= KL_LIMIT
+
+    def _agreement(self, step: int) -> Agreement | None:
+        """How far the last hybrid run's logits agree with the source's, if there are logits."""
+        value = logits(self._graph)
+        if value is None:
+            return None
+        return agreement(self._hybrid_run.array(value, step), self._source.array(value, step))
 
     # -- single operators ------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from tapml_nb.execute.kernels import KernelTable, check_override
 from tapml_nb.frontends.program import Program
 from tapml_nb.graph import Graph, Op, OpId, Selector, SelectorError, select
 from tapml_nb.jobs import Job, JobThread, SessionBusy, in_main_thread
+from tapml_nb.judge.agreement import logits
 from tapml_nb.judge.verdict import LIMIT, Verdict
 from tapml_nb.migrate import Localization, Migration
 from tapml_nb.migrate.migration import in_order
@@ -236,8 +237,11 @@ class Session:
         """Find which operators, alone or together, break the model's output on the target.
 
         Args:
-            criterion: says of the model's output tensors whether they are right; default: all
-                are within the end-to-end noise floor.  Asked once per step.
+            criterion: what tells whether the model is right.  A function of its output tensors
+                (NumPy arrays in order) that returns a bool, asked once per step; or ``"floor"``
+                (default): all outputs are within the end-to-end noise floor; or, for language
+                models, ``"top1"``: the same token is the likeliest at every position, or
+                ``"kl"``: the mean divergence of the logits is at most 0.001 nats.
             ops: which operators to put on the target; default those that are there now, or, if
                 there are none, every one that has a kernel.
 
@@ -247,8 +251,10 @@ class Session:
 
         Raises:
             SelectorError: if ``ops`` names no operator.
+            ValueError: if there is no such criterion, or the model has no logits.
             SessionBusy: if a run goes on.
         """
+        criterion = self._criterion(criterion)
         chosen = [op for op, where in self.placement.items() if where == TARGET]
         if ops is not None or not chosen:
             chosen = select(self.graph, ops)
@@ -485,6 +491,23 @@ class Session:
             return self._thread.result_of(job, lambda: None)
         with ProgressLine(self._events) as line:
             return self._thread.result_of(job, line.draw)
+
+    def _criterion(self, criterion: Criterion | None) -> Criterion:
+        if criterion is None:
+            return "floor"
+        if callable(criterion) or criterion == "floor":
+            return criterion
+        if criterion not in ("top1", "kl"):
+            raise ValueError(
+                f"criterion: {criterion!r}; give a function of the model's outputs, 'floor', "
+                f"'top1' or 'kl'"
+            )
+        if logits(self.graph) is None:
+            raise ValueError(
+                f"criterion: {criterion!r} needs logits, and no output of {self.graph.name} is "
+                f"[batch, positions, vocabulary] beside token ids [batch, positions]"
+            )
+        return criterion
 
     def _one(self, op: Selector, step: int) -> Op:
         """The one operator that computes tensors and that a selector names.

@@ -191,6 +191,58 @@ class TestMigration:
         assert (again.culprits, again.runs) == (localization.culprits, 0)
         assert len({first, second} & set(migration.quarantined)) == 1
 
+    def test_two_that_meet_outside_the_graph(self, llama_session):
+        """The second reads what the first left behind, which no input of its own shows."""
+        session = llama_session
+        first, second = "model.layers.0.mlp.act_fn/silu", "model.layers.1.mlp.act_fn/silu"
+        left: set[str] = set()
+
+        def leaves(x):
+            left.add("something")
+            return sound[first]
+
+        def reads(x):
+            return np.zeros_like(x) if left else sound[second]
+
+        # Bit for bit the source's results: the hybrid run sees no change in the values.
+        sound = {op: session.tensor(op) for op in (first, second, "lm_head/linear")}
+        session.override(second, reads)
+        session.override(first, leaves)
+        session.run([second, first])
+        left.clear()
+
+        def close(outputs):
+            left.clear()
+            return bool(np.allclose(outputs[0], sound["lm_head/linear"], atol=1e-3))
+
+        session.restore("*")
+        everything = session.localize(close)
+        session.override(first, None)
+        session.override(second, None)
+        assert everything.culprits == [{first, second}]
+        assert everything.runs <= 4 * np.log2(len(session.graph)) + 10
+
+    @pytest.mark.parametrize("criterion", ["floor", "top1", "kl"])
+    def test_criteria_by_name(self, llama_session, criterion):
+        session, op = llama_session, "model.layers.1.mlp/mul"
+        session.override(op, lambda a, b: -3 * a * b)
+        found = session.localize(criterion, [op, "lm_head/linear"])
+        session.offload(op)
+        agreement = session.hybrid().info.agreement
+        session.restore("*")
+        session.override(op, None)
+        assert found.culprits == [{op}]
+        assert agreement.positions == 12
+        assert agreement.top1 < 1
+        assert agreement.kl > 1e-3
+
+    def test_a_small_fault_leaves_the_tokens_as_they_were(self, llama_session):
+        session, op = llama_session, "model.layers.1.mlp/mul"
+        session.override(op, lambda a, b: a * b * np.float32(1.0001))
+        found = {c: session.localize(c, [op]).culprits for c in ("floor", "top1", "kl")}
+        session.override(op, None)
+        assert found == {"floor": [{op}], "top1": [], "kl": []}
+
     def test_a_criterion_of_ones_own(self, llama_session):
         asked = []
 
@@ -233,6 +285,10 @@ class TestMigration:
             session.migrate("random")
         with pytest.raises(SelectorError):
             session.localize(ops="nothing.like.this")
+        with pytest.raises(ValueError, match="criterion: 'best'; give a function of the model's"):
+            session.localize("best")
+        with pytest.raises(ValueError, match="'top1' needs logits, and no output of TwoLayers"):
+            session.localize("top1")
         assert session.report.introduced == {}
 
 

@@ -9,6 +9,7 @@ of it than really changes.  Tensors cross between source and target only where p
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ class _Entry:
     made: str
     version: str
     array: np.ndarray
+    accident: str = ""
+    """Why the source had to compute it although its operator is on the target."""
+
     tensor: Any = None
     """The array as the source's tensor, made when the source first reads it."""
 
@@ -67,14 +71,24 @@ class HybridRun:
         self._device = device
         self._events = events
         self._entries: dict[tuple[int, ValueId], _Entry] = {}
+        self._again = itertools.count(1)
 
     def run(
         self,
         placement: Mapping[OpId, str],
         step: int,
         stopped: Callable[[], bool] = lambda: False,
+        *,
+        afresh: bool = False,
     ) -> Iterator[HybridStep]:
         """Compute what the placement changes, in order; yields every operator that has tensors.
+
+        Args:
+            placement: where each operator is computed.
+            step: the step.
+            stopped: whether to end.
+            afresh: launch every kernel, also where its result is known: a kernel that leaves
+                something behind, or depends on what others left, is not what its inputs say.
 
         Raises:
             Stopped: between two operators, if ``stopped`` says so.
@@ -82,7 +96,7 @@ class HybridRun:
         for op in self._graph.ops:
             if stopped():
                 raise Stopped
-            computed = self._advance(op, placement[op.id], step)
+            computed = self._advance(op, placement[op.id], step, afresh)
             if not op.host:
                 yield computed
 
@@ -100,26 +114,30 @@ class HybridRun:
 
     # -- one operator --------------------------------------------------------------------------
 
-    def _advance(self, op: Op, where: str, step: int) -> HybridStep:
+    def _advance(self, op: Op, where: str, step: int, afresh: bool) -> HybridStep:
         if where == SOURCE and all(self.is_source(v, step) for v in op.inputs):
             for value in op.outputs:
                 self._entries.pop((step, value), None)
             return HybridStep(op, where, False, 0.0)
         made = self._provenance(op, where, step)
-        known = [self._entries.get((step, value)) for value in op.outputs]
-        if known and all(entry is not None and entry.made == made for entry in known):
-            return HybridStep(op, where, False, 0.0)
+        name = made
+        known = [e for v in op.outputs if (e := self._entries.get((step, v))) and e.made == made]
+        if known and len(known) == len(op.outputs):
+            if where == SOURCE or not afresh:
+                return HybridStep(op, where, False, 0.0, known[0].accident)
+            name = f"{made}.{next(self._again)}"
         self._events.emit(OpStarted("hybrid", op.id, step, where))
         begin = time.perf_counter()
         accident = ""
         if where == TARGET:
-            outputs, accident = self._on_target(op, made, step)
+            outputs, accident = self._on_target(op, name, step)
             accident = accident or self._misfit(op, outputs, step)
         if where == SOURCE or accident:
             outputs = self._on_source(op, step)
         ms = (time.perf_counter() - begin) * 1e3
         for k, value in enumerate(op.outputs):
-            self._record(step, value, made, f"{made}#{k}", outputs[k])
+            entry = _Entry(made, f"{name}#{k}", outputs[k], accident)
+            self._record(step, value, entry)
         return HybridStep(op, where, True, ms, accident)
 
     def _provenance(self, op: Op, where: str, step: int) -> str:
@@ -131,17 +149,19 @@ class HybridRun:
         entry = self._entries.get((step, value))
         return entry.version if entry else SOURCE
 
-    def _record(self, step: int, value: ValueId, made: str, version: str, output: Any) -> None:
-        """Remember a new value and let the target forget the one it replaces."""
+    def _record(self, step: int, value: ValueId, entry: _Entry) -> None:
+        """Remember a new value and let the target forget what nobody will ask for."""
         old = self._entries.get((step, value))
-        if old is not None and old.version not in (SOURCE, version):
-            self._device.session.drop([f"version/{old.version}"])
         if self._graph.values[value].host:
-            entry = _Entry(made, version, np.empty(0), output)
-        elif bitwise_equal(output, self._source.array(value, step)):
-            entry = _Entry(made, SOURCE, output)
-        else:
-            entry = _Entry(made, version, output)
+            entry.tensor, entry.array = entry.array, np.empty(0)
+        elif bitwise_equal(entry.array, self._source.array(value, step)):
+            self._device.session.drop([f"version/{entry.version}"])
+            entry.version = SOURCE
+        elif old and old.made == entry.made and bitwise_equal(entry.array, old.array):
+            self._device.session.drop([f"version/{entry.version}"])
+            entry.version = old.version
+        if old and old.version not in (SOURCE, entry.version):
+            self._device.session.drop([f"version/{old.version}"])
         self._entries[step, value] = entry
 
     def _on_source(self, op: Op, step: int) -> list[Any]:
@@ -162,7 +182,7 @@ class HybridRun:
             entry.tensor = self._source.program.from_numpy(entry.array, pure)
         return entry.tensor
 
-    def _on_target(self, op: Op, made: str, step: int) -> tuple[list[np.ndarray], str]:
+    def _on_target(self, op: Op, name: str, step: int) -> tuple[list[np.ndarray], str]:
         """The outputs, or why there are none."""
         implementation = self._kernels[op.id, step]
         if isinstance(implementation, Failure):
@@ -177,7 +197,7 @@ class HybridRun:
             arrays = [self.array(v, step) for v in inputs]
             numbers = implementation.kernel.results
             return [resolve_result(implementation, n, arrays) for n in numbers], ""
-        return self._launch(implementation, op, inputs, made, step)
+        return self._launch(implementation, op, inputs, name, step)
 
     def _misfit(self, op: Op, outputs: list[np.ndarray], step: int) -> str:
         """Why the model cannot go on with these outputs, if it cannot."""
@@ -191,11 +211,11 @@ class HybridRun:
         return ""
 
     def _launch(
-        self, compiled: Compiled, op: Op, inputs: list[ValueId], made: str, step: int
+        self, compiled: Compiled, op: Op, inputs: list[ValueId], name: str, step: int
     ) -> tuple[list[np.ndarray], str]:
         keys = {value: self._key(value, step) for value in inputs}
         # Outputs are named by version, so that the next operator there finds them.
-        names = [f"version/{made}#{k}" for k in range(len(op.outputs))]
+        names = [f"version/{name}#{k}" for k in range(len(op.outputs))]
         for _ in range(2):
             outcome = self._device.call(
                 compiled,

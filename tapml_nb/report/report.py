@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapml_nb.graph import Graph, OpId
+from tapml_nb.judge.agreement import Agreement
 from tapml_nb.judge.results import AccumulatedResult, OpResult
 from tapml_nb.judge.verdict import LIMIT, Verdict, worse
 
@@ -98,6 +99,8 @@ class RunInfo:
         tolerance: how many noise floors a target may be off.
         outputs: whether the hybrid run's outputs are within the end-to-end noise floor; None
             when there was no hybrid run.
+        agreement: how far its logits agree with the source's, in the worst step; None where the
+            model has none.
     """
 
     target: str = ""
@@ -109,6 +112,7 @@ class RunInfo:
     stopped: bool = False
     tolerance: float = LIMIT
     outputs: Verdict | None = None
+    agreement: Agreement | None = None
 
 
 @dataclass(frozen=True)
@@ -339,6 +343,7 @@ def summarize(report: Report) -> str:
             "within the noise floor" if within else f"NOT within the noise floor ({info.outputs})"
         )
         lines.append(f"  hybrid: {moved} operators on the target, outputs {state}")
+        lines += [f"    {info.agreement}"] if info.agreement else []
     for rank, culprit in enumerate(report.culprits[:10], 1):
         ratio = "" if math.isnan(culprit.ratio) else f", {culprit.ratio:.3g} floors"
         lines.append(f"  culprit {rank}: {culprit.op} {culprit.verdict}{ratio}")
