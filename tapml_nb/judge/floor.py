@@ -194,8 +194,8 @@ def noise_floor(source: np.ndarray, exact: np.ndarray | None, length: int) -> Fl
         for s, r in blocks(source, exact):
             one = scale.units(r)
             valid = np.isfinite(s) & np.isfinite(r)
-            error = np.where(valid, s - r, 0.0) / one
-            bias.add(error, np.where(valid, r, 0.0) / one)
+            error = np.where(valid, (s - r) / one, 0.0)
+            bias.add(error, np.where(valid, r / one, 0.0))
             np.abs(error, out=error)
             flat = error.reshape(-1)
             squares += float(flat @ flat)

@@ -16,6 +16,7 @@ Integers and booleans are compared exactly.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -160,10 +161,76 @@ def _judge_exactly(target: np.ndarray, source: np.ndarray, stats: Statistics) ->
 def _judge_by_floor(
     target: np.ndarray, reference: Reference, floor: Floor, stats: Statistics, limit: float
 ) -> Judgement:
-    source, dtype = reference.source, reference.source.dtype
+    seen = _Seen(limit)
+    for block in _walk(target, reference, floor):
+        if block.lost is not None:
+            seen.nonfinite(block.lost, block.start)
+        seen.ratios(block.ratios, block.allowed, block.start)
+        seen.units(block.units, block.exact_units)
+    return _conclude(target, reference, floor, stats, seen)
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Where a target is wrong.
+
+    Attributes:
+        beyond: the elements that are farther from the exact result than ``limit`` floors; those
+            that differ, for integers and booleans.
+        allowed: one floor per element, float32, in the tensor's own unit (0 for integers; NaN
+            where only one side is finite).
+    """
+
+    beyond: np.ndarray
+    allowed: np.ndarray
+
+
+def deviation(target: np.ndarray, reference: Reference, limit: float = LIMIT) -> Deviation:
+    """Element by element what :func:`judge` decides as a whole.
+
+    Raises:
+        ValueError: if shape or dtype are not the source's.
+    """
+    source, floor = reference.source, reference.floor
+    if target.shape != source.shape or target.dtype != source.dtype:
+        raise ValueError(f"target: {target.dtype.name}{list(target.shape)} is not the source's")
+    if floor is None or not is_float(source.dtype):
+        return Deviation(target != source, np.zeros(source.shape, np.float32))
+    beyond, allowed = np.zeros(source.size, np.bool_), np.zeros(source.size, np.float32)
+    with np.errstate(all="ignore"):
+        for block in _walk(target, reference, floor):
+            here = slice(block.start, block.start + block.ratios.size)
+            beyond[here] = (block.ratios > limit).reshape(-1)
+            allowed[here] = block.allowed.reshape(-1)
+    return Deviation(beyond.reshape(source.shape), allowed.reshape(source.shape))
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A few whole rows of a target, measured.
+
+    Attributes:
+        start: flat index of its first element.
+        ratios: error over ``allowed``; infinite where only one side is finite.
+        allowed: one floor per element, in the tensor's own unit; NaN where only one side is
+            finite.
+        units: signed distance from the exact result, in units.
+        exact_units: the exact result, in units.
+        lost: values that are not finite though the source's are; None if there are none.
+    """
+
+    start: int
+    ratios: np.ndarray
+    allowed: np.ndarray
+    units: np.ndarray
+    exact_units: np.ndarray
+    lost: np.ndarray | None = None
+
+
+def _walk(target: np.ndarray, reference: Reference, floor: Floor) -> Iterator[_Block]:
+    """Measure a target of the source's shape and dtype, block by block."""
     source, dtype = reference.source, reference.source.dtype
     scale = Scale(source)
-    seen = _Seen(limit)
     arrays = [target, source, *([reference.delta] if reference.delta is not None else [])]
     start = 0
     for t, s, *delta in blocks(*arrays):
@@ -172,19 +239,21 @@ def _judge_by_floor(
         finite = np.isfinite(t) & np.isfinite(s)
         if finite.all():
             d, source_error = t - r, np.abs(s - r)
+            allowed = np.maximum(floor.units * one, source_error)
+            ratios = np.minimum(np.abs(d), np.abs(t - s)) / allowed
+            yield _Block(start, ratios, allowed, d / one, r / one)
         else:
             excused = (t == s) | (np.isnan(t) & np.isnan(s)) | _near_overflow(t, s, dtype)
             bad = ~finite & ~excused & ~_near_overflow(s, t, dtype)
-            seen.nonfinite(bad & np.isfinite(s), start)
-            seen.ratios(np.where(bad, np.inf, 0.0), one, start)
-            d = np.where(finite, t - r, 0.0)
-            source_error = np.where(finite, np.abs(s - r), 0.0)
-        error = np.minimum(np.abs(d), np.where(finite, np.abs(t - s), 0.0))
-        allowed = np.maximum(floor.units * one, source_error)
-        seen.ratios(error / allowed, allowed, start)
-        seen.units(d / one, np.where(finite, r, 0.0) / one)
+            was_finite = np.isfinite(s)
+            one = np.where(finite, one, 1.0)  # of a NaN it is NaN, and would hide its neighbours
+            t, s, r = (np.where(finite, x, 0.0) for x in (t, s, r))
+            d, source_error = t - r, np.abs(s - r)
+            allowed = np.maximum(floor.units * one, source_error)
+            ratios = np.where(bad, np.inf, np.minimum(np.abs(d), np.abs(t - s)) / allowed)
+            allowed = np.where(bad, np.nan, allowed)
+            yield _Block(start, ratios, allowed, d / one, r / one, bad & was_finite)
         start += t.size
-    return _conclude(target, reference, floor, stats, seen)
 
 
 class _Seen:

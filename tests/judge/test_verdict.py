@@ -141,6 +141,18 @@ class TestFaultsAreSeen:
         reference = reference_of(source, source.astype(np.float64), 1)
         assert judge(target, reference).verdict is Verdict.FAIL
 
+    @pytest.mark.parametrize("special", [np.nan, np.inf])
+    def test_a_fault_beside_a_nan_that_the_source_has_too(self, special):
+        source = np.random.default_rng(7).standard_normal((8, 64)).astype(np.float32)
+        source[2, 5] = special
+        reference = reference_of(source, source.astype(np.float64), 1)
+        assert np.isfinite(reference.floor.rms)
+        assert judge(source.copy(), reference).verdict is Verdict.PASS
+        target = source.copy()
+        target[2, 6] *= 1.01
+        assert judge(target, reference).verdict is Verdict.FAIL
+        assert judge(source * np.float32(1 + 3e-6), reference).verdict is Verdict.FAIL
+
     @pytest.mark.parametrize("exact", [np.nan, np.inf])
     def test_a_float64_run_that_fails_excuses_nothing(self, exact):
         source = np.array([1.0, 2.0, 3.0], np.float32)
