@@ -9,8 +9,8 @@ and judged here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from tapml_nb.execute.device import Accident, Device, Outcome, Send, call_numpy
 from tapml_nb.execute.kernels import KernelTable, NumpyOverride, resolve_result
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op, TensorSpec, ValueId
+from tapml_nb.judge.diagnosis import diagnose
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.ties import chooses, same_choice
@@ -41,6 +42,15 @@ _UNDEFINED = frozenset(
 
 _TIES = "breaks ties among equal elements in another way"
 _ACCIDENTS = {"crash": Verdict.CRASH, "timeout": Verdict.TIMEOUT}
+_TO_DIAGNOSE = (Verdict.FAIL, Verdict.NONFINITE, Verdict.NONDETERMINISTIC)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A judgement on an output, with what the target gave; None where that is the source's."""
+
+    judgement: Judgement
+    array: np.ndarray | None = None
 
 
 class IntroducedRun:
@@ -125,13 +135,13 @@ class IntroducedRun:
 
     def _judge_view(self, compiled: Compiled, op: Op, base: OpResult) -> OpResult:
         """Nothing is launched; what deployment would hand on is still compared."""
-        judgements = [
+        judged = [
             self._judge_output(op, base.step, k, array)
             for k, array in enumerate(self._resolved(compiled, op, base.step))
         ]
-        result = _conclude(base, judgements)
+        result = _conclude(base, judged)
         if result.verdict is not Verdict.PASS:
-            return result
+            return self._diagnosed(result, op, judged)
         kind = "a constant, folded by the compiler" if compiled.kernel.constants else "a view"
         return replace(
             result, verdict=Verdict.SKIPPED, message=f"{kind}: nothing runs (values compared)"
@@ -148,7 +158,7 @@ class IntroducedRun:
             [self._judge_output(op, base.step, k, array) for k, array in enumerate(run)]
             for run in runs
         ]
-        result = self._weigh(base, by_run, all(outcome.deterministic))
+        result = self._weigh(base, op, by_run, all(outcome.deterministic))
         note = f"override {override.name} (NumPy, in this process)"
         return replace(result, message=f"{note}: {result.message}" if result.message else note)
 
@@ -179,7 +189,7 @@ class IntroducedRun:
             if not deterministic:
                 by_run.append(self._judge_outputs(op, base.step, keys, again)[-1])
             outcome = again
-        result = self._weigh(base, by_run, deterministic)
+        result = self._weigh(base, op, by_run, deterministic)
         if result.verdict is Verdict.NONDETERMINISTIC and not all(outcome.deterministic):
             result = self._explain_unwritten(result, keys, outcome)
         self._drop(keys)
@@ -203,23 +213,23 @@ class IntroducedRun:
 
     def _judge_outputs(
         self, op: Op, step: int, keys: Sequence[str], outcome: Outcome
-    ) -> list[list[Judgement]]:
+    ) -> list[list[_Judged]]:
         """Judgements of every run that differs: one list, or two where chance is at work."""
         references = self._references.local(op, step)
-        runs: list[list[Judgement]] = []
+        runs: list[list[_Judged]] = []
         for suffix in ("", "#1") if not all(outcome.deterministic) else ("",):
-            judgements: list[Judgement] = []
+            judged: list[_Judged] = []
             for k, reference in enumerate(references):
                 first_run = suffix == "#1" and not outcome.deterministic[k]
                 if outcome.identical[k] and not first_run:
-                    judgements.append(judge_identical(reference))
+                    judged.append(_Judged(judge_identical(reference)))
                 else:
                     key = keys[k] + (suffix if first_run else "")
-                    judgements.append(self._judge_output(op, step, k, self._device.fetch(key)))
-            runs.append(judgements)
+                    judged.append(self._judge_output(op, step, k, self._device.fetch(key)))
+            runs.append(judged)
         return runs
 
-    def _judge_output(self, op: Op, step: int, k: int, array: np.ndarray) -> Judgement:
+    def _judge_output(self, op: Op, step: int, k: int, array: np.ndarray) -> _Judged:
         """Judge one output; indices that choose among equals may choose differently."""
         reference = self._references.local(op, step)[k]
         judgement = judge(array, reference, self._limit)
@@ -230,20 +240,48 @@ class IntroducedRun:
             and (array.shape, array.dtype) == (source.shape, source.dtype)
             and same_choice(op, self._inputs(op, step)[0], array, source)
         ):
-            return replace(judgement, verdict=Verdict.PASS, ratio=math.nan, message=_TIES)
-        return judgement
+            judgement = replace(judgement, verdict=Verdict.PASS, ratio=math.nan, message=_TIES)
+        return _Judged(judgement, array)
 
     def _weigh(
-        self, base: OpResult, by_run: list[list[Judgement]], deterministic: bool
+        self, base: OpResult, op: Op, by_run: list[list[_Judged]], deterministic: bool
     ) -> OpResult:
-        results = [_conclude(base, judgements) for judgements in by_run]
-        result = max(results, key=lambda r: (r.verdict is not Verdict.PASS, r.ratio))
+        results = [(_conclude(base, judged), judged) for judged in by_run]
+        result, worst = max(results, key=lambda r: (r[0].verdict is not Verdict.PASS, r[0].ratio))
+        result = self._diagnosed(result, op, worst)
         if deterministic:
             return result
         if result.verdict is Verdict.PASS:
             return replace(result, message="varies from run to run, within the noise floor")
         message = f"differs from run to run on the same inputs; {result.message}"
         return replace(result, verdict=Verdict.NONDETERMINISTIC, message=message)
+
+    def _diagnosed(self, result: OpResult, op: Op, judged: Sequence[_Judged]) -> OpResult:
+        """Say what the worst output looks like, if it is wrong."""
+        if result.verdict not in _TO_DIAGNOSE:
+            return result
+        array = judged[result.output].array
+        if array is None:
+            return result
+        reference = self._references.local(op, result.step)[result.output]
+        others = self._others(op, result.step, result.output)
+        inputs = self._inputs(op, result.step)
+        return replace(result, diagnosis=diagnose(op.kind, array, reference, inputs, others))
+
+    def _others(self, op: Op, step: int, k: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Tensors that an output may be a stale copy of: its own of the step before, then those
+        of its shape and dtype in this step, the nearest in the graph first."""
+        values = self._graph.values
+        output = op.outputs[k]
+        if step and output in self._source.values(step - 1):
+            yield f"its own result of step {step - 1}", self._source.array(output, step - 1)
+        known = list(self._source.values(step))
+        at = known.index(output)
+        for _, value in sorted(enumerate(known), key=lambda place: abs(place[0] - at)):
+            if value == output or values[value].host:
+                continue
+            if values[value].spec == values[output].spec:
+                yield values[value].name, self._source.array(value, step)
 
     def _explain_unwritten(
         self, result: OpResult, keys: Sequence[str], outcome: Outcome
@@ -281,17 +319,18 @@ class IntroducedRun:
         self._device.session.drop([name for key in keys for name in (key, f"{key}#1")])
 
 
-def _verdict(judgements: Sequence[Judgement]) -> Verdict:
+def _verdict(judged: Sequence[_Judged]) -> Verdict:
     verdict = Verdict.PASS
-    for judgement in judgements:
-        verdict = worse(verdict, judgement.verdict)
+    for one in judged:
+        verdict = worse(verdict, one.judgement.verdict)
     return verdict
 
 
-def _conclude(base: OpResult, judgements: Sequence[Judgement]) -> OpResult:
+def _conclude(base: OpResult, judged: Sequence[_Judged]) -> OpResult:
     """One result of an operator's outputs: the worst decides."""
-    if not judgements:
+    if not judged:
         return replace(base, verdict=Verdict.SKIPPED, message="it has no tensor output")
+    judgements = [one.judgement for one in judged]
 
     def badness(k: int) -> tuple[bool, float]:
         ratio = judgements[k].ratio

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from tapml_nb.graph import OpId
+from tapml_nb.judge.diagnosis import Diagnosis
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.numerics import Statistics
 
@@ -27,6 +28,7 @@ class OpResult:
         sent_bytes: bytes sent to the target for this call.
         message: why the verdict, in words.
         kernel: key of the kernel, or what stood in its place.
+        diagnosis: what the error of the worst output looks like; None if like nothing known.
     """
 
     op: OpId
@@ -41,6 +43,7 @@ class OpResult:
     sent_bytes: int = 0
     message: str = ""
     kernel: str = ""
+    diagnosis: Diagnosis | None = None
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ COLUMNS = [
     "file",
     "line",
     "message",
+    "diagnosis",
 ]
 """Columns of :meth:`Report.frame`."""
 
@@ -71,9 +72,12 @@ class Culprit:
         verdict: how it is broken.
         ratio: distance from the exact result over the noise floor (infinite where there is no
             finite result, NaN for integers).
-        diagnosis: what is wrong, in words.
-        evidence: the user's line that calls it, and the metrics.
+        diagnosis: what is wrong, in words: what the error looks like and what that usually
+            means, if it looks like something known, and why the verdict.
+        evidence: the user's line that calls it, what the diagnosis leans on, and the metrics.
         step: the step in which it is worst.
+        pattern: the :class:`~tapml_nb.judge.diagnosis.Pattern` that the error looks like; ""
+            for none.
     """
 
     op: OpId
@@ -82,6 +86,7 @@ class Culprit:
     diagnosis: str
     evidence: str
     step: int
+    pattern: str = ""
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,8 @@ class Report:
         Errors are the target's against the source's result; ``ratio`` and ``floor`` are against
         the float64 run (see :class:`~tapml_nb.judge.verdict.Judgement`).  Columns beginning with
         ``acc_``, and ``gain``, are of the last hybrid run.  What was not judged is NaN, with the
-        verdict ``UNKNOWN``.  Times are milliseconds.
+        verdict ``UNKNOWN``.  Times are milliseconds.  ``diagnosis`` is the error's
+        :class:`~tapml_nb.judge.diagnosis.Pattern`, empty where there is none.
         """
         import pandas as pd
 
@@ -277,9 +283,16 @@ class Report:
             if stats
             else ""
         )
-        evidence = "; ".join(part for part in (where, metrics) if part)
+        look = result.diagnosis
+        words = f"{look.words} ({look.usual_cause})" if look else ""
         return Culprit(
-            result.op, result.verdict, result.ratio, result.message, evidence, result.step
+            result.op,
+            result.verdict,
+            result.ratio,
+            "; ".join(part for part in (words, result.message) if part),
+            "; ".join(part for part in (where, look.evidence if look else "", metrics) if part),
+            result.step,
+            str(look.pattern) if look else "",
         )
 
     def _row(self, op: Any, step: int) -> dict[str, Any]:
@@ -313,6 +326,7 @@ class Report:
             "line": op.source.line if op.source else None,
             "message": (result.message if result else "not judged yet")
             or (total.message if total else ""),
+            "diagnosis": str(result.diagnosis.pattern) if result and result.diagnosis else "",
         }
 
 

@@ -1,0 +1,221 @@
+"""A wrong tensor as the detectors see it: which elements are wrong, and samples of both kinds.
+
+Detectors test *candidates*: values that the target would have if a certain fault were at work.
+A candidate explains the target if it is right where the target is wrong, and does not spoil what
+is right.  Both are tested on samples, so that a detector's cost does not grow with the tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tapml_nb.judge.floor import Reference
+from tapml_nb.judge.verdict import LIMIT, deviation
+from tapml_nb.numerics import is_float
+
+SLACK = 4.0
+"""Floors within which a candidate counts as met: where honest kernels are."""
+
+MOST = 0.99
+"""Part of the elements that a candidate must explain."""
+
+_SAMPLE = 1 << 14
+"""Elements of either kind that detectors look at."""
+
+_PROBE = 192
+"""Elements that reject most candidates at once."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Some elements of the tensor.
+
+    Attributes:
+        index: flat indices.
+        target: the target's values, float64.
+        exact: the reference's, float64.
+        allowed: one noise floor each, in the tensor's own unit.
+    """
+
+    index: np.ndarray
+    target: np.ndarray
+    exact: np.ndarray
+    allowed: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, chosen: np.ndarray | slice) -> Points:
+        return Points(
+            self.index[chosen], self.target[chosen], self.exact[chosen], self.allowed[chosen]
+        )
+
+    @property
+    def error(self) -> np.ndarray:
+        """Target minus exact."""
+        return np.asarray(self.target - self.exact)
+
+    @cached_property
+    def finite(self) -> np.ndarray:
+        """Where both values are finite."""
+        return np.asarray(np.isfinite(self.target) & np.isfinite(self.exact))
+
+
+def close(target: np.ndarray, candidate: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+    """Element-wise: within the tolerance, or the same infinity, or both NaN."""
+    with np.errstate(all="ignore"):
+        met = (np.abs(target - candidate) <= tolerance) | (target == candidate)
+        return np.asarray(met | (np.isnan(target) & np.isnan(candidate)))
+
+
+class Case:
+    """One wrong output of one operator.
+
+    Args:
+        kind: the operator's kind, e.g. ``aten.sub``.
+        target: the target's tensor, of the reference's shape and dtype.
+        reference: the source's, with its floor.
+        inputs: the operator's tensor inputs.
+    """
+
+    def __init__(
+        self, kind: str, target: np.ndarray, reference: Reference, inputs: Sequence[np.ndarray]
+    ) -> None:
+        self.kind = kind.removeprefix("aten.")
+        self.target = np.ascontiguousarray(target)
+        self.reference = reference
+        self.inputs = list(inputs)
+        self.shape, self.size, self.dtype = target.shape, target.size, target.dtype
+        self.floating = is_float(self.dtype)
+        found = deviation(self.target, reference, LIMIT)
+        self.wrong = found.beyond
+        self._allowed = found.allowed.reshape(-1)
+        self._random = np.random.default_rng(0)
+        self.count = int(np.count_nonzero(self.wrong))
+
+    @cached_property
+    def bad(self) -> Points:
+        """A sample of the wrong elements."""
+        return self.points(self._sample(self.wrong))
+
+    @cached_property
+    def good(self) -> Points:
+        """A sample of the right elements."""
+        return self.points(self._sample(~self.wrong))
+
+    @cached_property
+    def any(self) -> Points:
+        """A sample of all elements."""
+        if self.size <= _SAMPLE:
+            return self.points(np.arange(self.size))
+        return self.points(self._random.integers(0, self.size, _SAMPLE))
+
+    def points(self, index: np.ndarray) -> Points:
+        """The elements with these flat indices."""
+        target = self.target.reshape(-1)[index].astype(np.float64)
+        allowed = self._allowed[index].astype(np.float64)
+        return Points(index, target, self.exact(index), allowed)
+
+    def exact(self, index: np.ndarray) -> np.ndarray:
+        """The reference at flat indices, float64."""
+        source = np.asarray(self.reference.source.reshape(-1)[index].astype(np.float64))
+        delta = self.reference.delta
+        if delta is None:
+            return source
+        with np.errstate(all="ignore"):
+            result: np.ndarray = np.where(
+                np.isfinite(source), source + delta.reshape(-1)[index], source
+            )
+        return result
+
+    def places(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Flat indices as one array of positions per axis."""
+        return np.unravel_index(index, self.shape) if self.shape else ()
+
+    def flat(self, places: Sequence[np.ndarray]) -> np.ndarray:
+        """The inverse of :meth:`places`."""
+        return np.asarray(np.ravel_multi_index(tuple(places), self.shape))
+
+    def first(self, index: int) -> list[int]:
+        """A flat index as people write it."""
+        return [int(i) for i in np.unravel_index(index, self.shape)]
+
+    def aligned(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Inputs that have a value per output element (broadcasting), with their number."""
+        for k, x in enumerate(self.inputs):
+            if x.size > 1 and x.ndim <= len(self.shape):
+                try:
+                    yield k, np.broadcast_to(x, self.shape)
+                except ValueError:
+                    continue
+
+    def values(self, x: np.ndarray, points: Points) -> np.ndarray:
+        """An aligned input at some elements, float64."""
+        return np.asarray(x[self.places(points.index)]).astype(np.float64)
+
+    def explains(
+        self, candidate: Callable[[Points], tuple[np.ndarray, np.ndarray | float]], least: int = 6
+    ) -> bool:
+        """Whether a candidate is met by the wrong elements and by the right ones.
+
+        Args:
+            candidate: gives for some points the values expected, and by how much more than at
+                these elements themselves their floor is (a factor), or NaN where it says nothing.
+            least: wrong elements needed for the claim.
+        """
+        if self.count < least:
+            return False
+        return all(
+            self._met(candidate, points)
+            for points in (self.bad[:_PROBE], self.bad, self.good)
+            if len(points)
+        )
+
+    def explained_by_origin(self, origin: Callable[[np.ndarray], np.ndarray]) -> bool:
+        """Whether every element holds the reference's value of another place.
+
+        Args:
+            origin: gives for flat indices those where the values come from; -1 where unknown.
+        """
+        if self.count < (6 if self.floating else 24):
+            return False
+        for points in (self.bad[:_PROBE], self.bad):
+            there = origin(points.index)
+            if np.mean(there >= 0) < 0.5 or not self.comes_from(points, there):
+                return False
+        return self.comes_from(self.good, origin(self.good.index))
+
+    def comes_from(self, points: Points, origin: np.ndarray) -> bool:
+        """Whether most of these elements hold the reference's values at ``origin`` (-1: skip)."""
+        known = origin >= 0
+        if not known.any():
+            return True
+        points, origin = points[known], origin[known]
+        tolerance = SLACK * np.fmax(points.allowed, self._allowed[origin])
+        return bool(np.mean(close(points.target, self.exact(origin), tolerance)) >= MOST)
+
+    def _met(
+        self,
+        candidate: Callable[[Points], tuple[np.ndarray, np.ndarray | float]],
+        points: Points,
+    ) -> bool:
+        with np.errstate(all="ignore"):
+            values, factor = candidate(points)
+            met = close(points.target, values, SLACK * points.allowed * factor)
+        return bool(np.mean(met) >= MOST)
+
+    def _sample(self, mask: np.ndarray) -> np.ndarray:
+        """Flat indices where the mask holds: all of them, or a random sample in order.
+
+        The probe that is taken from its start must not be one corner of the tensor, so the order
+        is random, too.
+        """
+        index = np.flatnonzero(mask)
+        if len(index) > _SAMPLE:
+            return index[self._random.integers(0, len(index), _SAMPLE)]
+        result: np.ndarray = self._random.permutation(index)
+        return result

@@ -1,0 +1,150 @@
+"""NaN and infinities: where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tapml_nb.judge.diagnosis.case import MOST, Case
+from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
+from tapml_nb.numerics import is_float, largest_finite
+
+
+def masked_rows(case: Case) -> Diagnosis | None:
+    """The rows in which everything is masked are the ones that are NaN."""
+    if not case.shape or case.size == 0:
+        return None
+    lost = _lost(case).any(axis=-1)
+    if not lost.any() or lost.all():
+        return None
+    for k, x in enumerate(case.inputs):
+        masked = _fully_masked(x)
+        if masked is None or not masked.any():
+            continue
+        try:
+            masked = np.broadcast_to(masked, lost.shape)
+        except ValueError:
+            continue
+        if np.array_equal(masked, lost):
+            count = int(lost.sum())
+            words = "NaN in exactly the rows that are fully masked"
+            return found(
+                Pattern.NAN_MASKED_ROW, words, f"{count} of {lost.size} rows, masked in input {k}"
+            )
+    return None
+
+
+def lost_nonfinite(case: Case) -> Diagnosis | None:
+    """The source has infinities or NaN, the target has numbers there."""
+    source = case.bad.exact
+    if not len(source) or not np.isfinite(case.bad.target).mean() >= MOST:
+        return None
+    everywhere = np.concatenate([case.bad.exact, case.good.exact])
+    for pattern, name, test in (
+        (Pattern.INFINITY_LOST, "infinite", np.isinf),
+        (Pattern.NAN_LOST, "NaN", np.isnan),
+    ):
+        here = test(source)
+        if here.mean() >= MOST and here.sum() >= MOST * test(everywhere).sum():
+            value = case.bad.target[0]
+            words = f"where the source is {name}, the target is finite"
+            evidence = f"{case.count} elements, {case.first(int(case.bad.index[0]))}: {value:g}"
+            return found(pattern, words, evidence)
+    return None
+
+
+def special_inputs(case: Case) -> Diagnosis | None:
+    """NaN where, and only where, an input is negative or infinite."""
+    lost, kept = ~np.isfinite(case.bad.target), np.isfinite(case.good.target)
+    if not _mostly_lost(case) or not kept.any():
+        return None
+    for k, x in case.aligned():
+        if not is_float(x.dtype) and x.dtype.kind != "i":
+            continue
+        bad, good = case.values(x, case.bad)[lost], case.values(x, case.good)[kept]
+        for pattern, name, test in (
+            (Pattern.NAN_INFINITE_INPUT, "infinite", np.isinf),
+            (Pattern.NAN_NEGATIVE_INPUT, "negative", lambda v: v < 0),
+        ):
+            if len(bad) >= 3 and test(bad).mean() >= MOST and test(good).mean() <= 1 - MOST:
+                words = f"NaN where, and only where, input {k} is {name}"
+                return found(pattern, words, f"{case.count} of {case.size} elements")
+    return None
+
+
+def overflow(case: Case) -> Diagnosis | None:
+    """NaN or infinities beyond some magnitude of the result, of an input, or of a row of it."""
+    if not _mostly_lost(case) or not len(case.good):
+        return None
+    for name, bad, good in _magnitudes(case):
+        bad, good = bad[~np.isnan(bad)], good[~np.isnan(good)]
+        if len(bad) == 0 or len(good) < 4:
+            continue
+        low, high = float(np.quantile(bad, 0.01)), float(np.quantile(good, 0.99))
+        apart = low >= float(good.max()) if len(good) < 200 else low >= high
+        enough = len(bad) >= 3 or low >= 2 * float(good.max())
+        if apart and enough and low > 1 and (bad < low).mean() <= 0.01 and _clean(low, good):
+            words = f"NaN or infinite where {name} is above about {low:.3g}"
+            evidence = (
+                f"{case.count} of {case.size} elements; elsewhere it is at most {good.max():.3g}"
+            )
+            return found(Pattern.OVERFLOW, words, evidence)
+    return None
+
+
+def _clean(low: float, good: np.ndarray) -> bool:
+    return bool((good > low).mean() <= 0.002)
+
+
+def _magnitudes(case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """What may be too large, at the wrong and at the right elements."""
+    bad, good = case.bad, case.good
+    yield "the result's magnitude", np.abs(bad.exact), np.abs(good.exact)
+    for k, x in case.aligned():
+        if is_float(x.dtype):
+            yield (
+                f"input {k}'s magnitude",
+                np.abs(case.values(x, bad)),
+                np.abs(case.values(x, good)),
+            )
+    for k, x in enumerate(case.inputs):
+        if not is_float(x.dtype) or x.ndim < 2 or x.size == 0:
+            continue
+        top = np.abs(x).max(axis=-1).astype(np.float64)
+        rows = top if x.shape[:-1] == case.shape else top[..., None]
+        if x.shape[:-1] not in (case.shape, case.shape[:-1]):
+            continue
+        rows = np.broadcast_to(rows, case.shape)
+        lost = _lost(case)
+        lines = lost.all(axis=-1) if case.shape == x.shape else lost
+        if 2 <= lines.sum() < lines.size:
+            yield (
+                f"the largest magnitude in a row of input {k}",
+                case.values(rows, bad),
+                case.values(rows, good),
+            )
+
+
+def _lost(case: Case) -> np.ndarray:
+    """Wrong elements that are NaN or infinite, with the output's shape."""
+    if not is_float(case.dtype):
+        return np.zeros(case.shape, np.bool_)
+    result: np.ndarray = case.wrong & ~np.isfinite(case.target)
+    return result
+
+
+def _mostly_lost(case: Case) -> bool:
+    return bool(len(case.bad) and (~np.isfinite(case.bad.target)).mean() >= MOST)
+
+
+def _fully_masked(x: np.ndarray) -> np.ndarray | None:
+    """Rows of a mask, or of masked scores, in which nothing is left; without the last axis."""
+    if x.ndim < 2 or x.size == 0:
+        return None
+    if x.dtype == np.bool_:
+        return np.asarray(~x.any(axis=-1))
+    if is_float(x.dtype):
+        limit = -largest_finite(x.dtype) / 4
+        return np.asarray((x.astype(np.float64) <= limit).all(axis=-1))
+    return None

@@ -1,0 +1,330 @@
+"""A wrong function of the right value: the target as a function of the reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from tapml_nb.judge.diagnosis.case import MOST, SLACK, Case, Points
+from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
+from tapml_nb.judge.verdict import LIMIT
+from tapml_nb.numerics import is_float, largest_finite
+
+_LEAST = 6
+_BOUNDS = {
+    65504.0: "float16's largest number",
+    448.0: "float8_e4m3's largest number",
+    57344.0: "float8_e5m2's largest number",
+    127.0: "int8's largest number",
+    -128.0: "int8's lowest number",
+    255.0: "uint8's largest number",
+    32767.0: "int16's largest number",
+    -32768.0: "int16's lowest number",
+    2147483647.0: "int32's largest number",
+    -2147483648.0: "int32's lowest number",
+}
+_DIVISIONS = ("remainder", "fmod", "floor_divide", "div", "mod")
+
+
+def sign(case: Case) -> Diagnosis | None:
+    """The sign is flipped: everywhere, or where an input is negative."""
+    if case.explains(lambda p: (-p.exact, 1.0), _LEAST):
+        return found(Pattern.SIGN, "every sign is flipped", _count(case))
+    if case.explains(lambda p: (np.abs(p.exact), 1.0), _LEAST):
+        words = "negative results have lost their sign: the target is their magnitude"
+        return found(Pattern.ABSOLUTE, words, _count(case))
+    for k, x in case.aligned():
+
+        def candidate(points: Points, x: np.ndarray = x) -> tuple[np.ndarray, float]:
+            negative = case.values(x, points) < 0
+            return np.where(negative, -points.exact, points.exact), 1.0
+
+        if x.dtype != np.bool_ and case.explains(candidate, _LEAST):
+            words = f"the sign is flipped where input {k} is negative"
+            return found(Pattern.SIGN, words, _count(case))
+    return None
+
+
+def factor(case: Case) -> Diagnosis | None:
+    """Everything is scaled by one number."""
+    if not case.floating and case.dtype.kind not in "iu":
+        return None
+    points = case.bad if case.count else case.any
+    points = points[points.finite & (points.exact != 0)]
+    if len(points) < 2 * _LEAST or _is_nearly_constant(points):
+        return None
+    c, error = _fit(points)
+    if not math.isfinite(c) or c in (0.0, 1.0):
+        return None
+    if case.count:
+        if not case.explains(lambda p: (c * p.exact, max(1.0, abs(c))), _LEAST):
+            return None
+    elif abs(c - 1) < 8 * error or not _is_rounding(points, c):
+        return None
+    name = _name(case, c, error)
+    words = f"the whole tensor is {name} times too large" if abs(c) > 1 else ""
+    words = words or f"the whole tensor is scaled by {name}"
+    return found(Pattern.FACTOR, words, f"fitted factor {c:.8g} ± {error:.1g}; {_count(case)}")
+
+
+def offset(case: Case) -> Diagnosis | None:
+    """The same number is added everywhere."""
+    points = case.bad[case.bad.finite] if case.count else case.bad
+    if len(points) < 2 * _LEAST or case.dtype == np.bool_ or _is_nearly_constant(points):
+        return None
+    b = float(np.median(points.error))
+    if b == 0 or not case.explains(lambda p: (p.exact + b, 1.0), _LEAST):
+        return None
+    if len(np.unique(points.target)) < 3:
+        return None
+    words = f"{b:.6g} is added to every element"
+    return found(Pattern.OFFSET, words, _count(case))
+
+
+def clipped(case: Case) -> Diagnosis | None:
+    """Values stick at a bound."""
+    points = case.bad[case.bad.finite]
+    if len(points) < 3 or len(points) < MOST * len(case.bad) or case.dtype == np.bool_:
+        return None
+    below, above = points[points.exact > points.target], points[points.exact < points.target]
+    high, low = _stuck(below), _stuck(above)
+    if (high is None and len(below)) or (low is None and len(above)):
+        return None
+    top = math.inf if high is None else high
+    bottom = -math.inf if low is None else low
+    if bottom >= top:
+        return None
+    if not case.explains(lambda p: (np.clip(p.exact, bottom, top), 1.0), 3):
+        return None
+    good = case.good.exact[np.isfinite(case.good.exact)]
+    tolerance = 2 * LIMIT * float(points.allowed.max())
+    if not len(good) or good.max() > top + tolerance or good.min() < bottom - tolerance:
+        return None
+    parts = [
+        f"{side} {bound:g}" + (f" ({_bound_name(case, bound)})" if _bound_name(case, bound) else "")
+        for side, bound in (("below", low), ("above", high))
+        if bound is not None
+    ]
+    words = f"values {' and '.join(parts)} stick there"
+    return found(Pattern.CLIPPED, words, _count(case))
+
+
+def wrapped(case: Case) -> Diagnosis | None:
+    """Integers are taken modulo a power of two."""
+    points = case.bad[case.bad.finite]
+    if len(points) < 3 or not (points.exact == np.rint(points.exact)).all():
+        return None
+    for bits in (8, 16, 32):
+        for signed in (True, False):
+            half = 2.0 ** (bits - 1) if signed else 0.0
+
+            def wrap(p: Points, half: float = half, bits: int = bits) -> tuple[np.ndarray, float]:
+                return np.mod(np.trunc(p.exact) + half, 2.0**bits) - half, 1.0
+
+            inside = (np.abs(points.exact + half - 2.0 ** (bits - 1)) <= 2.0 ** (bits - 1)).mean()
+            if inside < 0.01 and case.explains(wrap, 3):
+                name = f"{'' if signed else 'u'}int{bits}"
+                words = f"values beyond {name} wrap around"
+                evidence = f"differences are multiples of 2^{bits}; {_count(case)}"
+                return found(Pattern.WRAPPED, words, evidence)
+    return None
+
+
+def flushed(case: Case) -> Diagnosis | None:
+    """Small values are zero."""
+    bad, good = case.bad, case.good
+    if len(bad) < 3 or not case.floating or (bad.target == 0).mean() < MOST:
+        return None
+    rest = np.abs(good.exact[np.isfinite(good.exact) & (good.target != 0)])
+    if len(rest) < 3:
+        return None
+    largest = float(np.quantile(np.abs(bad.exact), 0.99))
+    if largest > float(np.quantile(rest, 0.01)) * 1.01 or largest > 0.05 * float(np.median(rest)):
+        return None
+    words = f"values below about {largest:.3g} are 0"
+    return found(Pattern.FLUSHED, words, _count(case))
+
+
+def rounding(case: Case) -> Diagnosis | None:
+    """Whole numbers are off by one, by another rounding of an input or of a quotient."""
+    points = case.bad[case.bad.finite]
+    if len(points) < 3 or case.dtype == np.bool_:
+        return None
+    return _divided(case, points) or _rounded(case, points)
+
+
+def stored_towards_zero(case: Case) -> Diagnosis | None:
+    """A narrow dtype holds the exact result cut off, not rounded."""
+    if not case.floating or case.dtype.itemsize > 2 or case.reference.delta is None:
+        return None
+    points = case.any[case.any.finite]
+    points = points[points.exact != 0]
+    rounded = points.exact.astype(case.dtype).astype(np.float64)
+    cut = _cut(points.exact, case.dtype).astype(np.float64)
+    differ = cut != rounded
+    if np.count_nonzero(differ) < 64:
+        return None
+    if np.mean(points.target[differ] == cut[differ]) < 0.95:
+        return None
+    words = f"results are cut off to {case.dtype.name}, not rounded to nearest"
+    evidence = f"{np.count_nonzero(differ)} elements where that makes a difference"
+    return found(Pattern.TRUNCATED, words, evidence)
+
+
+# -- parts ---------------------------------------------------------------------------------------
+
+
+def _count(case: Case) -> str:
+    return f"explains all but noise of {case.count} wrong elements of {case.size}"
+
+
+def _is_nearly_constant(points: Points) -> bool:
+    """Whether the reference varies too little to tell a factor from a term."""
+    spread = float(np.ptp(points.exact))
+    return spread <= 64 * float(points.allowed.max()) or spread <= 1e-3 * float(
+        np.abs(points.exact).max()
+    )
+
+
+def _fit(points: Points) -> tuple[float, float]:
+    """Least-squares factor, weighted by the noise, and its standard error."""
+    weight = 1.0 / np.maximum(points.allowed, 1e-300)
+    x, y = points.exact * weight, points.target * weight
+    power = float(x @ x)
+    if not power > 0:
+        return math.nan, math.nan
+    c = float(x @ y) / power
+    residual = y - c * x
+    return c, math.sqrt(float(residual @ residual) / max(1, len(x) - 1) / power)
+
+
+def _is_rounding(points: Points, c: float) -> bool:
+    """Whether what the factor leaves is within the floor."""
+    return bool((np.abs(points.target - c * points.exact) <= SLACK * points.allowed).mean() >= MOST)
+
+
+def _name(case: Case, c: float, error: float) -> str:
+    """A factor by its name, if it is one that people forget."""
+    near = max(3 * error, 1e-6 * abs(c))
+    for value, name in _constants(case):
+        if abs(c - value) <= max(near, 1e-4 * abs(value) if abs(value - 1) > 0.05 else 0.0):
+            return f"{c:.6g} ({name})"
+    return f"{c:.6g}"
+
+
+def _constants(case: Case) -> Iterator[tuple[float, str]]:
+    for n in (2, 3, 4, 8):
+        yield float(n), str(n)
+        yield 1.0 / n, f"1/{n}"
+    sizes = {n for x in (*case.inputs, case.target) for n in x.shape if n > 1}
+    for d in sorted(sizes):
+        yield math.sqrt(d), f"√{d}"
+        yield 1 / math.sqrt(d), f"1/√{d}"
+        yield float(d), f"the size {d}"
+        yield 1.0 / d, f"1/{d}"
+        yield d / (d - 1), f"{d}/{d - 1}, Bessel's correction"
+        yield (d - 1) / d, f"{d - 1}/{d}, Bessel's correction"
+        yield math.sqrt(d / (d - 1)), f"√({d}/{d - 1}), Bessel's correction"
+        yield math.sqrt((d - 1) / d), f"√({d - 1}/{d}), Bessel's correction"
+    yield math.log(2), "ln 2"
+    yield 1 / math.log(2), "1/ln 2: exponent or logarithm of another base"
+    yield math.sqrt(2), "√2"
+    yield math.sqrt(0.5), "1/√2"
+    yield math.pi / 180, "π/180"
+    yield 180 / math.pi, "180/π"
+
+
+def _stuck(points: Points) -> float | None:
+    """The one value that these elements hold; None if there are several."""
+    if not len(points):
+        return None
+    value = float(np.median(points.target))
+    return value if (points.target == value).mean() >= MOST else None
+
+
+def _bound_name(case: Case, bound: float) -> str:
+    if bound in _BOUNDS:
+        return _BOUNDS[bound]
+    if case.floating and abs(bound) == largest_finite(case.dtype):
+        return f"{case.dtype.name}'s largest number"
+    return ""
+
+
+def _divided(case: Case, points: Points) -> Diagnosis | None:
+    """Quotients or remainders of negative numbers, rounded towards zero."""
+    if not case.kind.startswith(_DIVISIONS):
+        return None
+    aligned = dict(case.aligned())
+    if 0 not in aligned:
+        return None
+    a = case.values(aligned[0], points)
+    if 1 in aligned or (len(case.inputs) > 1 and case.inputs[1].size == 1):
+        b = (
+            case.values(aligned[1], points)
+            if 1 in aligned
+            else np.full(len(a), float(case.inputs[1].reshape(-1)[0]))
+        )
+        opposite = np.sign(a) * np.sign(b) < 0
+        steps = (1.0, np.abs(b))
+    else:
+        opposite = a < 0
+        steps = (1.0, np.abs(points.error[0]))
+    if opposite.mean() < MOST:
+        return None
+    for step, name in zip(steps, ("1", "the divisor"), strict=True):
+        if np.mean(np.abs(np.abs(points.error) - step) <= SLACK * points.allowed) >= MOST:
+            words = f"off by {name} where dividend and divisor differ in sign"
+            return found(Pattern.TRUNCATED, words, f"all {case.count} wrong elements")
+    return None
+
+
+def _rounded(case: Case, points: Points) -> Diagnosis | None:
+    """An input is rounded to whole numbers in another way."""
+    whole = points.exact == np.rint(points.exact)
+    if not whole.all() or not (np.abs(points.error) == 1).mean() >= MOST:
+        return None
+    scalars = [float(x.reshape(-1)[0]) for x in case.inputs if x.size == 1 and is_float(x.dtype)]
+    scales = [1.0, *scalars, *(1 / s for s in scalars if s != 0)]
+    for k, x in case.aligned():
+        if not is_float(x.dtype):
+            continue
+        at_bad, at_good = case.values(x, points), case.values(x, case.good)
+        for scale in scales:
+            halves = np.abs(at_bad * scale - np.floor(at_bad * scale) - 0.5) < 1e-6
+            if halves.mean() >= MOST:
+                outward = (np.abs(points.target) > np.abs(points.exact)).mean()
+                way = {1.0: "away from zero", 0.0: "towards zero"}.get(outward, "the other way")
+                words = f"off by one exactly where input {k} is halfway between whole numbers: "
+                evidence = f"all {case.count} wrong elements are halves"
+                return found(Pattern.HALVES, f"{words}rounded {way}", evidence)
+            ways = _other_rounding(at_bad * scale, points, at_good * scale, case.good)
+            if ways is not None:
+                words = f"input {k} is rounded by {ways[0]} where the source rounds by {ways[1]}"
+                pattern = Pattern.TRUNCATED if ways[0] == "trunc" else Pattern.ROUNDING_MODE
+                return found(pattern, words, f"all {case.count} wrong elements are off by one")
+    return None
+
+
+def _other_rounding(
+    bad_input: np.ndarray, bad: Points, good_input: np.ndarray, good: Points
+) -> tuple[str, str] | None:
+    """How the target rounds its input, and how the source does."""
+    ways = {"trunc": np.trunc, "floor": np.floor, "ceil": np.ceil, "nearest": np.rint}
+    x, t = np.concatenate([bad_input, good_input]), np.concatenate([bad.target, good.target])
+    r = np.concatenate([bad.exact, good.exact])
+    target = [name for name, round_ in ways.items() if np.mean(round_(x) == t) >= MOST]
+    source = [name for name, round_ in ways.items() if np.mean(round_(x) == r) >= MOST]
+    if target and source and target[0] != source[0]:
+        return target[0], source[0]
+    return None
+
+
+def _cut(exact: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """float64 cut off to a narrow float dtype, towards zero."""
+    rounded = exact.astype(dtype)
+    bits = rounded.view(np.dtype(f"i{dtype.itemsize}")).copy()
+    outward = np.abs(rounded.astype(np.float64)) > np.abs(exact)
+    bits[outward] -= 1  # sign and magnitude: one less is one step towards zero
+    return bits.view(dtype)
