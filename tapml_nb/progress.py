@@ -20,6 +20,7 @@ _PHASES = {
     "source": "running on the source",
     "compile": "compiling",
     "introduced": "judging operators",
+    "augmented": "trying derived inputs",
     "hybrid": "running the hybrid model",
     "migrate": "migrating",
     "localize": "localizing",

@@ -37,9 +37,10 @@ from tapml_nb.graph import Graph, Op, OpId
 from tapml_nb.jobs import JobThread
 from tapml_nb.judge.accumulated import AccumulatedRun
 from tapml_nb.judge.agreement import KL_LIMIT, Agreement, agreement, logits
+from tapml_nb.judge.augmented import AugmentedRun
 from tapml_nb.judge.introduced import IntroducedRun
 from tapml_nb.judge.references import References
-from tapml_nb.judge.results import AccumulatedResult, OpResult
+from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
 from tapml_nb.judge.verdict import SEVERITY, Verdict
 from tapml_nb.migrate import Answer, Localization, Migration, Probes, localize, migrate
 from tapml_nb.migrate.migration import Step, in_order
@@ -67,6 +68,7 @@ class Runs:
     Attributes:
         placement: ``"source"`` or ``"target"`` by operator.
         introduced: results by operator and step.
+        augmented: results on inputs derived from the real ones, by operator and step.
         accumulated: results of the last hybrid runs by operator and step.
         info: what is known of the last run.
         kernels: which kernel computes which operator.
@@ -85,6 +87,7 @@ class Runs:
         graph = program.graph
         self.placement: dict[OpId, str] = dict.fromkeys((op.id for op in graph.ops), SOURCE)
         self.introduced: dict[tuple[OpId, int], OpResult] = {}
+        self.augmented: dict[tuple[OpId, int], tuple[AugmentedResult, ...]] = {}
         self.accumulated: dict[tuple[OpId, int], AccumulatedResult] = {}
         self.info = info
         self.steps = range(program.steps)
@@ -98,6 +101,9 @@ class Runs:
         self._introduced_run = IntroducedRun(
             self._source, self.kernels, device, self._references, info.tolerance
         )
+        self._augmented_run = AugmentedRun(
+            self._source, self.kernels, self._introduced_run, self._references
+        )
         self._hybrid_run = HybridRun(self._source, self.kernels, device, events)
         self._accumulated_run = AccumulatedRun(
             self._source, self._hybrid_run, self._references, info.tolerance
@@ -106,14 +112,16 @@ class Runs:
 
     # -- runs ------------------------------------------------------------------------------------
 
-    def judge_all(self, ops: Sequence[OpId]) -> None:
-        """Judge operators in every step."""
+    def judge_all(self, ops: Sequence[OpId], *, augment: bool = False) -> None:
+        """Judge operators in every step, and on derived inputs if ``augment`` says so."""
         calls = [(op, step) for step in self.steps for op in ops]
         with _Running(self, "introduced", len(calls)):
             self._source.complete(self._thread.stopping)
             self.kernels.prepare(calls, self._thread.stopping)
             with self._references.ahead(calls):
                 self._judge_calls(calls)
+            if augment:
+                self._augment(calls)
 
     def _judge_calls(self, calls: Sequence[tuple[OpId, int]]) -> None:
         self._introduced_run.begin()
@@ -124,6 +132,16 @@ class Runs:
             self.introduced[op, step] = result
             self.events.emit(OpJudged(op, step, result))
             self.events.emit(RunProgress("introduced", done, len(calls)))
+
+    def _augment(self, calls: Sequence[tuple[OpId, int]]) -> None:
+        passing = [call for call in calls if self.introduced[call].verdict is Verdict.PASS]
+        chosen = self._augmented_run.chosen(passing)
+        self.events.emit(RunProgress("augmented", 0, len(chosen)))
+        tried = self._augmented_run.run(chosen, self._thread.stopping)
+        for done, (call, results) in enumerate(zip(chosen, tried, strict=True), 1):
+            self._thread.checkpoint()
+            self.augmented[call] = tuple(results)
+            self.events.emit(RunProgress("augmented", done, len(chosen)))
 
     def run_hybrid(self) -> None:
         """Run the model with today's placement."""
@@ -274,6 +292,7 @@ class Runs:
         self._probes.clear()
         for step in self.steps:
             self.introduced.pop((op, step), None)
+            self.augmented.pop((op, step), None)
         self.events.emit(OverrideChanged(op, self.kernels.overrides.get(op, "")))
 
     def prepare(self, ops: Sequence[OpId]) -> dict[OpId, str]:

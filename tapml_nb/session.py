@@ -120,11 +120,18 @@ class Session:
 
     # -- runs ------------------------------------------------------------------------------------
 
-    def run(self, ops: Selector | None = None, *, wait: bool = True) -> Report:
+    def run(
+        self, ops: Selector | None = None, *, augment: bool = False, wait: bool = True
+    ) -> Report:
         """Judge operators on the target, each on the source's own inputs.
 
         Args:
             ops: which (see :mod:`tapml_nb.graph.select`); default all.
+            augment: also try each kernel that passes on inputs derived from the real ones: the
+                largest and smallest magnitudes of the model, negated and reversed values, exact
+                ties, equal rows, zeros, and sizes one off.  ``report.augmented`` has the results,
+                apart from the real ones; where the source itself cannot compute an operator, or
+                not without overflow, it is not tried.
             wait: show progress and return when done; else return at once with the report as it
                 is now, while the run goes on (see :meth:`wait`, :meth:`stop`, :meth:`on`).
 
@@ -136,7 +143,7 @@ class Session:
             RuntimeError: if the session is busy or closed.
         """
         chosen = select(self.graph, ops)
-        self._thread.start(lambda: self._runs.judge_all(chosen))
+        self._thread.start(lambda: self._runs.judge_all(chosen, augment=augment))
         return self.wait() if wait else self.report
 
     def hybrid(self, *, wait: bool = True) -> Report:
@@ -293,6 +300,7 @@ class Session:
             steps=self._program.steps,
             introduced=dict(self._runs.introduced),
             accumulated=dict(self._runs.accumulated),
+            augmented=tuple(r for found in self._runs.augmented.values() for r in found),
             placement=dict(self.placement),
             info=replace(
                 self._runs.info,

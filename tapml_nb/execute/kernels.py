@@ -109,6 +109,18 @@ class KernelTable:
         """Whether the user put something in the operator's place."""
         return op in self._overrides
 
+    def takes_any_shape(self, op: OpId) -> bool:
+        """Whether the operator can be compiled for other shapes: not where a PrimFunc of the
+        user's stands in its place."""
+        return not isinstance(self._overrides.get(op), str)
+
+    def launches(self, op: OpId, step: int) -> bool:
+        """Whether anything runs for an operator: a NumPy function, or a kernel and no view."""
+        implementation = self[op, step]
+        if isinstance(implementation, Compiled):
+            return bool(implementation.kernel.launches)
+        return isinstance(implementation, NumpyOverride)
+
     @property
     def overrides(self) -> dict[OpId, str]:
         """What the user put in operators' places, in words."""
@@ -168,6 +180,14 @@ class KernelTable:
         if isinstance(known, Failure) and not code.message:
             return replace(code, message=" ".join(known.message.split()))
         return code
+
+    def forget(self, op: OpId, step: int, tensors: Sequence[str]) -> None:
+        """Forget what was prepared for a made-up step, and its tensors on the target."""
+        shapes = self._shapes(self._graph[op], step)
+        real = range(self._source.program.steps)
+        if all(self._shapes(self._graph[op], s) != shapes for s in real):
+            self._keys.pop((op, shapes), None)
+        self._target.drop(tensors)
 
     # -- preparing -------------------------------------------------------------------------------
 

@@ -273,7 +273,7 @@ class IntroducedRun:
         of its shape and dtype in this step, the nearest in the graph first."""
         values = self._graph.values
         output = op.outputs[k]
-        if step and output in self._source.values(step - 1):
+        if 0 < step < self._source.program.steps:
             yield f"its own result of step {step - 1}", self._source.array(output, step - 1)
         known = list(self._source.values(step))
         at = known.index(output)

@@ -40,6 +40,11 @@ class References:
                 raise
         return result.result()
 
+    def forget(self, op: Op, step: int) -> None:
+        """Drop an operator's local references in a step."""
+        with self._lock:
+            self._local.pop((op.id, step), None)
+
     @contextmanager
     def ahead(self, calls: Sequence[tuple[OpId, int]]) -> Iterator[None]:
         """While the block runs, compute local references in this order in the background.

@@ -47,6 +47,21 @@ class OpResult:
 
 
 @dataclass(frozen=True)
+class AugmentedResult:
+    """A kernel's verdict on derived inputs.
+
+    Attributes:
+        variant: in what the inputs differ from the real ones.
+        shapes: shapes of the tensor inputs.
+        result: the verdict; ``result.step`` is the step whose inputs were changed.
+    """
+
+    variant: str
+    shapes: tuple[tuple[int, ...], ...]
+    result: OpResult
+
+
+@dataclass(frozen=True)
 class AccumulatedResult:
     """The accumulated error of one operator in a hybrid run.
 

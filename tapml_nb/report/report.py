@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tapml_nb.graph import Graph, OpId
 from tapml_nb.judge.agreement import Agreement
-from tapml_nb.judge.results import AccumulatedResult, OpResult
-from tapml_nb.judge.verdict import LIMIT, Verdict, worse
+from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
+from tapml_nb.judge.verdict import FAULTS, LIMIT, SEVERITY, Verdict, worse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,6 +129,8 @@ class Report:
         steps: how many steps of inputs there are.
         introduced: results by operator and step; absent where nothing was judged yet.
         accumulated: results of the last hybrid run.
+        augmented: results on inputs derived from the real ones (``run(augment=True)``), apart
+            from all others: they change neither verdicts nor :attr:`culprits` nor :attr:`ok`.
         placement: where each operator computed.
         info: facts about the runs.
     """
@@ -137,6 +139,7 @@ class Report:
     steps: int = 1
     introduced: Mapping[tuple[OpId, int], OpResult] = field(default_factory=dict)
     accumulated: Mapping[tuple[OpId, int], AccumulatedResult] = field(default_factory=dict)
+    augmented: Sequence[AugmentedResult] = ()
     placement: Mapping[OpId, str] = field(default_factory=dict)
     info: RunInfo = field(default_factory=RunInfo)
 
@@ -210,6 +213,28 @@ class Report:
         frame = pd.DataFrame(rows, columns=COLUMNS)
         whole = ["step", "nan", "inf", "mismatched", "sent_bytes", "line"]
         return frame.astype(dict.fromkeys(whole, "Int64"))
+
+    def augmented_frame(self) -> pd.DataFrame:
+        """One row per try on derived inputs: ``op, kind, step, variant, shapes, verdict, ratio,
+        message``; those that fail first."""
+        import pandas as pd
+
+        columns = ["op", "kind", "step", "variant", "shapes", "verdict", "ratio", "message"]
+        rows = [
+            (
+                r.op,
+                self.graph[r.op].kind,
+                r.step,
+                tried.variant,
+                ", ".join(str(list(shape)) for shape in tried.shapes),
+                str(r.verdict),
+                r.ratio,
+                r.message,
+            )
+            for tried in sorted(self.augmented, key=lambda t: SEVERITY.index(t.result.verdict))
+            for r in [tried.result]
+        ]
+        return pd.DataFrame(rows, columns=columns)
 
     def summary(self) -> str:
         """The report in a few lines of plain text."""
@@ -370,4 +395,16 @@ def summarize(report: Report) -> str:
     lines += [f"  missing: {r.op} {r.verdict}: {r.message}" for r in report.missing[:10]]
     if len(report.missing) > 10:
         lines.append(f"  … and {len(report.missing) - 10} more operators without a kernel")
+    if report.augmented:
+        failing = [t for t in report.augmented if t.result.verdict in FAULTS]
+        kernels = len({(t.result.op, t.result.step) for t in report.augmented})
+        lines.append(
+            f"  derived inputs: {len(report.augmented)} tries of {kernels} kernels, "
+            f"{len(failing)} fail"
+        )
+        lines += [
+            f"    {t.result.op}, {t.variant}: {t.result.verdict}: {t.result.message[:200]}"
+            for t in failing[:5]
+        ]
+        lines += ["    … see augmented_frame()"] if len(failing) > 5 else []
     return "\n".join(lines)
