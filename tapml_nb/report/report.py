@@ -129,19 +129,19 @@ class Report:
         steps: how many steps of inputs there are.
         introduced: results by operator and step; absent where nothing was judged yet.
         accumulated: results of the last hybrid run.
-        augmented: results on inputs derived from the real ones (``run(augment=True)``), apart
-            from all others: they change neither verdicts nor :attr:`culprits` nor :attr:`ok`.
         placement: where each operator computed.
         info: facts about the runs.
+        augmented: results on inputs derived from the real ones (``run(augment=True)``), apart
+            from all others: they change neither verdicts nor :attr:`culprits` nor :attr:`ok`.
     """
 
     graph: Graph
     steps: int = 1
     introduced: Mapping[tuple[OpId, int], OpResult] = field(default_factory=dict)
     accumulated: Mapping[tuple[OpId, int], AccumulatedResult] = field(default_factory=dict)
-    augmented: Sequence[AugmentedResult] = ()
     placement: Mapping[OpId, str] = field(default_factory=dict)
     info: RunInfo = field(default_factory=RunInfo)
+    augmented: Sequence[AugmentedResult] = ()
 
     @property
     def ok(self) -> bool:
