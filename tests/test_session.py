@@ -516,6 +516,41 @@ class TestRunning:
             worst = session.run().culprits[0]
             assert worst.op == "act/silu"
 
+    def test_state_carries_an_error_from_step_to_step(self):
+        """Wrong in the first step alone, and every later step builds on what it left."""
+
+        class Memory(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear = torch.nn.Linear(6, 6)
+                self.register_buffer("total", torch.zeros(4, 6))
+
+            def forward(self, x):
+                self.total.add_(self.linear(x))
+                return torch.tanh(self.total)
+
+        torch.manual_seed(0)
+        steps = [(torch.randn(4, 6),) for _ in range(4)]
+        with tapml.debug(Memory().eval(), steps) as session:
+            add = next(op.id for op in session.graph.ops if op.kind.startswith("aten.add"))
+            session.run()
+            session.offload("*")
+            report = session.hybrid()
+            assert report.info.outputs is Verdict.PASS
+            assert report.frame()["acc_ratio"].max() < 8
+            first = session.inputs(add, 0)[1]
+            wrong = lambda a, b: a + b * (1.5 if np.allclose(b, first) else 1)  # noqa: E731
+            session.override(add, wrong)
+            report = session.hybrid()
+            frame = report.frame().set_index(["op", "step"])
+            assert (frame.loc["tanh"]["acc_ratio"] > 1e3).all()
+            report = session.run()
+            assert [report.verdict(add, step) for step in range(4)] == [
+                Verdict.FAIL,
+                *[Verdict.PASS] * 3,
+            ]
+            assert session.localize().culprits == [{add}]
+
     def test_steps_of_different_shape(self):
         model, _ = two_layers()
         steps = [(torch.randn(n, 8),) for n in (3, 5, 3)]

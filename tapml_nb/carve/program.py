@@ -51,8 +51,9 @@ class CarvedProgram:
         values.step = step
         return values
 
-    def mutated(self, values: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
-        """Nothing: every step carries its own inputs."""
+    @property
+    def mutations(self) -> dict[ValueId, ValueId]:
+        """None: every step carries its own inputs."""
         return {}
 
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
@@ -96,10 +97,6 @@ class CarvedProgram:
     def from_numpy(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
         """The array itself."""
         return array
-
-    def outputs(self, values: Mapping[ValueId, Any]) -> list[Any]:
-        """Nothing: a bundle is no whole model."""
-        return []
 
     def _test(self, op: OpId, values: Mapping[ValueId, Any]) -> dict[str, Any]:
         assert isinstance(values, _StepValues), "a carved operator runs on recorded values alone"

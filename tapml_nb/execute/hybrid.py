@@ -93,6 +93,8 @@ class HybridRun:
         Raises:
             Stopped: between two operators, if ``stopped`` says so.
         """
+        if step:
+            self._carry(step)
         for op in self._graph.ops:
             if stopped():
                 raise Stopped
@@ -111,6 +113,13 @@ class HybridRun:
         if entry is None or entry.version == SOURCE:
             return self._source.array(value, step)
         return entry.array
+
+    def _carry(self, step: int) -> None:
+        """Begin with the buffers that the step before has left."""
+        for buffer, value in self._source.program.mutations.items():
+            self._entries.pop((step, buffer), None)
+            if (step - 1, value) in self._entries:
+                self._entries[step, buffer] = self._entries[step - 1, value]
 
     # -- one operator --------------------------------------------------------------------------
 

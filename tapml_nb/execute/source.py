@@ -129,5 +129,6 @@ class SourceRun:
                 self._events.emit(
                     RunProgress("source", step * len(graph) + done, len(graph) * self.program.steps)
                 )
-        self._state |= self.program.mutated(record.values)
+        for buffer, value in self.program.mutations.items():
+            self._state[buffer] = record.values[value]
         return record

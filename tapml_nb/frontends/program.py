@@ -6,7 +6,7 @@ the framework's own ("source tensors"); they become NumPy arrays only where they
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,8 +57,9 @@ class Program(Protocol):
         ``state`` holds the buffers that earlier steps have changed.
         """
 
-    def mutated(self, values: Mapping[ValueId, SourceTensor]) -> dict[ValueId, SourceTensor]:
-        """After a step, the buffers it changed: what the next step's ``state`` adds."""
+    @property
+    def mutations(self) -> Mapping[ValueId, ValueId]:
+        """The buffers that a step changes, each with the value that it then holds."""
 
     def run(self, op: OpId, values: Mapping[ValueId, SourceTensor]) -> list[SourceTensor]:
         """Run one operator on the source and return its outputs in graph order."""
@@ -80,6 +81,3 @@ class Program(Protocol):
 
     def from_numpy(self, array: np.ndarray, like: SourceTensor) -> SourceTensor:
         """A source tensor with these values, on the device of ``like``."""
-
-    def outputs(self, values: Mapping[ValueId, SourceTensor]) -> Sequence[SourceTensor]:
-        """The model's results out of a step's values."""

@@ -21,6 +21,7 @@ class References:
         self._source = source
         self._local: dict[tuple[OpId, int], Future[list[Reference]]] = {}
         self._whole: dict[int, dict[ValueId, Reference]] = {}
+        self._carried: list[tuple[dict[ValueId, Any], dict[ValueId, int]]] = [({}, {})]
         self._lock = threading.Lock()
 
     def local(self, op: Op, step: int) -> list[Reference]:
@@ -78,17 +79,21 @@ class References:
         The exact result is that of a float64 run of the whole model, so the floor is what the
         source's precision costs from the inputs to this value.
         """
-        if step not in self._whole:
-            self._whole[step] = self._run_whole(step)
+        for earlier in range(step + 1):  # what a step leaves in its buffers, the next one finds
+            if earlier not in self._whole:
+                self._whole[earlier] = self._run_whole(earlier)
         return self._whole[step]
 
     def _run_whole(self, step: int) -> dict[ValueId, Reference]:
         program = self._source.program
         graph = program.graph
-        values: dict[ValueId, Any] = dict(self._source.values(step))
+        buffers, lengths = self._carried[step]
+        values: dict[ValueId, Any] = {**self._source.values(step), **buffers}
+        lengths = dict(lengths)
         last_use = {v: op.id for op in graph.ops for v in op.inputs}
+        kept = set(program.mutations.values())
+        droppable = {v.id for v in graph.values.values() if v.role == "operator"} - kept
         result: dict[ValueId, Reference] = {}
-        lengths: dict[ValueId, int] = {}
         for op in graph.ops:
             if op.host:
                 continue
@@ -104,8 +109,15 @@ class References:
             if outputs is not None:
                 values.update(zip(op.outputs, outputs, strict=True))
             for value in op.inputs:  # float64 tensors are large: drop each after its last use
-                if last_use[value] == op.id and graph.values[value].role == "operator":
+                if last_use[value] == op.id and value in droppable:
                     del values[value]
+        mutations = program.mutations.items()
+        self._carried.append(
+            (
+                {**buffers, **{buffer: values[value] for buffer, value in mutations}},
+                {buffer: lengths.get(value, 1) for buffer, value in mutations},
+            )
+        )
         return result
 
     def _length(self, op: Op) -> int:

@@ -132,12 +132,13 @@ class TorchProgram:
                 values[spec.arg.name] = value.detach() if is_tensor(value) else value
         return values | dict(state)
 
-    def mutated(self, values: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
-        """The buffers a finished step changed, under their input values' ids."""
+    @property
+    def mutations(self) -> dict[ValueId, ValueId]:
+        """The buffers that a step changes, each with the value that it then holds."""
         signature = self._exported.graph_signature
         inputs = {spec.target: spec.arg.name for spec in signature.input_specs if spec.target}
         return {
-            inputs[spec.target]: values[spec.arg.name]
+            inputs[spec.target]: spec.arg.name
             for spec in signature.output_specs
             if spec.kind is OutputKind.BUFFER_MUTATION
         }
@@ -185,10 +186,6 @@ class TorchProgram:
                 width = np.dtype(str(bits).removeprefix("torch."))
                 return torch.from_numpy(array.view(width)).view(dtype).to(like.device)
         return torch.from_numpy(array).to(like.device)
-
-    def outputs(self, values: Mapping[ValueId, Any]) -> list[Any]:
-        """The model's tensors out of a step's values, flattened in the model's order."""
-        return [values[v] for v in self.graph.outputs]
 
     # -- import ------------------------------------------------------------------------------
 
