@@ -308,7 +308,7 @@ def _conclude(
         message = f"the whole tensor is {rms / floor.rms:.3g} times noisier than the source"
         return Judgement(Verdict.FAIL, max(ratio, rms / floor.rms), seen.allowed, stats, message)
     bias = seen.bias.factor
-    limit = seen.limit * _bias_floor(floor, source.dtype, stats.elements)
+    limit = seen.limit * bias_floor(floor, source.dtype, stats.elements)
     if abs(bias) > limit:
         message = f"the whole tensor is scaled by {1 + bias:.6g}, which rounding cannot explain"
         ratio = max(ratio, seen.limit * abs(bias) / limit)
@@ -316,7 +316,7 @@ def _conclude(
     return Judgement(Verdict.PASS, ratio, seen.allowed, stats)
 
 
-def _bias_floor(floor: Floor, dtype: np.dtype, elements: int) -> float:
+def bias_floor(floor: Floor, dtype: np.dtype, elements: int) -> float:
     """The relative bias that honest arithmetic can have.
 
     That of the source; that of independent roundings, which fall with √elements; and that of

@@ -6,7 +6,8 @@ wrong elements and leave the right ones right.  Where nothing does, nothing is s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from tapml_nb.judge.diagnosis.case import Case
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern
 from tapml_nb.judge.floor import Reference
 
-__all__ = ["Diagnosis", "Pattern", "diagnose"]
+__all__ = ["Diagnosis", "Pattern", "diagnose", "everything"]
 
 _DETECTORS: tuple[Callable[[Case], Diagnosis | None], ...] = (
     # The right operation on the wrong operands says more than what that makes of the values.
@@ -34,6 +35,7 @@ _DETECTORS: tuple[Callable[[Case], Diagnosis | None], ...] = (
     values.wrapped,
     values.flushed,
     values.clipped,
+    values.stored_towards_zero,
     values.factor,
     values.offset,
     moves.duplicated_lanes,
@@ -46,7 +48,8 @@ _DETECTORS: tuple[Callable[[Case], Diagnosis | None], ...] = (
     moves.permuted,
     geometry.slices,
     geometry.few_elements,
-    values.stored_towards_zero,
+    operands.narrow_operands,
+    noise.other_function,
     noise.grows_with_input,
     noise.narrower,
 )
@@ -70,12 +73,26 @@ def diagnose(
         others: other tensors that the output may be a copy of, by what to call them; taken one
             by one, and only while nothing was found.
     """
+    return next(everything(op_kind, target, reference, inputs, others), None)
+
+
+def everything(
+    op_kind: str,
+    target: np.ndarray,
+    reference: Reference,
+    inputs: Sequence[np.ndarray],
+    others: Iterable[tuple[str, np.ndarray]] = (),
+) -> Iterator[Diagnosis]:
+    """All that is true of a wrong output, the most specific first; as :func:`diagnose`."""
     source = reference.source
     if target.shape != source.shape or target.dtype != source.dtype or target.size == 0:
-        return None
+        return
     with np.errstate(all="ignore"):
         case = Case(op_kind, target, reference, inputs)
-        result = copies.never_written(case) or copies.stale_copy(case, others)
-        for detect in _DETECTORS:
-            result = result or detect(case)
-    return result
+    first = (copies.never_written, partial(copies.stale_copy, others=others))
+    detectors: Iterable[Callable[[Case], Diagnosis | None]] = (*first, *_DETECTORS)
+    for detect in detectors:
+        with np.errstate(all="ignore"):
+            diagnosis = detect(case)
+        if diagnosis is not None:
+            yield diagnosis

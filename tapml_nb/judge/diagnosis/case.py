@@ -86,7 +86,7 @@ class Case:
         self, kind: str, target: np.ndarray, reference: Reference, inputs: Sequence[np.ndarray]
     ) -> None:
         self.kind = kind.removeprefix("aten.")
-        self.target = np.ascontiguousarray(target)
+        self.target = np.asarray(target, order="C")
         self.reference = reference
         self.inputs = list(inputs)
         self.shape, self.size, self.dtype = target.shape, target.size, target.dtype

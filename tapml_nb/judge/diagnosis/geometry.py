@@ -14,6 +14,9 @@ _FILLED = 0.75
 
 _FEW = 16
 _LANES = 64
+_LONG = 1 << 14
+"""Columns that are tried for every period."""
+
 _TILE = 4
 """The smallest tile whose remainder is called a tail."""
 
@@ -86,8 +89,8 @@ def slices(case: Case) -> Diagnosis | None:
         return None
     regions = [_wrong_indices(case, axis) for axis in range(len(case.shape))]
     for axis, size in enumerate(case.shape):
-        if _stride(regions[axis]) is None:  # a broken slice has right elements by chance, too
-            regions[axis] = np.arange(size)
+        if _stride(regions[axis]) is None and len(regions[axis]) > size / 2:
+            regions[axis] = np.arange(size)  # a broken slice has right elements by chance, too
     volume = math.prod(len(r) for r in regions)
     if case.count < _FILLED * volume or volume > 0.75 * case.size:
         return None
@@ -111,6 +114,13 @@ def _lanes(counts: np.ndarray, rows: int) -> tuple[list[int], int] | None:
         counts: wrong elements per column.
         rows: elements per column.
     """
+    if len(counts) > _LONG:  # the beginning says what it may be, the whole whether it is
+        claim = _lanes(counts[:_LONG], rows)
+        if claim is None:
+            return None
+        period, mine = claim[1], sum(int(counts[lane :: claim[1]].sum()) for lane in claim[0])
+        filled = mine >= _FILLED * rows * len(counts) * len(claim[0]) / period
+        return claim if filled and mine >= MOST * counts.sum() else None
     columns = len(counts)
     total = int(counts.sum())
     place = np.arange(columns)
@@ -179,7 +189,10 @@ def _wrong_indices(case: Case, axis: int) -> np.ndarray:
     """Indices along an axis that hold wrong elements; stray ones (1 % in all) are left out."""
     others = tuple(k for k in range(len(case.shape)) if k != axis)
     counts = case.wrong.sum(axis=others, dtype=np.int64)
-    order = np.argsort(counts)
+    held = np.flatnonzero(counts)
+    if len(held) > _LONG:
+        return held
+    order = held[np.argsort(counts[held])]
     stray = np.cumsum(counts[order]) <= (1 - MOST) * case.count
     return np.sort(order[~stray])
 
@@ -196,8 +209,11 @@ def _span(indices: np.ndarray) -> str:
     if len(indices) == 1:
         return f"index {indices[0]}"
     stride = _stride(indices)
-    text = f"indices {indices[0]} to {indices[-1]}"
-    return text if stride == 1 else f"{text} in steps of {stride}"
+    if stride == 1:
+        return f"indices {indices[0]} to {indices[-1]}"
+    if stride and len(indices) > 2:
+        return f"indices {indices[0]} to {indices[-1]} in steps of {stride}"
+    return f"indices {', '.join(map(str, indices[:6]))}{', …' if len(indices) > 6 else ''}"
 
 
 def _along(case: Case, axis: int, indices: np.ndarray) -> Diagnosis | None:

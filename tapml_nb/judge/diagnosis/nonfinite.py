@@ -81,20 +81,12 @@ def overflow(case: Case) -> Diagnosis | None:
         bad, good = bad[~np.isnan(bad)], good[~np.isnan(good)]
         if len(bad) == 0 or len(good) < 4:
             continue
-        low, high = float(np.quantile(bad, 0.01)), float(np.quantile(good, 0.99))
-        apart = low >= float(good.max()) if len(good) < 200 else low >= high
-        enough = len(bad) >= 3 or low >= 2 * float(good.max())
-        if apart and enough and low > 1 and (bad < low).mean() <= 0.01 and _clean(low, good):
+        low, high = float(np.quantile(bad, 1 - MOST)), float(good.max())
+        if low > 1 and (good > low).mean() <= 0.002 and (len(bad) >= 3 or low >= 2 * high):
             words = f"NaN or infinite where {name} is above about {low:.3g}"
-            evidence = (
-                f"{case.count} of {case.size} elements; elsewhere it is at most {good.max():.3g}"
-            )
+            evidence = f"{case.count} of {case.size} elements; elsewhere it is at most {high:.3g}"
             return found(Pattern.OVERFLOW, words, evidence)
     return None
-
-
-def _clean(low: float, good: np.ndarray) -> bool:
-    return bool((good > low).mean() <= 0.002)
 
 
 def _magnitudes(case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

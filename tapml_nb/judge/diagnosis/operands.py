@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import permutations
+from dataclasses import dataclass
+from functools import partial
+from itertools import permutations, product
 
 import numpy as np
 
-from tapml_nb.judge.diagnosis.case import MOST, Case, Points
+from tapml_nb.judge.diagnosis.case import MOST, Case, Points, close
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 
 _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -25,7 +27,7 @@ _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 _CONTRACTIONS = frozenset(("mm", "bmm", "matmul", "linear", "addmm"))
 _DOTS = 96
-"""Sums that a test of a contraction takes."""
+"""Elements at which a product is computed anew."""
 
 _WORK = 1 << 21
 """Elements of an input up to which a reduction is taken over every axis."""
@@ -68,78 +70,137 @@ def swapped_operands(case: Case) -> Diagnosis | None:
     """An element-wise operator of two tensors took them in the other order."""
     function = _BINARY.get(case.kind)
     aligned = dict(case.aligned())
-    if function is None or len(case.inputs) < 2 or not {0, 1} <= aligned.keys():
+    if function is None or not {0, 1} <= aligned.keys():
         return None
+    for first, second in ((0, 1), (1, 0)):  # inputs may stand in the order they are first used in
 
-    def candidate(points: Points) -> tuple[np.ndarray, float]:
-        a, b = (case.values(aligned[k], points) for k in (0, 1))
-        return function(b, a).astype(np.float64), 1.0
+        def candidate(points: Points, a: int = first, b: int = second) -> tuple[np.ndarray, float]:
+            values = function(case.values(aligned[a], points), case.values(aligned[b], points))
+            return values.astype(np.float64), 1.0
 
-    if not case.explains(candidate, 6 if case.floating else 24):
-        return None
-    words = f"the operands of {case.kind} are swapped"
-    return found(Pattern.SWAPPED_OPERANDS, words, "computed from the inputs in the other order")
+        right, _ = candidate(case.bad, second, first)
+        if np.mean(close(right, case.bad.exact, _near(case.bad))) < MOST:
+            continue
+        if case.explains(candidate, 6 if case.floating else 24):
+            words = f"the operands of {case.kind} are swapped"
+            evidence = "computed from the inputs in the other order"
+            return found(Pattern.SWAPPED_OPERANDS, words, evidence)
+    return None
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A reading of the inputs as a matrix product plus terms.
+
+    Attributes:
+        left: which input is multiplied from the left.
+        right: from the right.
+        turned: which of the two are transposed first.
+    """
+
+    left: int
+    right: int
+    turned: tuple[bool, bool]
 
 
 def wrong_contraction(case: Case) -> Diagnosis | None:
     """A matrix product took its operands in the other order, or transposed."""
-    if case.kind not in _CONTRACTIONS or case.count < 6:
+    if case.kind not in _CONTRACTIONS or case.count < max(6, case.size / 4):
         return None
-    matrices = [x for x in case.inputs if x.ndim >= 2]
-    if len(matrices) != 2:
-        return None
-    a, b = matrices
-    if case.kind == "linear":
-        b = b.swapaxes(-1, -2)
-    readings: list[tuple[Pattern, str, np.ndarray, np.ndarray]] = [
-        (Pattern.SWAPPED_OPERANDS, "the operands of the product are swapped", b, a),
-        (
-            Pattern.TRANSPOSED_OPERAND,
-            "the second operand of the product is transposed",
-            a,
-            b.swapaxes(-1, -2),
-        ),
-        (
-            Pattern.TRANSPOSED_OPERAND,
-            "the first operand of the product is transposed",
-            a.swapaxes(-1, -2),
-            b,
-        ),
-    ]
     points = case.bad[:_DOTS]
-    rest = [x for x in case.inputs if x.ndim < 2]
-    for pattern, words, left, right in readings:
-        dots = _dots(case, points, left, right)
-        if dots is None:
-            continue
-        for bias in rest:
-            dots = dots + np.broadcast_to(bias, case.shape)[case.places(points.index)]
-        tolerance = 8.0 * points.allowed + 1e-4 * np.abs(dots)
-        if (
-            np.mean(np.abs(points.target - dots) <= tolerance) >= MOST
-            and case.count > case.size / 4
-        ):
-            return found(pattern, words, f"so computed, {len(points)} elements agree")
+    right = _product(case, points, points.exact)
+    wrong = _product(case, points, points.target) if right else None
+    if right is None or wrong is None or right == wrong:
+        return None
+    evidence = f"so computed from the inputs, {len(points)} elements agree"
+    if (right.left, right.right) != (wrong.left, wrong.right):
+        words = f"inputs {right.left} and {right.right} of the product are swapped"
+        return found(Pattern.SWAPPED_OPERANDS, words, evidence)
+    which = right.left if right.turned[0] != wrong.turned[0] else right.right
+    words = f"input {which} of the product is transposed, or should have been"
+    return found(Pattern.TRANSPOSED_OPERAND, words, evidence)
+
+
+def narrow_operands(case: Case) -> Diagnosis | None:
+    """A matrix product rounded its operands to a narrower dtype first."""
+    if case.kind not in _CONTRACTIONS or case.dtype != np.float32:
+        return None
+    points = case.any[:_DOTS][case.any.finite[:_DOTS]]
+    right = _product(case, points, points.exact) if len(points) >= _DOTS // 2 else None
+    if right is None:
+        return None
+    for bits, name in ((8, "bfloat16"), (11, "TF32 or float16")):
+        for way, round_ in (("rounded", np.rint), ("cut off", np.trunc)):
+            short = _dots(case, points, right, partial(_shorten, bits=bits, round_=round_))
+            assert short is not None
+            left, error = _rms(points.target - short), _rms(points.error)
+            if error > 0 and left < 0.25 * error:
+                words = f"the operands of the product are {way} to {name}"
+                evidence = (
+                    f"so computed, the error of {len(points)} elements is {error / left:.3g} times"
+                    " smaller"
+                )
+                return found(Pattern.NARROWER, words, evidence)
     return None
 
 
-def _dots(case: Case, points: Points, left: np.ndarray, right: np.ndarray) -> np.ndarray | None:
-    """Elements of ``left @ right``, if that has the output's shape; float64."""
+def _product(case: Case, points: Points, values: np.ndarray) -> _Product | None:
+    """The reading of the inputs that gives these values."""
+    matrices = [k for k, x in enumerate(case.inputs) if x.ndim >= 2]
+    for left, right in permutations(matrices[:3], 2):
+        for first, second in product((False, True), repeat=2):
+            reading = _Product(left, right, (first, second))
+            dots = _dots(case, points, reading)
+            if dots is not None and np.mean(close(dots, values, _near(points))) >= MOST:
+                return reading
+    return None
+
+
+def _dots(
+    case: Case,
+    points: Points,
+    reading: _Product,
+    change: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+) -> np.ndarray | None:
+    """Elements of a product plus all other inputs, if it has the output's shape; float64.
+
+    ``change`` is applied to rows and columns first.
+    """
+    left, right = (
+        case.inputs[k].swapaxes(-1, -2) if turned else case.inputs[k]
+        for k, turned in zip((reading.left, reading.right), reading.turned, strict=True)
+    )
+    terms = [x for k, x in enumerate(case.inputs) if k not in (reading.left, reading.right)]
     try:
         batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        terms = [np.broadcast_to(x, case.shape) for x in terms]
     except ValueError:
         return None
     if left.shape[-1] != right.shape[-2]:
         return None
     if (*batch, left.shape[-2], right.shape[-1]) != case.shape:
         return None
-    *at, row, column = case.places(points.index)
+    places = case.places(points.index)
+    *at, row, column = places
     left = np.broadcast_to(left, (*batch, *left.shape[-2:]))
     right = np.broadcast_to(right, (*batch, *right.shape[-2:]))
-    rows = left[(*at, row)].astype(np.float64)
-    columns = right.swapaxes(-1, -2)[(*at, column)].astype(np.float64)
+    rows = change(left[(*at, row)].astype(np.float64))
+    columns = change(right.swapaxes(-1, -2)[(*at, column)].astype(np.float64))
     result: np.ndarray = np.einsum("ij,ij->i", rows, columns)
+    for term in terms:
+        result = result + term[places].astype(np.float64)
     return result
+
+
+def _shorten(x: np.ndarray, bits: int, round_: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Numbers with so many significant bits, rounded as told."""
+    mantissa, exponent = np.frexp(x)
+    result: np.ndarray = np.ldexp(round_(np.ldexp(mantissa, bits)), exponent - bits)
+    return result
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(x * x)))
 
 
 def wrong_axis(case: Case) -> Diagnosis | None:

@@ -45,6 +45,7 @@ class Pattern(StrEnum):
     # how precise it is
     GROWS_ALONG_AXIS = "grows along an axis"
     GROWS_WITH_INPUT = "grows with the input"
+    OTHER_FUNCTION = "another function of the input"
     NARROWER = "precision of a narrower dtype"
     # where it is wrong
     ONE_ELEMENT = "one element"
@@ -93,6 +94,8 @@ CAUSES = {
     " in too little precision",
     Pattern.GROWS_WITH_INPUT: "usually cancellation (a variance as E[x²]-E[x]²), or a range"
     " reduction that is too short",
+    Pattern.OTHER_FUNCTION: "usually an approximation (tanh for erf, a short polynomial), another"
+    " variant of the function, or a term that is missing",
     Pattern.NARROWER: "usually operands or sums kept in a narrower dtype",
     Pattern.ONE_ELEMENT: "usually an edge case of the index, or one special value",
     Pattern.FEW_ELEMENTS: "usually special values, or a race",

@@ -9,7 +9,7 @@ import numpy as np
 
 from tapml_nb.judge.diagnosis.case import MOST, SLACK, Case, Points
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
-from tapml_nb.judge.verdict import LIMIT
+from tapml_nb.judge.verdict import LIMIT, bias_floor
 from tapml_nb.numerics import is_float, largest_finite
 
 _LEAST = 6
@@ -53,7 +53,7 @@ def factor(case: Case) -> Diagnosis | None:
         return None
     points = case.bad if case.count else case.any
     points = points[points.finite & (points.exact != 0)]
-    if len(points) < 2 * _LEAST or _is_nearly_constant(points):
+    if len(points) < _LEAST or _is_nearly_constant(points):
         return None
     c, error = _fit(points)
     if not math.isfinite(c) or c in (0.0, 1.0):
@@ -61,18 +61,16 @@ def factor(case: Case) -> Diagnosis | None:
     if case.count:
         if not case.explains(lambda p: (c * p.exact, max(1.0, abs(c))), _LEAST):
             return None
-    elif abs(c - 1) < 8 * error or not _is_rounding(points, c):
+    elif not _is_bias(case, points, c, error):
         return None
-    name = _name(case, c, error)
-    words = f"the whole tensor is {name} times too large" if abs(c) > 1 else ""
-    words = words or f"the whole tensor is scaled by {name}"
+    words = f"the whole tensor is scaled by {_name(case, c, error)}"
     return found(Pattern.FACTOR, words, f"fitted factor {c:.8g} ± {error:.1g}; {_count(case)}")
 
 
 def offset(case: Case) -> Diagnosis | None:
     """The same number is added everywhere."""
     points = case.bad[case.bad.finite] if case.count else case.bad
-    if len(points) < 2 * _LEAST or case.dtype == np.bool_ or _is_nearly_constant(points):
+    if len(points) < _LEAST or case.dtype == np.bool_ or _is_nearly_constant(points):
         return None
     b = float(np.median(points.error))
     if b == 0 or not case.explains(lambda p: (p.exact + b, 1.0), _LEAST):
@@ -135,13 +133,13 @@ def wrapped(case: Case) -> Diagnosis | None:
 def flushed(case: Case) -> Diagnosis | None:
     """Small values are zero."""
     bad, good = case.bad, case.good
-    if len(bad) < 3 or not case.floating or (bad.target == 0).mean() < MOST:
+    if len(bad) < 3 or not case.floating or (bad.finite & (bad.target == 0)).mean() < MOST:
         return None
     rest = np.abs(good.exact[np.isfinite(good.exact) & (good.target != 0)])
     if len(rest) < 3:
         return None
-    largest = float(np.quantile(np.abs(bad.exact), 0.99))
-    if largest > float(np.quantile(rest, 0.01)) * 1.01 or largest > 0.05 * float(np.median(rest)):
+    largest = float(np.quantile(np.abs(bad.exact[bad.finite]), 0.99))
+    if largest > float(np.quantile(rest, 0.01)) * 1.01 or largest > 0.5 * float(np.median(rest)):
         return None
     words = f"values below about {largest:.3g} are 0"
     return found(Pattern.FLUSHED, words, _count(case))
@@ -200,9 +198,15 @@ def _fit(points: Points) -> tuple[float, float]:
     return c, math.sqrt(float(residual @ residual) / max(1, len(x) - 1) / power)
 
 
-def _is_rounding(points: Points, c: float) -> bool:
-    """Whether what the factor leaves is within the floor."""
-    return bool((np.abs(points.target - c * points.exact) <= SLACK * points.allowed).mean() >= MOST)
+def _is_bias(case: Case, points: Points, c: float, error: float) -> bool:
+    """Whether the factor is one that fails a tensor, and what it leaves is within the floor."""
+    floor = case.reference.floor
+    if floor is None:
+        return False
+    if abs(c - 1) < max(8 * error, LIMIT * bias_floor(floor, case.dtype, case.size)):
+        return False
+    left = np.abs(points.target - c * points.exact)
+    return bool((left <= SLACK * points.allowed).mean() >= MOST)
 
 
 def _name(case: Case, c: float, error: float) -> str:
@@ -210,7 +214,7 @@ def _name(case: Case, c: float, error: float) -> str:
     near = max(3 * error, 1e-6 * abs(c))
     for value, name in _constants(case):
         if abs(c - value) <= max(near, 1e-4 * abs(value) if abs(value - 1) > 0.05 else 0.0):
-            return f"{c:.6g} ({name})"
+            return name if name.isdigit() else f"{c:.6g} ({name})"
     return f"{c:.6g}"
 
 
