@@ -178,8 +178,17 @@ class Commands:
                 "gain": total.gain,
             }
         messages = [r.message for r in (result, total) if r and r.message]
+        look = result.diagnosis if result else None
         line = op.source
         return {
+            "diagnosis": {
+                "pattern": str(look.pattern),
+                "words": look.words,
+                "evidence": look.evidence,
+                "cause": look.usual_cause,
+            }
+            if look
+            else None,
             "message": "; in the hybrid run: ".join(messages) if total else "".join(messages),
             "kind": op.kind,
             "module": op.module,

@@ -301,6 +301,10 @@ class TestCulprit:
         culprits.first.click()
         bench.until(lambda: selected(judged) == CULPRIT)
         bench.until(lambda: "noise floors" in bench.text(".tapml-why"))
+        look = bench.text(".tapml-diagnosis")
+        assert "everything at indices 125 to 127 of axis 2 (size 128) is wrong" in look
+        assert "they are 1.01 times what they should be" in look
+        assert "usual cause" in look
         assert "activations.py" in bench.text(".tapml-line")
         bench.until(lambda: "difference" in bench.text(".tapml-heat .tapml-caption"))
         bench.until(lambda: bench[".tapml-heat .tapml-legend-labels span"].count() == 3)

@@ -81,6 +81,20 @@ def test_inspect(session, page):
     assert {t["role"] for t in linear["inputs"]} == {"input", "parameter"}
 
 
+def test_inspect_a_fault_with_a_diagnosis(session, page):
+    op = number(session, "act/silu")
+    session.run()
+    assert page.value("inspect", op=op, step=0)["diagnosis"] is None
+    session.override("act", lambda x: x)
+    session.run("act")
+    facts = page.value("inspect", op=op, step=0)
+    assert "noise floors" in facts["message"]
+    assert facts["diagnosis"]["pattern"] == "copy of another tensor"
+    assert facts["diagnosis"]["words"] == "the output equals input 0 unchanged"
+    assert "bit for bit" in facts["diagnosis"]["evidence"]
+    assert facts["diagnosis"]["cause"].startswith("usually a buffer")
+
+
 def test_values_of_every_tensor(session, page):
     session.run()
     answer = page.value("values", op=number(session, "act/silu"), step=0)

@@ -13,8 +13,16 @@ interface Tensor {
   spec: string;
 }
 
+interface Diagnosis {
+  pattern: string;
+  words: string;
+  evidence: string;
+  cause: string;
+}
+
 interface Facts {
   message: string;
+  diagnosis: Diagnosis | null;
   kind: string;
   module: string;
   primitives: string[];
@@ -243,6 +251,7 @@ export class Inspector {
     const nodes: Node[] = [
       h("p", { class: "tapml-why" }, facts.message || (facts.judged ? "Within its noise floor." : "Not judged yet.")),
     ];
+    if (facts.diagnosis) nodes.push(this.diagnosis(facts.diagnosis));
     if (facts.override) nodes.push(h("p", { class: "tapml-warning" }, `In its place runs ${facts.override}.`));
     if (facts.file) {
       nodes.push(
@@ -259,6 +268,17 @@ export class Inspector {
       tensors(facts.outputs),
     );
     return nodes;
+  }
+
+  private diagnosis(look: Diagnosis): Node {
+    const line = (name: string, text: string) => [h("dt", {}, name), h("dd", {}, text)];
+    return h(
+      "dl",
+      { class: "tapml-diagnosis", "aria-label": "Diagnosis" },
+      ...line(look.pattern, look.words),
+      ...line("evidence", look.evidence),
+      ...line("usual cause", look.cause.replace(/^usually /, "")),
+    );
   }
 
   // -- tensors -----------------------------------------------------------------------------------
