@@ -51,6 +51,14 @@ def right_once(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32"))
 
 
 @T.prim_func(s_tir=True)
+def forgets_here_and_there(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
+    """Writes nothing where the square of the index leaves a remainder of 3."""
+    for i, j in T.grid(3, 16):
+        if (i * 16 + j) * (i * 16 + j) % 11 != 3:
+            y[i, j] = x[i, j] / (T.float32(1) + T.exp(-x[i, j]))
+
+
+@T.prim_func(s_tir=True)
 def forgets_a_row(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
     """SiLU of all but the last row, which it does not write."""
     for i, j in T.grid(2, 16):

@@ -19,7 +19,7 @@ from tapml_nb.execute.device import Accident, Device, Outcome, Send, call_numpy
 from tapml_nb.execute.kernels import KernelTable, NumpyOverride, resolve_result
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op, TensorSpec, ValueId
-from tapml_nb.judge.diagnosis import diagnose
+from tapml_nb.judge.diagnosis import Pattern, diagnose, found
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.ties import chooses, same_choice
@@ -295,8 +295,13 @@ class IntroducedRun:
             if not bitwise_equal(np.where(holes, 0, first), np.where(holes, 0, second)):
                 return result
             index = [int(i) for i in np.argwhere(holes)[0]]
-            message = f"never writes {int(holes.sum())} of {holes.size} elements, from {index} on"
-            return replace(result, verdict=Verdict.FAIL, message=message)
+            count = f"{int(holes.sum())} of {holes.size} elements"
+            message = f"never writes {count}, from {index} on"
+            # Where the holes are in some order (a tail, a stripe), that says more.
+            look = result.diagnosis or found(
+                Pattern.NEVER_WRITTEN, f"{count} are never written", "they hold what was there"
+            )
+            return replace(result, verdict=Verdict.FAIL, message=message, diagnosis=look)
         return result
 
     def _resolved(self, compiled: Compiled, op: Op, step: int) -> list[np.ndarray]:

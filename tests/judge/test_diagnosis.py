@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import tapml_nb as tapml
 from tapml_nb.judge import Reference, Verdict, judge, reference_of
 from tapml_nb.judge.diagnosis import Diagnosis, Pattern, diagnose, everything
+from tapml_nb.judge.diagnosis.pattern import CAUSES
 from tapml_nb.targets.poison import PATTERNS
 from tests import kernels
 from tests.models import two_layers
@@ -711,6 +713,13 @@ def test_every_pattern_has_a_fault():
     assert {p for _, p in (*ANY, *OF_HEADS, *CASES)} == set(Pattern)
 
 
+def test_the_manual_lists_every_pattern():
+    manual = (Path(__file__).parents[2] / "docs" / "verdicts.md").read_text()
+    for pattern in Pattern:
+        (line,) = [text for text in manual.splitlines() if text.startswith(f"| {pattern} |")]
+        assert line.endswith(f" {CAUSES[pattern].removeprefix('usually ')} |")
+
+
 # -- no detector but those that say the same, less precisely --------------------------------------
 
 SLICES = {Pattern.SEVERAL_SLICES, Pattern.ONE_SLICE, Pattern.BLOCK}
@@ -941,6 +950,15 @@ def test_an_operator_that_hands_its_input_on(session):
     found = culprit(session, "act", lambda x: x)
     assert found.pattern == Pattern.STALE_COPY
     assert "equals input 0 unchanged" in found.diagnosis
+
+
+def test_memory_that_is_never_written(session):
+    found = culprit(session, "act", kernels.forgets_a_row)
+    assert found.pattern == Pattern.ONE_SLICE
+    assert "never writes 16 of 48 elements" in found.diagnosis
+    found = culprit(session, "act", kernels.forgets_here_and_there)
+    assert found.pattern == Pattern.NEVER_WRITTEN
+    assert "elements are never written" in found.diagnosis
 
 
 def test_a_result_of_the_step_before():

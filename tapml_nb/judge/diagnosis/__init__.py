@@ -13,10 +13,10 @@ import numpy as np
 
 from tapml_nb.judge.diagnosis import copies, geometry, moves, noise, nonfinite, operands, values
 from tapml_nb.judge.diagnosis.case import Case
-from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern
+from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 from tapml_nb.judge.floor import Reference
 
-__all__ = ["Diagnosis", "Pattern", "diagnose", "everything"]
+__all__ = ["Diagnosis", "Pattern", "diagnose", "everything", "found"]
 
 _DETECTORS: tuple[Callable[[Case], Diagnosis | None], ...] = (
     # The right operation on the wrong operands says more than what that makes of the values.

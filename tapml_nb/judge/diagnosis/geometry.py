@@ -78,7 +78,12 @@ def tail(case: Case) -> Diagnosis | None:
             return _tail(case, f"along axis {axis}", boundary, size)
     if len(case.shape) > 1 and case.count:
         first = int(case.wrong.reshape(-1).argmax())
-        if _tile(first, case.size) and case.count >= max(2, _FILLED * (case.size - first)):
+        whole_rows = first % case.shape[-1] == 0  # that is a slice
+        if (
+            not whole_rows
+            and _tile(first, case.size)
+            and case.count >= max(2, _FILLED * (case.size - first))
+        ):
             return _tail(case, "in memory", first, case.size)
     return None
 
