@@ -65,6 +65,10 @@ class Points:
         return np.asarray(np.isfinite(self.target) & np.isfinite(self.exact))
 
 
+Candidate = Callable[[Points], tuple[np.ndarray, np.ndarray | float]]
+"""Gives for some points the values expected there, and their floor over the points' own."""
+
+
 def close(target: np.ndarray, candidate: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
     """Element-wise: within the tolerance, or the same infinity, or both NaN."""
     with np.errstate(all="ignore"):
@@ -157,15 +161,10 @@ class Case:
         """An aligned input at some elements, float64."""
         return np.asarray(x[self.places(points.index)]).astype(np.float64)
 
-    def explains(
-        self, candidate: Callable[[Points], tuple[np.ndarray, np.ndarray | float]], least: int = 6
-    ) -> bool:
+    def explains(self, candidate: Candidate, least: int = 6) -> bool:
         """Whether a candidate is met by the wrong elements and by the right ones.
 
-        Args:
-            candidate: gives for some points the values expected, and by how much more than at
-                these elements themselves their floor is (a factor), or NaN where it says nothing.
-            least: wrong elements needed for the claim.
+        ``least`` is how many wrong elements the claim needs.
         """
         if self.count < least:
             return False
@@ -198,11 +197,7 @@ class Case:
         tolerance = SLACK * np.fmax(points.allowed, self._allowed[origin])
         return bool(np.mean(close(points.target, self.exact(origin), tolerance)) >= MOST)
 
-    def _met(
-        self,
-        candidate: Callable[[Points], tuple[np.ndarray, np.ndarray | float]],
-        points: Points,
-    ) -> bool:
+    def _met(self, candidate: Candidate, points: Points) -> bool:
         with np.errstate(all="ignore"):
             values, factor = candidate(points)
             met = close(points.target, values, SLACK * points.allowed * factor)

@@ -24,8 +24,8 @@ def duplicated_lanes(case: Case) -> Diagnosis | None:
         return None
     columns = case.shape[-1]
     for lanes in _LANES:
-        if columns % lanes and columns < 2 * lanes:
-            continue
+        if columns <= lanes:
+            return None
         for lane in range(lanes):
 
             def origin(index: np.ndarray, lanes: int = lanes, lane: int = lane) -> np.ndarray:
@@ -33,7 +33,7 @@ def duplicated_lanes(case: Case) -> Diagnosis | None:
                 there = column - column % lanes + lane
                 return np.where(there < columns, index - column + there, -1)
 
-            if columns > lanes and case.explained_by_origin(origin):
+            if case.explained_by_origin(origin):
                 words = f"each group of {lanes} lanes holds the value of its lane {lane}"
                 evidence = f"{case.count} of {case.size} elements are wrong, all but those of lane"
                 return found(Pattern.DUPLICATED_LANES, words, f"{evidence} {lane}")

@@ -9,7 +9,7 @@ from itertools import permutations, product
 
 import numpy as np
 
-from tapml_nb.judge.diagnosis.case import MOST, Case, Points, close
+from tapml_nb.judge.diagnosis.case import MOST, Candidate, Case, Points, close
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 
 _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -223,12 +223,21 @@ def wrong_axis(case: Case) -> Diagnosis | None:
             agrees = np.abs(flat[case.bad.index] - case.bad.exact) <= _near(case.bad)
             if agrees.mean() >= MOST:
                 right.append(axis)
-            elif case.explains(lambda points, flat=flat: (flat[points.index], 2.0)):  # type: ignore[misc]
+            elif case.explains(_taken_from(flat, 2.0)):
                 wrong.append(axis)
     if not wrong or not right:
         return None
     words = f"{case.kind} runs along axis {wrong[0]} in place of axis {right[0]}"
     return found(Pattern.WRONG_AXIS, words, "computed from the input along every axis")
+
+
+def _taken_from(flat: np.ndarray, factor: float) -> Candidate:
+    """A candidate that is known in full, with its floor's factor."""
+
+    def candidate(points: Points) -> tuple[np.ndarray, float]:
+        return flat[points.index].astype(np.float64), factor
+
+    return candidate
 
 
 def _near(points: Points) -> np.ndarray:
@@ -251,8 +260,8 @@ def concatenation_order(case: Case) -> Diagnosis | None:
         if not np.array_equal(np.concatenate(case.inputs, axis), source):
             continue
         for order in list(permutations(range(len(case.inputs))))[1:]:
-            flat = np.concatenate([case.inputs[k] for k in order], axis).reshape(-1)
-            if case.explains(lambda p, flat=flat: (flat[p.index].astype(np.float64), 1.0)):  # type: ignore[misc]
+            joined = np.concatenate([case.inputs[k] for k in order], axis)
+            if case.explains(_taken_from(joined.reshape(-1), 1.0)):
                 words = f"the inputs are joined along axis {axis} in the order {list(order)}"
                 return found(Pattern.CONCATENATION_ORDER, words, f"of {len(order)} inputs")
     return None
