@@ -657,6 +657,20 @@ def operands_in_bfloat16():
 
 
 @case(Pattern.NARROWER)
+def angles_in_bfloat16():
+    x = (np.arange(512)[:, None] * 10000.0 ** (-np.arange(16) / 16)).astype(np.float32)
+    w = work("aten.cos", np.cos(x.astype(float)), [x])
+    return w, np.cos(x.astype(BF16).astype(float))
+
+
+@case(Pattern.GROWS_WITH_INPUT)
+def variance_by_squares_of_sorted_rows():
+    x = (normal((400, 256)) + np.linspace(0, 200, 400)[:, None]).astype(np.float32)
+    w = work("aten.var", x.astype(float).var(-1, ddof=1), [x], length=256)
+    return w, ((x * x).mean(-1) - x.mean(-1) ** 2) * np.float32(256 / 255)
+
+
+@case(Pattern.NARROWER)
 def sums_in_float16():
     w = linear(k=1024, dtype=F16)
     x, a = w.inputs
@@ -738,6 +752,8 @@ ALSO = {
     Pattern.SWAPPED_OPERANDS: {Pattern.SIGN, Pattern.FACTOR},
     Pattern.STALE_COPY: {Pattern.SWAPPED_AXES, Pattern.OTHER_FUNCTION},
     Pattern.TRUNCATED: {Pattern.FACTOR},
+    Pattern.GROWS_WITH_INPUT: {Pattern.GROWS_ALONG_AXIS},
+    Pattern.NARROWER: {Pattern.GROWS_ALONG_AXIS, Pattern.GROWS_WITH_INPUT},
     Pattern.ABSOLUTE: {Pattern.OTHER_FUNCTION},
     Pattern.FACTOR: {Pattern.OTHER_FUNCTION},
     Pattern.NEVER_WRITTEN: {Pattern.OTHER_FUNCTION},

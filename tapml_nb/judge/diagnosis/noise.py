@@ -49,12 +49,12 @@ def grows_along_axis(case: Case) -> Diagnosis | None:
     return found(Pattern.GROWS_ALONG_AXIS, words, evidence)
 
 
-def grows_with_input(case: Case) -> Diagnosis | None:
-    """The error grows with an input's magnitude, or with mean over deviation of its rows."""
+def cancels(case: Case) -> Diagnosis | None:
+    """The error grows with mean over deviation of an input's rows."""
     points = _measurable(case)
     if points is None:
         return None
-    error = points.error / (np.abs(points.exact) + 1e-3 * _rms(points.exact) + 1e-300)
+    error = _relative(points)
     for k, x in enumerate(case.inputs):
         offset = _offsets(case, x, points)
         if offset is not None and offset.max() > 8 and _binned_growth(error, offset) > 8:
@@ -64,6 +64,17 @@ def grows_with_input(case: Case) -> Diagnosis | None:
                 f"error {_binned_growth(error, offset):.3g} times larger"
             )
             return found(Pattern.GROWS_WITH_INPUT, words, evidence)
+    return None
+
+
+def grows_with_input(case: Case) -> Diagnosis | None:
+    """The error grows with an input's magnitude."""
+    points = _measurable(case)
+    if points is None:
+        return None
+    error = _relative(points)
+    if _rms(points.error) > 0.3 * _rms(points.exact):
+        return None  # not imprecise: something else altogether
     for k, x in case.aligned():
         if not is_float(x.dtype) and x.dtype.kind != "i":
             continue
@@ -122,6 +133,13 @@ def _measurable(case: Case) -> Points | None:
 
 def _in_floors(points: Points) -> np.ndarray:
     result: np.ndarray = np.abs(points.error) / points.allowed
+    return result
+
+
+def _relative(points: Points) -> np.ndarray:
+    """Signed errors relative to the results, but those near 0."""
+    size = np.abs(points.exact) + 1e-3 * _rms(points.exact) + 1e-300
+    result: np.ndarray = points.error / size
     return result
 
 

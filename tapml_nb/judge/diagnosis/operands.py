@@ -12,6 +12,8 @@ import numpy as np
 from tapml_nb.judge.diagnosis.case import MOST, Candidate, Case, Points, close
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 
+Rounding = Callable[[np.ndarray], np.ndarray]
+
 _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "sub": np.subtract,
     "div": np.divide,
@@ -25,6 +27,24 @@ _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "gt": np.greater,
     "ge": np.greater_equal,
 }
+_UNARY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "cos": np.cos,
+    "sin": np.sin,
+    "exp": np.exp,
+    "log": np.log,
+    "tanh": np.tanh,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+}
+_NARROW = ((8, "bfloat16"), (11, "float16 or TF32"))
+"""Significant bits of narrower dtypes."""
+
+_ROUNDINGS: tuple[tuple[str, Rounding], ...] = (
+    ("rounded", np.rint),
+    ("cut off", np.trunc),
+)
 _CONTRACTIONS = frozenset(("mm", "bmm", "matmul", "linear", "addmm"))
 _DOTS = 96
 """Elements at which a product is computed anew."""
@@ -129,8 +149,8 @@ def narrow_operands(case: Case) -> Diagnosis | None:
     right = _product(case, points, points.exact) if len(points) >= _DOTS // 2 else None
     if right is None:
         return None
-    for bits, name in ((8, "bfloat16"), (11, "TF32 or float16")):
-        for way, round_ in (("rounded", np.rint), ("cut off", np.trunc)):
+    for bits, name in _NARROW:
+        for way, round_ in _ROUNDINGS:
             short = _dots(case, points, right, partial(_shorten, bits=bits, round_=round_))
             assert short is not None
             left, error = _rms(points.target - short), _rms(points.error)
@@ -141,6 +161,29 @@ def narrow_operands(case: Case) -> Diagnosis | None:
                     " smaller"
                 )
                 return found(Pattern.NARROWER, words, evidence)
+    return None
+
+
+def narrow_input(case: Case) -> Diagnosis | None:
+    """A function rounded its input to a narrower dtype first."""
+    function = _UNARY.get(case.kind)
+    x = dict(case.aligned()).get(0)
+    if function is None or x is None or case.dtype != np.float32 or case.count < 6:
+        return None
+    values = function(case.values(x, case.bad))
+    if np.mean(close(values, case.bad.exact, _near(case.bad))) < MOST:
+        return None
+    for bits, name in _NARROW:
+        for way, round_ in _ROUNDINGS:
+
+            def candidate(
+                points: Points, bits: int = bits, round_: Rounding = round_
+            ) -> tuple[np.ndarray, float]:
+                return function(_shorten(case.values(x, points), bits, round_)), 1.0
+
+            if case.explains(candidate):
+                words = f"the input of {case.kind} is {way} to {name}"
+                return found(Pattern.NARROWER, words, f"so computed, all {case.count} agree")
     return None
 
 
@@ -192,7 +235,7 @@ def _dots(
     return result
 
 
-def _shorten(x: np.ndarray, bits: int, round_: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _shorten(x: np.ndarray, bits: int, round_: Rounding) -> np.ndarray:
     """Numbers with so many significant bits, rounded as told."""
     mantissa, exponent = np.frexp(x)
     result: np.ndarray = np.ldexp(round_(np.ldexp(mantissa, bits)), exponent - bits)

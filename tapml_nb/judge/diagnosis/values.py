@@ -13,6 +13,9 @@ from tapml_nb.judge.verdict import LIMIT, bias_floor
 from tapml_nb.numerics import is_float, largest_finite
 
 _LEAST = 6
+_SURE, _UNSURE = 8.0, 4.0
+"""Standard errors from nothing at which a fitted number is one, and below which it is none."""
+
 _BOUNDS = {
     65504.0: "float16's largest number",
     448.0: "float8_e4m3's largest number",
@@ -69,13 +72,13 @@ def factor(case: Case) -> Diagnosis | None:
 
 def offset(case: Case) -> Diagnosis | None:
     """The same number is added everywhere."""
-    points = case.bad[case.bad.finite] if case.count else case.bad
+    points = case.bad[case.bad.finite] if case.count else case.any[case.any.finite]
     if len(points) < _LEAST or case.dtype == np.bool_ or _is_nearly_constant(points):
         return None
-    b = float(np.median(points.error))
-    if b == 0 or not case.explains(lambda p: (p.exact + b, 1.0), _LEAST):
+    b = float(np.median(points.error)) if case.count else _line(case, points)[1]
+    if b == 0 or len(np.unique(points.target)) < 3:
         return None
-    if len(np.unique(points.target)) < 3:
+    if case.count and not case.explains(lambda p: (p.exact + b, 1.0), _LEAST):
         return None
     words = f"{b:.6g} is added to every element"
     return found(Pattern.OFFSET, words, _count(case))
@@ -206,7 +209,29 @@ def _is_bias(case: Case, points: Points, c: float, error: float) -> bool:
     if abs(c - 1) < max(8 * error, LIMIT * bias_floor(floor, case.dtype, case.size)):
         return False
     left = np.abs(points.target - c * points.exact)
-    return bool((left <= SLACK * points.allowed).mean() >= MOST)
+    return bool((left <= SLACK * points.allowed).mean() >= MOST) and _line(case, points)[0] != 1
+
+
+def _line(case: Case, points: Points) -> tuple[float, float]:
+    """Which of a factor and a term is at work where neither shows in a single element.
+
+    Both are fitted together, weighted by the noise.  The one that is far beyond its standard
+    error is given if the other is not; ``(1, 0)`` if that cannot be told.
+    """
+    if not case.floating:
+        return 1.0, 0.0
+    weight = 1.0 / np.maximum(points.allowed, 1e-300)
+    terms = np.stack([points.exact * weight, weight], axis=1)
+    fit = np.linalg.lstsq(terms, points.target * weight, rcond=None)[0]
+    left = points.target * weight - terms @ fit
+    variance = float(left @ left) / max(1, len(left) - 2)
+    errors = np.sqrt(variance * np.diag(np.linalg.pinv(terms.T @ terms))) + 1e-300
+    factor, term = np.abs(fit - (1.0, 0.0)) / errors
+    if factor > _SURE and term < _UNSURE:
+        return float(fit[0]), 0.0
+    if term > _SURE and factor < _UNSURE:
+        return 1.0, float(fit[1])
+    return 1.0, 0.0
 
 
 def _name(case: Case, c: float, error: float) -> str:
