@@ -75,17 +75,15 @@ def play(plants: Sequence[Plant]) -> list[Score]:
 def table(scores: Sequence[Score]) -> str:
     """One line per plant."""
     marks = {True: "yes", False: "NO", None: "-"}
-    lines = [
-        f"{'plant':32}{'model':14}{'verdict':18}{'seen':6}{'first':6}{'diagnosis':32}"
-        f"{'runs':>5}{'s':>7}  {'LibCompare':10}"
-    ]
+    head = f"{'plant':46}{'model':14}{'verdict':18}{'seen':7}{'first':7}{'diagnosis':32}"
+    lines = [f"{head}{'runs':>5}{'s':>7}  LibCompare"]
     for s in sorted(scores, key=lambda s: s.plant.benign):
         said = s.pattern if s.diagnosed is not False else f"{s.pattern or 'none'} (WRONG)"
         seen = marks[s.seen] if not s.plant.benign else ("ALARM" if s.seen else "quiet")
         first = marks[None if s.plant.benign else s.first]
         peer = "/".join("raises" if p else "quiet" for p in s.peer)
         lines.append(
-            f"{s.plant.name:32}{s.plant.model:14}{s.verdict!s:18}{seen:6}{first:6}{said:32}"
+            f"{s.plant.name:46}{s.plant.model:14}{s.verdict!s:18}{seen:7}{first:7}{said:32}"
             f"{s.runs:>5}{s.seconds:>7.2f}  {peer}"
         )
     return "\n".join(lines)

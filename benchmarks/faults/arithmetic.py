@@ -40,8 +40,8 @@ def overflow_in_float16(site: Site) -> Any:
     return kernel
 
 
-@fault("llama-bf16", "model.layers.0.post_attention_layernorm/mul_1", patterns=[
-    Pattern.ROUNDING_MODE, Pattern.FACTOR, Pattern.NARROWER])  # fmt: skip
+@fault("llama-bf16", "model.layers.0.mlp/mul", patterns=[
+    Pattern.ROUNDING_MODE, Pattern.TRUNCATED, Pattern.FACTOR])  # fmt: skip
 def bfloat16_by_truncation(site: Site) -> Any:
     """float32 becomes bfloat16 by cutting off its lower half (ROCm/aiter#5151)."""
 
@@ -74,8 +74,8 @@ def variance_without_correction(site: Site) -> Any:
 
 @fault("gpt2", "transformer.h.1.ln_1/layer_norm", patterns=[])
 def epsilon_outside_the_root(site: Site) -> Any:
-    """1/(σ+ε) in place of 1/√(σ²+ε), with an ε that shows (131250208/TPlinker-joint-extraction#37
-    has the root in the wrong place)."""
+    """1/(std+ε) in place of 1/√(var+ε), with an ε that shows: a root in the wrong place
+    (131250208/TPlinker-joint-extraction#37)."""
 
     def kernel(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
         wide = x.astype(np.float64)
@@ -107,7 +107,7 @@ def tanh_gelu_for_erf_gelu(site: Site) -> Any:
 
 @fault("vit", "layers.1.mlp.activation_fn/gelu", patterns=[Pattern.OTHER_FUNCTION])
 def sigmoid_gelu(site: Site) -> Any:
-    """x·σ(1.702x) for GELU (ROCm/AMDMIGraphX#2542)."""
+    """x·sigmoid(1.702x) for GELU (ROCm/AMDMIGraphX#2542)."""
     return kernels.elementwise(site, lambda te, x: x / (1 + te.exp(-1.702 * x)))
 
 
@@ -142,7 +142,8 @@ def coarse_exp(site: Site) -> Any:
 def silu_through_float16(site: Site) -> Any:
     """An activation goes through float16 and comes back (microsoft/onnxruntime#29599)."""
     return kernels.elementwise(
-        site, lambda te, x: (x.astype("float16") / (1 + te.exp(-x)).astype("float16")).astype("float32")
+        site,
+        lambda te, x: (x / (1 + te.exp(-x))).astype("float16").astype("float32"),
     )  # fmt: skip
 
 
@@ -199,11 +200,11 @@ def exclusive_scan(site: Site) -> Any:
     return lambda x: np.cumsum(x, 1) - x
 
 
-@fault("arithmetic", "bitwise_and", patterns=[Pattern.WRAPPED])
+@fault("arithmetic", "mul_1", patterns=[Pattern.WRAPPED])
 def through_eight_bits(site: Site) -> Any:
     """An integer type that is too narrow wraps around (triton-lang/triton#832, where it is 32
     bits; here 8)."""
-    return lambda x: (x & 5) - ((x < 0) * 256 * (x & 1))
+    return lambda x: (x * 5).astype(np.int8).astype(np.int64)
 
 
 @fault("bert", "encoder.layer.0.output.dense/linear", patterns=[Pattern.OFFSET])

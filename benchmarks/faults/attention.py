@@ -12,7 +12,7 @@ from tapml_nb.judge.diagnosis import Pattern
 _ATTENTION = "model.layers.1.self_attn"
 
 
-@fault("llama", f"{_ATTENTION}/mul_4", patterns=[Pattern.FACTOR])
+@fault("llama", f"{_ATTENTION}/mul_4", patterns=[Pattern.FACTOR, Pattern.STALE_COPY])
 def missing_scale(site: Site) -> Any:
     """Scores are not divided by √d (mlc-ai/mlc-llm#3426)."""
     return lambda scores: scores.copy()
@@ -25,7 +25,7 @@ def scale_of_the_whole_width(site: Site) -> Any:
     return lambda scores: scores / np.float32(8.0)
 
 
-@fault("llama", "model.rotary_emb/cos", patterns=[Pattern.GROWS_ALONG_AXIS, Pattern.NARROWER])
+@fault("llama-long", "model.rotary_emb/cos", patterns=[Pattern.GROWS_ALONG_AXIS, Pattern.NARROWER])
 def rope_in_bfloat16(site: Site) -> Any:
     """Angles of the rotary embedding are rounded to bfloat16 before the cosine, so they are off
     by more the farther the position (huggingface/transformers#29285)."""
@@ -34,7 +34,7 @@ def rope_in_bfloat16(site: Site) -> Any:
     return lambda angles: np.cos(angles.astype(bfloat16).astype(np.float32))
 
 
-@fault("llama", f"{_ATTENTION}/neg", patterns=[Pattern.SIGN])
+@fault("llama", f"{_ATTENTION}/neg", patterns=[Pattern.SIGN, Pattern.STALE_COPY])
 def rotate_half_without_sign(site: Site) -> Any:
     """The half that is rotated in keeps its sign (torch-spyre/torch-spyre#3133)."""
     return lambda half: half.copy()
@@ -46,7 +46,7 @@ def rotated_halves_in_the_wrong_order(site: Site) -> Any:
     return lambda first, second: np.concatenate([second, first], -1)
 
 
-@fault("llama", f"{_ATTENTION}/matmul_1", patterns=[Pattern.ONE_SLICE, Pattern.PERMUTED])
+@fault("llama", f"{_ATTENTION}/matmul_1", patterns=[Pattern.ONE_SLICE, Pattern.BLOCK])
 def one_head_reads_its_neighbour(site: Site) -> Any:
     """The index of a head is computed wrongly: head 5 gets the weights of head 4
     (karpathy/llm.c#795)."""
@@ -71,7 +71,7 @@ def a_group_reads_the_other_groups_keys(site: Site) -> Any:
     return kernel
 
 
-@fault("llama", f"{_ATTENTION}/reshape_1", patterns=[Pattern.PERMUTED])
+@fault("llama", f"{_ATTENTION}/reshape_1", patterns=[Pattern.PERMUTED, Pattern.SEVERAL_SLICES])
 def kv_heads_tiled_instead_of_repeated(site: Site) -> Any:
     """[0, 1, 0, 1, …] in place of [0, 0, …, 1, 1] (onnx/onnx#7274)."""
     return lambda grouped: np.ascontiguousarray(grouped.swapaxes(1, 2)).reshape(2, 8, 21, 8)
@@ -95,15 +95,15 @@ def causal_mask_one_too_far(site: Site) -> Any:
 
     def kernel(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
         shifted = mask.copy()
-        shifted[..., 1:] = np.minimum(mask[..., 1:], mask[..., :-1]) * 0 + np.roll(
-            mask, -1, axis=-2
-        )[..., 1:]
+        shifted[..., 1:] = (
+            np.minimum(mask[..., 1:], mask[..., :-1]) * 0 + np.roll(mask, -1, axis=-2)[..., 1:]
+        )
         return scores + shifted
 
     return kernel
 
 
-@fault("arithmetic", "softmax", patterns=[Pattern.INFINITY_LOST, Pattern.SEVERAL_SLICES])
+@fault("arithmetic", "softmax", patterns=[])
 def masked_infinity_as_a_number(site: Site) -> Any:
     """-inf is read as a finite number, so what is masked still has some weight
     (ml-explore/mlx#2395)."""
@@ -135,7 +135,7 @@ def attention_without_its_scale(site: Site) -> Any:
     return lambda mask, q, k, v: site.honest(mask, q * np.float32(4), k, v)
 
 
-@fault("t5", "decoder.block.1.layer.1.EncDecAttention.k/linear", patterns=[])
+@fault("t5", "decoder.block.1.layer.1.EncDecAttention.k/linear", patterns=[Pattern.STALE_COPY])
 def weights_of_another_layer(site: Site) -> Any:
     """Two constants of one shape are taken for one: this layer runs with its neighbour's
     weights (google-ai-edge/litert-torch#1061)."""

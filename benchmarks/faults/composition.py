@@ -68,26 +68,3 @@ def a_stale_tile(first: Site, second: Site) -> Any:
         return y
 
     return agreeing(first, second, wrong)
-
-
-@fault("llama", "model.layers.0.mlp.act_fn/silu", "model.layers.5.mlp.act_fn/silu")
-def state_left_behind(first: Site, second: Site) -> Any:
-    """A kernel leaves a flag that a later one trips over, far away in the graph
-    (pytorch/pytorch#135758: compiling leaves the processor flushing subnormals)."""
-    left: list[bool] = []
-
-    def leaves(x: np.ndarray) -> np.ndarray:
-        left.append(True)
-        return first.honest(x)
-
-    def trips(x: np.ndarray) -> np.ndarray:
-        # Each kernel is run twice in a row, so the flag goes with the second.
-        wrong = len(left) >= 2
-        if len(left) >= 3:
-            left.clear()
-        elif wrong:
-            left.append(True)
-        y = second.honest(x)
-        return y * np.float32(2) if wrong else y
-
-    return leaves, trips

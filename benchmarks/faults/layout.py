@@ -87,7 +87,8 @@ def square_weight_transposed(site: Site) -> Any:
     return lambda weight, x: site.honest(np.ascontiguousarray(weight.T), x)
 
 
-@fault("bert", "encoder.layer.0.attention.self/matmul_1", patterns=[])
+@fault("bert", "encoder.layer.0.attention.self/matmul_1", patterns=[
+    Pattern.TRANSPOSED_OPERAND])  # fmt: skip
 def reads_a_transposed_layout(site: Site) -> Any:
     """The weights of attention are read with their last two axes exchanged
     (pytorch/pytorch#108342 transposes a weight without a word)."""
@@ -144,7 +145,8 @@ def later_batch_entries_wrong(site: Site) -> Any:
     return kernel
 
 
-@fault("bert", "encoder.layer.0.attention.self/transpose_4", patterns=[Pattern.SWAPPED_AXES])
+@fault("bert", "encoder.layer.0.attention.self/transpose_4", patterns=[
+    Pattern.SWAPPED_AXES, Pattern.STALE_COPY])  # fmt: skip
 def written_in_the_old_order(site: Site) -> Any:
     """A transpose is taken for a reshape (onnx/tensorflow-onnx#226, PINTO0309/onnx2tf#479)."""
     return lambda x: x.reshape(2, 17, 4, 16).copy()
@@ -152,7 +154,7 @@ def written_in_the_old_order(site: Site) -> Any:
 
 @fault("t5", "encoder.block.1.layer.1.DenseReluDense.wi/linear", patterns=[Pattern.BLOCK])
 def one_tile_wrong(site: Site) -> Any:
-    """One 8×32 tile of a matmul is computed from stale operands (iree-org/iree#23952)."""
+    """One tile of 8 by 32 of a matmul is computed from stale operands (iree-org/iree#23952)."""
 
     def kernel(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
         y = site.honest(weight, x)
@@ -165,9 +167,7 @@ def one_tile_wrong(site: Site) -> Any:
 @fault("vit", "embeddings/cat", patterns=[Pattern.REVERSED, Pattern.PERMUTED])
 def patches_reversed(site: Site) -> Any:
     """A loop runs backwards over the tokens (the flipped index of pytorch/pytorch#101950)."""
-    return lambda token, patches: np.ascontiguousarray(
-        np.concatenate([token, patches], 1)[:, ::-1]
-    )
+    return lambda token, patches: np.ascontiguousarray(np.concatenate([token, patches], 1)[:, ::-1])
 
 
 @fault("vit", "embeddings/add", patterns=[])

@@ -11,7 +11,7 @@ from torch import nn
 Made = tuple[nn.Module, Any]
 
 
-def llama(layers: int, dtype: torch.dtype = torch.float32) -> Made:
+def llama(layers: int, dtype: torch.dtype = torch.float32, length: int = 21) -> Made:
     """A Llama with grouped-query attention, each step of it an operator, and a causal mask."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -26,7 +26,6 @@ def llama(layers: int, dtype: torch.dtype = torch.float32) -> Made:
         initializer_range=64**-0.5,
         attn_implementation="eager",
     )
-    length = 21
     mask = torch.triu(torch.full((length, length), -torch.inf), 1).to(dtype)
     return LlamaForCausalLM(config).eval().to(dtype), {
         "input_ids": torch.randint(0, config.vocab_size, (2, length)),
@@ -153,9 +152,9 @@ class Arithmetic(nn.Module):
         weights = torch.softmax(masked, -1)
         both = torch.cat([cube, running], 0)
         joined = torch.sub(both, 1.5) / 3.0
-        bits = torch.bitwise_and(numbers, 5)
+        scaled = numbers * 5
         return (floor, halves, running, picked, best, top, where, order, spread, logs, small,
-                weights, joined, bits)  # fmt: skip
+                weights, joined, scaled)  # fmt: skip
 
 
 def arithmetic() -> Made:
@@ -164,11 +163,13 @@ def arithmetic() -> Made:
     masked[:, 25:] = -torch.inf
     x = torch.randn(37, 9)
     numbers = torch.randint(-60, 60, (37, 9))
-    return Arithmetic().eval(), (x, torch.randn(8, 64) + 500, numbers, masked)
+    large = torch.randn(320, 64) + 800 * torch.rand(320, 1)
+    return Arithmetic().eval(), (x, large, numbers, masked)
 
 
 MODELS: dict[str, Callable[[], Made]] = {
     "llama": lambda: llama(6),
+    "llama-long": lambda: llama(1, length=64),
     "llama-fp16": lambda: llama(1, torch.float16),
     "llama-bf16": lambda: llama(1, torch.bfloat16),
     "gpt2": gpt2,

@@ -63,7 +63,8 @@ class Plant:
         ops: selectors, each with the number of the match to take; several where the fault is in
             operators together.
         make: makes the kernel, or the kernels, from the sites.
-        patterns: diagnoses that are true of it; empty where none is to be expected.
+        patterns: diagnoses that are true of it; empty where it has no look of its own, so that
+            any diagnosis is false.
         benign: whether it is none at all.
     """
 
@@ -132,8 +133,10 @@ class Score:
 
     @property
     def diagnosed(self) -> bool | None:
-        """Whether the diagnosis is true; None where none was asked for."""
-        return self.pattern in self.plant.patterns if self.plant.patterns else None
+        """Whether the diagnosis is true; None where there is none and none was asked for."""
+        if not self.plant.patterns and not self.pattern:
+            return None
+        return self.pattern in self.plant.patterns
 
 
 class Stage:
