@@ -45,7 +45,7 @@ class Site:
         tensors = [v for v in self.op.inputs if not self.session.graph.values[v].host]
         given = {v: values[v] for v in self.op.inputs}
         for value, array in zip(tensors, arrays, strict=True):
-            given[value] = program.from_numpy(np.ascontiguousarray(array), values[value])
+            given[value] = program.from_numpy(np.require(array, None, "CW"), values[value])
         result: np.ndarray = program.to_numpy(program.run(self.op.id, given)[0]).copy()
         return result
 
