@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument(
         "--timeout", type=float, default=30.0, help="seconds per call (default: %(default)s)"
     )
+    replay.add_argument("--guard", action="store_true", help="memory between guard pages (CPUs)")
     replay.add_argument("--tolerance", type=float, help="noise floors allowed (default: 8)")
     replay.add_argument("--html", type=Path, help="also write the report to this HTML file")
     replay.set_defaults(run=_replay)
@@ -72,7 +73,7 @@ def _replay(parsed: argparse.Namespace) -> int:
     from tapml_nb.targets.spec import Target
 
     bundle = Bundle.open(parsed.bundle)
-    target = Target(parsed.target, rpc=parsed.rpc, timeout=parsed.timeout)
+    target = Target(parsed.target, rpc=parsed.rpc, timeout=parsed.timeout, guard=parsed.guard)
     report = bundle.replay(target, tolerance=parsed.tolerance)
     print(report.summary())
     if parsed.html:

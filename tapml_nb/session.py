@@ -104,7 +104,8 @@ class Session:
         self._target = TargetSession(target, on_event=_relay_to(self._events))
         self._compiler = compiler
         self._thread = JobThread(self._target.interrupt)
-        info = RunInfo(target=target.kind, tolerance=tolerance)
+        guarded = " (guarded)" if target.guard else ""
+        info = RunInfo(target=target.kind + guarded, tolerance=tolerance)
         self._runs = Runs(program, self._target, compiler, self._events, self._thread, info)
         self._feed: Feed | None = None
         self._workbench: Workbench | None = None

@@ -27,9 +27,12 @@ Send = Callable[[], np.ndarray]
 
 @dataclass(frozen=True)
 class Accident:
-    """A call that gave no result: ``"crash"`` or ``"timeout"``, and what is known of it."""
+    """A call that gave no result, and what is known of it.
 
-    kind: Literal["crash", "timeout"]
+    ``"refused"``: the target could not take an input, so nothing ran.
+    """
+
+    kind: Literal["crash", "timeout", "refused"]
     message: str
 
 
@@ -43,6 +46,8 @@ class Outcome:
         identical: per output, whether it equals the reference bit for bit (None: not compared).
         sent: bytes that had to be sent for the call.
         spoiled: positions of inputs that the kernel wrote to.
+        stale: where runs differ, whether it is by what memory held before they began.
+        overruns: what a guarded kernel wrote beyond its buffers, in words.
         accident: set when there is no result.
     """
 
@@ -51,7 +56,13 @@ class Outcome:
     identical: tuple[bool | None, ...]
     sent: int
     spoiled: tuple[int, ...] = ()
+    stale: bool = False
+    overruns: tuple[str, ...] = ()
     accident: Accident | None = None
+
+
+class _Refused(Exception):
+    """The target does not take a tensor."""
 
 
 class Device:
@@ -59,6 +70,11 @@ class Device:
 
     def __init__(self, session: TargetSession) -> None:
         self.session = session
+
+    @property
+    def guarded(self) -> bool:
+        """Whether kernels run between guard pages."""
+        return self.session.target.guard
 
     def call(
         self,
@@ -87,9 +103,7 @@ class Device:
         sent = 0
         for attempt in (1, 2):
             try:
-                for key, array in wanted.items():
-                    if not self.session.resident(key):
-                        sent += self.session.put(key, array())
+                sent += self._send(wanted)
                 result = self.session.call(
                     compiled.kernel.key,
                     list(inputs),
@@ -97,6 +111,9 @@ class Device:
                     list(references) or [None] * len(outputs),
                     repeats=repeats,
                 )
+            except _Refused as error:
+                message = f"the target cannot hold an input: {error}"
+                return _failed("refused", message, outputs, sent)
             except TargetError as error:
                 return _failed("crash", f"the kernel raised: {error}", outputs, sent)
             except TargetLost as lost:
@@ -116,8 +133,21 @@ class Device:
                 tuple(result.identical),
                 sent,
                 tuple(k for k, key in enumerate(inputs) if key in result.spoiled),
+                result.stale,
+                tuple(result.overruns),
             )
         raise AssertionError("unreachable: the second attempt returns or raises")
+
+    def _send(self, tensors: Mapping[str, Send]) -> int:
+        """Send what is not there; the bytes that took."""
+        sent = 0
+        for key, array in tensors.items():
+            if not self.session.resident(key):
+                try:
+                    sent += self.session.put(key, array())
+                except TargetError as error:
+                    raise _Refused(str(error)) from None
+        return sent
 
     def fetch(self, key: str) -> np.ndarray:
         """Fetch a tensor.
@@ -168,7 +198,7 @@ def call_numpy(
 
 
 def _failed(
-    kind: Literal["crash", "timeout"], message: str, outputs: Sequence[Any], sent: int
+    kind: Literal["crash", "timeout", "refused"], message: str, outputs: Sequence[Any], sent: int
 ) -> Outcome:
     nothing = (False,) * len(outputs)
     return Outcome((), nothing, nothing, sent, accident=Accident(kind, message))

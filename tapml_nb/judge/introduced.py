@@ -41,7 +41,14 @@ _UNDEFINED = frozenset(
 """Kinds whose result is whatever was in memory."""
 
 _TIES = "breaks ties among equal elements in another way"
-_ACCIDENTS = {"crash": Verdict.CRASH, "timeout": Verdict.TIMEOUT}
+_ACCIDENTS = {
+    "crash": Verdict.CRASH,
+    "timeout": Verdict.TIMEOUT,
+    "refused": Verdict.UNSUPPORTED,
+}
+_STALE = (
+    "reads memory that nothing wrote: its result changes with what the memory held before the run"
+)
 _TO_DIAGNOSE = (Verdict.FAIL, Verdict.NONFINITE, Verdict.NONDETERMINISTIC)
 
 
@@ -164,13 +171,17 @@ class IntroducedRun:
 
     def _judge_kernel(self, compiled: Compiled, op: Op, base: OpResult) -> OpResult:
         keys = self._output_keys(op)
-        first_met = compiled.kernel.key not in self._met
+        twice = compiled.kernel.key not in self._met or self._device.guarded
         self._met.add(compiled.kernel.key)
-        outcome = self._call(compiled, op, base.step, keys, repeats=2 if first_met else 1)
+        outcome = self._call(compiled, op, base.step, keys, repeats=2 if twice else 1)
         base = replace(base, sent_bytes=outcome.sent)
         if outcome.accident:
             return _accident(base, outcome.accident)
         base = replace(base, target_ms=min(outcome.ms))
+        if outcome.overruns:
+            self._drop(keys)
+            message = f"it {'; it '.join(outcome.overruns)}"
+            return replace(base, verdict=Verdict.FAIL, ratio=math.inf, message=message)
         if outcome.spoiled:
             self._drop(keys)
             which = ", ".join(map(str, outcome.spoiled))
@@ -293,6 +304,8 @@ class IntroducedRun:
             first, second = self._device.fetch(f"{key}#1"), self._device.fetch(key)
             holes = unwritten(first, second)
             if not bitwise_equal(np.where(holes, 0, first), np.where(holes, 0, second)):
+                if outcome.stale:
+                    return replace(result, message=f"{_STALE}; {result.message}")
                 return result
             index = [int(i) for i in np.argwhere(holes)[0]]
             count = f"{int(holes.sum())} of {holes.size} elements"

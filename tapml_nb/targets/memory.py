@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ import tvm_ffi
 
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.numerics import np_dtype, statistics
+from tapml_nb.targets.guard import Block, telling
 from tapml_nb.targets.poison import PATTERNS
 
 
@@ -123,6 +124,7 @@ class KernelRunner:
         outputs: Sequence[str],
         references: Sequence[str | None],
         repeats: int,
+        guard: bool = False,
     ) -> dict[str, Any]:
         """Run a kernel; see :meth:`TargetSession.call`.
 
@@ -145,13 +147,13 @@ class KernelRunner:
         before = {key: raw_bytes(self._memory[key]).copy() for key in watched}
         runs: list[list[Any]] = []
         ms: list[float] = []
+        overruns: list[str] = []
+        run = self._run_guarded if guard else self._run
         for number in range(repeats):
-            buffers = self._buffers(plan, given, PATTERNS[number % len(PATTERNS)])
-            begin = time.perf_counter()
-            for function, arguments in loaded.launches:
-                function(*[buffers[i] for i in arguments])
-            ms.append((time.perf_counter() - begin) * 1e3)
-            runs.append([buffers[i] for i in plan.results])
+            results, took, beyond = run(loaded, given, PATTERNS[number % len(PATTERNS)])
+            runs.append(results)
+            ms.append(took)
+            overruns += [words for words in beyond if words not in overruns]
         first, last = runs[0], runs[-1]
         deterministic = [
             all(_same(run[k], first[k]) for run in runs[1:]) for k in range(len(outputs))
@@ -169,11 +171,18 @@ class KernelRunner:
             key for key in watched if not np.array_equal(before[key], raw_bytes(self._memory[key]))
         ]
         self._memory.drop(spoiled)
+        stale = False
+        if not all(deterministic) and not spoiled:
+            # By chance, or because of what was in memory before?  The first run's poison again:
+            again, _, _ = run(loaded, given, PATTERNS[0])
+            stale = all(map(_same, again, first))
         return {
             "ms": ms,
             "deterministic": deterministic,
             "identical": identical,
             "spoiled": spoiled,
+            "stale": stale,
+            "overruns": overruns,
         }
 
     def statistics(self, output: str, reference: str) -> dict[str, Any]:
@@ -181,7 +190,54 @@ class KernelRunner:
         memory = self._memory
         return asdict(statistics(memory.array(memory[output]), memory.array(memory[reference])))
 
-    def _buffers(self, plan: Kernel, given: list[Any], poison: int) -> list[Any]:
+    def _run(
+        self, loaded: _Loaded, given: list[Any], poison: int
+    ) -> tuple[list[Any], float, list[str]]:
+        """One run: its results, its milliseconds, and what it wrote beyond its buffers (which
+        only a guarded run can tell)."""
+        plan = loaded.plan
+        buffers = self._buffers(plan, given, poison, self._memory.new)
+        ms = _launch(loaded, buffers)
+        return [buffers[i] for i in plan.results], ms, []
+
+    def _run_guarded(
+        self, loaded: _Loaded, given: list[Any], poison: int
+    ) -> tuple[list[Any], float, list[str]]:
+        """The same with every buffer between guard pages: inputs are copied in, results out."""
+        plan, memory = loaded.plan, self._memory
+        blocks: list[Block] = []
+        names = iter(_names(plan))
+
+        def new(shape: Sequence[int], dtype: str) -> Any:
+            size = math.prod(shape) * np_dtype(dtype).itemsize
+            blocks.append(Block.map(next(names), size))
+            if not size:
+                return memory.new(shape, dtype)
+            return memory.view(tvm_ffi.from_dlpack(blocks[-1].data), shape, dtype)
+
+        try:
+            inside = []
+            for tensor in given:
+                inside.append(new([int(n) for n in tensor.shape], str(tensor.dtype)))
+                raw_bytes(inside[-1])[:] = raw_bytes(tensor)
+            buffers = self._buffers(plan, inside, poison, new)
+            with telling(blocks):
+                ms = _launch(loaded, buffers)
+            results = []
+            for number in plan.results:
+                results.append(memory.new(plan.buffers[number].shape, plan.buffers[number].dtype))
+                raw_bytes(results[-1])[:] = raw_bytes(buffers[number])
+            for tensor, copy in zip(given, inside, strict=True):
+                if not _same(tensor, copy):  # what it did to its inputs, it did
+                    raw_bytes(tensor)[:] = raw_bytes(copy)
+            return results, ms, [words for block in blocks if (words := block.overruns())]
+        finally:
+            for block in blocks:
+                block.unmap()
+
+    def _buffers(
+        self, plan: Kernel, given: list[Any], poison: int, new: Callable[..., Any]
+    ) -> list[Any]:
         """Every buffer of a run: those given, then fresh poisoned ones, then views."""
         views = dict(plan.views)
         buffers: list[Any] = list(given)
@@ -190,13 +246,39 @@ class KernelRunner:
             if number in views:
                 buffers.append(None)
                 continue
-            tensor = self._memory.new(spec.shape, spec.dtype)
+            tensor = new(spec.shape, spec.dtype)
             raw_bytes(tensor)[:] = poison
             buffers.append(tensor)
         for destination, source in plan.views:  # in order: a view may be of a view
             spec = plan.buffers[destination]
             buffers[destination] = self._memory.view(buffers[source], spec.shape, spec.dtype)
         return buffers
+
+
+def _launch(loaded: _Loaded, buffers: list[Any]) -> float:
+    """Run a kernel; milliseconds."""
+    begin = time.perf_counter()
+    for function, arguments in loaded.launches:
+        function(*[buffers[i] for i in arguments])
+    return (time.perf_counter() - begin) * 1e3
+
+
+def _names(plan: Kernel) -> list[str]:
+    """What people call the buffers of a plan that have memory of their own, in number order."""
+    views = dict(plan.views)
+    results = {}
+    for k, number in enumerate(plan.results):
+        while number in views:
+            number = views[number]
+        results[number] = f"output {k}"
+    known = plan.params + len(plan.constants)
+    names = [f"input {k}" for k in range(plan.params)]
+    names += [f"constant {k}" for k in range(len(plan.constants))]
+    return names + [
+        results.get(number, f"intermediate buffer {number}")
+        for number in range(known, len(plan.buffers))
+        if number not in views
+    ]
 
 
 def _expect(what: str, count: int, found: Sequence[Any]) -> None:

@@ -88,5 +88,6 @@ def _hello() -> dict[str, Any]:
         "pid": os.getpid(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
+        "guard": True,
         "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi", "numpy")},
     }

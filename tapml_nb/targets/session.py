@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -28,6 +28,7 @@ import numpy as np
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.targets.connection import Connection
 from tapml_nb.targets.errors import LossReason, TargetError, TargetLost
+from tapml_nb.targets.guard import HIT
 from tapml_nb.targets.process import LocalServer
 from tapml_nb.targets.spec import Target
 from tapml_nb.targets.watchdog import Watchdog
@@ -58,12 +59,16 @@ class CallResult:
         identical: per output, whether it equals its reference (None: not compared).
         spoiled: inputs that the kernel wrote to, found when it runs more than once; the target
             has dropped them.
+        stale: where runs differ, whether it is by what memory held before they began.
+        overruns: what a guarded kernel wrote beyond its buffers, in words.
     """
 
     ms: list[float]
     deterministic: list[bool]
     identical: list[bool | None]
     spoiled: list[str]
+    stale: bool = False
+    overruns: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -277,6 +282,8 @@ class TargetSession:
             "repeats": repeats,
             "timeout": seconds,
         }
+        if self.target.guard:
+            request["guard"] = True
         answer = self._remote(connection, "tapml.call", json.dumps(request), seconds=seconds)
         result = CallResult(**json.loads(answer))
         connection.resident.difference_update(result.spoiled)
@@ -342,6 +349,9 @@ class TargetSession:
         except TargetError:
             self._drop_connection()
             raise
+        if self.target.guard and not connection.platform.get("guard"):
+            self._drop_connection()
+            raise TargetError(f"the server at {self.address} cannot guard memory; update it")
         with self._lock:
             self._refuse_if_closed()
             self.state = "connected"
@@ -494,6 +504,9 @@ def _telling(log: str) -> str:
 
     TVM's signal handler writes a stack trace; of that, only our kernels' frames mean something.
     """
+    hit = re.search(f"^{HIT}(.*)$", log, re.MULTILINE)
+    if hit:
+        return f" at a guard page: {hit[1]}"
     inside = re.search(r"\bk[0-9a-f]{16}_(\w+?)(_compute_)?\b", log)
     if inside:
         return f" in {inside[1]}"

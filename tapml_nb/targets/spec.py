@@ -10,6 +10,9 @@ from typing import Any
 KINDS = ("llvm", "c", "cuda", "opencl", "webgpu")
 """Kinds of target by TVM's names."""
 
+_CPUS = ("llvm", "c")
+"""Kinds whose memory can be guarded."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -22,12 +25,16 @@ class Target:
         tvm_target: a ``tvm.target.Target``, or what makes one (``{"kind": "llvm", "mcpu":
             "skylake"}``); default the kind alone.
         timeout: deadline of one kernel call, in seconds.
+        guard: run every kernel between guard pages, twice, and watch its inputs, so that
+            accesses out of bounds, unwritten outputs and reads of uninitialised memory become
+            verdicts; CPUs only, and slower.
     """
 
     kind: str
     rpc: str | None = None
     tvm_target: Any = None
     timeout: float = 30.0
+    guard: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -36,6 +43,10 @@ class Target:
             raise ValueError(f"target: unknown kind {self.kind!r}; {hint}there are {_listed()}")
         if not isinstance(self.timeout, int | float) or not 0 < self.timeout < math.inf:
             raise ValueError(f"target: timeout is {self.timeout!r}; give seconds above 0")
+        if self.guard and self.kind not in _CPUS:
+            raise ValueError(
+                f"target: guard needs a CPU ({' or '.join(map(repr, _CPUS))}), not {self.kind!r}"
+            )
         if self.rpc is not None:
             self.address  # noqa: B018  checks it now, not in the middle of a run
 

@@ -1,0 +1,149 @@
+"""Guarded memory: buffers between pages that nobody may touch.
+
+A kernel that reads or writes beyond a buffer mostly hits memory that is somebody's, and nothing is
+seen.  Here every buffer ends at a page without access, and begins behind one.  TVM's kernels take
+for granted that a buffer is aligned to 64 bytes, so up to 63 bytes may lie between its end and that
+page, and less than a page before its start; these hold a canary, which is looked at after each run.
+
+A hit of a guard page ends the process.  Before it does, a line in its log says whose page it was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+ALIGNMENT = 64
+"""Bytes; ``tvm::runtime::kAllocAlignment``."""
+
+CANARY = 0xA7
+"""Fills what lies around a buffer."""
+
+HIT = "guard page: "
+"""How the line begins that names the buffer."""
+
+_GUARD = 16 * mmap.PAGESIZE
+"""Bytes of no access on either side of a buffer."""
+
+_NO_ACCESS = 0  # PROT_NONE, which Python 3.11 does not name
+_MAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+_SA_SIGINFO = 4
+_SI_ADDR = 16
+"""Offset of ``si_addr`` in Linux's ``siginfo_t`` on 64-bit machines."""
+
+
+class _Action(ctypes.Structure):
+    """``struct sigaction`` of glibc on 64-bit Linux."""
+
+    _fields_ = (
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_byte * 128),
+        ("flags", ctypes.c_int),
+        ("restorer", ctypes.c_void_p),
+    )
+
+
+_Handler = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+@dataclass
+class Block:
+    """One buffer in guarded memory.
+
+    Attributes:
+        name: what people call it ("output 0").
+        data: its bytes.
+        before: the canary in front of it.
+        after: the canary behind it.
+    """
+
+    name: str
+    data: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    base: int = field(repr=False)
+    length: int = field(repr=False)
+
+    @classmethod
+    def map(cls, name: str, size: int) -> Block:
+        """Guarded memory for ``size`` bytes.
+
+        Raises:
+            MemoryError: if there is no room for it.
+        """
+        padded = -(-size // ALIGNMENT) * ALIGNMENT
+        inner = max(mmap.PAGESIZE, -(-padded // mmap.PAGESIZE) * mmap.PAGESIZE)
+        length = inner + 2 * _GUARD
+        base = _libc.mmap(None, length, _NO_ACCESS, _MAP_FLAGS, -1, 0)
+        if base in (None, ctypes.c_void_p(-1).value):
+            raise MemoryError(f"no room for {size} guarded bytes")
+        start = base + _GUARD
+        if _libc.mprotect(start, inner, mmap.PROT_READ | mmap.PROT_WRITE):
+            _libc.munmap(base, length)
+            raise MemoryError(f"no room for {size} guarded bytes")
+        memory = np.frombuffer((ctypes.c_char * inner).from_address(start), np.uint8)
+        memory[:] = CANARY
+        at = inner - padded
+        return cls(name, memory[at : at + size], memory[:at], memory[at + size :], base, length)
+
+    def unmap(self) -> None:
+        """Give the memory back; :attr:`data` must not be touched any more."""
+        _libc.munmap(self.base, self.length)
+
+    def overruns(self) -> str:
+        """What was written around the buffer, in words; empty if nothing was."""
+        behind = np.flatnonzero(self.after != CANARY)
+        if behind.size:
+            return f"writes {behind.size} bytes past the end of {self.name}, from byte +{behind[0]}"
+        ahead = np.flatnonzero(self.before != CANARY)
+        if ahead.size:
+            first = self.before.size - int(ahead[0])
+            return f"writes {ahead.size} bytes before the start of {self.name}, from byte -{first}"
+        return ""
+
+    def place(self, address: int) -> str:
+        """Where an address lies that is none of the buffer's own; empty if it is far away."""
+        if not self.base <= address < self.base + self.length:
+            return ""
+        start = self.data.ctypes.data
+        if address >= start + self.data.size:
+            return f"{address - start - self.data.size} bytes past the end of {self.name}"
+        return f"{start - address} bytes before the start of {self.name}"
+
+
+@contextmanager
+def telling(blocks: Sequence[Block]) -> Iterator[None]:
+    """While the block runs, a hit of a guard page leaves a line that names the buffer.
+
+    The handler then puts the former action back and returns, so that the instruction faults again
+    and the process ends as it would have without.
+    """
+    former = _Action()
+
+    def on_fault(_number: int, info: int, _context: int) -> None:
+        address = ctypes.c_uint64.from_address(info + _SI_ADDR).value
+        places = [place for block in blocks if (place := block.place(address))]
+        if places:
+            os.write(2, f"\n{HIT}it reaches {places[0]}\n".encode())
+        _libc.sigaction(int(signal.SIGSEGV), ctypes.byref(former), None)
+
+    handler = _Handler(on_fault)
+    action = _Action(handler=ctypes.cast(handler, ctypes.c_void_p).value, flags=_SA_SIGINFO)
+    _libc.sigaction(int(signal.SIGSEGV), ctypes.byref(action), ctypes.byref(former))
+    try:
+        yield
+    finally:
+        _libc.sigaction(int(signal.SIGSEGV), ctypes.byref(former), None)
