@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from tapml_nb.execute.events import (
     OpAccumulated,
     OpJudged,
     OpStarted,
+    OutputsCompared,
     OverrideChanged,
     PlacementChanged,
     RunFinished,
@@ -32,6 +33,7 @@ from tapml_nb.execute.events import (
 from tapml_nb.execute.hybrid import SOURCE, TARGET, HybridRun
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.execute.unobserved import UnobservedRun
 from tapml_nb.frontends.program import Program
 from tapml_nb.graph import Graph, Op, OpId
 from tapml_nb.jobs import JobThread
@@ -105,9 +107,11 @@ class Runs:
             self._source, self.kernels, self._introduced_run, self._references
         )
         self._hybrid_run = HybridRun(self._source, self.kernels, device, events)
+        self._unobserved_run = UnobservedRun(self._source, self.kernels, device, self._hybrid_run)
         self._accumulated_run = AccumulatedRun(
             self._source, self._hybrid_run, self._references, info.tolerance
         )
+        self._hybrid_placement: dict[OpId, str] = {}
         self._probes: dict[tuple[Criterion, bool], Probes] = {}
 
     # -- runs ------------------------------------------------------------------------------------
@@ -143,8 +147,12 @@ class Runs:
             self.augmented[call] = tuple(results)
             self.events.emit(RunProgress("augmented", done, len(chosen)))
 
-    def run_hybrid(self) -> None:
-        """Run the model with today's placement."""
+    def run_hybrid(self, *, whole: bool = False) -> None:
+        """Run the model with today's placement.
+
+        Where all is on the target that can be (``whole``, or so it seems), the outputs are
+        compared with those of an unobserved run.
+        """
         placement = dict(self.placement)
         moved = [op for op, where in placement.items() if where == TARGET]
         steps = self.steps
@@ -153,11 +161,13 @@ class Runs:
             self._source.complete(self._thread.stopping)
             self.kernels.prepare([(op, s) for s in steps for op in moved], self._thread.stopping)
             outputs, agreements = Verdict.PASS, []
-            done = 0
+            done, fresh = 0, placement != self._hybrid_placement
+            self._hybrid_placement = {}
             for step in steps:
                 for computed in self._hybrid_run.run(placement, step, self._thread.stopping):
                     self._thread.checkpoint()
                     done += 1
+                    fresh |= computed.fresh
                     result = self._accumulated_run.judge(computed, step)
                     self.accumulated[result.op, step] = result
                     self.events.emit(OpAccumulated(result.op, step, result))
@@ -166,7 +176,25 @@ class Runs:
                 outputs = verdict if verdict is not Verdict.PASS else outputs
                 agreements.append(self._agreement(step))
             said = min(filter(None, agreements), key=lambda a: (a.top1, -a.kl), default=None)
-            self.info = replace(self.info, outputs=outputs, agreement=said)
+            self._hybrid_placement = placement
+            unobserved = None if fresh else self.info.unobserved
+            self.info = replace(self.info, outputs=outputs, agreement=said, unobserved=unobserved)
+            if fresh and moved and (whole or self._is_whole(placement)):
+                unobserved = self._unobserved_run.check(placement, steps, self._thread.stopping)
+                self.info = replace(self.info, unobserved=unobserved)
+                self.events.emit(OutputsCompared(unobserved))
+
+    def _is_whole(self, placement: Mapping[OpId, str]) -> bool:
+        """Whether no operator is left on the source that could be on the target."""
+
+        def stays(op: OpId, step: int) -> bool:
+            result = self.introduced.get((op, step))
+            if result:
+                return result.verdict not in _MOVABLE
+            return isinstance(self.kernels.prepared(op, step), Failure)
+
+        left = [op for op in self._graph.ops if placement[op.id] == SOURCE and not op.host]
+        return all(any(stays(op.id, step) for step in self.steps) for op in left)
 
     def migrate(self, order: str, ops: Sequence[OpId]) -> Migration:
         """See :meth:`Session.migrate <tapml_nb.session.Session.migrate>`."""
@@ -192,7 +220,7 @@ class Runs:
         self.place([op for op in self.placement if self.placement[op] == TARGET], SOURCE)
         offloaded = self.place([op.id for op in self._graph.ops if op.id in set(moved)], TARGET)
         if not running.stopped:
-            self.run_hybrid()  # everything a report says is of this placement
+            self.run_hybrid(whole=True)  # everything a report says is of this placement
         labels = self.kernels.labels()
         kernels = {op: labels[op] for op in quarantined if op in labels}
         return Migration(

@@ -94,3 +94,12 @@ def sleeps(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
     T.evaluate(T.call_extern("int32", "sleep", 3))
     for i, j in T.grid(3, 16):
         y[i, j] = x[i, j] / (T.float32(1) + T.exp(-x[i, j]))
+
+
+@T.prim_func(s_tir=True)
+def crashes_on_its_second_call(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
+    """SiLU in a process's first call; writes to address 8 afterwards."""
+    if T.call_extern("int32", "rand") != 1804289383:
+        T.evaluate(T.call_extern("int64", "memset", T.reinterpret("handle", T.uint64(8)), 0, 64))
+    for i, j in T.grid(3, 16):
+        y[i, j] = x[i, j] / (T.float32(1) + T.exp(-x[i, j]))

@@ -68,6 +68,14 @@ class OpAccumulated(Event):
 
 
 @dataclass(frozen=True)
+class OutputsCompared(Event):
+    """The target has computed the model unobserved, and its outputs were compared with the hybrid
+    run's (an :class:`~tapml_nb.execute.unobserved.Unobserved`)."""
+
+    result: Any
+
+
+@dataclass(frozen=True)
 class PlacementChanged(Event):
     """These operators now compute on ``placement``."""
 
@@ -123,6 +131,7 @@ EVENTS: dict[str, type[Event]] = {
         OpStarted,
         OpJudged,
         OpAccumulated,
+        OutputsCompared,
         PlacementChanged,
         OverrideChanged,
         TargetLost,

@@ -114,6 +114,12 @@ class HybridRun:
             return self._source.array(value, step)
         return entry.array
 
+    def accident(self, op: Op, step: int) -> str:
+        """Why the source computed an operator of the last run that is placed on the target; ""
+        if it did not."""
+        entries = [self._entries.get((step, value)) for value in op.outputs]
+        return next((entry.accident for entry in entries if entry), "")
+
     def _carry(self, step: int) -> None:
         """Begin with the buffers that the step before has left."""
         for buffer, value in self._source.program.mutations.items():
@@ -151,7 +157,8 @@ class HybridRun:
 
     def _provenance(self, op: Op, where: str, step: int) -> str:
         implementation = self._kernels.version(op.id, step) if where == TARGET else SOURCE
-        parts = [op.id, implementation, *(self._version(v, step) for v in op.inputs)]
+        # The step, too: "source" is another tensor in each.
+        parts = [op.id, str(step), implementation, *(self._version(v, step) for v in op.inputs)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def _version(self, value: ValueId, step: int) -> str:

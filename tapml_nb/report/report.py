@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapml_nb.execute.unobserved import Unobserved
 from tapml_nb.graph import Graph, OpId
 from tapml_nb.judge.agreement import Agreement
 from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
@@ -106,6 +107,8 @@ class RunInfo:
             when there was no hybrid run.
         agreement: how far its logits agree with the source's, in the worst step; None where the
             model has none.
+        unobserved: how its outputs compare with those of the unobserved run; None where there
+            was none: one is made when all is on the target that can be.
     """
 
     target: str = ""
@@ -118,6 +121,7 @@ class RunInfo:
     tolerance: float = LIMIT
     outputs: Verdict | None = None
     agreement: Agreement | None = None
+    unobserved: Unobserved | None = None
 
 
 @dataclass(frozen=True)
@@ -149,10 +153,12 @@ class Report:
 
         ``UNSUPPORTED`` operators stay on the source and do not count; operators not judged yet,
         and those whose kernel does not compile, do.  After a hybrid run the model's outputs must
-        be within the noise floor, too.
+        be within the noise floor, too, and those of an unobserved run, if one was made, the same.
         """
         verdicts = all(self.verdict(op.id) in _GOOD for op in self.graph.ops)
-        return verdicts and self.info.outputs in (None, Verdict.PASS)
+        unobserved = self.info.unobserved
+        outputs = self.info.outputs in (None, Verdict.PASS) and (not unobserved or unobserved.same)
+        return verdicts and outputs
 
     def __bool__(self) -> bool:
         return self.ok
@@ -383,6 +389,13 @@ def summarize(report: Report) -> str:
         )
         lines.append(f"  hybrid: {moved} operators on the target, outputs {state}")
         lines += [f"    {info.agreement}"] if info.agreement else []
+        if info.unobserved:
+            state = (
+                "the same outputs, bit for bit"
+                if info.unobserved.same
+                else f"DIFFERENT: {info.unobserved.message}"
+            )
+            lines.append(f"  unobserved run: {state}")
     for rank, culprit in enumerate(report.culprits[:10], 1):
         ratio = "" if math.isnan(culprit.ratio) else f", {culprit.ratio:.3g} floors"
         lines.append(f"  culprit {rank}: {culprit.op} {culprit.verdict}{ratio}")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import ctypes
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,9 @@ class TensorMemory:
 
     def __setitem__(self, key: str, tensor: Any) -> None:
         self._tensors[key] = tensor
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._tensors
 
     def new(self, shape: Sequence[int], dtype: str) -> Any:
         """Memory for a tensor of this shape and dtype, uninitialised.
@@ -99,6 +103,7 @@ class KernelRunner:
     def __init__(self, memory: TensorMemory) -> None:
         self._memory = memory
         self._kernels: dict[str, _Loaded] = {}
+        self._harmless: set[str] = set()
 
     def load(self, library: str, plans: Sequence[dict[str, Any]]) -> None:
         """Load a library and the plans of the kernels in it.
@@ -132,19 +137,17 @@ class KernelRunner:
             NoTensor: if a tensor is not there.
             ValueError: if the kernel is not loaded, or takes or gives another number of tensors.
         """
-        loaded = self._kernels.get(kernel)
-        if loaded is None:
-            raise ValueError(f"kernel {kernel} is not loaded")
+        loaded = self._find(kernel)
         plan = loaded.plan
         _expect("inputs", plan.params, inputs)
         _expect("outputs", len(plan.results), outputs)
         _expect("references", len(plan.results), references)
         given = [self._memory[key] for key in (*inputs, *plan.constants)]
         compared = [None if key is None else self._memory[key] for key in references]
-        # A kernel met for the first time is watched: one that writes what it should only read
-        # would spoil tensors that later calls rely on.
-        watched = list(dict.fromkeys(inputs)) if repeats > 1 else []
-        before = {key: raw_bytes(self._memory[key]).copy() for key in watched}
+        # A kernel that writes what it should only read would spoil tensors that later calls
+        # rely on, so it is watched, unless it was and did no harm.
+        watched = inputs if repeats > 1 or kernel not in self._harmless else []
+        before = self._copies(watched)
         runs: list[list[Any]] = []
         ms: list[float] = []
         overruns: list[str] = []
@@ -167,10 +170,9 @@ class KernelRunner:
             None if other is None else _equal(tensor, other)
             for tensor, other in zip(last, compared, strict=True)
         ]
-        spoiled = [
-            key for key in watched if not np.array_equal(before[key], raw_bytes(self._memory[key]))
-        ]
-        self._memory.drop(spoiled)
+        spoiled = self._drop_changed(before)
+        if watched and not spoiled:
+            self._harmless.add(kernel)
         stale = False
         if not all(deterministic) and not spoiled:
             # By chance, or because of what was in memory before?  The first run's poison again:
@@ -184,6 +186,47 @@ class KernelRunner:
             "stale": stale,
             "overruns": overruns,
         }
+
+    def chain(
+        self,
+        calls: Sequence[dict[str, Any]],
+        keep: Sequence[str],
+        within: Callable[[Callable[[], float]], float],
+    ) -> list[str]:
+        """Run kernels one after the other; see :meth:`TargetSession.chain`.
+
+        ``within`` runs one kernel within its time.  Returns the keys of tensors, resident before,
+        that a kernel wrote to.
+        """
+        last = {key: number for number, call in enumerate(calls) for key in call["inputs"]}
+        tensors: dict[str, Any] = {}  # what the chain makes; freed after its last use
+        outside = [
+            key
+            for call in calls
+            if call["kernel"] not in self._harmless
+            for key in call["inputs"]
+            if key in self._memory
+        ]
+        before = self._copies(outside)
+        for number, call in enumerate(calls):
+            given = [tensors[k] if k in tensors else self._memory[k] for k in call["inputs"]]
+            if call["kernel"] is None:
+                made = [self._memory.view(given[0], call["shape"], call["dtype"])]
+            else:
+                loaded = self._find(call["kernel"])
+                given += [self._memory[key] for key in loaded.plan.constants]
+                buffers = self._buffers(loaded.plan, given, None, self._memory.new)
+                within(partial(_launch, loaded, buffers))
+                made = [buffers[i] for i in loaded.plan.results]
+                del buffers
+            tensors.update(zip(call["outputs"], made, strict=True))
+            del given, made
+            for key in (*call["inputs"], *call["outputs"]):
+                if last.get(key, number) <= number and key not in keep:
+                    tensors.pop(key, None)
+        for key in keep:
+            self._memory[key] = tensors[key]
+        return self._drop_changed(before)
 
     def statistics(self, output: str, reference: str) -> dict[str, Any]:
         """Error statistics of a resident tensor against another."""
@@ -235,10 +278,29 @@ class KernelRunner:
             for block in blocks:
                 block.unmap()
 
+    def _find(self, kernel: str) -> _Loaded:
+        try:
+            return self._kernels[kernel]
+        except KeyError:
+            raise ValueError(f"kernel {kernel} is not loaded") from None
+
+    def _copies(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        return {key: raw_bytes(self._memory[key]).copy() for key in dict.fromkeys(keys)}
+
+    def _drop_changed(self, before: Mapping[str, np.ndarray]) -> list[str]:
+        """Drop the tensors that are not what they were; their keys."""
+        changed = [
+            key
+            for key, copy in before.items()
+            if not np.array_equal(copy, raw_bytes(self._memory[key]))
+        ]
+        self._memory.drop(changed)
+        return changed
+
     def _buffers(
-        self, plan: Kernel, given: list[Any], poison: int, new: Callable[..., Any]
+        self, plan: Kernel, given: list[Any], poison: int | None, new: Callable[..., Any]
     ) -> list[Any]:
-        """Every buffer of a run: those given, then fresh poisoned ones, then views."""
+        """Every buffer of a run: those given, then fresh ones, poisoned if asked, then views."""
         views = dict(plan.views)
         buffers: list[Any] = list(given)
         for number in range(len(given), len(plan.buffers)):
@@ -247,7 +309,8 @@ class KernelRunner:
                 buffers.append(None)
                 continue
             tensor = new(spec.shape, spec.dtype)
-            raw_bytes(tensor)[:] = poison
+            if poison is not None:
+                raw_bytes(tensor)[:] = poison
             buffers.append(tensor)
         for destination, source in plan.views:  # in order: a view may be of a view
             spec = plan.buffers[destination]

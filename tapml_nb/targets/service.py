@@ -51,6 +51,11 @@ def register_service(
         timeout = request.pop("timeout")
         return json.dumps(_within(timeout, lambda: runner.call(**request)))
 
+    def chain(text: str) -> str:
+        request = json.loads(text)
+        timeout = request.pop("timeout")
+        return json.dumps(runner.chain(**request, within=lambda work: _within(timeout, work)))
+
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     memory = TensorMemory()
     runner = KernelRunner(memory)
@@ -61,6 +66,7 @@ def register_service(
         "tapml.bulk": lambda: json.dumps(BulkServer(memory, folder, session).credentials()),
         "tapml.load": load,
         "tapml.call": call,
+        "tapml.chain": chain,
         "tapml.statistics": lambda *keys: json.dumps(runner.statistics(*keys)),
         "tapml.drop": lambda keys: memory.drop(json.loads(keys)),
         "tapml.held": memory.held,

@@ -72,6 +72,20 @@ class CallResult:
 
 
 @dataclass(frozen=True)
+class ChainCall:
+    """One kernel of a chain, by the keys of its inputs and outputs.
+
+    Without a ``kernel`` it is a view: the output is the input's memory with this shape and dtype.
+    """
+
+    kernel: str | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
+
+
+@dataclass(frozen=True)
 class TargetStartedEvent:
     """The target's session runs, for the first time or again; ``seconds``: what that took."""
 
@@ -270,9 +284,7 @@ class TargetSession:
             raise ValueError(f"repeats: {repeats}; a call runs at least once")
         seconds = self.target.timeout if timeout is None else timeout
         connection = self._connected()
-        library = self._home.get(kernel)
-        if library is not None and library not in connection.loaded:
-            self._load(connection, library, self._libraries[library])
+        self._reload(connection, kernel)
         self.calls += 1
         request = {
             "kernel": kernel,
@@ -293,6 +305,41 @@ class TargetSession:
             if not same:
                 connection.resident.add(f"{key}#1")
         return result
+
+    def chain(self, calls: Sequence[ChainCall], keep: Sequence[str]) -> list[str]:
+        """Run loaded kernels one after the other as a deployed model would: memory is not
+        poisoned and freed after its last use, and nothing is looked at in between.
+
+        Args:
+            calls: the kernels, in order; each reads resident tensors and what those before it
+                have made.
+            keep: what stays under its key; all else that the chain makes is gone after it.
+
+        Returns:
+            Keys of the tensors, resident before, that kernels wrote to; they are dropped.
+
+        Raises:
+            TargetError: if a kernel raises.
+            TargetLost: if one kills the target, or takes longer than the target's timeout.
+        """
+        seconds = self.target.timeout
+        connection = self._connected()
+        for call in calls:
+            if call.kernel:
+                self._reload(connection, call.kernel)
+        self.calls += sum(call.kernel is not None for call in calls)
+        request = {
+            "calls": [asdict(call) for call in calls],
+            "keep": list(keep),
+            "timeout": seconds,
+        }
+        text = self._remote(
+            connection, "tapml.chain", json.dumps(request), seconds=seconds * max(1, len(calls))
+        )
+        spoiled: list[str] = json.loads(text)
+        connection.resident.difference_update(spoiled)
+        connection.resident.update(keep)
+        return spoiled
 
     def statistics(self, output: str, reference: str) -> dict[str, float]:
         """Error statistics of one resident tensor against another, computed where they are.
@@ -381,6 +428,12 @@ class TargetSession:
                 self._drop_connection()
             self._refuse_if_closed()
         return connection
+
+    def _reload(self, connection: Connection, kernel: str) -> None:
+        """Load a kernel's library again if the target was lost since."""
+        library = self._home.get(kernel)
+        if library is not None and library not in connection.loaded:
+            self._load(connection, library, self._libraries[library])
 
     def _load(self, connection: Connection, library: Path, kernels: list[Kernel]) -> None:
         name = str(library)

@@ -1,0 +1,299 @@
+"""The unobserved run: the target computes by itself what a hybrid run computes under observation.
+
+Observing changes what is observed: a hybrid run poisons memory, fetches every tensor, and begins
+every kernel from what the notebook knows its inputs to be.  Here kernels run one after the other
+on what those before them have left, as in a deployed model, and only what the source needs comes
+back.  If the outputs differ by a single bit, a kernel depends on more than its inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tapml_nb.compile.cache import Compiled
+from tapml_nb.execute.device import Device, call_numpy
+from tapml_nb.execute.hybrid import TARGET, HybridRun
+from tapml_nb.execute.kernels import KernelTable, NumpyOverride
+from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.graph import Op, OpId, ValueId
+from tapml_nb.numerics import bitwise_equal, statistics
+from tapml_nb.targets.errors import TargetError, TargetLost
+from tapml_nb.targets.session import ChainCall
+
+
+@dataclass(frozen=True)
+class Unobserved:
+    """How an unobserved run compares with the hybrid run of the same placement.
+
+    Attributes:
+        same: whether all outputs agree bit for bit.
+        message: what differs, in words; empty if nothing does.
+        op: the first operator whose result differs; empty if none does, or if the difference
+            goes away when one looks.
+    """
+
+    same: bool
+    message: str = ""
+    op: OpId = ""
+
+
+@dataclass(frozen=True)
+class _Difference:
+    step: int
+    value: ValueId
+    words: str
+
+
+class _NoResult(Exception):
+    """The run broke off."""
+
+
+class UnobservedRun:
+    """Runs a placement unobserved, and compares it with the hybrid run before it."""
+
+    def __init__(
+        self, source: SourceRun, kernels: KernelTable, device: Device, hybrid: HybridRun
+    ) -> None:
+        self.source, self.kernels, self.hybrid = source, kernels, hybrid
+        self.session = device.session
+        self._graph = source.program.graph
+        finals = [*self._graph.outputs, *source.program.mutations.values()]
+        self._finals = [v for v in finals if not self._graph.values[v].host]
+        uses = {v: number for number, op in enumerate(self._graph.ops) for v in op.inputs}
+        self.last_use: dict[ValueId, float] = uses | dict.fromkeys(self._finals, math.inf)
+
+    def check(
+        self,
+        placement: Mapping[OpId, str],
+        steps: Sequence[int],
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Unobserved:
+        """Run the model and compare its outputs with those of the hybrid run.
+
+        Args:
+            placement: where each operator is computed; as in the hybrid run just made.
+            steps: the steps, from the first.
+            stopped: whether to end.
+
+        Raises:
+            Stopped: if ``stopped`` says so.
+            TargetLost: if the target cannot be reached any more.
+        """
+        try:
+            found = self._different(placement, steps, False, stopped)
+            if found is None:
+                return Unobserved(True)
+            where = f" in step {found.step}" if len(steps) > 1 else ""
+            message = f"{self._name(found.value)} differs{where}: {found.words}"
+            # Once more, operator by operator: where does it begin?
+            first = self._different(placement, steps, True, stopped)
+        except _NoResult as reason:
+            return Unobserved(False, str(reason))
+        if first is None:
+            hint = "it does not where each operator is looked at: a race, or memory reused"
+            return Unobserved(False, f"{message}; {hint}")
+        op = self._graph.values[first.value].producer or ""
+        return Unobserved(False, f"{message}; it begins at {op}: {first.words}", op)
+
+    def _name(self, value: ValueId) -> str:
+        if value in self._graph.outputs:
+            return f"output {self._graph.outputs.index(value)}"
+        return f"the buffer that {self._graph.values[value].producer} updates"
+
+    def _different(
+        self,
+        placement: Mapping[OpId, str],
+        steps: Sequence[int],
+        traced: bool,
+        stopped: Callable[[], bool],
+    ) -> _Difference | None:
+        """Run all steps; the first value that is not the hybrid run's.
+
+        Only outputs are compared, at the end; or, if ``traced``, every result as it comes.
+        """
+        for attempt in (1, 2):
+            try:
+                return next(self._differences(placement, steps, traced, stopped), None)
+            except TargetError as error:
+                raise _NoResult(f"a kernel raised: {error}") from None
+            except TargetLost as lost:
+                if lost.reason == "interrupted":
+                    raise Stopped from None
+                if lost.reason in ("crash", "timeout"):
+                    raise _NoResult(f"{lost.reason.upper()}: {lost.detail}") from None
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable: the second attempt returns or raises")
+
+    def _differences(
+        self,
+        placement: Mapping[OpId, str],
+        steps: Sequence[int],
+        traced: bool,
+        stopped: Callable[[], bool],
+    ) -> Iterator[_Difference]:
+        mutations = self.source.program.mutations
+        state: dict[ValueId, np.ndarray] = {}
+        for step in steps:
+            run = _Step(self, step, state)
+            try:
+                for number, op in enumerate(self._graph.ops):
+                    if stopped():
+                        raise Stopped
+                    run.advance(number, op, placement[op.id])
+                    if traced and not op.host:
+                        spoiled = run.flush(number + 1, op.outputs)
+                        if spoiled:
+                            yield _Difference(step, op.outputs[0], "it writes to its own inputs")
+                        yield from self._compare(run, step, op.outputs)
+                yield from self._compare(run, step, self._finals)
+                state = {b: a for b, v in mutations.items() if (a := run.array(v)) is not None}
+            finally:
+                run.drop()
+
+    def _compare(self, run: _Step, step: int, values: Sequence[ValueId]) -> Iterator[_Difference]:
+        for value in values:
+            ours = run.array(value)
+            if ours is not None:
+                theirs = self.hybrid.array(value, step)
+                if not bitwise_equal(ours, theirs):
+                    yield _Difference(step, value, _in_words(ours, theirs))
+
+
+class _Step:
+    """One step of an unobserved run: what differs from the pure source run, and where it is."""
+
+    def __init__(self, run: UnobservedRun, step: int, state: Mapping[ValueId, np.ndarray]) -> None:
+        self._run, self._source, self._session = run, run.source, run.session
+        self._graph = run.source.program.graph
+        self._step = step
+        self._here: dict[ValueId, Any] = dict(state)
+        """Arrays, and host numbers, that this process has."""
+
+        self._there: dict[ValueId, str] = {}
+        """Keys of what the target has, or will have when the pending calls have run."""
+
+        self._pending: list[ChainCall] = []
+        self._made: list[ValueId] = []
+        self._kept: list[str] = []
+
+    def advance(self, number: int, op: Op, where: str) -> None:
+        """Compute an operator, or note it down for the target."""
+        implementation = self._run.kernels.prepared(op.id, self._step)
+        by_target = where == TARGET and not self._run.hybrid.accident(op, self._step)
+        if by_target and isinstance(implementation, Compiled):
+            self._note(op, implementation)
+        elif by_target and isinstance(implementation, NumpyOverride):
+            self.flush(number, op.inputs)
+            tensors = [v for v in op.inputs if not self._graph.values[v].host]
+            specs = [self._graph.values[v].spec for v in op.outputs]
+            runs, _ = call_numpy(implementation, [self._value(v) for v in tensors], specs)
+            if not runs:
+                raise _NoResult(f"the NumPy function in the place of {op.id} raised")
+            self._here.update(zip(op.outputs, runs[-1], strict=True))
+        elif any(v in self._here or v in self._there for v in op.inputs):
+            self.flush(number, op.inputs)
+            self._compute(op)
+
+    def flush(self, number: int, needed: Sequence[ValueId]) -> bool:
+        """Run what is pending if a value is needed that it makes.
+
+        Args:
+            number: how many operators are behind: what these alone read is not kept.
+            needed: the values.
+
+        Returns:
+            Whether a kernel wrote to tensors that were there before.
+        """
+        if not set(needed).intersection(self._made):
+            return False
+        keep = [
+            self._there[v]
+            for v in self._made
+            if v in needed or self._run.last_use.get(v, -1) >= number
+        ]
+        spoiled = self._session.chain(self._pending, keep)
+        self._kept += keep
+        self._pending, self._made = [], []
+        return bool(spoiled)
+
+    def array(self, value: ValueId) -> np.ndarray | None:
+        """A value at the end of the step; None if it is the source's."""
+        self.flush(len(self._graph.ops), [value])
+        if value in self._there or value in self._here:
+            array: np.ndarray = self._value(value)
+            return array
+        return None
+
+    def drop(self) -> None:
+        """Free the target's memory of this step."""
+        self._session.drop(self._kept)
+
+    def _note(self, op: Op, compiled: Compiled) -> None:
+        kernel = compiled.kernel
+        inputs = [self._key(v) for v in op.inputs if not self._graph.values[v].host]
+        for key in kernel.constants:
+            self._session.put(key, compiled.constants[key])
+        outputs = [f"unobserved/{self._step}/{v}" for v in op.outputs]
+        if kernel.launches:
+            self._pending.append(ChainCall(kernel.key, tuple(inputs), tuple(outputs)))
+        else:
+            views = dict(kernel.views)
+            known = [*inputs, *kernel.constants]
+            for number, output in zip(kernel.results, outputs, strict=True):
+                spec = kernel.buffers[number]
+                while number in views:
+                    number = views[number]
+                view = ChainCall(None, (known[number],), (output,), spec.shape, spec.dtype)
+                self._pending.append(view)
+        self._there.update(zip(op.outputs, outputs, strict=True))
+        self._made += op.outputs
+
+    def _compute(self, op: Op) -> None:
+        """Compute an operator on the source."""
+        program, pure = self._source.program, self._source.values(self._step)
+        inputs = {}
+        for v in op.inputs:
+            known = v in self._here or v in self._there
+            host = self._graph.values[v].host
+            value = self._value(v) if known else pure[v]
+            inputs[v] = program.from_numpy(value, pure[v]) if known and not host else value
+        for v, result in zip(op.outputs, program.run(op.id, inputs), strict=True):
+            host = self._graph.values[v].host
+            self._here[v] = result if host else program.to_numpy(result)
+
+    def _value(self, value: ValueId) -> Any:
+        """A value as this process has it: an array, or a host number."""
+        if value not in self._here and value in self._there:
+            self._here[value] = self._session.fetch(self._there[value])
+        if value in self._here:
+            return self._here[value]
+        return self._source.array(value, self._step)
+
+    def _key(self, value: ValueId) -> str:
+        """Where the target has a value; sent if it has it not."""
+        if value in self._there:
+            return self._there[value]
+        if value in self._here:
+            key = f"unobserved/{self._step}/{value}"
+            self._there[value] = key
+            self._kept.append(key)
+            self._session.put(key, self._here[value])
+        else:
+            key = self._source.key(value, self._step)
+            self._session.put(key, self._source.array(value, self._step))
+        return key
+
+
+def _in_words(ours: np.ndarray, theirs: np.ndarray) -> str:
+    found = statistics(ours, theirs)
+    return (
+        f"{found.mismatched} of {found.elements} elements, by up to {found.max_abs:.3g}"
+        if found.mismatched
+        else "in the sign of zeros or the bits of NaNs"
+    )

@@ -1,0 +1,164 @@
+"""The unobserved run: the target by itself, compared bit for bit with the hybrid run."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tapml_nb as tapml
+from tapml_nb.execute.events import OutputsCompared
+from tapml_nb.judge.verdict import Verdict
+from tests import kernels, models
+
+
+class Gated(nn.Module):
+    """The activation's input is read once more after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.act = nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x)
+        return (self.act(hidden) + hidden).reshape(-1)[3:].tanh()
+
+
+class Counting(nn.Module):
+    """What a step returns depends on the steps before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.SiLU()
+        self.register_buffer("total", torch.zeros(3, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.total += self.act(x)
+        return self.total * 2
+
+
+@pytest.fixture
+def gated(kernel_cache, nothing_left):
+    torch.manual_seed(0)
+    with tapml.debug(Gated().eval(), (torch.randn(3, 8),)) as session:
+        yield session
+
+
+def offloaded(session):
+    session.offload("*")
+    return session.hybrid().info
+
+
+def test_the_same_bits(gated):
+    heard = []
+    gated.on(OutputsCompared, heard.append)
+    info = offloaded(gated)
+    assert info.outputs is Verdict.PASS
+    assert info.unobserved.same and info.unobserved.message == ""
+    assert [event.result for event in heard] == [info.unobserved]
+    assert "unobserved run: the same outputs, bit for bit" in gated.report.summary()
+
+
+def test_it_is_made_when_all_is_on_the_target(gated):
+    gated.offload("act/*")
+    assert gated.hybrid().info.unobserved is None
+    assert offloaded(gated).unobserved.same
+    gated.restore("act/*")
+    assert gated.hybrid().info.unobserved is None
+
+
+def test_it_is_not_made_twice(gated):
+    heard = []
+    gated.on(OutputsCompared, heard.append)
+    first = offloaded(gated).unobserved
+    calls = gated._target.calls
+    assert offloaded(gated).unobserved is first
+    assert gated._target.calls == calls and len(heard) == 1
+
+
+def test_nothing_but_outputs_comes_back(gated):
+    offloaded(gated)
+    gated.restore("*")
+    gated.hybrid()
+    gated.offload("*")
+    received = []
+    gated.on("OpAccumulated", lambda event: received.append(gated._target.bytes_received))
+    gated.hybrid()
+    assert gated._target.bytes_received - received[-1] == 45 * 4
+    assert not [k for k in gated._target._connection.resident if k.startswith("unobserved")]
+
+
+def test_operators_of_the_source_and_numpy_functions_in_between(gated):
+    gated.override("act/silu", lambda x: x / (1 + np.exp(-x)))
+    gated.override("add", lambda x, y: x + y)
+    assert offloaded(gated).unobserved.same
+    gated.override("first/linear", lambda x, w, b: 1 / 0)  # so the source computes it
+    assert offloaded(gated).unobserved.same
+
+
+def test_a_kernel_that_writes_to_what_others_read(gated):
+    """The hybrid run sends the next kernel what the notebook knows, so it does not suffer."""
+    gated.override("act/silu", kernels.spoils_its_input)
+    info = offloaded(gated)
+    assert info.outputs is Verdict.PASS
+    assert not info.unobserved.same
+    assert info.unobserved.op == "act/silu"
+    assert "output 0 differs: 1 of 45 elements" in info.unobserved.message
+    assert info.unobserved.message.endswith("it begins at act/silu: it writes to its own inputs")
+    assert not gated.report.ok
+    assert "DIFFERENT" in gated.report.summary()
+    # What was spoiled is spoiled for nobody else.
+    gated.override("act/silu", None)
+    assert gated.run().counts[Verdict.FAIL] == 0
+    assert offloaded(gated).unobserved.same
+
+
+def test_a_kernel_that_dies_when_nobody_looks(gated):
+    """The hybrid run's call is the first in the target's process."""
+    gated.override("act/silu", kernels.crashes_on_its_second_call)
+    info = offloaded(gated)
+    assert info.outputs is Verdict.PASS
+    assert not info.unobserved.same and info.unobserved.message.startswith("CRASH: SIGSEGV")
+    gated.override("act/silu", None)
+    assert offloaded(gated).unobserved.same
+
+
+def test_state_goes_from_step_to_step(kernel_cache, nothing_left):
+    torch.manual_seed(0)
+    steps = [(torch.randn(3, 16),) for _ in range(3)]
+    with tapml.debug(Counting().eval(), steps) as session:
+        info = offloaded(session)
+        assert info.outputs is Verdict.PASS and info.unobserved.same
+        session.override("act/silu", lambda x: x * np.float32(0.5))
+        assert offloaded(session).unobserved.same
+        totals = np.cumsum([x.numpy() for (x,) in steps], axis=0, dtype=np.float32)
+        for step in range(3):
+            found = session._runs._hybrid_run.array(session.graph.outputs[0], step)
+            np.testing.assert_allclose(found, totals[step], rtol=1e-6)
+
+
+def test_a_llama_migrated(kernel_cache, nothing_left):
+    model, inputs = models.llama()
+    with tapml.debug(model, inputs) as session:
+        migration = session.migrate()
+        assert session.report.info.unobserved.same
+        # Half of it, so that tensors go to and fro.
+        session.restore(migration.offloaded[::2])
+        session._runs.run_hybrid(whole=True)
+        assert session.report.info.unobserved.same
+
+
+def test_a_target_killed_in_between_is_nobodys_fault(gated):
+    def kill(event):
+        if event.op == "tanh":
+            os.kill(gated._target._pid, signal.SIGKILL)
+
+    forget = gated.on("OpAccumulated", kill)
+    assert offloaded(gated).unobserved.same
+    forget()
+    assert gated._target.restarts == 1
