@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +11,22 @@ from pathlib import Path
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
-def test_quickstart_finds_the_planted_fault(tmp_path):
-    page = tmp_path / "quickstart.html"
+def executed(name: str, page: Path) -> str:
+    """What a notebook prints where it sums up; it is written to ``page``."""
     done = subprocess.run(
-        [sys.executable, str(NOTEBOOKS / "run.py"), str(NOTEBOOKS / "quickstart.ipynb"), str(page)],
+        [sys.executable, str(NOTEBOOKS / "run.py"), str(NOTEBOOKS / name), str(page)],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
     )
     assert done.returncode == 0, done.stderr
-    before, broken, hybrid = done.stdout.split("Llama on llvm:")[1:]
+    return done.stdout
+
+
+def test_quickstart_finds_the_planted_fault(tmp_path):
+    page = tmp_path / "quickstart.html"
+    before, broken, hybrid = executed("quickstart.ipynb", page).split("Llama on llvm:")[1:]
     assert "no culprit" in before
     assert "culprit 1: model.layers.2.mlp.act_fn/silu FAIL" in broken
     assert "culprit 2" not in broken
@@ -28,6 +34,26 @@ def test_quickstart_finds_the_planted_fault(tmp_path):
     html = page.read_text()
     assert "[685 686 687]" in html
     assert html.count("data:image/png") >= 3
+
+
+def test_triage_tells_three_stories(tmp_path):
+    page = tmp_path / "triage.html"
+    falcon, _, rest = executed("triage.ipynb", page).partition("Mamba on llvm:")
+    mamba, _, llama = rest.partition("Llama on llvm:")
+    assert "outputs NOT within the noise floor" in falcon
+    assert falcon.count("it reaches 128 bytes before the start of input 0") >= 4
+    assert "indices: [-2] into an axis of 6" in falcon
+    assert "125 of 129 operators on the target" in falcon
+    assert "outputs within the noise floor" in falcon
+    assert "unobserved run: the same outputs, bit for bit" in falcon
+    assert "no culprit" in mamba
+    assert "backbone.layers.0.mixer/softplus, largest magnitude: FAIL" in mamba
+    before, after = re.search(r"softplus: (\S+) noise floors before, (\S+) after", mamba).groups()
+    assert float(after) < 1 < float(before)
+    assert "outputs NOT within the noise floor" in llama and "culprit 1:" not in llama
+    assert "together: model.layers.3.mlp.act_fn/silu, model.layers.3.mlp/mul" in llama
+    assert "378 of 380 operators on the target" in llama
+    assert len(re.findall(r"<img[^>]*data:image/png", page.read_text())) == 1
 
 
 def test_a_failing_cell_fails_the_run(tmp_path):

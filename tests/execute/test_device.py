@@ -21,10 +21,10 @@ def test_a_target_without_room_for_an_input(kernel_cache, nothing_left):
         def forward(self, x, y):
             return torch.tanh(x), torch.sigmoid(y)
 
-    x, y = torch.randn(64 * MB), torch.randn(16)
+    x, y = torch.randn(8 * MB), torch.randn(16)
     with tapml.debug(Wide().eval(), (x, y)) as session:
         session.run("sigmoid")
-        room = psutil.Process(session._target._pid).memory_info().vms + 100 * MB
+        room = psutil.Process(session._target._pid).memory_info().vms + 16 * MB
         resource.prlimit(session._target._pid, resource.RLIMIT_AS, (room, room))
         report = session.run()
         assert report.verdict("tanh") is Verdict.UNSUPPORTED

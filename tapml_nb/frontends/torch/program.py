@@ -181,6 +181,8 @@ class TorchProgram:
 
     def from_numpy(self, array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
         """A tensor with these values on the device of ``like``."""
+        if not array.flags.writeable:  # PyTorch cannot promise to leave it alone
+            array = array.copy()
         for dtype, (bits, twin) in _BITS.items():
             if array.dtype == np.dtype(twin):
                 width = np.dtype(str(bits).removeprefix("torch."))
