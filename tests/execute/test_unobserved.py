@@ -59,7 +59,8 @@ def test_the_same_bits(gated):
     gated.on(OutputsCompared, heard.append)
     info = offloaded(gated)
     assert info.outputs is Verdict.PASS
-    assert info.unobserved.same and info.unobserved.message == ""
+    assert info.unobserved.same
+    assert info.unobserved.message == ""
     assert [event.result for event in heard] == [info.unobserved]
     assert "unobserved run: the same outputs, bit for bit" in gated.report.summary()
 
@@ -78,7 +79,8 @@ def test_it_is_not_made_twice(gated):
     first = offloaded(gated).unobserved
     calls = gated._target.calls
     assert offloaded(gated).unobserved is first
-    assert gated._target.calls == calls and len(heard) == 1
+    assert gated._target.calls == calls
+    assert len(heard) == 1
 
 
 def test_nothing_but_outputs_comes_back(gated):
@@ -123,7 +125,8 @@ def test_a_kernel_that_dies_when_nobody_looks(gated):
     gated.override("act/silu", kernels.crashes_on_its_second_call)
     info = offloaded(gated)
     assert info.outputs is Verdict.PASS
-    assert not info.unobserved.same and info.unobserved.message.startswith("CRASH: SIGSEGV")
+    assert not info.unobserved.same
+    assert info.unobserved.message.startswith("CRASH: SIGSEGV")
     gated.override("act/silu", None)
     assert offloaded(gated).unobserved.same
 
@@ -133,7 +136,8 @@ def test_state_goes_from_step_to_step(kernel_cache, nothing_left):
     steps = [(torch.randn(3, 16),) for _ in range(3)]
     with tapml.debug(Counting().eval(), steps) as session:
         info = offloaded(session)
-        assert info.outputs is Verdict.PASS and info.unobserved.same
+        assert info.outputs is Verdict.PASS
+        assert info.unobserved.same
         session.override("act/silu", lambda x: x * np.float32(0.5))
         assert offloaded(session).unobserved.same
         totals = np.cumsum([x.numpy() for (x,) in steps], axis=0, dtype=np.float32)
