@@ -10,7 +10,8 @@ TORCH ?= torch==2.13.0+cpu
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # What the tests run besides Python packages, by Debian's names.
-APT_PACKAGES := gcc libc6-dev chromium
+APT_PACKAGES := gcc libc6-dev chromium pocl-opencl-icd ocl-icd-libopencl1 libvulkan1 \
+  mesa-vulkan-drivers
 
 # The front end is tested on kernels of these versions of ipykernel, too.
 IPYKERNELS := 6.31.0 7.3.0

@@ -23,9 +23,11 @@ from tapml_nb import tensorfile
 from tapml_nb.compile.code import KernelCode, read_code
 from tapml_nb.compile.kernel import Kernel
 
-KERNEL, OBJECT, CONSTANTS, ERROR, UNIT, CODE = (
+KERNEL, OBJECT, LIBRARY, SOURCES, CONSTANTS, ERROR, UNIT, CODE = (
     "kernel.json",
     "kernel.o",
+    "kernel.so",
+    "sources.json",
     "constants.safetensors",
     "error.json",
     "unit.json",
@@ -47,16 +49,18 @@ class Failure:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel on disk: its plan, and its object file unless it launches nothing."""
+    """A kernel on disk: its plan, and its code unless it launches nothing."""
 
     kernel: Kernel
     folder: Path
 
     @property
-    def object_file(self) -> Path | None:
-        """The object file with the kernel's functions; None when nothing is launched."""
-        path = self.folder / OBJECT
-        return path if self.kernel.launches else None
+    def code(self) -> Path | None:
+        """The kernel's functions, None when nothing is launched: an object file (CPUs), a library
+        (CUDA), or a :class:`~tapml_nb.compile.sources.SourcePackage` (OpenCL, WebGPU)."""
+        if not self.kernel.launches:
+            return None
+        return next(p for name in (OBJECT, LIBRARY, SOURCES) if (p := self.folder / name).exists())
 
     @cached_property
     def constants(self) -> dict[str, np.ndarray]:

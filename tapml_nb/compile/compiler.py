@@ -20,7 +20,9 @@ import tvm
 
 from tapml_nb.compile.cache import CODE, UNIT, Compiled, Failure, KernelCache
 from tapml_nb.compile.code import KernelCode, read_code
+from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.lowering import PIPELINE
+from tapml_nb.compile.sources import SOURCE_KINDS, SourcePackage
 from tapml_nb.compile.toolchain import c_compiler, link_shared
 from tapml_nb.interpreter import module_command, module_environment
 
@@ -47,7 +49,8 @@ class Compiler:
             ToolchainError: if the target cannot be compiled for on this machine.
             ValueError: if the cache cannot be written.
         """
-        c_compiler()
+        if target.kind.name not in SOURCE_KINDS:
+            c_compiler()
         self.target = target
         self.cache = cache or KernelCache()
         self.compiled = 0
@@ -95,13 +98,28 @@ class Compiler:
             return replace(code, message=known.message)  # say, of the C compiler
         return code
 
-    def link(self, kernels: list[Compiled], library: Path) -> None:
-        """Link kernels into one shared library.
+    def link(self, kernels: list[Compiled], library: Path) -> list[tuple[Path, list[Kernel]]]:
+        """Put kernels that launch something together, as far as that can be done.
+
+        Args:
+            kernels: the kernels.
+            library: the file to write.
+
+        Returns:
+            Files that the target can load, each with the kernels in it.
 
         Raises:
             ToolchainError: if the linker fails.
         """
-        link_shared([k.object_file for k in kernels if k.object_file], library)
+        codes = [(kernel, kernel.code) for kernel in kernels if kernel.code]
+        if self.target.kind.name == "cuda":  # whose libraries hold code for two machines
+            return [(code, [kernel.kernel]) for kernel, code in codes]
+        if self.target.kind.name in SOURCE_KINDS:
+            packages = [SourcePackage.parse(code.read_text(encoding="utf-8")) for _, code in codes]
+            library.write_text(SourcePackage.merged(packages).dump(), encoding="utf-8")
+        else:
+            link_shared([code for _, code in codes], library)
+        return [(library, [kernel.kernel for kernel, _ in codes])]
 
     def close(self) -> None:
         """End the worker and everything it runs.  Idempotent."""

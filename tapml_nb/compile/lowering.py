@@ -17,14 +17,20 @@ import numpy as np
 import tvm
 from tvm import relax
 from tvm.relax import pipeline
-from tvm.relax.backend import cpu_generic
+from tvm.relax.backend import cpu_generic, gpu_generic
+from tvm.s_tir import dlight
 
 from tapml_nb.compile.kernel import BufferSpec, Kernel, Launch
 from tapml_nb.compile.primfunc import buffer_specs
 from tapml_nb.numerics import digest, np_dtype
 
-PIPELINE = "relax-default/2"
+PIPELINE = "relax-default/3"
 """Version of this lowering; part of every cache key."""
+
+
+_GPUS = ("cuda", "opencl", "webgpu")
+
+_OWN_PIPELINES = {"c": cpu_generic, "opencl": gpu_generic, "webgpu": gpu_generic}
 
 
 class UnsupportedLowering(Exception):
@@ -74,8 +80,9 @@ def is_relax(module: Any) -> bool:
 
 
 def _relax_passes(target: Any) -> list[Any]:
-    if target.kind.name == "c":  # TVM has no Relax pipeline of its own for the C source target
-        return [*cpu_generic.library_dispatch_passes(target), *cpu_generic.legalize_passes(target)]
+    own = _OWN_PIPELINES.get(target.kind.name)
+    if own:  # TVM finds none for these kinds by itself
+        return [*own.library_dispatch_passes(target), *own.legalize_passes(target)]
     return [*pipeline.library_dispatch_passes(target), *pipeline.legalize_passes(target)]
 
 
@@ -100,7 +107,11 @@ def _lower_primfunc(module: Any, target: Any, key: str) -> Lowered:
         results=tuple(range(first, len(specs))),
     )
     function = function.without_attr("tapml.outputs").with_attr("global_symbol", name)
-    return Lowered(kernel, tvm.IRModule({name: function}), {})
+    functions = tvm.IRModule({name: function})
+    if target.kind.name in _GPUS:  # one that binds no threads gets the schedule of last resort
+        with target:
+            functions = dlight.ApplyDefaultSchedule(dlight.gpu.Fallback())(functions)
+    return Lowered(kernel, functions, {})
 
 
 class _Planner:
@@ -164,11 +175,12 @@ class _Planner:
             return self._call_tir(value, binding.var.ty)
         if name in ("relax.reshape", "relax.memory.view"):
             return self._view(self._value(value.args[0]), binding.var.ty)
+        if name == "relax.call_pure_packed" and _callee(value) == "vm.builtin.reshape":
+            return self._view(self._value(value.args[1]), binding.var.ty)
         if name in ("relax.call_pure_packed", "relax.call_dps_packed", "relax.call_packed"):
-            callee = getattr(value.args[0], "value", None) or getattr(
-                value.args[0], "global_symbol", "a packed function"
+            raise UnsupportedLowering(
+                f"needs {_callee(value)} of TVM's virtual machine at run time"
             )
-            raise UnsupportedLowering(f"needs {callee} of TVM's virtual machine at run time")
         raise UnsupportedLowering(f"the target's pipeline has no legalization for {name}")
 
     def _call_tir(self, call: Any, ty: Any) -> Any:
@@ -227,6 +239,13 @@ class _Planner:
         if isinstance(value, list):
             return [i for member in value for i in self._flat(member)]
         return [value]
+
+
+def _callee(call: Any) -> str:
+    """The name of the packed function that a call names first."""
+    first = call.args[0]
+    name = getattr(first, "value", None) or getattr(first, "global_symbol", "a packed function")
+    return str(name)
 
 
 def _buffer_spec(ty: Any) -> BufferSpec:

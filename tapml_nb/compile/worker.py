@@ -23,7 +23,10 @@ import sys
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tapml_nb.compile.lowering import Lowered
 
 SECONDS_PER_UNIT = 120
 """Deadline of one unit; real kernels take 0.05 s, a large unrolled one a few."""
@@ -119,19 +122,13 @@ def compile_unit(key: str, folder: Path, target: Any) -> None:
     import tvm
 
     from tapml_nb import tensorfile
-    from tapml_nb.compile import cache, toolchain
+    from tapml_nb.compile import cache
     from tapml_nb.compile.lowering import UnsupportedLowering, lower
 
     try:
         lowered = lower(tvm.ir.load_json((folder / cache.UNIT).read_text()), target, key)
         if lowered.kernel.launches:
-            library = tvm.tirx.build(lowered.functions, target)
-            if target.kind.name == "c":
-                source = folder / "kernel.c"
-                source.write_text(library.inspect_source())
-                toolchain.compile_c(source, folder / cache.OBJECT)
-            else:
-                library.write_to_file(str(folder / cache.OBJECT))
+            _build(lowered, target, folder)
     except UnsupportedLowering as error:
         cache.write_failure(folder, cache.Failure("unsupported", str(error)))
         return
@@ -141,6 +138,50 @@ def compile_unit(key: str, folder: Path, target: Any) -> None:
     if lowered.constants:
         (folder / cache.CONSTANTS).write_bytes(tensorfile.dump(lowered.constants))
     (folder / cache.KERNEL).write_text(json.dumps(lowered.kernel.to_json()))
+
+
+def _build(lowered: Lowered, target: Any, folder: Path) -> None:
+    """Leave the code of PrimFuncs in a cache folder, in the form that the target loads."""
+    import tvm
+
+    from tapml_nb.compile import cache, toolchain
+    from tapml_nb.compile.extraction import extract
+    from tapml_nb.compile.sources import SOURCE_KINDS
+
+    kind = target.kind.name
+    if kind in SOURCE_KINDS:
+        package = extract(lowered.functions, lowered.kernel, target)
+        (folder / cache.SOURCES).write_text(package.dump(), encoding="utf-8")
+        return
+    library = tvm.tirx.build(lowered.functions, target)
+    if kind == "c":
+        source = folder / "kernel.c"
+        source.write_text(library.inspect_source())
+        toolchain.compile_c(source, folder / cache.OBJECT)
+    elif kind == "cuda":
+        library.export_library(str(folder / cache.LIBRARY))
+    else:
+        library.write_to_file(str(folder / cache.OBJECT))
+
+
+def _source_text(lowered: Lowered, target: Any) -> str:
+    """What TVM generates for PrimFuncs, as text."""
+    import tvm
+
+    from tapml_nb.compile.extraction import extract
+    from tapml_nb.compile.sources import SOURCE_KINDS
+
+    kind = target.kind.name
+    if kind in SOURCE_KINDS:
+        return "\n".join(
+            part.source
+            for part in extract(lowered.functions, lowered.kernel, target).device.values()
+        )
+    library = tvm.tirx.build(lowered.functions, target)
+    if kind == "cuda":
+        return "\n".join(part.inspect_source() for part in library.imports)
+    text: str = library.inspect_source("ll" if kind == "llvm" else "")  # or it shows nothing
+    return text
 
 
 def describe_unit(key: str, folder: Path, target: Any) -> None:
@@ -169,9 +210,7 @@ def describe_unit(key: str, folder: Path, target: Any) -> None:
             reached("message", "launches nothing: the results are views or constants")
             return
         reached("tir", lowered.functions.script(show_meta=False))
-        library = tvm.tirx.build(lowered.functions, target)
-        is_llvm = target.kind.name == "llvm"  # whose modules show nothing unless told what
-        reached("source", library.inspect_source("ll" if is_llvm else ""))
+        reached("source", _source_text(lowered, target))
     except UnsupportedLowering as error:
         if error.module is not None:
             reached("tir", error.module.script(show_meta=False))

@@ -306,13 +306,13 @@ class KernelTable:
         return ""
 
     def _load_library(self, kernels: Iterable[Compiled]) -> None:
-        running = [k for k in kernels if k.object_file]
+        running = [kernel for kernel in kernels if kernel.kernel.launches]
         if not running:
             return
         self._libraries += 1
         library = self._folder / f"kernels-{self._libraries}.so"
-        self._compiler.link(running, library)
-        self._target.load(library, [k.kernel for k in running])
+        for file, inside in self._compiler.link(running, library):
+            self._target.load(file, inside)
 
 
 def _python_code(override: NumpyOverride) -> KernelCode:

@@ -2,46 +2,68 @@
 
 from __future__ import annotations
 
-import ctypes
-from dataclasses import dataclass
+import json
+import subprocess
+from dataclasses import dataclass, field
 from typing import Any
 
+from tapml_nb.compile.sources import SOURCE_KINDS
 from tapml_nb.compile.toolchain import ToolchainError, c_compiler
+from tapml_nb.interpreter import module_command, module_environment
 from tapml_nb.targets.spec import KINDS, Target
 
-_RUNNABLE = ("llvm", "c")
-"""Kinds that this version runs; it can generate code for the others, but not launch it."""
-
-_DRIVERS = {
-    "cuda": ("libcuda.so.1", "an NVIDIA GPU driver"),
-    "opencl": ("libOpenCL.so.1", "an OpenCL driver loader (Debian: ocl-icd-libopencl1)"),
-    "webgpu": ("libvulkan.so.1", "a Vulkan loader (Debian: libvulkan1)"),
-}
+_CPUS = ("llvm", "c")
+_PROBE_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a kind of target works here; ``reason`` says what is missing, or what was found."""
+    """Whether a kind of target works here.
+
+    Attributes:
+        kind: the kind.
+        works: whether it does.
+        reason: what is missing, or what was found.
+        device: what the device says of itself.
+    """
 
     kind: str
     works: bool
     reason: str
+    device: dict[str, Any] = field(default_factory=dict)
 
 
-def check(kind: str) -> Availability:
-    """Find out whether a kind of target can be used on this machine."""
+def check(kind: str, device: int = 0) -> Availability:
+    """Find out whether a kind of target can be used on this machine.
+
+    A driver is asked in a process of its own: some start threads, some crash.
+    """
+    compiler = ""
     try:
-        compiler = c_compiler()
+        if kind not in SOURCE_KINDS:
+            compiler = c_compiler()
     except ToolchainError as error:
         return Availability(kind, False, str(error).removeprefix("target: "))
-    if kind in _RUNNABLE:
+    if kind in _CPUS:
         return Availability(kind, True, f"kernels are linked with {compiler}")
-    library, driver = _DRIVERS[kind]
     try:
-        ctypes.CDLL(library)
-    except OSError:
-        return Availability(kind, False, f"it needs {driver}; {library} was not found")
-    return Availability(kind, False, "its driver is here, but this version cannot launch on it yet")
+        done = subprocess.run(
+            module_command("tapml_nb.targets.devices", kind, str(device)),
+            env=module_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PROBE_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return Availability(kind, False, "its driver does not answer")
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return Availability(kind, False, f"its driver ends the process ({done.returncode})")
+    if "missing" in answer:
+        return Availability(kind, False, answer["missing"])
+    return Availability(kind, True, answer["name"], answer)
 
 
 def check_all() -> list[Availability]:
@@ -58,11 +80,19 @@ def resolve(target: Any) -> tuple[Target, Any]:
     import tvm
 
     spec = Target.of(target)
-    state = check(spec.kind)
-    if not state.works:
-        raise ValueError(f"target: {spec.kind!r} cannot be used here: {state.reason}")
+    device: dict[str, Any] = {}
+    if spec.rpc is None:
+        state = check(spec.kind, spec.device)
+        device = state.device
+        if not state.works:
+            raise ValueError(f"target: {spec.kind!r} cannot be used here: {state.reason}")
+    said = spec.tvm_target
+    if said is None:
+        said = {"kind": spec.kind} | ({"arch": device["arch"]} if "arch" in device else {})
     try:
-        return spec, tvm.target.Target(spec.kind if spec.tvm_target is None else spec.tvm_target)
+        chosen = tvm.target.Target(said)
+        # Code for a device comes with code that launches it.
+        return spec, chosen if spec.kind in _CPUS else tvm.target.Target(chosen, host="llvm")
     except Exception as error:
         found = str(error).strip().splitlines()[-1]
-        raise ValueError(f"target: TVM rejects {spec.tvm_target!r}: {found}") from None
+        raise ValueError(f"target: TVM rejects {said!r}: {found}") from None

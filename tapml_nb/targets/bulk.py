@@ -24,7 +24,7 @@ import numpy as np
 from tapml_nb.numerics import np_dtype
 from tapml_nb.targets.errors import TargetError
 from tapml_nb.targets.greeting import BULK, pack_word
-from tapml_nb.targets.memory import NoTensor, TensorMemory, raw_bytes
+from tapml_nb.targets.memory import NoTensor, TensorMemory
 
 _CHUNK = 4 << 20
 _BUFFER = 4 << 20
@@ -124,13 +124,15 @@ class BulkServer:
         answer: dict[str, Any] = {}
         try:
             if request["do"] == "put":
-                tensor = self._memory.new(request["shape"], request["dtype"])
-                view = raw_bytes(tensor)
-                if view.size != size:
-                    raise ValueError(f"{size} bytes for a tensor of {view.size}")
-                unread = 0
-                receive_into(connection, memoryview(view))
-                self._memory[request["key"]] = tensor
+
+                def receive(data: np.ndarray) -> None:
+                    nonlocal unread
+                    if data.size != size:
+                        raise ValueError(f"{size} bytes for a tensor of {data.size}")
+                    unread = 0
+                    receive_into(connection, memoryview(data))
+
+                self._memory.put(request["key"], request["shape"], request["dtype"], receive)
             elif request["do"] == "file":
                 content = bytearray(size)
                 unread = 0
@@ -140,7 +142,7 @@ class BulkServer:
             else:
                 tensor = self._memory[request["key"]]
                 answer = {"shape": [int(n) for n in tensor.shape], "dtype": str(tensor.dtype)}
-                data = memoryview(raw_bytes(tensor))
+                data = memoryview(self._memory.device.read(tensor))
         except ConnectionError:
             raise
         except NoTensor as error:

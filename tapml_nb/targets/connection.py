@@ -51,11 +51,11 @@ class Connection:
         self.loaded: set[Path] = set()
         self._rpc, self._sockets = _connect_rpc(host, port, key)
 
-    def open_service(self, seconds: float) -> None:
-        """Get to know the server, and open the tensor socket.
+    def open_service(self, kind: str, device: int, seconds: float) -> None:
+        """Get to know the server, choose its device, and open the tensor socket.
 
         Raises:
-            TargetError: if the server is none of ours.
+            TargetError: if the server is none of ours, or has no such device.
         """
         hello = None
         with contextlib.suppress(AttributeError):
@@ -69,6 +69,7 @@ class Connection:
         if self._local:
             with contextlib.suppress(OSError):  # it is dead already, or the kernel is old
                 self._process = os.pidfd_open(self.pid)
+        self.platform["device"] = json.loads(self.remote("tapml.use", kind, str(device)))
         credentials = json.loads(self.remote("tapml.bulk"))
         bulk = BulkClient(self._host, self._port, credentials, _CONNECT_SECONDS)
         bulk.connection.settimeout(seconds)

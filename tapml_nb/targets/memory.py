@@ -7,7 +7,6 @@ other bytes each time, so that what it does not write can never look right.
 
 from __future__ import annotations
 
-import ctypes
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ import tvm_ffi
 
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.numerics import np_dtype, statistics
+from tapml_nb.targets.devices import Device, Within, raw_bytes, size_of
 from tapml_nb.targets.guard import Block, telling
 from tapml_nb.targets.poison import PATTERNS
 
@@ -29,13 +29,11 @@ class NoTensor(LookupError):
 
 
 class TensorMemory:
-    """Tensors by key, in the TVM runtime's own memory."""
+    """Tensors by key, on one device."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device) -> None:
+        self.device = device
         self._tensors: dict[str, Any] = {}
-        self._alloc = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
-        self._view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
-        self._device = tvm_ffi.device("cpu", 0)
 
     def __getitem__(self, key: str) -> Any:
         try:
@@ -49,25 +47,27 @@ class TensorMemory:
     def __contains__(self, key: str) -> bool:
         return key in self._tensors
 
-    def new(self, shape: Sequence[int], dtype: str) -> Any:
-        """Memory for a tensor of this shape and dtype, uninitialised.
+    def put(
+        self, key: str, shape: Sequence[int], dtype: str, receive: Callable[[np.ndarray], None]
+    ) -> None:
+        """Make a tensor of the bytes that ``receive`` fills in, straight in place where it can.
 
         Raises:
-            TypeError: if there is no such dtype, or NumPy and TVM lay it out differently.
+            TypeError, BeyondDevice: if the device has no room for it, or no such dtype.
         """
-        kind = tvm_ffi.dtype(dtype)
-        if kind.bits * kind.lanes != 8 * np_dtype(dtype).itemsize and dtype != "bool":
-            raise TypeError(f"dtype {dtype} is packed on the target; send its bytes as uint8")
-        return self._alloc(tvm_ffi.Shape(tuple(shape)), kind, self._device, None)
-
-    def view(self, tensor: Any, shape: Sequence[int], dtype: str) -> Any:
-        """The same memory under another shape."""
-        return self._view(tensor, tvm_ffi.Shape(tuple(shape)), tvm_ffi.dtype(dtype), 0)
+        tensor = self.device.new(shape, dtype)
+        if self.device.on_host:
+            receive(self.device.read(tensor))
+        else:
+            data = np.empty(size_of(tensor), np.uint8)
+            receive(data)
+            self.device.write(tensor, data)
+        self._tensors[key] = tensor
 
     def array(self, tensor: Any) -> np.ndarray:
-        """The tensor's memory as an array, without a copy."""
+        """A tensor as an array; on the host without a copy."""
         shape = tuple(int(n) for n in tensor.shape)
-        return raw_bytes(tensor).view(np_dtype(str(tensor.dtype))).reshape(shape)
+        return self.device.read(tensor).view(np_dtype(str(tensor.dtype))).reshape(shape)
 
     def drop(self, keys: Sequence[str]) -> None:
         """Forget tensors; keys that are not there are fine."""
@@ -76,17 +76,7 @@ class TensorMemory:
 
     def held(self) -> int:
         """Bytes of all tensors; memory under several keys counts once."""
-        sizes = {t.data_ptr(): raw_bytes(t).size for t in list(self._tensors.values())}
-        return sum(sizes.values())
-
-
-def raw_bytes(tensor: Any) -> np.ndarray:
-    """A tensor's memory as bytes.  (An array over DLPack would not do: no bfloat16.)"""
-    itemsize = np_dtype(str(tensor.dtype)).itemsize
-    count = math.prod(int(n) for n in tensor.shape) * itemsize
-    if count == 0:
-        return np.empty(0, np.uint8)
-    return np.frombuffer((ctypes.c_char * count).from_address(tensor.data_ptr()), np.uint8)
+        return sum(dict(map(self.device.owner, list(self._tensors.values()))).values())
 
 
 @dataclass(frozen=True)
@@ -102,22 +92,20 @@ class KernelRunner:
 
     def __init__(self, memory: TensorMemory) -> None:
         self._memory = memory
+        self._device = memory.device
         self._kernels: dict[str, _Loaded] = {}
         self._harmless: set[str] = set()
 
-    def load(self, library: str, plans: Sequence[dict[str, Any]]) -> None:
+    def load(self, library: str, plans: Sequence[dict[str, Any]], within: Within) -> None:
         """Load a library and the plans of the kernels in it.
 
         Raises:
             RuntimeError: if the library cannot be loaded, or lacks functions; with their names.
+            BeyondDevice: if a kernel needs more than the device has.
         """
-        module = tvm_ffi.load_module(library)
         kernels = [Kernel.from_json(plan) for plan in plans]
         wanted = {launch.function for kernel in kernels for launch in kernel.launches}
-        missing = sorted(name for name in wanted if not module.implements_function(name))
-        if missing:
-            raise RuntimeError(f"the library has no function {', '.join(missing)}")
-        functions = {name: module.get_function(name) for name in wanted}
+        functions = self._device.load(library, wanted, within)
         for kernel in kernels:
             launches = [(functions[launch.function], launch.args) for launch in kernel.launches]
             self._kernels[kernel.key] = _Loaded(kernel, launches)
@@ -159,7 +147,7 @@ class KernelRunner:
             overruns += [words for words in beyond if words not in overruns]
         first, last = runs[0], runs[-1]
         deterministic = [
-            all(_same(run[k], first[k]) for run in runs[1:]) for k in range(len(outputs))
+            all(self._same(run[k], first[k]) for run in runs[1:]) for k in range(len(outputs))
         ]
         for k, key in enumerate(outputs):
             self._memory[key] = last[k]
@@ -167,7 +155,7 @@ class KernelRunner:
             if not deterministic[k]:
                 self._memory[f"{key}#1"] = first[k]
         identical = [
-            None if other is None else _equal(tensor, other)
+            None if other is None else self._equal(tensor, other)
             for tensor, other in zip(last, compared, strict=True)
         ]
         spoiled = self._drop_changed(before)
@@ -177,7 +165,7 @@ class KernelRunner:
         if not all(deterministic) and not spoiled:
             # By chance, or because of what was in memory before?  The first run's poison again:
             again, _, _ = run(loaded, given, PATTERNS[0])
-            stale = all(map(_same, again, first))
+            stale = all(map(self._same, again, first))
         return {
             "ms": ms,
             "deterministic": deterministic,
@@ -211,12 +199,12 @@ class KernelRunner:
         for number, call in enumerate(calls):
             given = [tensors[k] if k in tensors else self._memory[k] for k in call["inputs"]]
             if call["kernel"] is None:
-                made = [self._memory.view(given[0], call["shape"], call["dtype"])]
+                made = [self._device.view(given[0], call["shape"], call["dtype"])]
             else:
                 loaded = self._find(call["kernel"])
                 given += [self._memory[key] for key in loaded.plan.constants]
-                buffers = self._buffers(loaded.plan, given, None, self._memory.new)
-                within(partial(_launch, loaded, buffers))
+                buffers = self._buffers(loaded.plan, given, None, self._device.new)
+                within(partial(self._launch, loaded, buffers))
                 made = [buffers[i] for i in loaded.plan.results]
                 del buffers
             tensors.update(zip(call["outputs"], made, strict=True))
@@ -239,15 +227,16 @@ class KernelRunner:
         """One run: its results, its milliseconds, and what it wrote beyond its buffers (which
         only a guarded run can tell)."""
         plan = loaded.plan
-        buffers = self._buffers(plan, given, poison, self._memory.new)
-        ms = _launch(loaded, buffers)
+        buffers = self._buffers(plan, given, poison, self._device.new)
+        self._device.finish()
+        ms = self._launch(loaded, buffers)
         return [buffers[i] for i in plan.results], ms, []
 
     def _run_guarded(
         self, loaded: _Loaded, given: list[Any], poison: int
     ) -> tuple[list[Any], float, list[str]]:
         """The same with every buffer between guard pages: inputs are copied in, results out."""
-        plan, memory = loaded.plan, self._memory
+        plan, memory = loaded.plan, self._device
         blocks: list[Block] = []
         names = iter(_names(plan))
 
@@ -265,18 +254,35 @@ class KernelRunner:
                 raw_bytes(inside[-1])[:] = raw_bytes(tensor)
             buffers = self._buffers(plan, inside, poison, new)
             with telling(blocks):
-                ms = _launch(loaded, buffers)
+                ms = self._launch(loaded, buffers)
             results = []
             for number in plan.results:
                 results.append(memory.new(plan.buffers[number].shape, plan.buffers[number].dtype))
                 raw_bytes(results[-1])[:] = raw_bytes(buffers[number])
             for tensor, copy in zip(given, inside, strict=True):
-                if not _same(tensor, copy):  # what it did to its inputs, it did
+                if not self._same(tensor, copy):  # what it did to its inputs, it did
                     raw_bytes(tensor)[:] = raw_bytes(copy)
             return results, ms, [words for block in blocks if (words := block.overruns())]
         finally:
             for block in blocks:
                 block.unmap()
+
+    def _launch(self, loaded: _Loaded, buffers: list[Any]) -> float:
+        """Run a kernel to its end; milliseconds."""
+        begin = time.perf_counter()
+        for function, arguments in loaded.launches:
+            function(*[buffers[i] for i in arguments])
+        self._device.finish()
+        return (time.perf_counter() - begin) * 1e3
+
+    def _equal(self, a: Any, b: Any) -> bool:
+        """Whether two tensors agree in dtype, shape and every bit."""
+        same_type = str(a.dtype) == str(b.dtype) and tuple(a.shape) == tuple(b.shape)
+        return same_type and self._same(a, b)
+
+    def _same(self, a: Any, b: Any) -> bool:
+        """Whether two tensors of one size agree bit for bit."""
+        return _agree(self._device.read(a), self._device.read(b))
 
     def _find(self, kernel: str) -> _Loaded:
         try:
@@ -284,15 +290,16 @@ class KernelRunner:
         except KeyError:
             raise ValueError(f"kernel {kernel} is not loaded") from None
 
+    def _bytes(self, key: str) -> np.ndarray:
+        return self._device.read(self._memory[key])
+
     def _copies(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        return {key: raw_bytes(self._memory[key]).copy() for key in dict.fromkeys(keys)}
+        return {key: self._bytes(key).copy() for key in dict.fromkeys(keys)}
 
     def _drop_changed(self, before: Mapping[str, np.ndarray]) -> list[str]:
         """Drop the tensors that are not what they were; their keys."""
         changed = [
-            key
-            for key, copy in before.items()
-            if not np.array_equal(copy, raw_bytes(self._memory[key]))
+            key for key, copy in before.items() if not np.array_equal(copy, self._bytes(key))
         ]
         self._memory.drop(changed)
         return changed
@@ -310,20 +317,12 @@ class KernelRunner:
                 continue
             tensor = new(spec.shape, spec.dtype)
             if poison is not None:
-                raw_bytes(tensor)[:] = poison
+                self._device.fill(tensor, poison)
             buffers.append(tensor)
         for destination, source in plan.views:  # in order: a view may be of a view
             spec = plan.buffers[destination]
-            buffers[destination] = self._memory.view(buffers[source], spec.shape, spec.dtype)
+            buffers[destination] = self._device.view(buffers[source], spec.shape, spec.dtype)
         return buffers
-
-
-def _launch(loaded: _Loaded, buffers: list[Any]) -> float:
-    """Run a kernel; milliseconds."""
-    begin = time.perf_counter()
-    for function, arguments in loaded.launches:
-        function(*[buffers[i] for i in arguments])
-    return (time.perf_counter() - begin) * 1e3
 
 
 def _names(plan: Kernel) -> list[str]:
@@ -349,15 +348,8 @@ def _expect(what: str, count: int, found: Sequence[Any]) -> None:
         raise ValueError(f"{what}: the kernel has {count}, and {len(found)} were given")
 
 
-def _equal(a: Any, b: Any) -> bool:
-    """Whether two tensors agree in dtype, shape and every bit."""
-    same_type = str(a.dtype) == str(b.dtype) and tuple(a.shape) == tuple(b.shape)
-    return same_type and _same(a, b)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two tensors of one size agree bit for bit."""
-    x, y = raw_bytes(a), raw_bytes(b)
+def _agree(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two tensors' bytes are the same."""
     if x.size % 8 == 0:
         x, y = x.view(np.uint64), y.view(np.uint64)
     return bool(np.array_equal(x, y))

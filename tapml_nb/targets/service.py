@@ -18,10 +18,12 @@ from typing import Any
 import tvm_ffi
 
 from tapml_nb.targets.bulk import BulkServer
+from tapml_nb.targets.devices import open_device
 from tapml_nb.targets.memory import KernelRunner, TensorMemory
 
 LOAD_SECONDS = 60.0
-"""Deadline of loading a library: constructors may run in it."""
+"""Deadline of opening a device, of loading a library (constructors may run in it), and of
+compiling one device function."""
 
 
 def register_service(
@@ -36,6 +38,16 @@ def register_service(
         same_host: the client started this server, so libraries may stay where they are.
     """
 
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    memory = TensorMemory(open_device("llvm", 0))
+    runner = KernelRunner(memory)
+
+    def use(kind: str, number: str) -> str:
+        nonlocal memory, runner
+        memory = TensorMemory(_within(LOAD_SECONDS, lambda: open_device(kind, int(number))))
+        runner = KernelRunner(memory)
+        return json.dumps(memory.device.describe())
+
     def confined(name: str) -> str:
         path = (folder / name).resolve()
         if not path.is_relative_to(folder):
@@ -44,7 +56,7 @@ def register_service(
 
     def load(name: str, plans: str) -> None:
         path = name if same_host and Path(name).is_absolute() else confined(name)
-        _within(LOAD_SECONDS, lambda: runner.load(path, json.loads(plans)))
+        runner.load(path, json.loads(plans), lambda work: _within(LOAD_SECONDS, work))
 
     def call(text: str) -> str:
         request = json.loads(text)
@@ -56,20 +68,18 @@ def register_service(
         timeout = request.pop("timeout")
         return json.dumps(runner.chain(**request, within=lambda work: _within(timeout, work)))
 
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    memory = TensorMemory()
-    runner = KernelRunner(memory)
     functions: dict[str, Callable[..., Any]] = {
         "tvm.rpc.server.workpath": confined,
         "tvm.rpc.server.load_module": lambda name: tvm_ffi.load_module(confined(name)),
         "tapml.hello": lambda: json.dumps(_hello()),
+        "tapml.use": use,
         "tapml.bulk": lambda: json.dumps(BulkServer(memory, folder, session).credentials()),
         "tapml.load": load,
         "tapml.call": call,
         "tapml.chain": chain,
         "tapml.statistics": lambda *keys: json.dumps(runner.statistics(*keys)),
         "tapml.drop": lambda keys: memory.drop(json.loads(keys)),
-        "tapml.held": memory.held,
+        "tapml.held": lambda: memory.held(),
         "tapml.exit_of": lambda pid: json.dumps(exits.get(int(pid))),
     }
     for name, function in functions.items():

@@ -26,6 +26,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from tapml_nb.compile.kernel import Kernel
+from tapml_nb.compile.sources import SOURCE_KINDS
 from tapml_nb.targets.connection import Connection
 from tapml_nb.targets.errors import LossReason, TargetError, TargetLost
 from tapml_nb.targets.guard import HIT
@@ -392,7 +393,10 @@ class TargetSession:
         host, port, key = self.target.address if self.target.rpc else self._local_address()
         connection = self._adopt(Connection(host, port, key, local=self._server is not None))
         try:
-            self._guarded(_CONTROL_SECONDS, lambda: connection.open_service(_CONTROL_SECONDS))
+            kind, number = self.target.kind, self.target.device
+            self._guarded(
+                _CONTROL_SECONDS, lambda: connection.open_service(kind, number, _CONTROL_SECONDS)
+            )
         except TargetError:
             self._drop_connection()
             raise
@@ -446,7 +450,9 @@ class TargetSession:
             )
             self.bytes_sent += len(content)
         plans = json.dumps([asdict(kernel) for kernel in kernels])
-        self._remote(connection, "tapml.load", name, plans)
+        # A driver that compiles for itself takes its time for each kernel.
+        seconds = _CONTROL_SECONDS * (len(kernels) if self.target.kind in SOURCE_KINDS else 1)
+        self._remote(connection, "tapml.load", name, plans, seconds=seconds)
         connection.loaded.add(library)
 
     # -- one thing at a time, within its time ------------------------------------------------------

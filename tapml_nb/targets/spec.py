@@ -25,6 +25,7 @@ class Target:
         tvm_target: a ``tvm.target.Target``, or what makes one (``{"kind": "llvm", "mcpu":
             "skylake"}``); default the kind alone.
         timeout: deadline of one kernel call, in seconds.
+        device: which device of that kind, from 0, where there are several.
         guard: run every kernel between guard pages, twice, and watch its inputs, so that
             accesses out of bounds, unwritten outputs and reads of uninitialised memory become
             verdicts; CPUs only, and slower.
@@ -35,6 +36,7 @@ class Target:
     tvm_target: Any = None
     timeout: float = 30.0
     guard: bool = False
+    device: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -43,6 +45,8 @@ class Target:
             raise ValueError(f"target: unknown kind {self.kind!r}; {hint}there are {_listed()}")
         if not isinstance(self.timeout, int | float) or not 0 < self.timeout < math.inf:
             raise ValueError(f"target: timeout is {self.timeout!r}; give seconds above 0")
+        if not isinstance(self.device, int) or self.device < 0:
+            raise ValueError(f"target: device is {self.device!r}; give a number from 0")
         if self.guard and self.kind not in _CPUS:
             raise ValueError(
                 f"target: guard needs a CPU ({' or '.join(map(repr, _CPUS))}), not {self.kind!r}"

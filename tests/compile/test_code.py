@@ -176,7 +176,7 @@ class TestOnce:
             assert compiler.compiled == 0
         (compiled,) = compile_all(compiler, add_unit(4))
         assert isinstance(compiled, Compiled)
-        assert compiled.object_file.exists()
+        assert compiled.code.exists()
         assert "\ndefine " in code_of(compiler, add_unit(4)).source
         assert compiler.compiled == 1
 

@@ -69,7 +69,7 @@ def test_the_target_is_part_of_the_key(compiler, cache):
 def test_a_kernel_has_a_plan_and_an_object_file(compiler):
     (compiled,) = compile_all(compiler, add_unit(4))
     assert isinstance(compiled, Compiled)
-    assert compiled.object_file.exists()
+    assert compiled.code.name == "kernel.o"
     assert [len(launch.args) for launch in compiled.kernel.launches] == [3]
     assert compiled.kernel.results == (1,)
 

@@ -1,0 +1,189 @@
+"""Where a target's kernels run: a device's memory, and its way from code to launches.
+
+A device is chosen once per session of the target server, by kind and number, and lives and dies
+with that process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import tvm_ffi
+
+from tapml_nb.numerics import np_dtype
+
+Function = Callable[..., None]
+"""A PrimFunc in destination-passing style; takes the device's tensors."""
+
+Within = Callable[[Callable[[], Any]], Any]
+"""Does something within its time."""
+
+
+class BeyondDevice(Exception):
+    """The device cannot run a kernel or hold a tensor, whatever code it is given."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A buffer of a device with the shape and dtype that kernels see."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    buffer: Any
+
+
+class Device(Protocol):
+    """Memory and kernels of one device.  A tensor has ``shape`` and ``dtype``."""
+
+    on_host: bool
+    """Whether :meth:`read` gives the tensor's own memory, to be written to as well."""
+
+    def describe(self) -> dict[str, Any]:
+        """What it is: ``name``, and ``limits`` where there are any."""
+
+    def new(self, shape: Sequence[int], dtype: str) -> Any:
+        """A tensor, uninitialised.
+
+        Raises:
+            TypeError: if there is no such dtype, or NumPy and the device lay it out differently.
+            BeyondDevice: if it is larger than the device can have it.
+        """
+
+    def view(self, tensor: Any, shape: Sequence[int], dtype: str) -> Any:
+        """The same memory under another shape."""
+
+    def read(self, tensor: Any) -> np.ndarray:
+        """A tensor's bytes."""
+
+    def write(self, tensor: Any, data: np.ndarray) -> None:
+        """Set a tensor's bytes.
+
+        Raises:
+            BeyondDevice: if there is a value that the device cannot hold.
+        """
+
+    def fill(self, tensor: Any, byte: int) -> None:
+        """Set every byte."""
+
+    def owner(self, tensor: Any) -> tuple[int, int]:
+        """A number for the memory, the same for all views of it, and its size in bytes."""
+
+    def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
+        """Make the functions of a library ready to launch.
+
+        Raises:
+            RuntimeError: if one is missing, or the driver rejects it; with its message.
+            BeyondDevice: if one needs more than the device has.
+        """
+
+    def finish(self) -> None:
+        """Wait for everything launched.
+
+        Raises:
+            RuntimeError: if it failed.
+        """
+
+
+def open_device(kind: str, number: int) -> Device:
+    """The device that kernels of a kind of target run on.
+
+    Raises:
+        RuntimeError: if it is not there, or what drives it is missing; with what to install.
+    """
+    if kind in ("llvm", "c"):
+        return TvmDevice("cpu", 0)
+    if kind == "cuda":
+        from tapml_nb.targets.cuda import CudaDevice
+
+        return CudaDevice(number)
+    if kind == "opencl":
+        from tapml_nb.targets.opencl import OpenClDevice
+
+        return OpenClDevice(number)
+    if kind == "webgpu":
+        from tapml_nb.targets.webgpu import WebGpuDevice
+
+        return WebGpuDevice(number)
+    raise RuntimeError(f"this server has no devices of kind {kind!r}")
+
+
+class TvmDevice:
+    """A device of TVM's own runtime, whose kernels come as a library; here: the CPU."""
+
+    on_host = True
+
+    def __init__(self, kind: str, number: int) -> None:
+        self._device = tvm_ffi.device(kind, number)
+        self._alloc = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
+        self._view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": str(self._device)}
+
+    def new(self, shape: Sequence[int], dtype: str) -> Any:
+        kind = tvm_ffi.dtype(dtype)
+        if kind.bits * kind.lanes != 8 * np_dtype(dtype).itemsize and dtype != "bool":
+            raise TypeError(f"dtype {dtype} is packed on the target; send its bytes as uint8")
+        return self._alloc(tvm_ffi.Shape(tuple(shape)), kind, self._device, None)
+
+    def view(self, tensor: Any, shape: Sequence[int], dtype: str) -> Any:
+        return self._view(tensor, tvm_ffi.Shape(tuple(shape)), tvm_ffi.dtype(dtype), 0)
+
+    def read(self, tensor: Any) -> np.ndarray:
+        return raw_bytes(tensor)
+
+    def write(self, tensor: Any, data: np.ndarray) -> None:
+        raw_bytes(tensor)[:] = data
+
+    def fill(self, tensor: Any, byte: int) -> None:
+        raw_bytes(tensor)[:] = byte
+
+    def owner(self, tensor: Any) -> tuple[int, int]:
+        return tensor.data_ptr(), size_of(tensor)
+
+    def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
+        module = within(lambda: tvm_ffi.load_module(library))
+        missing = sorted(name for name in names if not module.implements_function(name))
+        if missing:
+            raise RuntimeError(f"the library has no function {', '.join(missing)}")
+        return {name: module.get_function(name) for name in names}
+
+    def finish(self) -> None:
+        pass
+
+
+def size_of(tensor: Any) -> int:
+    """A tensor's bytes, as NumPy lays it out."""
+    elements = int(np.prod([int(n) for n in tensor.shape], dtype=np.int64))
+    return elements * np_dtype(str(tensor.dtype)).itemsize
+
+
+def raw_bytes(tensor: Any) -> np.ndarray:
+    """The bytes of a tensor in this process's memory.  (An array over DLPack would not do: no
+    bfloat16.)"""
+    count = size_of(tensor)
+    if count == 0:
+        return np.empty(0, np.uint8)
+    return np.frombuffer((ctypes.c_char * count).from_address(tensor.data_ptr()), np.uint8)
+
+
+def main() -> None:
+    """``python -m tapml_nb.targets.devices KIND NUMBER``: describe a device as JSON."""
+    from tapml_nb.targets.server import load_runtime
+
+    load_runtime()
+    try:
+        answer = open_device(sys.argv[1], int(sys.argv[2])).describe()
+    except Exception as error:
+        answer = {"missing": " ".join(str(error).split())}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
