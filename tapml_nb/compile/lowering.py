@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, s_tir, tirx
 from tvm.relax import pipeline
 from tvm.relax.backend import cpu_generic, gpu_generic
 from tvm.s_tir import dlight
@@ -111,7 +111,41 @@ def _lower_primfunc(module: Any, target: Any, key: str) -> Lowered:
     if target.kind.name in _GPUS:  # one that binds no threads gets the schedule of last resort
         with target:
             functions = dlight.ApplyDefaultSchedule(dlight.gpu.Fallback())(functions)
+        if not _binds_threads(functions[name].body):
+            functions = tvm.IRModule({name: _by_one_thread(functions[name])})
     return Lowered(kernel, functions, {})
+
+
+def _binds_threads(statement: Any) -> bool:
+    """Whether a statement binds a loop to the threads of a GPU."""
+    if isinstance(statement, tirx.For) and statement.kind == tirx.ForKind.THREAD_BINDING:
+        return True
+    inner = [getattr(statement, name, None) for name in ("body", "block", "then_case", "else_case")]
+    return any(_binds_threads(s) for s in (*inner, *getattr(statement, "seq", ())) if s is not None)
+
+
+def _by_one_thread(function: Any) -> Any:
+    """A PrimFunc that is no schedulable loop nest, as a single thread of a GPU: slow, and right."""
+    root = function.body.block if isinstance(function.body, s_tir.SBlockRealize) else None
+    body = root.body if root else function.body
+    for axis in ("threadIdx.x", "blockIdx.x"):
+        var = tirx.Var(axis.replace(".", "_"), "int32")
+        thread = tirx.IterVar(tvm.ir.Range(0, 1), var, tirx.IterVar.ThreadIndex, axis)
+        body = tirx.For(var, 0, 1, tirx.ForKind.THREAD_BINDING, body, thread_binding=thread)
+    if root:
+        block = s_tir.SBlock(
+            root.iter_vars,
+            root.reads,
+            root.writes,
+            root.name_hint,
+            body,
+            root.init,
+            root.alloc_buffers,
+            root.match_buffers,
+            root.annotations,
+        )
+        body = s_tir.SBlockRealize(function.body.iter_values, function.body.predicate, block)
+    return function.with_body(body)
 
 
 class _Planner:

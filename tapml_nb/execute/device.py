@@ -18,7 +18,7 @@ from tapml_nb.execute.kernels import NumpyOverride
 from tapml_nb.execute.source import Stopped
 from tapml_nb.graph import TensorSpec
 from tapml_nb.numerics import bitwise_equal, np_dtype
-from tapml_nb.targets.errors import TargetError, TargetLost
+from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
 from tapml_nb.targets.session import TargetSession
 
 Send = Callable[[], np.ndarray]
@@ -29,7 +29,7 @@ Send = Callable[[], np.ndarray]
 class Accident:
     """A call that gave no result, and what is known of it.
 
-    ``"refused"``: the target could not take an input, so nothing ran.
+    ``"refused"``: the target could not take an input, or has a limit, so nothing ran.
     """
 
     kind: Literal["crash", "timeout", "refused"]
@@ -114,6 +114,8 @@ class Device:
             except _Refused as error:
                 message = f"the target cannot hold an input: {error}"
                 return _failed("refused", message, outputs, sent)
+            except BeyondTarget as error:
+                return _failed("refused", f"the target cannot do that: {error}", outputs, sent)
             except TargetError as error:
                 return _failed("crash", f"the kernel raised: {error}", outputs, sent)
             except TargetLost as lost:

@@ -27,7 +27,7 @@ from tapml_nb.execute.events import EventStream, RunProgress
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.frontends.program import Unsupported
 from tapml_nb.graph import Graph, Op, OpId, TensorSpec
-from tapml_nb.targets.errors import TargetError, TargetLost
+from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
 from tapml_nb.targets.session import TargetSession
 
 NumpyFunction = Callable[..., Any]
@@ -284,26 +284,27 @@ class KernelTable:
             return
         if self._refusal([compiled for _, compiled in fresh]):
             for key, compiled in fresh:
-                if reason := self._refusal([compiled]):
-                    message = f"cannot be loaded on the target: {reason}"
-                    self._known[key] = Failure("error", message)
+                if refusal := self._refusal([compiled]):
+                    self._known[key] = refusal
         self._loaded.update(key for key, _ in fresh)
 
-    def _refusal(self, kernels: Sequence[Compiled]) -> str:
-        """Load kernels as one library; returns why that cannot be, or nothing.
+    def _refusal(self, kernels: Sequence[Compiled]) -> Failure | None:
+        """Load kernels as one library; returns why that cannot be, if it cannot.
 
         Raises:
             TargetLost: if the target is lost for another reason than these kernels.
         """
         try:
             self._load_library(kernels)
+        except BeyondTarget as limit:
+            return Failure("unsupported", f"the target cannot run it: {limit}")
         except (TargetError, ToolchainError) as error:
-            return str(error)
+            return Failure("error", f"cannot be loaded on the target: {error}")
         except TargetLost as lost:
             if lost.reason not in ("crash", "timeout"):
                 raise
-            return str(lost)
-        return ""
+            return Failure("error", f"cannot be loaded on the target: {lost}")
+        return None
 
     def _load_library(self, kernels: Iterable[Compiled]) -> None:
         running = [kernel for kernel in kernels if kernel.kernel.launches]

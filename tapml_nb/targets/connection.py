@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tapml_nb.targets.bulk import BulkClient
-from tapml_nb.targets.errors import TargetError, TargetLost
+from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
 
 _CONNECT_SECONDS = 10.0
 _MESSAGE_LIMIT = 2000
@@ -86,6 +86,7 @@ class Connection:
 
         Raises:
             TargetError: if it raises there; the connection is fine.
+            BeyondTarget: if the device cannot do that.
             Exception: any other, if the connection broke.
         """
         try:
@@ -94,6 +95,9 @@ class Connection:
             return self._functions[name](*arguments)
         except Exception as error:
             if _is_answer(error):
+                kind, _, rest = _message(error).partition(": ")
+                if kind == "BeyondDevice":
+                    raise BeyondTarget(rest) from None
                 raise TargetError(_message(error)) from None
             raise
 

@@ -11,6 +11,10 @@ class TargetError(RuntimeError):
     """The target answered with an error; the session goes on."""
 
 
+class BeyondTarget(TargetError):
+    """The target's device cannot do it, whatever the code: a limit, or a feature it lacks."""
+
+
 class TargetLost(RuntimeError):
     """The target died or went out of reach in the middle of something.
 
