@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tapml_nb.targets.bulk import BulkClient
+from tapml_nb.targets.devices import BEYOND
 from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
 
 _CONNECT_SECONDS = 10.0
@@ -95,10 +96,10 @@ class Connection:
             return self._functions[name](*arguments)
         except Exception as error:
             if _is_answer(error):
-                kind, _, rest = _message(error).partition(": ")
-                if kind == "BeyondDevice":
-                    raise BeyondTarget(rest) from None
-                raise TargetError(_message(error)) from None
+                said = _message(error)
+                if said.startswith(BEYOND):
+                    raise BeyondTarget(said.removeprefix(BEYOND)) from None
+                raise TargetError(said) from None
             raise
 
     def sever(self) -> None:

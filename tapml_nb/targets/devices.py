@@ -25,8 +25,15 @@ Within = Callable[[Callable[[], Any]], Any]
 """Does something within its time."""
 
 
+BEYOND = "beyond the device: "
+"""How the message of a :class:`BeyondDevice` begins: of an error, RPC carries only the message."""
+
+
 class BeyondDevice(Exception):
     """The device cannot run a kernel or hold a tensor, whatever code it is given."""
+
+    def __str__(self) -> str:
+        return BEYOND + super().__str__()
 
 
 @dataclass(frozen=True)
