@@ -15,6 +15,8 @@ from tapml_nb.targets.spec import KINDS, Target
 _CPUS = ("llvm", "c")
 _PROBE_SECONDS = 60
 
+_FOUND: dict[tuple[str, int], dict[str, Any]] = {}
+
 
 @dataclass(frozen=True)
 class Availability:
@@ -46,24 +48,33 @@ def check(kind: str, device: int = 0) -> Availability:
         return Availability(kind, False, str(error).removeprefix("target: "))
     if kind in _CPUS:
         return Availability(kind, True, f"kernels are linked with {compiler}")
+    answer = _probed(kind, device)
+    if "missing" in answer:
+        return Availability(kind, False, answer["missing"])
+    return Availability(kind, True, answer["name"], answer)
+
+
+def _probed(kind: str, device: int) -> dict[str, Any]:
+    """What a device says of itself, or ``missing`` and why; asked once, if it is there."""
+    if (kind, device) in _FOUND:
+        return _FOUND[kind, device]
     try:
         done = subprocess.run(
-            module_command("tapml_nb.targets.devices", kind, str(device)),
+            module_command("tapml_nb.targets.probe", kind, str(device)),
             env=module_environment(),
             capture_output=True,
             text=True,
             check=False,
             timeout=_PROBE_SECONDS,
         )
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return Availability(kind, False, "its driver does not answer")
-    try:
-        answer = json.loads(done.stdout.splitlines()[-1])
+        return {"missing": "its driver does not answer"}
     except (IndexError, ValueError):
-        return Availability(kind, False, f"its driver ends the process ({done.returncode})")
-    if "missing" in answer:
-        return Availability(kind, False, answer["missing"])
-    return Availability(kind, True, answer["name"], answer)
+        return {"missing": f"its driver ends the process (exit status {done.returncode})"}
+    if "missing" not in answer:
+        _FOUND[kind, device] = answer
+    return answer
 
 
 def check_all() -> list[Availability]:

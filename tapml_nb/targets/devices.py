@@ -7,8 +7,6 @@ with that process.
 from __future__ import annotations
 
 import ctypes
-import json
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -178,19 +176,3 @@ def raw_bytes(tensor: Any) -> np.ndarray:
     if count == 0:
         return np.empty(0, np.uint8)
     return np.frombuffer((ctypes.c_char * count).from_address(tensor.data_ptr()), np.uint8)
-
-
-def main() -> None:
-    """``python -m tapml_nb.targets.devices KIND NUMBER``: describe a device as JSON."""
-    from tapml_nb.targets.server import load_runtime
-
-    load_runtime()
-    try:
-        answer = open_device(sys.argv[1], int(sys.argv[2])).describe()
-    except Exception as error:
-        answer = {"missing": " ".join(str(error).split())}
-    print(json.dumps(answer))
-
-
-if __name__ == "__main__":
-    main()

@@ -26,8 +26,18 @@ def test_what_tvm_rejects_is_said_in_one_line():
     assert "\n" not in str(caught.value)
 
 
-def test_without_a_c_compiler_nothing_works(monkeypatch):
+def test_without_a_c_compiler_cpus_and_cuda_do_not_work(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert not any(state.works for state in check_all())
+    works = {state.kind for state in check_all() if state.works}
+    assert works == {"opencl", "webgpu"}  # whose drivers compile for themselves
     with pytest.raises(ValueError, match="install gcc or clang"):
         resolve("llvm")
+
+
+def test_a_target_elsewhere_needs_no_driver_here(monkeypatch):
+    monkeypatch.setattr("tapml_nb.targets.availability._FOUND", {})
+    monkeypatch.setenv("OCL_ICD_VENDORS", "/nonexistent")
+    with pytest.raises(ValueError, match="cannot be used here: there is no OpenCL device 0"):
+        resolve("opencl")
+    spec, tvm_target = resolve(Target("opencl", rpc="127.0.0.1:9000/key"))
+    assert spec.kind == tvm_target.kind.name == "opencl"
