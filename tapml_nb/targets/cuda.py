@@ -8,7 +8,7 @@ and the next one begins anew.
 from __future__ import annotations
 
 import ctypes
-import os
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,13 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from tapml_nb.targets.devices import TvmDevice, size_of
+from tapml_nb.targets.devices import BeyondDevice, Function, TvmDevice, Within, lose, size_of
 
 _KIND = 2
 """``kDLCUDA``."""
 
 _EXISTS, _VERSION, _NAME = 0, 4, 5
 """Of ``tvm::runtime::DeviceAttrKind``."""
-
-LOST = 70
-"""Exit status of a process whose device is lost."""
 
 
 class CudaDevice(TvmDevice):
@@ -73,11 +70,32 @@ class CudaDevice(TvmDevice):
     def fill(self, tensor: Any, byte: int) -> None:
         self.write(tensor, np.full(size_of(tensor), byte, np.uint8))
 
+    def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
+        functions = super().load(library, names, within)
+        return {name: _launching(function) for name, function in functions.items()}
+
     def finish(self) -> None:
         try:
             self._synchronize(self._device, 0)
         except Exception as error:
-            # Nothing works on this device any more, not even freeing its memory.
-            words = [line for line in str(error).splitlines() if "CUDA" in line] or [str(error)]
-            os.write(2, f"\n{words[-1].strip()}\n".encode())
-            os._exit(LOST)
+            lose(_words(error))
+
+
+def _launching(function: Function) -> Function:
+    """The function, which says so when the driver does not take its grid or block."""
+
+    def launch(*tensors: Any) -> None:
+        try:
+            function(*tensors)
+        except Exception as error:
+            if "CUDALaunch" in str(error):
+                raise BeyondDevice(_words(error)) from None
+            raise
+
+    return launch
+
+
+def _words(error: Exception) -> str:
+    """The line of a message of TVM's that is about CUDA."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if "CUDA" in line), lines[-1])

@@ -7,9 +7,10 @@ with that process.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import tvm_ffi
@@ -32,6 +33,17 @@ class BeyondDevice(Exception):
 
     def __str__(self) -> str:
         return BEYOND + super().__str__()
+
+
+LOST = 70
+"""Exit status of a process whose device is lost."""
+
+
+def lose(reason: str) -> NoReturn:
+    """End this process: after a kernel's error nothing works on the device any more, not even
+    freeing its memory, and what a call then says would be of the wrong kernel."""
+    os.write(2, f"\n{' '.join(reason.split())}\n".encode())
+    os._exit(LOST)
 
 
 @dataclass(frozen=True)

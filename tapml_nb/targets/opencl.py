@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch
 from tapml_nb.numerics import np_dtype
-from tapml_nb.targets.devices import BeyondDevice, Function, Tensor, Within, size_of
+from tapml_nb.targets.devices import BeyondDevice, Function, Tensor, Within, lose, size_of
 from tapml_nb.targets.launches import load_package
 
 NEEDS = "pyopencl is not installed on the target (pip install pyopencl)"
@@ -59,19 +59,18 @@ class OpenClDevice:
     def read(self, tensor: Tensor) -> np.ndarray:
         data = np.empty(size_of(tensor), np.uint8)
         if data.size:
-            self._cl.enqueue_copy(self._queue, data, tensor.buffer, is_blocking=True)
+            self._done(self._cl.enqueue_copy, data, tensor.buffer)
         return data
 
     def write(self, tensor: Tensor, data: np.ndarray) -> None:
         if data.size:
-            source = np.ascontiguousarray(data)
-            self._cl.enqueue_copy(self._queue, tensor.buffer, source, is_blocking=True)
+            self._done(self._cl.enqueue_copy, tensor.buffer, np.ascontiguousarray(data))
 
     def fill(self, tensor: Tensor, byte: int) -> None:
         size = size_of(tensor)
         if size:
             pattern = np.full(1, byte, np.uint8)
-            self._cl.enqueue_fill_buffer(self._queue, tensor.buffer, pattern, 0, size)
+            self._done(self._cl.enqueue_fill_buffer, tensor.buffer, pattern, 0, size)
 
     def owner(self, tensor: Tensor) -> tuple[int, int]:
         return id(tensor.buffer), size_of(tensor)
@@ -80,7 +79,18 @@ class OpenClDevice:
         return load_package(library, names, within, self._compiled, self._launch, self._allocate)
 
     def finish(self) -> None:
-        self._queue.finish()
+        try:
+            self._queue.finish()
+        except self._cl.Error as error:
+            lose(f"OpenCL: {error}")
+
+    def _done(self, command: Callable[..., Any], *arguments: Any) -> None:
+        """Do something that only fails when a kernel before it has."""
+        try:
+            command(self._queue, *arguments)
+            self._queue.finish()
+        except self._cl.Error as error:
+            lose(f"OpenCL: {error}")
 
     def _allocate(self, size: int) -> Any:
         return self._cl.Buffer(self._context, self._cl.mem_flags.READ_WRITE, size=max(4, size))

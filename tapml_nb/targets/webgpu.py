@@ -15,7 +15,7 @@ import numpy as np
 
 from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch
 from tapml_nb.numerics import np_dtype
-from tapml_nb.targets.devices import BeyondDevice, Function, Tensor, Within, size_of
+from tapml_nb.targets.devices import BeyondDevice, Function, Tensor, Within, lose, size_of
 from tapml_nb.targets.launches import load_package
 
 NEEDS = "wgpu is not installed on the target (pip install wgpu)"
@@ -114,7 +114,10 @@ class WebGpuDevice:
         return load_package(library, names, within, self._compiled, self._launch, self._allocate)
 
     def finish(self) -> None:
-        self._device.queue.read_buffer(self._tiny, 0, 4)  # in order behind all that was submitted
+        try:
+            self._device.queue.read_buffer(self._tiny, 0, 4)  # behind all that was submitted
+        except Exception as error:
+            lose(f"WebGPU: {error}")
 
     def _allocate(self, size: int) -> Any:
         usage = self._wgpu.BufferUsage

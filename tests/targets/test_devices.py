@@ -123,12 +123,8 @@ def test_kernels_of_the_users(session):
 
 def test_a_limit_is_no_crash(session):
     result = judged(session, wants_many_threads)
-    if session._spec.kind == "cuda":  # whose limit TVM knows
-        assert result.verdict is Verdict.COMPILE_ERROR
-    else:
-        assert result.verdict is Verdict.UNSUPPORTED
-        assert "of 8192 " in result.message
-        assert "the device allows" in result.message
+    assert result.verdict is Verdict.UNSUPPORTED
+    assert "8192" in result.message
 
 
 def test_a_session_killed_in_mid_run_comes_back(session):
@@ -148,7 +144,7 @@ class TestAccidents:
     def test_a_crash(self, session):
         result = judged(session, writes_far_away)
         assert result.verdict is Verdict.CRASH
-        assert "SIGSEGV" in result.message or "cudaErrorIllegalAddress" in result.message
+        assert result.message.startswith(("SIGSEGV", "exit status 70: "))
 
     def test_a_hang(self, session):
         result = judged(session, loops)
