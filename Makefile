@@ -11,11 +11,14 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # What the tests run besides Python packages, by Debian's names.
 APT_PACKAGES := gcc libc6-dev chromium pocl-opencl-icd ocl-icd-libopencl1 libvulkan1 \
-  mesa-vulkan-drivers
+  mesa-vulkan-drivers qemu-user-static binutils-aarch64-linux-gnu
 
 # The front end is tested on kernels of these versions of ipykernel, too.
 IPYKERNELS := 6.31.0 7.3.0
 KERNELS := $(IPYKERNELS:%=$(VENV)/kernels/%/.installed)
+
+# A userland for the target server that tests run under qemu-user.
+AARCH64 := $(VENV)/aarch64/.installed
 
 # The front end's sources and what builds them.
 FRONT := extensions/widgets
@@ -34,7 +37,7 @@ help:
 demo: $(VENV)/.demo
 	@$(PY) notebooks/run.py notebooks/quickstart.ipynb build/quickstart.html
 
-test: apt $(VENV)/.dev $(NODE) kernels lint types
+test: apt $(VENV)/.dev $(NODE) kernels $(AARCH64) lint types
 	@$(PY) -m pytest
 
 lab: $(VENV)/.demo
@@ -93,6 +96,10 @@ $(VENV)/kernels/%/.installed: | $(VENV)/.torch
 	@rm -rf $(@D)
 	@$(PIP) install --no-deps --target $(@D) "ipykernel==$*"
 	@touch $@
+
+$(AARCH64): tests/targets/aarch64.sh pyproject.toml | $(VENV)/.dev apt
+	@echo "installing an aarch64 userland"
+	@bash tests/targets/aarch64.sh $(@D) $(PY)
 
 clean:
 	rm -rf $(VENV) $(FRONT)/node_modules build dist .mypy_cache .pytest_cache .ruff_cache

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 
 from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.toolchain import machine_of
 from tapml_nb.execute.events import (
     Callback,
     Event,
@@ -38,7 +39,7 @@ from tapml_nb.progress import ProgressLine
 from tapml_nb.report import Report, RunInfo
 from tapml_nb.runs import Criterion, Runs, Which
 from tapml_nb.targets.session import State, TargetEvent, TargetLostEvent, TargetSession
-from tapml_nb.targets.spec import Target
+from tapml_nb.targets.spec import CPU_KINDS, Target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,7 +102,12 @@ class Session:
         self._program = program
         self._spec = target
         self._events = EventStream()
-        self._target = TargetSession(target, on_event=_relay_to(self._events))
+        on_cpu = target.kind in CPU_KINDS
+        self._target = TargetSession(
+            target,
+            machine=machine_of(compiler.target) if on_cpu else "",
+            on_event=_relay_to(self._events),
+        )
         self._compiler = compiler
         self._thread = JobThread(self._target.interrupt)
         guarded = " (guarded)" if target.guard else ""

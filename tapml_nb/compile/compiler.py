@@ -23,7 +23,7 @@ from tapml_nb.compile.code import KernelCode, read_code
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.lowering import PIPELINE
 from tapml_nb.compile.sources import SOURCE_KINDS, SourcePackage
-from tapml_nb.compile.toolchain import c_compiler, link_shared
+from tapml_nb.compile.toolchain import check_linker, link_shared, machine_of
 from tapml_nb.interpreter import module_command, module_environment
 
 _BATCH = 4
@@ -50,7 +50,7 @@ class Compiler:
             ValueError: if the cache cannot be written.
         """
         if target.kind.name not in SOURCE_KINDS:
-            c_compiler()
+            check_linker(target)
         self.target = target
         self.cache = cache or KernelCache()
         self.compiled = 0
@@ -118,7 +118,7 @@ class Compiler:
             packages = [SourcePackage.parse(code.read_text(encoding="utf-8")) for _, code in codes]
             library.write_text(SourcePackage.merged(packages).dump(), encoding="utf-8")
         else:
-            link_shared([code for _, code in codes], library)
+            link_shared([code for _, code in codes], library, machine_of(self.target))
         return [(library, [kernel.kernel for kernel, _ in codes])]
 
     def close(self) -> None:

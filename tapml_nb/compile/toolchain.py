@@ -2,52 +2,88 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 
 class ToolchainError(ValueError):
     """Something that a target needs on this machine is missing; the message says what to do."""
 
 
-def c_compiler() -> str:
-    """The path of the C compiler that links kernels (and compiles them for ``target="c"``).
+def machine_of(target: Any) -> str:
+    """The machine that a CPU target's code is for, as ``platform.machine()`` calls it there."""
+    triple = str(target.attrs.get("mtriple", ""))
+    return triple.partition("-")[0] or platform.machine()
+
+
+def c_compiler() -> list[str]:
+    """The command of the C compiler that links kernels (and compiles them for ``target="c"``).
 
     Raises:
         ToolchainError: if there is none.
     """
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
-            return path
+            return [path]
+    if find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "cc"]
     raise ToolchainError(
         "target: linking kernels needs a C compiler (cc, gcc or clang) on PATH and none was "
-        "found; install gcc or clang"
+        "found; install gcc or clang, or the Python package ziglang"
     )
 
 
-def link_shared(objects: Sequence[Path], library: Path) -> None:
+def bare_linker(machine: str) -> list[str]:
+    """The command of a linker for another machine, without a toolchain of that machine's own.
+
+    Raises:
+        ToolchainError: if there is none.
+    """
+    for name in (f"{machine}-linux-gnu-ld", "ld.lld"):
+        if path := shutil.which(name):
+            return [path]
+    if find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "ld.lld"]
+    raise ToolchainError(
+        f"target: linking for {machine} needs a linker and none was found; install "
+        f"{machine}-linux-gnu-ld (Debian: binutils-{machine}-linux-gnu), lld, or the Python "
+        f"package ziglang"
+    )
+
+
+def check_linker(target: Any) -> str:
+    """The command that links a CPU target's kernels, for people.
+
+    Raises:
+        ToolchainError: if there is none.
+    """
+    machine = machine_of(target)
+    native = machine == platform.machine()
+    return " ".join(c_compiler() if native else bare_linker(machine))
+
+
+def link_shared(objects: Sequence[Path], library: Path, machine: str) -> None:
     """Link object files to a shared library whose symbols all resolve when it is loaded.
 
-    ``-z now``: a missing symbol fails at load, with its name, and not in the middle of a call.
-    ``-z muldefs``: every object of TVM's C generator defines the same library context; kernels'
-    own names are unique.
+    Kernels call nothing but the C library, which the process that loads them has; so for another
+    machine a bare linker does.  ``-z now``: a missing symbol fails at load, with its name, and not
+    in the middle of a call.  ``-z muldefs``: every object of TVM's C generator defines the same
+    library context; kernels' own names are unique.
 
     Raises:
         ToolchainError: if there is no linker, or it fails; with its message.
     """
-    _run(
-        [
-            c_compiler(),
-            "-shared",
-            "-Wl,-z,now,-z,muldefs",
-            "-o",
-            str(library),
-            *map(str, objects),
-            "-lm",
-        ]
-    )
+    files = ["-o", str(library), *map(str, objects)]
+    if machine == platform.machine():
+        _run([*c_compiler(), "-shared", "-Wl,-z,now,-z,muldefs", *files, "-lm"])
+    else:
+        _run([*bare_linker(machine), "-shared", "-z", "now", "-z", "muldefs", *files])
 
 
 def compile_c(source: Path, output: Path) -> None:
@@ -57,7 +93,7 @@ def compile_c(source: Path, output: Path) -> None:
         ToolchainError: if there is no compiler, or it rejects the source; with its message.
     """
     headers = [f"-I{path}" for path in _tvm_headers()]
-    command = [c_compiler(), "-O2", "-fPIC", "-w", *headers]
+    command = [*c_compiler(), "-O2", "-fPIC", "-w", *headers]
     # In the source's folder, so that messages name the file and not where it happens to lie.
     _run([*command, "-c", source.name, "-o", str(output.resolve())], source.parent)
 

@@ -282,6 +282,7 @@ class KernelTable:
         ]
         if not fresh:
             return
+        self._target.start()  # a target that is none is no kernel's fault
         if self._refusal([compiled for _, compiled in fresh]):
             for key, compiled in fresh:
                 if refusal := self._refusal([compiled]):

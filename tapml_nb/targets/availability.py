@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tapml_nb.compile.sources import SOURCE_KINDS
-from tapml_nb.compile.toolchain import ToolchainError, c_compiler
+from tapml_nb.compile.toolchain import ToolchainError, bare_linker, c_compiler
 from tapml_nb.interpreter import module_command, module_environment
-from tapml_nb.targets.spec import KINDS, Target
+from tapml_nb.targets.spec import CPU_KINDS, KINDS, Target
 
-_CPUS = ("llvm", "c")
 _PROBE_SECONDS = 60
 
 _FOUND: dict[tuple[str, int], dict[str, Any]] = {}
@@ -43,11 +42,11 @@ def check(kind: str, device: int = 0) -> Availability:
     compiler = ""
     try:
         if kind not in SOURCE_KINDS:
-            compiler = c_compiler()
+            compiler = " ".join(c_compiler())
     except ToolchainError as error:
         return Availability(kind, False, str(error).removeprefix("target: "))
-    if kind in _CPUS:
-        return Availability(kind, True, f"kernels are linked with {compiler}")
+    if kind in CPU_KINDS:
+        return Availability(kind, True, f"kernels are linked with {compiler}{_foreign(kind)}")
     answer = _probed(kind, device)
     if "missing" in answer:
         return Availability(kind, False, answer["missing"])
@@ -77,6 +76,14 @@ def _probed(kind: str, device: int) -> dict[str, Any]:
     return answer
 
 
+def _foreign(kind: str) -> str:
+    """What else kernels can be linked for here, in words."""
+    try:
+        return f"; for aarch64 with {' '.join(bare_linker('aarch64'))}" if kind == "llvm" else ""
+    except ToolchainError:
+        return ""
+
+
 def check_all() -> list[Availability]:
     """The state of every kind of target."""
     return [check(kind) for kind in KINDS]
@@ -103,7 +110,7 @@ def resolve(target: Any) -> tuple[Target, Any]:
     try:
         chosen = tvm.target.Target(said)
         # Code for a device comes with code that launches it.
-        return spec, chosen if spec.kind in _CPUS else tvm.target.Target(chosen, host="llvm")
+        return spec, chosen if spec.kind in CPU_KINDS else tvm.target.Target(chosen, host="llvm")
     except Exception as error:
         found = str(error).strip().splitlines()[-1]
         raise ValueError(f"target: TVM rejects {said!r}: {found}") from None

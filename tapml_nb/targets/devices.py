@@ -16,6 +16,7 @@ import numpy as np
 import tvm_ffi
 
 from tapml_nb.numerics import np_dtype
+from tapml_nb.targets.spec import CPU_KINDS
 
 Function = Callable[..., None]
 """A PrimFunc in destination-passing style; takes the device's tensors."""
@@ -113,7 +114,7 @@ def open_device(kind: str, number: int) -> Device:
     Raises:
         RuntimeError: if it is not there, or what drives it is missing; with what to install.
     """
-    if kind in ("llvm", "c"):
+    if kind in CPU_KINDS:
         return TvmDevice("cpu", 0)
     if kind == "cuda":
         from tapml_nb.targets.cuda import CudaDevice

@@ -6,12 +6,13 @@ where there is more to say), so that the client never holds a remote object.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import signal
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -105,5 +106,14 @@ def _hello() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "guard": True,
-        "versions": {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi", "numpy")},
+        "versions": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    """What is installed; a board may have TVM's runtime library alone."""
+    found = {}
+    for name in ("apache-tvm", "apache-tvm-ffi", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -120,15 +120,21 @@ class TargetSession:
     """
 
     def __init__(
-        self, target: Target, *, on_event: Callable[[TargetEvent], None] = lambda event: None
+        self,
+        target: Target,
+        *,
+        machine: str = "",
+        on_event: Callable[[TargetEvent], None] = lambda event: None,
     ) -> None:
         """Nothing is started before the first use.
 
         Args:
             target: where it is and what it is.
+            machine: what its processor has to be, by ``platform.machine()``; "" for any.
             on_event: told of every start and loss, on the thread that uses the session.
         """
         self.target = target
+        self.machine = machine
         self.state: State = "idle"
         self.bytes_sent = self.bytes_received = self.calls = self.restarts = 0
         self._on_event = on_event
@@ -400,6 +406,13 @@ class TargetSession:
         except TargetError:
             self._drop_connection()
             raise
+        found = connection.platform["machine"]
+        if self.machine not in ("", found):
+            self._drop_connection()
+            raise TargetError(
+                f"the server at {self.address} is {found}, and kernels are compiled for "
+                f"{self.machine}; give its Target a tvm_target with the mtriple of {found}"
+            )
         if self.target.guard and not connection.platform.get("guard"):
             self._drop_connection()
             raise TargetError(f"the server at {self.address} cannot guard memory; update it")

@@ -10,8 +10,8 @@ from typing import Any
 KINDS = ("llvm", "c", "cuda", "opencl", "webgpu")
 """Kinds of target by TVM's names."""
 
-_CPUS = ("llvm", "c")
-"""Kinds whose memory can be guarded."""
+CPU_KINDS = ("llvm", "c")
+"""Kinds whose kernels run on a CPU; their memory can be guarded."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,9 @@ class Target:
             raise ValueError(f"target: timeout is {self.timeout!r}; give seconds above 0")
         if not isinstance(self.device, int) or self.device < 0:
             raise ValueError(f"target: device is {self.device!r}; give a number from 0")
-        if self.guard and self.kind not in _CPUS:
-            raise ValueError(
-                f"target: guard needs a CPU ({' or '.join(map(repr, _CPUS))}), not {self.kind!r}"
-            )
+        if self.guard and self.kind not in CPU_KINDS:
+            cpus = " or ".join(map(repr, CPU_KINDS))
+            raise ValueError(f"target: guard needs a CPU ({cpus}), not {self.kind!r}")
         if self.rpc is not None:
             self.address  # noqa: B018  checks it now, not in the middle of a run
 

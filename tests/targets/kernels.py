@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -164,5 +165,5 @@ def build(folder: Path, names: Sequence[str] = tuple(_FUNCTIONS)) -> Path:
     tvm.tirx.build(module, tvm.target.Target("llvm")).write_to_file(str(folder / "kernels.o"))
     compile_c(Path(__file__).with_name("helpers.c"), folder / "helpers.o")
     library = folder / "kernels.so"
-    link_shared([folder / "kernels.o", folder / "helpers.o"], library)
+    link_shared([folder / "kernels.o", folder / "helpers.o"], library, platform.machine())
     return library

@@ -1,6 +1,7 @@
 """Targets that die, hang or are killed: each with its reason, and each comes back by itself."""
 
 import os
+import platform
 import signal
 import threading
 import time
@@ -110,7 +111,7 @@ def test_a_library_that_kills_at_load_takes_nothing_with_it(session, tmp_path):
     from tapml_nb.compile.toolchain import compile_c, link_shared
 
     compile_c(tmp_path / "fatal.c", tmp_path / "fatal.o")
-    link_shared([tmp_path / "fatal.o"], tmp_path / "fatal.so")
+    link_shared([tmp_path / "fatal.o"], tmp_path / "fatal.so", platform.machine())
     with pytest.raises(TargetLost, match="SIGABRT"):
         session.load(tmp_path / "fatal.so", [])
     assert works(session)
