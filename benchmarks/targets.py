@@ -1,20 +1,25 @@
 """The same five models on every target that works on this machine.
 
-python benchmarks/targets.py [KIND ...]
+python benchmarks/targets.py [KIND ...]    (of llvm, c, cuda, opencl, webgpu, aarch64)
 
 Models are small, structurally true and have random weights.  For each target and model: operators,
 verdicts, seconds of the first run (kernels are compiled anew), culprits and what has no kernel by
-kind of operator, and whether the model is right with all on the target that passes.
+kind of operator, and whether the model is right with all on the target that passes.  ``aarch64`` is
+a server under qemu-user, in the userland that ``make test`` installs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -111,48 +116,83 @@ MODELS: dict[str, Callable[[], Model]] = {
 }
 
 
+AARCH64 = Path(sys.prefix) / "aarch64" / "python"
+
+
 def main(kinds: list[str]) -> None:
     """Print one table per target, as Markdown."""
-    states = {state.kind: state for state in check_all()}
-    for kind in kinds or [kind for kind, state in states.items() if state.works]:
-        print(f"\n### {kind}: {states[kind].reason}\n")
-        print("| model | operators | verdicts | seconds | on the target | outputs |")
-        print("| --- | --- | --- | --- | --- | --- |")
-        notes: list[str] = []
-        for name, make in MODELS.items():
-            print(row(kind, name, make, notes), flush=True)
-        for note in notes:
-            print(note)
+    found: dict[str, tuple[str, Any]] = {
+        state.kind: (state.reason, state.kind) for state in check_all() if state.works
+    }
+    with contextlib.ExitStack() as stack:
+        if AARCH64.exists() and (not kinds or "aarch64" in kinds):
+            found["aarch64"] = ("qemu-user", stack.enter_context(board()))
+        for kind in kinds or found:
+            reason, target = found[kind]
+            print(f"\n### {kind}: {reason}\n")
+            print("| model | operators | verdicts | seconds | on the target | outputs |")
+            print("| --- | --- | --- | --- | --- | --- |")
+            notes: dict[str, list[str]] = {}
+            for name, make in MODELS.items():
+                print(row(target, name, make, notes), flush=True)
+            print()
+            for note, models in notes.items():
+                print(f"- {note} ({', '.join(models)})")
 
 
-def row(kind: str, name: str, make: Callable[[], Model], notes: list[str]) -> str:
-    """Judge one model, move it over, and describe both; details go to ``notes``."""
+@contextlib.contextmanager
+def board() -> Iterator[tapml.Target]:
+    """A server under qemu-user."""
+    process = subprocess.Popen(
+        [str(AARCH64), "-m", "tapml_nb.cli", "serve"],
+        env=os.environ | {"PYTHONPATH": str(Path(tapml.__file__).parent.parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    try:
+        process.stdout.readline()
+        address = process.stdout.readline().partition("rpc='")[2].partition("'")[0]
+        triple = {"kind": "llvm", "mtriple": "aarch64-linux-gnu"}
+        yield tapml.Target("llvm", rpc=address, tvm_target=triple)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def row(target: Any, name: str, make: Callable[[], Model], notes: dict[str, list[str]]) -> str:
+    """Judge one model, move it over, and describe both; ``notes`` says which models have what."""
     torch.manual_seed(0)
     model, inputs = make()
-    with tapml.debug(model.eval(), inputs, target=kind, name=name) as session:
+    with tapml.debug(model.eval(), inputs, target=target, name=name) as session:
         begin = time.perf_counter()
         report = session.run()
         seconds = time.perf_counter() - begin
         moved = session.migrate()
         after = session.report
-    graph = report.graph
     verdicts = ", ".join(f"{report.counts[v]} {v}" for v in Verdict if report.counts.get(v))
-    found = Counter((graph[c.op].kind, str(c.verdict), c.diagnosis) for c in report.culprits)
-    found |= Counter((graph[r.op].kind, str(r.verdict), r.message) for r in report.missing)
-    shown: set[tuple[str, str]] = set()
-    for (operator, verdict, words), _ in found.items():
-        if (operator, verdict) not in shown:
-            shown.add((operator, verdict))
-            count = sum(n for (k, v, _), n in found.items() if (k, v) == (operator, verdict))
-            text = " ".join(words.split())[:220]
-            notes.append(f"- {name}: {count} {verdict} `{operator}`: {text}")
-    movable = sum(not op.host for op in graph.ops)
+    kinds = {op.id: op.kind for op in report.graph.ops}
+    said = [(c.op, c.verdict, c.diagnosis) for c in report.culprits]
+    said += [(r.op, r.verdict, r.message) for r in report.missing]
+    for op, verdict, words in said:
+        models = notes.setdefault(f"`{kinds[op]}` {verdict}: {_essence(words)}", [])
+        if name not in models:
+            models.append(name)
+    movable = sum(not op.host for op in report.graph.ops)
     unobserved = after.info.unobserved
-    same = "not run" if unobserved is None else "same" if unobserved.same else "DIFFERENT"
+    same = "not run" if unobserved is None else "the same" if unobserved.same else "DIFFERENT"
     return (
-        f"| {name} | {len(graph)} | {verdicts} | {seconds:.1f} | {len(moved.offloaded)}/{movable} "
-        f"| {after.info.outputs}, unobserved: {same} |"
+        f"| {name} | {len(report.graph)} | {verdicts} | {seconds:.1f} "
+        f"| {len(moved.offloaded)}/{movable} | {after.info.outputs}, unobserved {same} |"
     )
+
+
+def _essence(words: str) -> str:
+    """A message without what differs from kernel to kernel."""
+    words = " ".join(words.split()).partition("; ")[0]
+    words = re.sub(r"k[0-9a-f]{16}_", "", words)
+    words = re.sub(r"/\S*/", "", words)
+    return re.sub(r"\d{2,}", "…", words)[:200]
 
 
 if __name__ == "__main__":

@@ -23,20 +23,23 @@ def machine_of(target: Any) -> str:
 
 
 def c_compiler() -> list[str]:
-    """The command of the C compiler that links kernels (and compiles them for ``target="c"``).
+    """The command of the C compiler that compiles kernels for ``target="c"``.
 
     Raises:
         ToolchainError: if there is none.
     """
-    for name in ("cc", "gcc", "clang"):
-        if path := shutil.which(name):
-            return [path]
+    if path := _system_compiler():
+        return [path]
     if find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "cc"]
     raise ToolchainError(
-        "target: linking kernels needs a C compiler (cc, gcc or clang) on PATH and none was "
-        "found; install gcc or clang, or the Python package ziglang"
+        "target: kernels need a C compiler (cc, gcc or clang) on PATH and none was found; install "
+        "gcc or clang, or the Python package ziglang"
     )
+
+
+def _system_compiler() -> str | None:
+    return next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
 
 
 def bare_linker(machine: str) -> list[str]:
@@ -64,8 +67,7 @@ def check_linker(target: Any) -> str:
         ToolchainError: if there is none.
     """
     machine = machine_of(target)
-    native = machine == platform.machine()
-    return " ".join(c_compiler() if native else bare_linker(machine))
+    return " ".join(c_compiler() if machine == platform.machine() else bare_linker(machine))
 
 
 def link_shared(objects: Sequence[Path], library: Path, machine: str) -> None:
@@ -80,8 +82,9 @@ def link_shared(objects: Sequence[Path], library: Path, machine: str) -> None:
         ToolchainError: if there is no linker, or it fails; with its message.
     """
     files = ["-o", str(library), *map(str, objects)]
-    if machine == platform.machine():
-        _run([*c_compiler(), "-shared", "-Wl,-z,now,-z,muldefs", *files, "-lm"])
+    compiler = _system_compiler() if machine == platform.machine() else None
+    if compiler:
+        _run([compiler, "-shared", "-Wl,-z,now,-z,muldefs", *files, "-lm"])
     else:
         _run([*bare_linker(machine), "-shared", "-z", "now", "-z", "muldefs", *files])
 
