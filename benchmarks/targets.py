@@ -191,7 +191,7 @@ def _essence(words: str) -> str:
     """A message without what differs from kernel to kernel."""
     words = " ".join(words.split()).partition("; ")[0]
     words = re.sub(r"k[0-9a-f]{16}_", "", words)
-    words = re.sub(r"/\S*/", "", words)
+    words = re.sub(r"\S*/tempfile\S*|/\S*/", "", words)
     return re.sub(r"\d{2,}", "…", words)[:200]
 
 
