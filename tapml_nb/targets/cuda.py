@@ -88,8 +88,9 @@ def _launching(function: Function) -> Function:
         try:
             function(*tensors)
         except Exception as error:
-            if "CUDALaunch" in str(error):
-                raise BeyondDevice(_words(error)) from None
+            _, refused, where = str(error).partition("CUDALaunch Error: ")
+            if refused:  # then the grid and the block, and the whole source behind "//"
+                raise BeyondDevice(" ".join(where.partition("//")[0].split())) from None
             raise
 
     return launch
