@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     replay = commands.add_parser("replay", help="judge every operator of a bundle on a target")
     replay.add_argument("bundle", type=Path)
     replay.add_argument("--target", default="llvm", help="llvm, c, … (default: %(default)s)")
+    replay.add_argument("--device", type=int, default=0, help="which of several, from 0")
     replay.add_argument("--rpc", help="host:port/key of a running 'tapml serve'")
     replay.add_argument(
         "--timeout", type=float, default=30.0, help="seconds per call (default: %(default)s)"
@@ -73,7 +74,13 @@ def _replay(parsed: argparse.Namespace) -> int:
     from tapml_nb.targets.spec import Target
 
     bundle = Bundle.open(parsed.bundle)
-    target = Target(parsed.target, rpc=parsed.rpc, timeout=parsed.timeout, guard=parsed.guard)
+    target = Target(
+        parsed.target,
+        rpc=parsed.rpc,
+        timeout=parsed.timeout,
+        guard=parsed.guard,
+        device=parsed.device,
+    )
     report = bundle.replay(target, tolerance=parsed.tolerance)
     print(report.summary())
     if parsed.html:

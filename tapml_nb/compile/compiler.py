@@ -59,6 +59,8 @@ class Compiler:
         """Kernels taken from the disk cache, its remembered failures too, and not compiled."""
         self._jobs = jobs or os.cpu_count() or 1
         self._salt = f"{target}|{PIPELINE}|{version('apache-tvm')}|{version('apache-tvm-ffi')}"
+        if target.kind.name == "cuda" and os.environ.get("TVM_CUDA_NVCC_NO_FAST_MATH"):
+            self._salt += "|without fast-math"  # TVM's own switch; it changes every kernel
         self._worker: subprocess.Popen[bytes] | None = None
         self._batches = 0
         self._lock = threading.Lock()

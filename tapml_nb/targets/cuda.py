@@ -38,6 +38,8 @@ class CudaDevice(TvmDevice):
         try:
             ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
         except OSError as error:
+            if "libcuda.so" in str(error):
+                raise RuntimeError("it needs an NVIDIA GPU and its driver") from None
             raise RuntimeError(f"TVM's CUDA runtime cannot be loaded: {error}") from None
         super().__init__("cuda", number)
         self._number = number

@@ -13,6 +13,7 @@ from tapml_nb.targets.devices import BeyondDevice, Function, Tensor, Within, los
 from tapml_nb.targets.launches import load_package
 
 NEEDS = "pyopencl is not installed on the target (pip install pyopencl)"
+NO_DRIVERS = "no driver is installed (Debian's pocl-opencl-icd makes one of the CPU)"
 
 
 class OpenClDevice:
@@ -28,7 +29,7 @@ class OpenClDevice:
         self._cl = pyopencl
         found = opencl_devices()
         if number >= len(found):
-            names = ", ".join(device.name for device in found) or "no drivers are installed"
+            names = ", ".join(device.name for device in found) or NO_DRIVERS
             raise RuntimeError(f"there is no OpenCL device {number}: {names}")
         self._device = found[number]
         self._context = pyopencl.Context([self._device])

@@ -19,6 +19,7 @@ from tapml_nb.targets.devices import BeyondDevice, Function, Tensor, Within, los
 from tapml_nb.targets.launches import load_package
 
 NEEDS = "wgpu is not installed on the target (pip install wgpu)"
+NO_DRIVERS = "no driver is installed (Debian's mesa-vulkan-drivers makes one of the CPU)"
 
 _NARROWED = {"int64": np.dtype(np.int32), "uint64": np.dtype(np.uint32)}
 _GRID_LIMIT = 65535
@@ -49,7 +50,7 @@ class WebGpuDevice:
         self._wgpu = wgpu
         found = webgpu_adapters()
         if number >= len(found):
-            names = ", ".join(adapter.info["device"] for adapter in found) or "no drivers"
+            names = ", ".join(adapter.info["device"] for adapter in found) or NO_DRIVERS
             raise RuntimeError(f"there is no WebGPU adapter {number}: {names}")
         self._adapter = found[number]
         self._limits = {name: self._adapter.limits[name] for name in _LIMITS}
