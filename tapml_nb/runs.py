@@ -40,6 +40,7 @@ from tapml_nb.jobs import JobThread
 from tapml_nb.judge.accumulated import AccumulatedRun
 from tapml_nb.judge.agreement import KL_LIMIT, Agreement, agreement, logits
 from tapml_nb.judge.augmented import AugmentedRun
+from tapml_nb.judge.farm import Farm
 from tapml_nb.judge.introduced import IntroducedRun
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
@@ -85,6 +86,7 @@ class Runs:
         events: EventStream,
         thread: JobThread,
         info: RunInfo,
+        others: Sequence[TargetSession] = (),
     ) -> None:
         graph = program.graph
         self.placement: dict[OpId, str] = dict.fromkeys((op.id for op in graph.ops), SOURCE)
@@ -97,12 +99,15 @@ class Runs:
         self.events = events
         self._thread = thread
         self._source = SourceRun(program, events)
-        self.kernels = KernelTable(self._source, compiler, target, events)
+        self.kernels = KernelTable(self._source, compiler, target, events, others)
         self._references = References(self._source)
         device = Device(target)
-        self._introduced_run = IntroducedRun(
-            self._source, self.kernels, device, self._references, info.tolerance
-        )
+        judging = [
+            IntroducedRun(self._source, self.kernels, one, self._references, info.tolerance)
+            for one in (device, *map(Device, others))
+        ]
+        self._introduced_run = judging[0]
+        self._farm = Farm(graph, judging, [target, *others])
         self._augmented_run = AugmentedRun(
             self._source, self.kernels, self._introduced_run, self._references
         )
@@ -128,11 +133,11 @@ class Runs:
                 self._augment(calls)
 
     def _judge_calls(self, calls: Sequence[tuple[OpId, int]]) -> None:
-        self._introduced_run.begin()
-        for done, (op, step) in enumerate(calls, 1):
-            self._thread.checkpoint()
-            self.events.emit(OpStarted("introduced", op, step, TARGET))
-            result = self._introduced_run.judge(self._graph[op], step)
+        def started(call: tuple[OpId, int]) -> None:
+            self.events.emit(OpStarted("introduced", *call, TARGET))
+
+        judged = self._farm.judge(calls, self._thread.checkpoint, started)
+        for done, ((op, step), result) in enumerate(judged, 1):
             self.introduced[op, step] = result
             self.events.emit(OpJudged(op, step, result))
             self.events.emit(RunProgress("introduced", done, len(calls)))

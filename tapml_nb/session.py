@@ -8,7 +8,7 @@ whatever ends a run early, nothing already known is lost.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -103,20 +103,25 @@ class Session:
         self._spec = target
         self._events = EventStream()
         on_cpu = target.kind in CPU_KINDS
-        self._target = TargetSession(
-            target,
-            machine=machine_of(compiler.target) if on_cpu else "",
-            on_event=_relay_to(self._events),
-        )
+        self._target, *self._others = [
+            TargetSession(
+                member,
+                machine=machine_of(compiler.target) if on_cpu else "",
+                on_event=_relay_to(self._events),
+            )
+            for member in target.members
+        ]
         self._compiler = compiler
         self._thread = JobThread(self._target.interrupt)
         guarded = " (guarded)" if target.guard else ""
         info = RunInfo(target=target.kind + guarded, tolerance=tolerance)
-        self._runs = Runs(program, self._target, compiler, self._events, self._thread, info)
+        self._runs = Runs(
+            program, self._target, compiler, self._events, self._thread, info, self._others
+        )
         self._feed: Feed | None = None
         self._workbench: Workbench | None = None
         self._finalizer = weakref.finalize(
-            self, _release, self._target, compiler, self._runs.kernels
+            self, _release, [self._target, *self._others], compiler, self._runs.kernels
         )
 
     @property
@@ -313,8 +318,8 @@ class Session:
                 self._runs.info,
                 kernels=self._runs.kernels.unique,
                 compiled=self._compiler.compiled,
-                sent_bytes=self._target.bytes_sent,
-                restarts=self._target.restarts,
+                sent_bytes=sum(session.bytes_sent for session in self._sessions),
+                restarts=sum(session.restarts for session in self._sessions),
             ),
         )
 
@@ -326,11 +331,11 @@ class Session:
             address=self._target.address,
             busy=self._thread.busy,
             waiting=self._thread.awaited,
-            restarts=self._target.restarts,
+            restarts=sum(session.restarts for session in self._sessions),
             kernels=self._runs.kernels.unique,
             compiled=self._compiler.compiled,
             cache_hits=self._compiler.cache_hits,
-            sent_bytes=self._target.bytes_sent,
+            sent_bytes=sum(session.bytes_sent for session in self._sessions),
             outputs=self._runs.info.outputs,
         )
 
@@ -498,6 +503,10 @@ class Session:
 
         show(self)
 
+    @property
+    def _sessions(self) -> list[TargetSession]:
+        return [self._target, *self._others]
+
     # -- the session's thread ----------------------------------------------------------------------
 
     def _result_of(self, job: Job, progress: bool = True) -> Any:
@@ -553,7 +562,8 @@ def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
     return relay
 
 
-def _release(target: TargetSession, compiler: Compiler, kernels: KernelTable) -> None:
-    target.close()
+def _release(sessions: Sequence[TargetSession], compiler: Compiler, kernels: KernelTable) -> None:
+    for session in sessions:
+        session.close()
     compiler.close()
     kernels.close()

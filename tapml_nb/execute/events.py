@@ -1,7 +1,8 @@
 """The event stream: what a run tells the world while it goes on.
 
-Events are small and frozen.  Callbacks run on the session's own thread, in order; one that
-raises is reported once as a warning and does not disturb the run.
+Events are small and frozen.  Callbacks run on the session's own thread, in order (where several
+targets share the work, what befalls the others is told on threads of theirs); one that raises is
+reported once as a warning and does not disturb the run.
 """
 
 from __future__ import annotations

@@ -61,11 +61,13 @@ class KernelTable:
         compiler: Compiler,
         target: TargetSession,
         events: EventStream,
+        others: Sequence[TargetSession] = (),
     ) -> None:
         self._source = source
         self._graph: Graph = source.program.graph
         self._compiler = compiler
         self._target = target
+        self._others = others
         self._events = events
         self._known: dict[str, Compiled | Failure] = {}
         self._keys: dict[tuple[OpId, tuple[TensorSpec, ...]], str | Failure] = {}
@@ -315,6 +317,8 @@ class KernelTable:
         library = self._folder / f"kernels-{self._libraries}.so"
         for file, inside in self._compiler.link(running, library):
             self._target.load(file, inside)
+            for other in self._others:
+                other.know(file, inside)
 
 
 def _python_code(override: NumpyOverride) -> KernelCode:

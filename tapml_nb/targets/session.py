@@ -257,6 +257,10 @@ class TargetSession:
             return
         known = library in self._libraries
         self._load(connection, library, self._libraries[library] if known else list(kernels))
+        self.know(library, kernels)
+
+    def know(self, library: Path, kernels: Sequence[Kernel]) -> None:
+        """Take note of a library that another session has loaded; loaded when it is needed."""
         self._libraries.setdefault(library, list(kernels))
         self._home.update((kernel.key, library) for kernel in kernels)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 KINDS = ("llvm", "c", "cuda", "opencl", "webgpu")
@@ -21,22 +22,25 @@ class Target:
     Attributes:
         kind: ``"llvm"`` (CPUs), ``"c"``, ``"cuda"``, ``"opencl"``, ``"webgpu"``.
         rpc: None: start a server on this machine.  ``"host:port/key"``: a running
-            ``tapml serve``; it prints what to paste.
+            ``tapml serve``; it prints what to paste.  A list of these: equal machines that share
+            the work.
         tvm_target: a ``tvm.target.Target``, or what makes one (``{"kind": "llvm", "mcpu":
             "skylake"}``); default the kind alone.
         timeout: deadline of one kernel call, in seconds.
         device: which device of that kind, from 0, where there are several.
+        workers: how many sessions share the judging of operators; of GPUs, each has its own.
         guard: run every kernel between guard pages, twice, and watch its inputs, so that
             accesses out of bounds, unwritten outputs and reads of uninitialised memory become
             verdicts; CPUs only, and slower.
     """
 
     kind: str
-    rpc: str | None = None
+    rpc: str | Sequence[str] | None = None
     tvm_target: Any = None
     timeout: float = 30.0
     guard: bool = False
     device: int = 0
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -47,11 +51,28 @@ class Target:
             raise ValueError(f"target: timeout is {self.timeout!r}; give seconds above 0")
         if not isinstance(self.device, int) or self.device < 0:
             raise ValueError(f"target: device is {self.device!r}; give a number from 0")
+        if not isinstance(self.workers, int) or self.workers < 1:
+            raise ValueError(f"target: workers is {self.workers!r}; give a number from 1")
         if self.guard and self.kind not in CPU_KINDS:
             cpus = " or ".join(map(repr, CPU_KINDS))
             raise ValueError(f"target: guard needs a CPU ({cpus}), not {self.kind!r}")
+        several = self.rpc is not None and not isinstance(self.rpc, str)
+        if several and (self.workers > 1 or not self.rpc):
+            raise ValueError("target: rpc is a list; give one address per worker, and no workers")
         if self.rpc is not None:
-            self.address  # noqa: B018  checks it now, not in the middle of a run
+            for member in self.members if several else [self]:
+                member.address  # noqa: B018  checks it now, not in the middle of a run
+
+    @property
+    def members(self) -> list[Target]:
+        """The sessions that share the work, each as a target of its own."""
+        if self.rpc is not None and not isinstance(self.rpc, str):
+            return [replace(self, rpc=address) for address in self.rpc]
+        on_gpus = self.kind not in CPU_KINDS
+        return [
+            replace(self, workers=1, device=self.device + number * on_gpus)
+            for number in range(self.workers)
+        ]
 
     @property
     def address(self) -> tuple[str, int, str]:
