@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("bundle", type=Path)
     replay.add_argument("--target", default="llvm", help="llvm, c, … (default: %(default)s)")
     replay.add_argument("--device", type=int, default=0, help="which of several, from 0")
-    replay.add_argument("--rpc", help="host:port/key of a running 'tapml serve'")
+    replay.add_argument(
+        "--rpc", help="host:port/key of a running 'tapml serve', or an address of TVM's own servers"
+    )
     replay.add_argument(
         "--timeout", type=float, default=30.0, help="seconds per call (default: %(default)s)"
     )

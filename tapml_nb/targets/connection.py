@@ -19,6 +19,7 @@ from typing import Any
 from tapml_nb.targets.bulk import BulkClient
 from tapml_nb.targets.devices import BEYOND
 from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
+from tapml_nb.targets.plain import PlainService
 
 _CONNECT_SECONDS = 10.0
 _MESSAGE_LIMIT = 2000
@@ -33,8 +34,8 @@ class Connection:
         loaded: libraries that are loaded there.
     """
 
-    def __init__(self, host: str, port: int, key: str, *, local: bool) -> None:
-        """Connect.
+    def __init__(self, host: str, port: int, key: str, *, local: bool, scheme: str = "") -> None:
+        """Connect to a server; with the scheme ``"tracker"`` to one that a tracker knows.
 
         Raises:
             TargetLost: if nobody answers in time, or the key is refused.
@@ -50,21 +51,22 @@ class Connection:
         self.platform: dict[str, Any] = {}
         self.resident: set[str] = set()
         self.loaded: set[Path] = set()
-        self._rpc, self._sockets = _connect_rpc(host, port, key)
+        self._plain: PlainService | None = None
+        self._rpc, self._sockets = _connect_rpc(host, port, key, scheme)
 
     def open_service(self, kind: str, device: int, seconds: float) -> None:
         """Get to know the server, choose its device, and open the tensor socket.
 
         Raises:
-            TargetError: if the server is none of ours, or has no such device.
+            TargetError: if the server has no such device.
         """
         hello = None
         with contextlib.suppress(AttributeError):
             hello = self.remote("tapml.hello")
-        if hello is None:  # raised here: that error's traceback would hold TVM's session
-            raise TargetError(
-                f"{self._host}:{self._port} is a plain TVM server; start one with 'tapml serve'"
-            )
+        if hello is None:  # not in the handler: that error's traceback would hold TVM's session
+            self._plain = PlainService(self._rpc, kind, device)
+            self.platform = {"machine": "", "plain": True}
+            return
         self.platform = json.loads(hello)
         self.pid = self.platform["pid"]
         if self._local:
@@ -77,8 +79,15 @@ class Connection:
         self._bulk = bulk
 
     @property
-    def bulk(self) -> BulkClient:
-        """The tensor socket."""
+    def plain(self) -> bool:
+        """Whether this is TVM's own server."""
+        return self._plain is not None
+
+    @property
+    def bulk(self) -> BulkClient | PlainService:
+        """The tensor socket, or what stands in its place."""
+        if self._plain:
+            return self._plain
         assert self._bulk is not None
         return self._bulk
 
@@ -91,9 +100,13 @@ class Connection:
             Exception: any other, if the connection broke.
         """
         try:
+            if self._plain:
+                return self._plain.call(name, *arguments)
             if name not in self._functions:
                 self._functions[name] = self._rpc.get_function(name)
             return self._functions[name](*arguments)
+        except TargetError:
+            raise
         except Exception as error:
             if _is_answer(error):
                 said = _message(error)
@@ -127,7 +140,7 @@ class Connection:
                 _hang_up(connection)
             if self._process is not None:
                 os.close(self._process)
-            self._process = self._bulk = None
+            self._process = self._bulk = self._plain = None
             self._sockets = []
         self._functions.clear()
         self._rpc = None
@@ -136,8 +149,8 @@ class Connection:
         return [*self._sockets, *([self._bulk.connection] if self._bulk else [])]
 
 
-def _connect_rpc(host: str, port: int, key: str) -> tuple[Any, list[socket.socket]]:
-    """``tvm.rpc.connect`` within a time limit; it has none of its own.
+def _connect_rpc(host: str, port: int, key: str, scheme: str) -> tuple[Any, list[socket.socket]]:
+    """``tvm.rpc.connect`` within a time limit; it has none of its own.  Nor has a tracker.
 
     Returns:
         The RPC session, and duplicates of its socket.
@@ -148,15 +161,19 @@ def _connect_rpc(host: str, port: int, key: str) -> tuple[Any, list[socket.socke
 
     def connect() -> None:
         try:
-            answer.append(rpc.connect(host, port, key))
+            if scheme == "tracker":
+                answer.append(rpc.connect_tracker(host, port).request(key, max_retry=1))
+            else:
+                answer.append(rpc.connect(host, port, key))
         except Exception as error:
             answer.append(error)
 
-    before = _descriptors(port)
+    peer = None if scheme == "tracker" else port  # who sends us to a port of its choice
+    before = _descriptors(peer)
     thread = threading.Thread(target=connect, name="tapml-connect", daemon=True)
     thread.start()
     thread.join(_CONNECT_SECONDS)
-    sockets = [socket.socket(fileno=os.dup(fd)) for fd in _descriptors(port) - before]
+    sockets = [socket.socket(fileno=os.dup(fd)) for fd in _descriptors(peer) - before]
     if answer and not isinstance(answer[0], Exception):
         return answer[0], sockets
     for connection in sockets:
@@ -164,6 +181,8 @@ def _connect_rpc(host: str, port: int, key: str) -> tuple[Any, list[socket.socke
     where = f"{host}:{port}"
     if not answer:
         thread.join(1)
+        if scheme == "tracker":
+            raise TargetLost("connection", f"no server with the key {key!r} is free at {where}")
         raise TargetLost("connection", f"{where} does not answer")
     if "cannot find server that matches" in str(answer[0]):
         raise TargetLost("connection", f"{where} refuses the key")
@@ -177,15 +196,15 @@ def _hang_up(connection: socket.socket) -> None:
     connection.close()
 
 
-def _descriptors(port: int) -> set[int]:
-    """Descriptors of this process that are connected to a port."""
+def _descriptors(port: int | None) -> set[int]:
+    """Descriptors of this process that are connected to a port; to any if that is None."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
                 with socket.socket(fileno=os.dup(int(name))) as duplicate:
                     internet = duplicate.family in (socket.AF_INET, socket.AF_INET6)
-                    if internet and duplicate.getpeername()[1] == port:
+                    if internet and (port is None or duplicate.getpeername()[1] == port):
                         found.add(int(name))
     return found
 

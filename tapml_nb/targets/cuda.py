@@ -13,10 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tvm_ffi
 
-from tapml_nb.targets.devices import BeyondDevice, Function, TvmDevice, Within, lose, size_of
+from tapml_nb.targets.devices import BeyondDevice, CopiedTvmDevice, Function, Within, lose
 
 _KIND = 2
 """``kDLCUDA``."""
@@ -25,10 +24,8 @@ _EXISTS, _VERSION, _NAME = 0, 4, 5
 """Of ``tvm::runtime::DeviceAttrKind``."""
 
 
-class CudaDevice(TvmDevice):
+class CudaDevice(CopiedTvmDevice):
     """One GPU."""
-
-    on_host = False
 
     def __init__(self, number: int) -> None:
         spec = find_spec("tvm")
@@ -41,12 +38,9 @@ class CudaDevice(TvmDevice):
             if "libcuda.so" in str(error):
                 raise RuntimeError("it needs an NVIDIA GPU and its driver") from None
             raise RuntimeError(f"TVM's CUDA runtime cannot be loaded: {error}") from None
-        super().__init__("cuda", number)
+        super().__init__(tvm_ffi.device("cuda", number))
         self._number = number
         self._attribute = tvm_ffi.get_global_func("runtime.GetDeviceAttr")
-        self._synchronize = tvm_ffi.get_global_func("runtime.Device_StreamSync")
-        self._from_bytes = tvm_ffi.get_global_func("runtime.TVMTensorCopyFromBytes")
-        self._to_bytes = tvm_ffi.get_global_func("runtime.TVMTensorCopyToBytes")
         if not self._attribute(_KIND, number, _EXISTS):
             raise RuntimeError(f"there is no CUDA device {number}")
 
@@ -57,28 +51,13 @@ class CudaDevice(TvmDevice):
             "arch": f"sm_{version.replace('.', '')}",
         }
 
-    def read(self, tensor: Any) -> np.ndarray:
-        data = np.empty(size_of(tensor), np.uint8)
-        if data.size:
-            self.finish()
-            self._to_bytes(tensor, ctypes.c_void_p(data.ctypes.data), data.size)
-        return data
-
-    def write(self, tensor: Any, data: np.ndarray) -> None:
-        if data.size:
-            data = np.ascontiguousarray(data)
-            self._from_bytes(tensor, ctypes.c_void_p(data.ctypes.data), data.size)
-
-    def fill(self, tensor: Any, byte: int) -> None:
-        self.write(tensor, np.full(size_of(tensor), byte, np.uint8))
-
     def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
         functions = super().load(library, names, within)
         return {name: _launching(function) for name, function in functions.items()}
 
     def finish(self) -> None:
         try:
-            self._synchronize(self._device, 0)
+            super().finish()
         except Exception as error:
             lose(_words(error))
 

@@ -115,7 +115,7 @@ def open_device(kind: str, number: int) -> Device:
         RuntimeError: if it is not there, or what drives it is missing; with what to install.
     """
     if kind in CPU_KINDS:
-        return TvmDevice("cpu", 0)
+        return TvmDevice(tvm_ffi.device("cpu", 0))
     if kind == "cuda":
         from tapml_nb.targets.cuda import CudaDevice
 
@@ -136,8 +136,8 @@ class TvmDevice:
 
     on_host = True
 
-    def __init__(self, kind: str, number: int) -> None:
-        self._device = tvm_ffi.device(kind, number)
+    def __init__(self, device: Any) -> None:
+        self._device = device
         self._alloc = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
         self._view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
 
@@ -174,6 +174,39 @@ class TvmDevice:
 
     def finish(self) -> None:
         pass
+
+
+class CopiedTvmDevice(TvmDevice):
+    """A device of TVM's runtime whose memory this process cannot touch."""
+
+    on_host = False
+
+    def __init__(self, device: Any) -> None:
+        super().__init__(device)
+        self._synchronize = tvm_ffi.get_global_func("runtime.Device_StreamSync")
+        self._from_bytes = tvm_ffi.get_global_func("runtime.TVMTensorCopyFromBytes")
+        self._to_bytes = tvm_ffi.get_global_func("runtime.TVMTensorCopyToBytes")
+
+    def read(self, tensor: Any) -> np.ndarray:
+        data = np.empty(size_of(tensor), np.uint8)
+        if data.size:
+            self.finish()
+            self._to_bytes(tensor, ctypes.c_void_p(data.ctypes.data), data.size)
+        return data
+
+    def write(self, tensor: Any, data: np.ndarray) -> None:
+        if data.size:
+            data = np.ascontiguousarray(data)
+            self._from_bytes(tensor, ctypes.c_void_p(data.ctypes.data), data.size)
+
+    def fill(self, tensor: Any, byte: int) -> None:
+        self.write(tensor, np.full(size_of(tensor), byte, np.uint8))
+
+    def owner(self, tensor: Any) -> tuple[int, int]:
+        return id(tensor), size_of(tensor)
+
+    def finish(self) -> None:
+        self._synchronize(self._device, 0)
 
 
 def size_of(tensor: Any) -> int:

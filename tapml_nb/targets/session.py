@@ -47,6 +47,9 @@ _REMOTE_GRACE = 2.0
 _REPORT_SECONDS = 2.0
 """How long to wait for the server's word on how a session ended (at once, mostly)."""
 
+_GONE_SECONDS = 20.0
+"""How long not to try again to reach a server that does not come back."""
+
 State = Literal["idle", "connected", "lost", "closed"]
 
 
@@ -144,6 +147,8 @@ class TargetSession:
         self._home: dict[str, Path] = {}
         self._lock = threading.RLock()
         self._busy = self._interrupted = False
+        self._was_plain = False
+        self._gone_until = 0.0
         self._watchdog = Watchdog(self._sever)
         weakref.finalize(self, self._watchdog.close)
 
@@ -401,7 +406,16 @@ class TargetSession:
         again = self.state == "lost"
         begin = time.monotonic()
         host, port, key = self.target.address if self.target.rpc else self._local_address()
-        connection = self._adopt(Connection(host, port, key, local=self._server is not None))
+        if time.monotonic() < self._gone_until:
+            raise TargetLost("connection", f"{self.address} does not come back; restart it")
+        scheme = self.target.scheme
+        try:
+            made = Connection(host, port, key, local=self._server is not None, scheme=scheme)
+        except TargetLost:
+            if self._was_plain:  # TVM's own server takes no one after a crash: ask no more in vain
+                self._gone_until = time.monotonic() + _GONE_SECONDS
+            raise
+        connection = self._adopt(made)
         try:
             kind, number = self.target.kind, self.target.device
             self._guarded(
@@ -410,8 +424,9 @@ class TargetSession:
         except TargetError:
             self._drop_connection()
             raise
+        self._was_plain = connection.plain
         found = connection.platform["machine"]
-        if self.machine not in ("", found):
+        if self.machine and found and self.machine != found:
             self._drop_connection()
             raise TargetError(
                 f"the server at {self.address} is {found}, and kernels are compiled for "
@@ -419,7 +434,9 @@ class TargetSession:
             )
         if self.target.guard and not connection.platform.get("guard"):
             self._drop_connection()
-            raise TargetError(f"the server at {self.address} cannot guard memory; update it")
+            raise TargetError(
+                f"the server at {self.address} cannot guard memory; use 'tapml serve'"
+            )
         with self._lock:
             self._refuse_if_closed()
             self.state = "connected"
@@ -521,6 +538,8 @@ class TargetSession:
         no_answer = f"no answer within {seconds:g} s"
         if late:
             return "timeout", no_answer
+        if self._connection and self._connection.plain:
+            return "crash", "the connection broke; TVM's own servers do not say why"
         report = self._report()
         if report is None:
             if self._server and not self._server.alive:

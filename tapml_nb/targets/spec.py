@@ -22,8 +22,9 @@ class Target:
     Attributes:
         kind: ``"llvm"`` (CPUs), ``"c"``, ``"cuda"``, ``"opencl"``, ``"webgpu"``.
         rpc: None: start a server on this machine.  ``"host:port/key"``: a running
-            ``tapml serve``; it prints what to paste.  A list of these: equal machines that share
-            the work.
+            ``tapml serve``; it prints what to paste.  ``"host:port"``: TVM's own RPC server, or
+            with ``"tracker://"`` or ``"proxy://"`` in front, and a key behind, what its tracker
+            or proxy knows.  A list of these: equal machines that share the work.
         tvm_target: a ``tvm.target.Target``, or what makes one (``{"kind": "llvm", "mcpu":
             "skylake"}``); default the kind alone.
         timeout: deadline of one kernel call, in seconds.
@@ -79,16 +80,25 @@ class Target:
         """Host, port and key of ``rpc``.
 
         Raises:
-            ValueError: if ``rpc`` is not of the form ``"host:port/key"``.
+            ValueError: if ``rpc`` is none of the forms of an address.
         """
-        wanted = "give 'host:port/key' as 'tapml serve' prints it, or None for a server here"
-        if str(self.rpc).startswith(("tracker://", "proxy://")) or self.rpc == "browser":
+        wanted = (
+            "give 'host:port/key' as 'tapml serve' prints it, 'tracker://host:port/key', "
+            "'proxy://host:port/key', or None for a server here"
+        )
+        if self.rpc == "browser":
             raise ValueError(f"target: rpc {self.rpc!r} is not available yet; {wanted}")
-        place, _, key = str(self.rpc).partition("/")
+        place, _, key = str(self.rpc).removeprefix(f"{self.scheme}://").partition("/")
         host, _, port = place.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise ValueError(f"target: rpc is {self.rpc!r}; {wanted}")
         return host.strip("[]"), int(port), key
+
+    @property
+    def scheme(self) -> str:
+        """``"tracker"`` or ``"proxy"``, if ``rpc`` names one; else empty."""
+        found = str(self.rpc).partition("://")[0]
+        return found if found in ("tracker", "proxy") else ""
 
     @classmethod
     def of(cls, target: Any) -> Target:

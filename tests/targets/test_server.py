@@ -265,39 +265,6 @@ def test_one_forwarded_port_is_enough(standalone):
             assert np.array_equal(session.fetch("x"), X)
 
 
-PLAIN = """
-import time
-from tvm.rpc.server import Server
-
-if __name__ == "__main__":
-    server = Server("127.0.0.1", 19100, 19200, silent=True)
-    print(server.port, flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_plain_tvm_server_says_what_to_do(nothing_left, tmp_path):
-    script = tmp_path / "plain.py"
-    script.write_text(PLAIN)
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        port = int(process.stdout.readline())
-        session = TargetSession(Target("llvm", rpc=f"127.0.0.1:{port}"))
-        with pytest.raises(TargetError, match="plain TVM server; start one with 'tapml serve'"):
-            session.start()
-        session.close()
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-
-
 # -- order in its house ----------------------------------------------------------------------------
 
 

@@ -42,7 +42,15 @@ def test_an_address_that_is_none(rpc):
         Target("llvm", rpc=rpc)
 
 
-@pytest.mark.parametrize("rpc", ["tracker://host:9190/key", "proxy://host:9190/key", "browser"])
+def test_a_tracker_and_a_proxy():
+    tracker = Target("llvm", rpc="tracker://host:9190/key")
+    assert (tracker.scheme, tracker.address) == ("tracker", ("host", 9190, "key"))
+    proxy = Target("llvm", rpc="proxy://host:9090/key")
+    assert (proxy.scheme, proxy.address) == ("proxy", ("host", 9090, "key"))
+    assert Target("llvm", rpc="host:9090").scheme == ""
+
+
+@pytest.mark.parametrize("rpc", ["browser"])
 def test_what_is_not_there_yet_says_so(rpc):
     with pytest.raises(ValueError, match="not available yet; give 'host:port/key'"):
         Target("llvm", rpc=rpc)
