@@ -176,10 +176,11 @@ def _connect_rpc(host: str, port: int, key: str, scheme: str) -> tuple[Any, list
     sockets = [socket.socket(fileno=os.dup(fd)) for fd in _descriptors(peer) - before]
     if answer and not isinstance(answer[0], Exception):
         return answer[0], sockets
+    answered = bool(answer)  # hanging up makes the thread say something, too
     for connection in sockets:
         _hang_up(connection)
     where = f"{host}:{port}"
-    if not answer:
+    if not answered:
         thread.join(1)
         if scheme == "tracker":
             raise TargetLost("connection", f"no server with the key {key!r} is free at {where}")
