@@ -57,7 +57,7 @@ class LocalServer:
         )
         ready = self._reports.ready(_START_SECONDS)
         if ready is None:
-            message = _tail(log) if self._process.poll() is not None else "it is too slow"
+            message = _tail(log) if self._reports.ended else "it is too slow"
             self.close()
             raise TargetLost("connection", f"the target server did not start: {message}")
         self.port: int = ready["port"]
@@ -93,6 +93,12 @@ class _Reports:
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._ended, timeout)
             return self._ready
+
+    @property
+    def ended(self) -> bool:
+        """Whether its output ended.  (It then has no more to say, dead or still dying.)"""
+        with self._changed:
+            return self._ended
 
     def exit_of(self, pid: int, timeout: float) -> dict[str, Any] | None:
         with self._changed:
