@@ -10,6 +10,7 @@ from tapml_nb.frontends.program import Program
 from tapml_nb.judge.verdict import LIMIT
 from tapml_nb.session import Session
 from tapml_nb.targets.availability import resolve
+from tapml_nb.targets.spec import BROWSER
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +73,11 @@ def open_session(program: Program, target: Any, *, tolerance: float | None = Non
     spec, tvm_target = resolve(target)
     _check_tolerance(tolerance)
     compiler = Compiler(tvm_target, KernelCache())
-    return Session(program, spec, compiler, tolerance=LIMIT if tolerance is None else tolerance)
+    limit = LIMIT if tolerance is None else tolerance
+    session = Session(program, spec, compiler, tolerance=limit)
+    if spec.rpc == BROWSER:
+        session.invite()
+    return session
 
 
 def _check_tolerance(tolerance: float | None) -> None:

@@ -10,7 +10,13 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from tapml_nb.execute.events import EventStream, OpJudged, RunProgress
+from tapml_nb.execute.events import (
+    EventStream,
+    OpJudged,
+    RunProgress,
+    TargetAwaited,
+    TargetStarted,
+)
 from tapml_nb.judge.verdict import FAULTS
 
 _INTERVAL = 0.1
@@ -31,7 +37,7 @@ class ProgressLine:
     """Follows an event stream; :meth:`draw` shows where it is.  Use as a context manager."""
 
     def __init__(self, events: EventStream) -> None:
-        self._text = "starting"
+        self._text = self._resumed = "starting"
         self._faults = 0
         self._begin = time.monotonic()
         self._drawn = 0.0
@@ -39,8 +45,10 @@ class ProgressLine:
         self._subscriptions = [
             events.on(RunProgress, self._on_progress),
             events.on(OpJudged, self._on_judged),
+            events.on(TargetAwaited, self._on_awaited),
+            events.on(TargetStarted, self._on_started),
         ]
-        self._in_notebook = _in_notebook()
+        self._in_notebook = in_notebook()
         self._in_terminal = not self._in_notebook and sys.stderr.isatty()
 
     def __enter__(self) -> Self:
@@ -73,6 +81,14 @@ class ProgressLine:
     def _on_judged(self, event: OpJudged) -> None:
         self._faults += event.result.verdict in FAULTS
 
+    def _on_awaited(self, event: TargetAwaited) -> None:
+        self._resumed = self._text
+        self._text = f"waiting for a browser's page; this notebook's, or open {event.link}"
+
+    def _on_started(self, _: TargetStarted) -> None:
+        if self._text.startswith("waiting"):
+            self._text = self._resumed
+
     def _show(self) -> None:
         self._drawn = time.monotonic()
         faults = f", {self._faults} faulty" if self._faults else ""
@@ -93,7 +109,7 @@ class ProgressLine:
             self._handle.update(data, raw=True)
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
     """Whether a Jupyter kernel runs this (and not plain IPython in a terminal)."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None

@@ -23,6 +23,7 @@ from tapml_nb.execute.events import (
     Event,
     EventStream,
     SessionClosed,
+    TargetAwaited,
     TargetLost,
     TargetStarted,
 )
@@ -35,10 +36,16 @@ from tapml_nb.judge.agreement import logits
 from tapml_nb.judge.verdict import LIMIT, Verdict
 from tapml_nb.migrate import Localization, Migration
 from tapml_nb.migrate.migration import in_order
-from tapml_nb.progress import ProgressLine
+from tapml_nb.progress import ProgressLine, in_notebook
 from tapml_nb.report import Report, RunInfo
 from tapml_nb.runs import Criterion, Runs, Which
-from tapml_nb.targets.session import State, TargetEvent, TargetLostEvent, TargetSession
+from tapml_nb.targets.session import (
+    State,
+    TargetAwaitedEvent,
+    TargetEvent,
+    TargetLostEvent,
+    TargetSession,
+)
 from tapml_nb.targets.spec import CPU_KINDS, Target
 
 if TYPE_CHECKING:
@@ -452,6 +459,32 @@ class Session:
         return self._target.address
 
     @property
+    def link(self) -> str:
+        """Where ``rpc="browser"``: the address of the page that becomes the target in the browser
+        that opens it.
+
+        Raises:
+            RuntimeError: if the target is no browser.
+        """
+        return self._target.link
+
+    def invite(self) -> None:
+        """Show what makes a browser's page the target: in a notebook a widget that does so with
+        the notebook's own page, elsewhere the link to open.
+
+        Raises:
+            RuntimeError: if the target is no browser.
+        """
+        if in_notebook():
+            from IPython.display import display
+
+            from tapml_nb.widgets.page import TargetPage
+
+            display(TargetPage(self.link))
+        else:
+            print(f"open {self.link} in a browser with WebGPU; that page is the target")
+
+    @property
     def widget(self) -> Workbench:
         """The session's workbench: graph, placement, live divergence, heatmaps, inspector.
 
@@ -555,6 +588,8 @@ def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
         nonlocal starts
         if isinstance(news, TargetLostEvent):
             events.emit(TargetLost(news.reason, news.detail))
+        elif isinstance(news, TargetAwaitedEvent):
+            events.emit(TargetAwaited(news.link))
         else:
             events.emit(TargetStarted(news.address, news.pid, restarts=starts))
             starts += 1

@@ -40,6 +40,22 @@ def loops(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
 
 
 @T.prim_func(s_tir=True)
+def spins(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
+    """Never ends, and calls nothing that a GPU does not have."""
+    y[0, 0] = T.float32(0)
+    while y[0, 0] < T.float32(1):
+        y[0, 0] = x[0, 0] * T.float32(0)
+
+
+@T.prim_func(s_tir=True)
+def wants_many_threads(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
+    """A GPU's block of 8192 threads."""
+    for t in T.thread_binding(8192, thread="threadIdx.x"):
+        if t < 48:
+            y[t // 16, t % 16] = x[t // 16, t % 16]
+
+
+@T.prim_func(s_tir=True)
 def right_once(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
     """SiLU in a process's first call (glibc's first rand()), twice that afterwards."""
     if T.call_extern("int32", "rand") == 1804289383:

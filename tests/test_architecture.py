@@ -29,6 +29,7 @@ ORDER = [
     {"widgets"},
     {"cli"},
     {"magics"},
+    {"relay"},
 ]
 """Rooms from left to right; a module imports only from its own room and from rooms to the left.
 

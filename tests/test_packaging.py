@@ -62,10 +62,16 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path, monkeypatch):
     assert "tapml_nb/py.typed" in names
     assert "tapml_nb/targets/server.py" in names
     assert "tapml_nb/widgets/static/workbench.js" in names
+    assert "tapml_nb/targets/static/page.html" in names
+    assert "tapml_nb/targets/static/page.js" in names
+    release = f"tapml_nb-{PROJECT['version']}"
     assert {name.split("/")[0] for name in names} == {
         "tapml_nb",
-        f"tapml_nb-{PROJECT['version']}.dist-info",
+        f"{release}.data",
+        f"{release}.dist-info",
     }
+    (config,) = [name for name in names if name.startswith(f"{release}.data")]
+    assert config.endswith("/data/etc/jupyter/jupyter_server_config.d/tapml_nb.json")
 
 
 def test_versions_agree():

@@ -384,6 +384,16 @@ class TestAccidents:
         assert report.info.restarts == 1
         assert report.verdict("second/linear") is Verdict.PASS
 
+    def test_a_server_killed_while_it_loads_is_nobodys_fault(self, session):
+        once = iter([True])
+        session.on(
+            "TargetStarted",
+            lambda _: next(once, False) and psutil.Process(session._target._pid).kill(),
+        )
+        report = session.run()
+        assert report.ok
+        assert report.info.restarts == 1
+
     def test_a_listener_killed_in_mid_call_is_replaced(self, nothing_left):
         with tapml.debug(*two_layers(), target="llvm") as session:
             session.override("act", kernels.sleeps)

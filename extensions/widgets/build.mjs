@@ -3,17 +3,29 @@
 import { copyFile } from "node:fs/promises";
 import * as esbuild from "esbuild";
 
-const outdir = process.argv[2] ?? "../../tapml_nb/widgets/static";
+const root = process.argv[2] ?? "../../tapml_nb";
+const outdir = `${root}/widgets/static`;
 
-await esbuild.build({
-  entryPoints: { workbench: "src/main.ts", style: "src/style.css" },
-  outdir,
+const options = {
   bundle: true,
   format: "esm",
   target: "es2022",
   minify: true,
   legalComments: "none",
   charset: "utf8",
+};
+
+await esbuild.build({
+  ...options,
+  entryPoints: { workbench: "src/main.ts", style: "src/style.css" },
+  outdir,
+});
+
+// The target server hands this one out, so it is there also where the widgets are not.
+await esbuild.build({
+  ...options,
+  entryPoints: { page: "src/page.ts" },
+  outdir: `${root}/targets/static`,
 });
 
 // The one library in the bundle asks for its licence beside every copy.

@@ -101,6 +101,13 @@ class TargetLost(Event):
 
 
 @dataclass(frozen=True)
+class TargetAwaited(Event):
+    """The target is a browser's page that is still to come; ``link`` makes any page it."""
+
+    link: str
+
+
+@dataclass(frozen=True)
 class TargetStarted(Event):
     """The target answers: at first, or again after it was lost (``restarts`` > 0)."""
 
@@ -136,6 +143,7 @@ EVENTS: dict[str, type[Event]] = {
         PlacementChanged,
         OverrideChanged,
         TargetLost,
+        TargetAwaited,
         TargetStarted,
         RunFinished,
         SessionClosed,

@@ -276,7 +276,12 @@ class KernelTable:
     # -- loading ---------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        """Link what is new into one library and load it; if that fails, one by one."""
+        """Link what is new into one library and load it; if that fails, one by one.
+
+        Raises:
+            Stopped: if the session was interrupted.
+            TargetLost: if the target is lost for good.
+        """
         fresh = [
             (key, compiled)
             for key, compiled in self._known.items()
@@ -284,7 +289,18 @@ class KernelTable:
         ]
         if not fresh:
             return
-        self._target.start()  # a target that is none is no kernel's fault
+        for attempt in (1, 2):
+            try:
+                self._target.start()  # a target that is none is no kernel's fault
+                self._load_all(fresh)
+                break
+            except TargetLost as lost:
+                if lost.reason == "interrupted":
+                    raise Stopped from None
+                if lost.reason != "killed" or attempt == 2:
+                    raise
+
+    def _load_all(self, fresh: Sequence[tuple[str, Compiled]]) -> None:
         if self._refusal([compiled for _, compiled in fresh]):
             for key, compiled in fresh:
                 if refusal := self._refusal([compiled]):

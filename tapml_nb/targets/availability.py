@@ -99,7 +99,7 @@ def resolve(target: Any) -> tuple[Target, Any]:
 
     spec = Target.of(target)
     device: dict[str, Any] = {}
-    if spec.rpc is None:
+    if spec.rpc is None:  # a browser says what it is when it comes
         state = check(spec.kind, spec.device)
         device = state.device
         if not state.works:

@@ -2,8 +2,8 @@
 
 A message is a JSON header behind its 4-byte length, then raw bytes.  The client asks; the server
 answers each request with a header of its own.  One connection per session, opened with a token
-that travels over the authenticated RPC channel; the listener hands it over through a socket in
-the session's folder (see :mod:`tapml_nb.targets.server`).
+that travels over the authenticated RPC channel; the listener hands it over (see
+:mod:`tapml_nb.targets.server`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.numerics import np_dtype
+from tapml_nb.targets.door import Door
 from tapml_nb.targets.errors import TargetError
 from tapml_nb.targets.greeting import BULK, pack_word
 from tapml_nb.targets.memory import NoTensor, TensorMemory
@@ -80,14 +81,12 @@ class BulkServer:
     """The target's end: a thread that serves one connection."""
 
     def __init__(self, memory: TensorMemory, folder: Path, session: int) -> None:
-        """Wait at the socket ``bulk`` in the folder, which is the process's current one."""
+        """Wait at the door ``bulk`` in the folder, which is the process's current one."""
         self._memory = memory
         self._folder = folder
         self._session = session
         self._token = secrets.token_hex(16)
-        self._door = socket.socket(socket.AF_UNIX)
-        self._door.bind("bulk")
-        self._door.listen(1)
+        self._door = Door("bulk")
         threading.Thread(target=self._serve, name="tapml-bulk", daemon=True).start()
 
     def credentials(self) -> dict[str, Any]:
@@ -105,16 +104,12 @@ class BulkServer:
 
     def _admit(self) -> socket.socket:
         """The first connection that knows the token."""
-        with self._door:
-            while True:
-                messenger, _ = self._door.accept()
-                with messenger:
-                    token, descriptors, _, _ = socket.recv_fds(messenger, 256, 1)
-                    connection = socket.socket(fileno=descriptors[0])
-                    if hmac.compare_digest(token, self._token.encode()):
-                        connection.settimeout(None)
-                        return connection
-                    connection.close()
+        while True:
+            token, connection = self._door.receive()
+            if hmac.compare_digest(token, self._token.encode()):
+                self._door.close()
+                return connection
+            connection.close()
 
     def _answer(self, connection: socket.socket, request: dict[str, Any]) -> None:
         """Do what a request asks for; an error is an answer, and the connection stays in step."""

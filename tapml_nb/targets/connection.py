@@ -72,7 +72,9 @@ class Connection:
         if self._local:
             with contextlib.suppress(OSError):  # it is dead already, or the kernel is old
                 self._process = os.pidfd_open(self.pid)
-        self.platform["device"] = json.loads(self.remote("tapml.use", kind, str(device)))
+        device_seconds = str(seconds - 1)  # it shall be the first to give up
+        found = self.remote("tapml.use", kind, str(device), device_seconds)
+        self.platform["device"] = json.loads(found)
         credentials = json.loads(self.remote("tapml.bulk"))
         bulk = BulkClient(self._host, self._port, credentials, _CONNECT_SECONDS)
         bulk.connection.settimeout(seconds)

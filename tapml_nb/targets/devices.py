@@ -16,7 +16,7 @@ import numpy as np
 import tvm_ffi
 
 from tapml_nb.numerics import np_dtype
-from tapml_nb.targets.spec import CPU_KINDS
+from tapml_nb.targets.spec import BROWSER, CPU_KINDS
 
 Function = Callable[..., None]
 """A PrimFunc in destination-passing style; takes the device's tensors."""
@@ -36,15 +36,15 @@ class BeyondDevice(Exception):
         return BEYOND + super().__str__()
 
 
-LOST = 70
-"""Exit status of a process whose device is lost."""
+LOST, GONE = 70, 71
+"""Exit statuses of a process whose device is lost to a kernel, or was taken away."""
 
 
-def lose(reason: str) -> NoReturn:
+def lose(reason: str, status: int = LOST) -> NoReturn:
     """End this process: after a kernel's error nothing works on the device any more, not even
     freeing its memory, and what a call then says would be of the wrong kernel."""
     os.write(2, f"\n{' '.join(reason.split())}\n".encode())
-    os._exit(LOST)
+    os._exit(status)
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,14 @@ def open_device(kind: str, number: int) -> Device:
         return OpenClDevice(number)
     if kind == "webgpu":
         from tapml_nb.targets.webgpu import WebGpuDevice
+        from tapml_nb.targets.wgpu_driver import WgpuDriver
 
-        return WebGpuDevice(number)
+        return WebGpuDevice(WgpuDriver(number))
+    if kind == BROWSER:
+        from tapml_nb.targets.browser import PageDriver
+        from tapml_nb.targets.webgpu import WebGpuDevice
+
+        return WebGpuDevice(PageDriver())
     raise RuntimeError(f"this server has no devices of kind {kind!r}")
 
 

@@ -2,7 +2,7 @@
 
 A connection opens with a word (4 bytes, little-endian) and a text behind its length.  TVM's RPC
 clients say ``MAGIC`` and their key (``tvm/rpc/base.py``); a tensor connection says ``BULK`` and
-JSON: to which session it belongs, and that session's own token.
+JSON: to which session it belongs, and that session's own token.  A browser's begins with ``GET``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ MISMATCH = MAGIC + 2
 
 BULK = 0x7A9B1
 
+GET = int.from_bytes(b"GET ", "little")
+
 SECONDS = 5.0
 """What a client may take to say who it is."""
 
 _TEXT_LIMIT = 4096
+_HEAD_LIMIT = 16384
 
 
 class NotOurs(ValueError):
@@ -53,6 +56,20 @@ class Deadline:
                 raise ConnectionError("it hung up")
             data += chunk
         return data
+
+
+def receive_head(deadline: Deadline) -> bytes:
+    """Receive a browser's request, of which ``GET`` was read already.
+
+    Raises:
+        NotOurs: if it is too long.
+    """
+    head = b"GET "
+    while not head.endswith(b"\r\n\r\n"):
+        if len(head) >= _HEAD_LIMIT:
+            raise NotOurs("a request that does not end")
+        head += deadline.receive(1)
+    return head
 
 
 def pack_word(word: int) -> bytes:

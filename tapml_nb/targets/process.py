@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from tapml_nb.interpreter import module_command, module_environment
 from tapml_nb.targets.errors import TargetLost
+from tapml_nb.targets.pages import page_key
 
 _START_SECONDS = 60.0
 _END_SECONDS = 2.0
@@ -31,15 +32,18 @@ _LOG_TAIL = 2000
 class LocalServer:
     """A server of our own on this machine; it dies with us."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: LocalServer | None = None) -> None:
         """Start it and wait until it listens.
+
+        Args:
+            before: one that is dead, whose port and token it shall have.
 
         Raises:
             TargetLost: if it does not come up; with what it wrote.
         """
-        self.token = secrets.token_hex(16)
+        self.token: str = before.token if before else secrets.token_hex(16)
         self._workroot = Path(tempfile.mkdtemp(prefix="tapml-target-"))
-        arguments = ["--workroot", str(self._workroot)]
+        arguments = ["--workroot", str(self._workroot), "--port", str(before.port if before else 0)]
         log = self._workroot / "server.log"
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
@@ -61,6 +65,11 @@ class LocalServer:
             self.close()
             raise TargetLost("connection", f"the target server did not start: {message}")
         self.port: int = ready["port"]
+
+    @property
+    def link(self) -> str:
+        """The page that becomes a target in the browser that opens it."""
+        return f"http://127.0.0.1:{self.port}/{page_key(self.token)}/"
 
     @property
     def alive(self) -> bool:

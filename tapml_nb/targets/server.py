@@ -9,6 +9,7 @@ seconds to start, and lets anyone who reaches its port run code.)
 Every connection is greeted in a child of its own, so one that is silent or malicious keeps nobody
 waiting.  A connection is a session, or the tensor channel of a session: the child then hands the
 socket over to that session's child.  So one port is all that a firewall or a tunnel has to open.
+A browser that connects is given the page that becomes a target (:mod:`tapml_nb.targets.pages`).
 
 Events are JSON lines on stdout: ``ready``, ``session``, ``exit`` (signal, code, the last lines of
 the session's log), ``rejected``.  The end of stdin ends the server, and so does the end of its
@@ -39,14 +40,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tapml_nb.targets.door import hand_over
 from tapml_nb.targets.greeting import (
     BULK,
+    GET,
     MAGIC,
     MISMATCH,
     SECONDS,
     Deadline,
     NotOurs,
     pack_word,
+    receive_head,
     receive_text,
     receive_word,
 )
@@ -191,6 +195,9 @@ class Server:
         deadline = Deadline(connection, SECONDS)
         try:
             word = receive_word(deadline)
+            if word == GET and self._events is not None:
+                self._welcome(connection, receive_head(deadline), peer)
+                return
             text = receive_text(deadline)
             if word == BULK:
                 self._hand_over(connection, json.loads(text))
@@ -208,13 +215,18 @@ class Server:
         connection.settimeout(None)
         self._serve(connection, peer)
 
+    def _welcome(self, connection: socket.socket, head: bytes, peer: str) -> None:
+        """Answer a browser."""
+        from tapml_nb.targets.pages import answer, page_key
+
+        why = answer(connection, head, page_key(self._token), self._workroot)
+        if why:
+            self._emit(event="rejected", peer=peer, why=why)
+
     def _hand_over(self, connection: socket.socket, request: dict[str, Any]) -> None:
         """Give a tensor connection to its session, which checks the token."""
-        os.chdir(self._folder(int(request["session"])))  # a path might be too long for a socket
-        with socket.socket(socket.AF_UNIX) as door:
-            door.settimeout(SECONDS)
-            door.connect("bulk")
-            socket.send_fds(door, [str(request["token"]).encode()], [connection.fileno()])
+        token = str(request["token"]).encode()
+        hand_over(self._folder(int(request["session"])), "bulk", token, connection, SECONDS)
 
     def _serve(self, connection: socket.socket, peer: str) -> None:
         """Speak RPC until the client hangs up."""

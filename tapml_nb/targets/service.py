@@ -23,8 +23,8 @@ from tapml_nb.targets.devices import open_device
 from tapml_nb.targets.memory import KernelRunner, TensorMemory
 
 LOAD_SECONDS = 60.0
-"""Deadline of opening a device, of loading a library (constructors may run in it), and of
-compiling one device function."""
+"""Deadline of loading a library (constructors may run in it), and of compiling one device
+function."""
 
 
 def register_service(
@@ -43,9 +43,9 @@ def register_service(
     memory = TensorMemory(open_device("llvm", 0))
     runner = KernelRunner(memory)
 
-    def use(kind: str, number: str) -> str:
+    def use(kind: str, number: str, seconds: str) -> str:
         nonlocal memory, runner
-        memory = TensorMemory(_within(LOAD_SECONDS, lambda: open_device(kind, int(number))))
+        memory = TensorMemory(_within(float(seconds), lambda: open_device(kind, int(number))))
         runner = KernelRunner(memory)
         return json.dumps(memory.device.describe())
 

@@ -28,14 +28,18 @@ import numpy as np
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.sources import SOURCE_KINDS
 from tapml_nb.targets.connection import Connection
+from tapml_nb.targets.devices import GONE
 from tapml_nb.targets.errors import LossReason, TargetError, TargetLost
 from tapml_nb.targets.guard import HIT
 from tapml_nb.targets.process import LocalServer
-from tapml_nb.targets.spec import Target
+from tapml_nb.targets.spec import BROWSER, Target
 from tapml_nb.targets.watchdog import Watchdog
 
 _CONTROL_SECONDS = 70.0
 """Deadline of everything but kernel calls and transfers; the target's own for a load is 60."""
+
+PAGE_SECONDS = 600.0
+"""How long to wait for a browser's page."""
 
 _SLOWEST = 1e6
 """Bytes per second that a transfer may take, beside its deadline."""
@@ -106,7 +110,14 @@ class TargetLostEvent:
     detail: str
 
 
-TargetEvent = TargetStartedEvent | TargetLostEvent
+@dataclass(frozen=True)
+class TargetAwaitedEvent:
+    """The session waits for a browser to open ``link``, or for the notebook's own page."""
+
+    link: str
+
+
+TargetEvent = TargetStartedEvent | TargetLostEvent | TargetAwaitedEvent
 
 
 class TargetSession:
@@ -157,10 +168,23 @@ class TargetSession:
     @property
     def address(self) -> str:
         """Where the target is; empty before it was first used."""
-        if self.target.rpc:
+        if not self.target.local:
             host, port, _ = self.target.address
             return f"{host}:{port}"
         return f"127.0.0.1:{self._server.port}" if self._server else ""
+
+    @property
+    def link(self) -> str:
+        """The page that becomes the target in the browser that opens it; starts the server.
+
+        Raises:
+            RuntimeError: if the target is no browser.
+        """
+        if self.target.rpc != BROWSER:
+            raise RuntimeError("the target is no browser")
+        self._local_address()
+        assert self._server
+        return self._server.link
 
     @property
     def platform(self) -> dict[str, Any]:
@@ -405,7 +429,7 @@ class TargetSession:
                 return self._connection
         again = self.state == "lost"
         begin = time.monotonic()
-        host, port, key = self.target.address if self.target.rpc else self._local_address()
+        host, port, key = self._local_address() if self.target.local else self.target.address
         if time.monotonic() < self._gone_until:
             raise TargetLost("connection", f"{self.address} does not come back; restart it")
         scheme = self.target.scheme
@@ -417,10 +441,7 @@ class TargetSession:
             raise
         connection = self._adopt(made)
         try:
-            kind, number = self.target.kind, self.target.device
-            self._guarded(
-                _CONTROL_SECONDS, lambda: connection.open_service(kind, number, _CONTROL_SECONDS)
-            )
+            self._open_service(connection)
         except TargetError:
             self._drop_connection()
             raise
@@ -444,13 +465,28 @@ class TargetSession:
         self._on_event(TargetStartedEvent(self.address, self._pid, time.monotonic() - begin))
         return connection
 
+    def _open_service(self, connection: Connection) -> None:
+        kind, number = self.target.kind, self.target.device
+        seconds = _CONTROL_SECONDS
+        if self.target.rpc == BROWSER:
+            kind, seconds = BROWSER, PAGE_SECONDS
+            self._on_event(TargetAwaitedEvent(self.link))
+        try:
+            self._guarded(seconds, lambda: connection.open_service(kind, number, seconds))
+        except TargetLost as lost:
+            if kind == BROWSER and lost.reason == "timeout":
+                why = f"no page came within {seconds:g} s; open {self.link} and run again"
+                raise TargetLost("connection", why) from None
+            raise
+
     def _local_address(self) -> tuple[str, int, str]:
         """A server of our own that is alive."""
         server = self._server
         if server is None or not server.alive:
             if server:
                 server.close()
-            server = LocalServer()
+            # Pages come back to where they found the last one.
+            server = LocalServer(server if self.target.rpc == BROWSER else None)
             with self._lock:
                 self._server = server
             if self._closed:
@@ -475,7 +511,7 @@ class TargetSession:
 
     def _load(self, connection: Connection, library: Path, kernels: list[Kernel]) -> None:
         name = str(library)
-        if self.target.rpc:
+        if not self.target.local:
             content = library.read_bytes()
             name = f"{len(connection.loaded)}-{library.name}"
             self._guarded(
@@ -505,7 +541,7 @@ class TargetSession:
         with self._lock:
             self._refuse_if_closed()
             self._busy, self._interrupted = True, False
-        grace = _REMOTE_GRACE if self.target.rpc else _LOCAL_GRACE
+        grace = _LOCAL_GRACE if self.target.local else _REMOTE_GRACE
         problem = ""
         answer: Exception | None = None
         try:
@@ -549,6 +585,8 @@ class TargetSession:
             return "timeout", no_answer
         name = signal.Signals(report["signal"]).name if report["signal"] else ""
         said = _telling(report["log"])
+        if report["code"] == GONE:
+            return "killed", _telling(report["log"]).removeprefix(": ")
         if report["signal"] in (signal.SIGKILL, signal.SIGTERM):
             return "killed", f"by {name}{said}"
         return "crash", f"{name or 'exit status {}'.format(report['code'])}{said}"

@@ -15,6 +15,10 @@ CPU_KINDS = ("llvm", "c")
 """Kinds whose kernels run on a CPU; their memory can be guarded."""
 
 
+BROWSER = "browser"
+"""What ``rpc`` is where a browser's page is the device."""
+
+
 @dataclass(frozen=True)
 class Target:
     """A platform to bring up.
@@ -24,7 +28,8 @@ class Target:
         rpc: None: start a server on this machine.  ``"host:port/key"``: a running
             ``tapml serve``; it prints what to paste.  ``"host:port"``: TVM's own RPC server, or
             with ``"tracker://"`` or ``"proxy://"`` in front, and a key behind, what its tracker
-            or proxy knows.  A list of these: equal machines that share the work.
+            or proxy knows.  A list of these: equal machines that share the work.  ``"browser"``
+            (kind ``"webgpu"``): the notebook's own page, or any that opens the session's link.
         tvm_target: a ``tvm.target.Target``, or what makes one (``{"kind": "llvm", "mcpu":
             "skylake"}``); default the kind alone.
         timeout: deadline of one kernel call, in seconds.
@@ -57,12 +62,22 @@ class Target:
         if self.guard and self.kind not in CPU_KINDS:
             cpus = " or ".join(map(repr, CPU_KINDS))
             raise ValueError(f"target: guard needs a CPU ({cpus}), not {self.kind!r}")
+        if self.rpc == BROWSER and (self.kind != "webgpu" or self.workers > 1 or self.device):
+            raise ValueError(
+                "target: rpc is 'browser'; a page is one device of kind 'webgpu', so give neither "
+                "another kind nor device nor workers"
+            )
         several = self.rpc is not None and not isinstance(self.rpc, str)
         if several and (self.workers > 1 or not self.rpc):
             raise ValueError("target: rpc is a list; give one address per worker, and no workers")
-        if self.rpc is not None:
+        if not self.local:
             for member in self.members if several else [self]:
                 member.address  # noqa: B018  checks it now, not in the middle of a run
+
+    @property
+    def local(self) -> bool:
+        """Whether its server is one that a session starts on this machine."""
+        return self.rpc is None or self.rpc == BROWSER
 
     @property
     def members(self) -> list[Target]:
@@ -86,8 +101,6 @@ class Target:
             "give 'host:port/key' as 'tapml serve' prints it, 'tracker://host:port/key', "
             "'proxy://host:port/key', or None for a server here"
         )
-        if self.rpc == "browser":
-            raise ValueError(f"target: rpc {self.rpc!r} is not available yet; {wanted}")
         place, _, key = str(self.rpc).removeprefix(f"{self.scheme}://").partition("/")
         host, _, port = place.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:

@@ -28,6 +28,8 @@ from tapml_nb.execute.events import (
     RunProgress,
     RunStarted,
     SessionClosed,
+    TargetAwaited,
+    TargetStarted,
 )
 from tapml_nb.judge.results import AccumulatedResult, OpResult
 from tapml_nb.widgets import protocol
@@ -96,7 +98,7 @@ class Feed:
         self._at: Message = {"current": -1, "step": 0}
         self._running = False
         self._began = self._ended = 0.0
-        self.message = ""
+        self.message = self._awaited = ""
         self.selection: Message = {"op": -1, "step": 0, "origin": ""}
         self.memory: dict[str, Any] = {}
         self.on_rest: list[Callable[[], None]] = []
@@ -197,6 +199,11 @@ class Feed:
             self._running, self._ended = False, time.monotonic()
             self._run["stopped"] = event.stopped
             self._at = {"current": -1, "step": 0}
+        elif isinstance(event, TargetAwaited):
+            self.message = f"Waiting for a browser's page: this notebook's, or open {event.link}"
+            self._awaited = self.message
+        elif isinstance(event, TargetStarted):
+            self.message = "" if self.message == self._awaited else self.message
         elif isinstance(event, PlacementChanged):
             self._changed.add("placement")
         elif isinstance(event, OverrideChanged):

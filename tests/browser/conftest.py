@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from tests.browser.jupyter import Console, Lab, Server, serve
 
@@ -25,6 +25,14 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+WEBGPU = [
+    "--enable-unsafe-webgpu",
+    "--use-webgpu-adapter=swiftshader",
+    "--disable-gpu-process-crash-limit",
+    "--disable-domain-blocking-for-3d-apis",
+]
+"""A GPU that the CPU plays, as often as a test kills it."""
+
 VIEWPORT = {"width": 1280, "height": 900}
 
 FAILED = pytest.StashKey[bool]()
@@ -39,14 +47,34 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
 
 
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium, without a window."""
+def playwright() -> Iterator[Playwright]:
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, headless=True, args=ARGUMENTS
-        )
+        yield playwright
+
+
+@contextmanager
+def launch(playwright: Playwright, *arguments: str) -> Iterator[Browser]:
+    """Debian's Chromium, without a window."""
+    chromium = playwright.chromium.launch(
+        executable_path=CHROMIUM, headless=True, args=[*ARGUMENTS, *arguments]
+    )
+    try:
         yield chromium
+    finally:
         chromium.close()
+
+
+@pytest.fixture(scope="package")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    with launch(playwright) as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def gpu_browser(playwright: Playwright) -> Iterator[Browser]:
+    """One with WebGPU."""
+    with launch(playwright, *WEBGPU) as chromium:
+        yield chromium
 
 
 @contextmanager

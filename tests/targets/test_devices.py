@@ -34,22 +34,6 @@ def writes_far_away(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float
         y[i, T.Cast("int64", j) + T.int64(8589934592)] = x[i, j]
 
 
-@T.prim_func(s_tir=True)
-def loops(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
-    """Never ends."""
-    y[0, 0] = T.float32(0)
-    while y[0, 0] < T.float32(1):
-        y[0, 0] = x[0, 0] * T.float32(0)
-
-
-@T.prim_func(s_tir=True)
-def wants_many_threads(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
-    """A block of 8192 threads."""
-    for t in T.thread_binding(8192, thread="threadIdx.x"):
-        if t < 48:
-            y[t // 16, t % 16] = x[t // 16, t % 16]
-
-
 @pytest.fixture(params=KINDS)
 def kind(request, kernel_cache, nothing_left):
     return request.param
@@ -122,7 +106,7 @@ def test_kernels_of_the_users(session):
 
 
 def test_a_limit_is_no_crash(session):
-    result = judged(session, wants_many_threads)
+    result = judged(session, kernels.wants_many_threads)
     assert result.verdict is Verdict.UNSUPPORTED
     assert "8192" in result.message
 
@@ -147,7 +131,7 @@ class TestAccidents:
         assert result.message.startswith(("SIGSEGV", "exit status 70: "))
 
     def test_a_hang(self, session):
-        result = judged(session, loops)
+        result = judged(session, kernels.spins)
         assert (result.verdict, result.message) == (Verdict.TIMEOUT, "no answer within 3 s")
 
 

@@ -50,7 +50,13 @@ def test_a_tracker_and_a_proxy():
     assert Target("llvm", rpc="host:9090").scheme == ""
 
 
-@pytest.mark.parametrize("rpc", ["browser"])
-def test_what_is_not_there_yet_says_so(rpc):
-    with pytest.raises(ValueError, match="not available yet; give 'host:port/key'"):
-        Target("llvm", rpc=rpc)
+def test_a_browser_is_one_device_of_one_kind():
+    target = Target("webgpu", rpc="browser")
+    assert (target.local, target.members) == (True, [target])
+    for wrong in (
+        {"kind": "llvm"},
+        {"kind": "webgpu", "device": 1},
+        {"kind": "webgpu", "workers": 2},
+    ):
+        with pytest.raises(ValueError, match="rpc is 'browser'; a page is one device of kind"):
+            Target(**wrong, rpc="browser")

@@ -1,0 +1,52 @@
+"""Handing a connection over from the listener's child that greeted it to a session's process.
+
+A door is a Unix socket of its name in the session's folder.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+_WORDS = 256
+
+
+class Door:
+    """The session's end.  Its folder is the process's current one."""
+
+    def __init__(self, name: str) -> None:
+        """Wait at the door ``name``."""
+        self._name = name
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(name)
+        self._socket.listen(1)
+
+    def receive(self) -> tuple[bytes, socket.socket]:
+        """The next connection, and the words that were handed over with it."""
+        messenger, _ = self._socket.accept()
+        with messenger:
+            words, descriptors, _, _ = socket.recv_fds(messenger, _WORDS, 1)
+            connection = socket.socket(fileno=descriptors[0])
+        connection.settimeout(None)
+        return words, connection
+
+    def close(self) -> None:
+        """Nobody else shall come."""
+        self._socket.close()
+        os.unlink(self._name)
+
+
+def hand_over(
+    folder: Path, name: str, words: bytes, connection: socket.socket, wait: float
+) -> None:
+    """Give a connection to the session that owns a folder; changes the current folder.
+
+    Raises:
+        OSError: if nobody waits there.
+    """
+    os.chdir(folder)  # a path might be too long for a socket
+    with socket.socket(socket.AF_UNIX) as door:
+        door.settimeout(wait)
+        door.connect(name)
+        socket.send_fds(door, [words], [connection.fileno()])

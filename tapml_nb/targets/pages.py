@@ -1,0 +1,107 @@
+"""Browsers at the target server's port: the page that becomes a target, and its websocket.
+
+Runs in the child that the listener forks for a connection.  A page's websocket is kept here until
+a session waits for one, and then handed over to it.
+
+Pages are let in by a key of their own, made from the server's: it does not open TVM's RPC.  Both
+the page and the address it was called by must be of the loopback interface, so that no other
+site's script gets here by a name it made point here (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import select
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tapml_nb.targets.door import hand_over
+
+STATIC = Path(__file__).parent / "static"
+
+DOOR = "page"
+"""Where a session waits for a page."""
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_POLL_SECONDS = 0.05
+_HAND_OVER_SECONDS = 5.0
+
+_FILES = {"": ("page.html", "text/html; charset=utf-8"), "page.js": ("page.js", "text/javascript")}
+_POLICY = "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; "
+_POLICY += "connect-src 'self'"
+
+
+def page_key(token: str) -> str:
+    """What pages must know of a server with this token."""
+    return hmac.new(token.encode(), b"page", hashlib.sha256).hexdigest()[:32]
+
+
+def answer(connection: socket.socket, head: bytes, key: str, workroot: Path) -> str:
+    """Answer a browser's request; returns why it was refused, or "".
+
+    Args:
+        connection: the socket.
+        head: what it said so far: the whole head of a request.
+        key: what its path must begin with.
+        workroot: the folder with the sessions' folders.
+    """
+    from websockets.datastructures import Headers
+    from websockets.http11 import Request, Response
+    from websockets.server import ServerProtocol
+
+    protocol = ServerProtocol()
+    protocol.receive_data(head)
+    request = next(iter(protocol.events_received()), None)
+
+    def send(response: Response) -> str:
+        protocol.send_response(response)
+        connection.sendall(b"".join(protocol.data_to_send()))
+        return "" if response.status_code < 400 else str(response.body, "utf-8").strip()
+
+    if not isinstance(request, Request):
+        return str(protocol.handshake_exc or "no HTTP request")
+    where = [request.headers.get("Host", ""), request.headers.get("Origin", "//localhost")]
+    names = [urlsplit(place if "//" in place else f"//{place}").hostname for place in where]
+    if not set(names) <= set(_LOOPBACK):
+        return send(protocol.reject(403, f"no page of {names} is let in here\n"))
+    _, given, *rest = f"{request.path.partition('?')[0]}/".split("/")
+    name = "/".join(rest).removesuffix("/")
+    if not hmac.compare_digest(given.encode(), key.encode()):
+        return send(protocol.reject(403, "wrong key: the session may be another one by now\n"))
+    if name == "device":
+        response = protocol.accept(request)
+        why = send(response)
+        if not why:
+            _wait_for_session(connection, workroot)
+        return why
+    if name not in _FILES or not rest:
+        return send(protocol.reject(404, "there is nothing here\n"))
+    file, kind = _FILES[name]
+    body = (STATIC / file).read_bytes()
+    headers = Headers()
+    headers["Content-Type"] = kind
+    headers["Content-Length"] = str(len(body))
+    headers["Content-Security-Policy"] = _POLICY
+    headers["Cache-Control"] = "no-store"
+    headers["Referrer-Policy"] = "no-referrer"  # the address has the key in it
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["Connection"] = "close"
+    return send(Response(200, "OK", headers, body))
+
+
+def _wait_for_session(connection: socket.socket, workroot: Path) -> None:
+    """Keep a page until a session wants it, or it goes."""
+    connection.settimeout(None)
+    while True:
+        for door in sorted(workroot.glob(f"session-*/{DOOR}")):
+            with contextlib.suppress(OSError):  # another page was faster
+                hand_over(door.parent, DOOR, b"page", connection, _HAND_OVER_SECONDS)
+                return
+        readable, _, _ = select.select([connection], [], [], _POLL_SECONDS)
+        if readable and not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+            return
+        if readable:  # a ping of a server in between; the session answers it
+            select.select([], [], [], _POLL_SECONDS)
