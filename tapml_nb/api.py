@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tapml_nb.compile.cache import KernelCache
@@ -27,6 +28,7 @@ def debug(
     tolerance: float | None = None,
     dynamic_shapes: Any = None,
     name: str | None = None,
+    workarounds: Sequence[str] = (),
 ) -> Session:
     """Open a session that debugs a model on a target.
 
@@ -43,6 +45,9 @@ def debug(
             8 (see :mod:`tapml_nb.judge.verdict`).
         dynamic_shapes: as for ``torch.export.export``, where steps differ in shape.
         name: what to call the model in reports.
+        workarounds: names of fixes for rules of TVM's PyTorch importer that are wrong, such as
+            ``["negative_index"]`` (see ``docs/importer.md``); none by default, for what TVM
+            produces is what is judged.  The report says which are in force, and where.
 
     Returns:
         The session.  Nothing has run on the target yet; call ``run()``.
@@ -60,12 +65,18 @@ def debug(
         )
     spec, _ = resolve(target)
     _check_tolerance(tolerance)
-    program = _import(model, inputs, dynamic_shapes, name)
-    return open_session(program, spec, tolerance=tolerance)
+    program = _import(model, inputs, dynamic_shapes, name, workarounds)
+    return open_session(program, spec, tolerance=tolerance, workarounds=workarounds)
 
 
-def open_session(program: Program, target: Any, *, tolerance: float | None = None) -> Session:
-    """A session over a program that is already imported.
+def open_session(
+    program: Program,
+    target: Any,
+    *,
+    tolerance: float | None = None,
+    workarounds: Sequence[str] = (),
+) -> Session:
+    """A session over a program that is already imported, with the workarounds it was given.
 
     Raises:
         ValueError: if the target is unknown or cannot be used here.
@@ -74,7 +85,7 @@ def open_session(program: Program, target: Any, *, tolerance: float | None = Non
     _check_tolerance(tolerance)
     compiler = Compiler(tvm_target, KernelCache())
     limit = LIMIT if tolerance is None else tolerance
-    session = Session(program, spec, compiler, tolerance=limit)
+    session = Session(program, spec, compiler, tolerance=limit, workarounds=workarounds)
     if spec.rpc == BROWSER:
         session.invite()
     return session
@@ -85,7 +96,9 @@ def _check_tolerance(tolerance: float | None) -> None:
         raise ValueError(f"tolerance: {tolerance!r}; give a positive number of noise floors")
 
 
-def _import(model: Any, inputs: Any, dynamic_shapes: Any, name: str | None) -> Program:
+def _import(
+    model: Any, inputs: Any, dynamic_shapes: Any, name: str | None, workarounds: Sequence[str]
+) -> Program:
     import torch
     from torch.export import ExportedProgram
 
@@ -95,4 +108,6 @@ def _import(model: Any, inputs: Any, dynamic_shapes: Any, name: str | None) -> P
         raise TypeError(
             f"model: a {type(model).__name__}; give a torch.nn.Module or an ExportedProgram"
         )
-    return import_torch(model, inputs, dynamic_shapes=dynamic_shapes, name=name)
+    return import_torch(
+        model, inputs, dynamic_shapes=dynamic_shapes, name=name, workarounds=workarounds
+    )

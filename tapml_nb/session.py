@@ -104,6 +104,7 @@ class Session:
         compiler: Compiler,
         *,
         tolerance: float = LIMIT,
+        workarounds: Sequence[str] = (),
     ) -> None:
         self.graph: Graph = program.graph
         self._program = program
@@ -121,7 +122,9 @@ class Session:
         self._compiler = compiler
         self._thread = JobThread(self._target.interrupt)
         guarded = " (guarded)" if target.guard else ""
-        info = RunInfo(target=target.kind + guarded, tolerance=tolerance)
+        info = RunInfo(
+            target=target.kind + guarded, tolerance=tolerance, workarounds=tuple(workarounds)
+        )
         self._runs = Runs(
             program, self._target, compiler, self._events, self._thread, info, self._others
         )
@@ -321,6 +324,7 @@ class Session:
             accumulated=dict(self._runs.accumulated),
             augmented=tuple(r for found in self._runs.augmented.values() for r in found),
             placement=dict(self.placement),
+            conversions=self._runs.kernels.conversions,
             info=replace(
                 self._runs.info,
                 kernels=self._runs.kernels.unique,

@@ -88,6 +88,7 @@ class CarvedProgram:
             tvm.ir.load_json(self._archive.text(unit_member(test["unit"]))),
             tuple(self.graph.values[v].spec for v in operator.inputs),
             tuple(self.graph.values[v].spec for v in operator.outputs),
+            test.get("conversion", ""),
         )
 
     def to_numpy(self, tensor: np.ndarray) -> np.ndarray:

@@ -91,6 +91,7 @@ class _Carver:
             "inputs": [],
             "outputs": [],
             "unit": None,
+            "conversion": self._kernels.conversions.get(op.id, ""),
             "unsupported": None,
             "verdict": str(result.verdict) if result else None,
             "message": result.message if result else "",

@@ -71,6 +71,7 @@ class KernelTable:
         self._events = events
         self._known: dict[str, Compiled | Failure] = {}
         self._keys: dict[tuple[OpId, tuple[TensorSpec, ...]], str | Failure] = {}
+        self._conversions: dict[OpId, str] = {}
         self._overrides: dict[OpId, str | NumpyOverride] = {}
         self._override_modules: dict[str, Any] = {}
         self._override_count = 0
@@ -132,6 +133,11 @@ class KernelTable:
             else "a PrimFunc of yours"
             for op, override in self._overrides.items()
         }
+
+    @property
+    def conversions(self) -> dict[OpId, str]:
+        """By what operators were converted, in words, where not by the importer alone."""
+        return {op: by for op, by in self._conversions.items() if op not in self._overrides}
 
     @property
     def unique(self) -> int:
@@ -268,6 +274,8 @@ class KernelTable:
         except Unsupported as reason:
             self._keys[slot] = Failure("unsupported", str(reason))
             return
+        if unit.conversion:
+            self._conversions[op] = unit.conversion
         key = self._compiler.key(unit.module)
         self._keys[slot] = key
         if key not in self._known:

@@ -35,11 +35,14 @@ class Unit:
             tensor inputs in order, its result the operator's output or a tuple of them.
         inputs: what it takes.
         outputs: what the source produces here, so what the kernel should.
+        conversion: by what the operator was converted, in words, where not by the importer alone:
+            by a rule of tapml_nb's, or with a workaround.
     """
 
     module: Any
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    conversion: str = ""
 
 
 class Program(Protocol):

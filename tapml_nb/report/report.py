@@ -102,6 +102,7 @@ class RunInfo:
         sent_bytes: bytes sent to the target by the session so far.
         restarts: how often the target had to be brought back.
         stopped: whether the last run was stopped before its end.
+        workarounds: the workarounds for faults of TVM's importer that are in force.
         tolerance: how many noise floors a target may be off.
         outputs: whether the hybrid run's outputs are within the end-to-end noise floor; None
             when there was no hybrid run.
@@ -118,6 +119,7 @@ class RunInfo:
     sent_bytes: int = 0
     restarts: int = 0
     stopped: bool = False
+    workarounds: tuple[str, ...] = ()
     tolerance: float = LIMIT
     outputs: Verdict | None = None
     agreement: Agreement | None = None
@@ -137,6 +139,8 @@ class Report:
         info: facts about the runs.
         augmented: results on inputs derived from the real ones (``run(augment=True)``), apart
             from all others: they change neither verdicts nor :attr:`culprits` nor :attr:`ok`.
+        conversions: by what operators were converted to Relax, in words, where not by TVM's
+            importer alone: by a rule of tapml_nb's, or with a workaround.
     """
 
     graph: Graph
@@ -146,6 +150,7 @@ class Report:
     placement: Mapping[OpId, str] = field(default_factory=dict)
     info: RunInfo = field(default_factory=RunInfo)
     augmented: Sequence[AugmentedResult] = ()
+    conversions: Mapping[OpId, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -320,7 +325,7 @@ class Report:
             result.op,
             result.verdict,
             result.ratio,
-            "; ".join(part for part in (words, result.message) if part),
+            "; ".join(filter(None, (words, result.message, self.conversions.get(result.op)))),
             "; ".join(part for part in (where, look.evidence if look else "", metrics) if part),
             result.step,
             str(look.pattern) if look else "",
@@ -330,6 +335,8 @@ class Report:
         result = self.introduced.get((op.id, step))
         total = self.accumulated.get((op.id, step))
         stats = result.statistics if result else None
+        message = result.message if result else "not judged yet"
+        message = message or (total.message if total else "")
         return {
             "op": op.id,
             "scope": op.scope,
@@ -355,8 +362,7 @@ class Report:
             "sent_bytes": result.sent_bytes if result else None,
             "file": op.source.file if op.source else None,
             "line": op.source.line if op.source else None,
-            "message": (result.message if result else "not judged yet")
-            or (total.message if total else ""),
+            "message": "; ".join(filter(None, (message, self.conversions.get(op.id)))),
             "diagnosis": str(result.diagnosis.pattern) if result and result.diagnosis else "",
         }
 
@@ -379,6 +385,9 @@ def summarize(report: Report) -> str:
         ),
         f"  {verdicts}",
     ]
+    if info.workarounds:
+        lines.append(f"  workarounds: {', '.join(info.workarounds)}")
+    lines += [f"  {by} ({n} operators)" for by, n in Counter(report.conversions.values()).items()]
     if info.stopped:
         lines.append("  stopped before the end; what was judged is kept")
     if info.outputs is not None:

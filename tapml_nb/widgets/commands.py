@@ -178,6 +178,7 @@ class Commands:
                 "gain": total.gain,
             }
         messages = [r.message for r in (result, total) if r and r.message]
+        message = "; in the hybrid run: ".join(messages) if total else "".join(messages)
         look = result.diagnosis if result else None
         line = op.source
         return {
@@ -189,7 +190,7 @@ class Commands:
             }
             if look
             else None,
-            "message": "; in the hybrid run: ".join(messages) if total else "".join(messages),
+            "message": "; ".join(filter(None, (message, report.conversions.get(op.id)))),
             "kind": op.kind,
             "module": op.module,
             "primitives": list(op.primitives),

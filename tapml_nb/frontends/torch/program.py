@@ -25,6 +25,7 @@ from tapml_nb.frontends.torch.export import (
 from tapml_nb.frontends.torch.grouping import Group, group_nodes, is_tensor
 from tapml_nb.frontends.torch.provenance import constants, kind, scope_and_class, source_line
 from tapml_nb.frontends.torch.units import build_module
+from tapml_nb.frontends.torch.workarounds import Workaround, choose
 from tapml_nb.graph import Graph, Op, OpId, TensorSpec, Value, ValueId
 from tapml_nb.graph.model import Role, layer_of
 from tapml_nb.graph.select import short_kind
@@ -56,6 +57,7 @@ def import_torch(
     *,
     dynamic_shapes: Any = None,
     name: str | None = None,
+    workarounds: Sequence[str] = (),
 ) -> TorchProgram:
     """Import a PyTorch model with the inputs to debug it on.
 
@@ -64,11 +66,15 @@ def import_torch(
         inputs: a tuple or dict of tensors for one step, or a list of them for several.
         dynamic_shapes: as for ``torch.export.export``; needed when steps differ in shape.
         name: what to call the model; default its class name.
+        workarounds: names of what is to stand in for wrong rules of TVM's importer (see
+            :mod:`tapml_nb.frontends.torch.workarounds`).
 
     Raises:
-        TypeError, ValueError: if the inputs do not fit the model, said in one line.
+        TypeError, ValueError: if the inputs do not fit the model or there is no such workaround,
+            said in one line.
         FrontendError: if the model runs but cannot be exported.
     """
+    chosen = choose(workarounds)
     steps = split_steps(inputs)
     if isinstance(model, ExportedProgram):
         exported = decompose(model)
@@ -76,7 +82,7 @@ def import_torch(
     else:
         exported = export(model, steps, dynamic_shapes)
         default = type(model).__name__
-    return TorchProgram(exported, steps, name or default)
+    return TorchProgram(exported, steps, name or default, chosen)
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,15 @@ class TorchProgram:
     A value's id is its FX node's name.
     """
 
-    def __init__(self, exported: ExportedProgram, steps: Sequence[StepInputs], name: str) -> None:
+    def __init__(
+        self,
+        exported: ExportedProgram,
+        steps: Sequence[StepInputs],
+        name: str,
+        workarounds: Sequence[Workaround] = (),
+    ) -> None:
         self._exported = exported
+        self._workarounds = workarounds
         self._nodes = {node.name: node for node in exported.graph.nodes}
         self._ops: dict[OpId, _TorchOp] = {}
         self._constants = {
@@ -159,16 +172,18 @@ class TorchProgram:
     def unit(self, op: OpId, values: Mapping[ValueId, Any]) -> Unit:
         """The operator as a Relax function (see :class:`~tapml_nb.frontends.program.Program`)."""
         program = self._ops[op]
-        module = build_module(
+        conversion = build_module(
             program.nodes,
             program.inputs,
             program.outputs,
             {node: values[node.name] for node in program.inputs},
+            self._workarounds,
         )
         return Unit(
-            module,
+            conversion.module,
             tuple(_spec(values[n.name]) for n in program.inputs if is_tensor(values[n.name])),
             tuple(_spec(values[n.name]) for n in program.outputs),
+            conversion.words,
         )
 
     def to_numpy(self, tensor: torch.Tensor) -> np.ndarray:

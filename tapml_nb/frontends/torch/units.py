@@ -1,12 +1,15 @@
 """One operator as a standalone Relax function, converted by TVM's own importer.
 
 The importer's conversion rules are called node by node with the operator's inputs as function
-parameters.  Whatever they produce is what will be judged: a wrong rule is a finding.
+parameters.  Whatever they produce is what will be judged: a wrong rule is a finding.  Our own
+rules stand in where the importer cannot convert a call at all, and workarounds where the user
+says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +19,30 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 
 from tapml_nb.frontends.program import Unsupported
 from tapml_nb.frontends.torch.export import first_line, last_line
+from tapml_nb.frontends.torch.rules import RULES, apply
+from tapml_nb.frontends.torch.workarounds import Workaround
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """An operator in Relax.
+
+    Attributes:
+        module: the ``IRModule``.
+        rules: the ATen overloads that rules of ours converted.
+        workarounds: names of the workarounds that had a part in it.
+    """
+
+    module: Any
+    rules: tuple[str, ...]
+    workarounds: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """By what it was converted; empty if by the importer alone."""
+        ours = f"{', '.join(self.rules)} converted by a rule of tapml_nb's" if self.rules else ""
+        fixed = f"workaround {', '.join(self.workarounds)}" if self.workarounds else ""
+        return "; ".join(filter(None, (ours, fixed)))
 
 
 def build_module(
@@ -23,7 +50,8 @@ def build_module(
     inputs: Sequence[fx.Node],
     outputs: Sequence[fx.Node],
     env: Mapping[fx.Node, Any],
-) -> Any:
+    workarounds: Sequence[Workaround] = (),
+) -> Conversion:
     """An ``IRModule`` whose ``main`` computes ``outputs`` from ``inputs``.
 
     Args:
@@ -32,9 +60,10 @@ def build_module(
         outputs: nodes of the operator that others read.
         env: values of ``inputs``: tensors become parameters (shape and dtype), numbers and
             graph modules are baked in.
+        workarounds: what is to stand in for rules of the importer's.
 
     Raises:
-        Unsupported: if the importer has no rule for a node, or its rule fails.
+        Unsupported: if neither the importer nor we can convert a node.
     """
     importer = ExportedProgramImporter()
     builder = importer.block_builder = relax.BlockBuilder()
@@ -46,14 +75,25 @@ def build_module(
             value = relax.Var(f"p{len(params)}", _tensor_type(importer, value))
             params.append(value)
         importer.env[node] = value
+    rules: dict[str, None] = {}
+    used: dict[str, None] = {}
     with builder.function("main", params):
         with builder.dataflow():
             for node in nodes:
-                importer.env[node] = _convert(importer, node)
+                if fixed := _worked_around(importer, node, workarounds):
+                    name, importer.env[node] = fixed
+                    used[name] = None
+                    continue
+                importer.env[node], ours = _convert(importer, node)
+                if ours:
+                    rules[str(node.target)] = None
             results = [_expression(importer, node) for node in outputs]
             result = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
         builder.emit_func_output(result)
-    return builder.get()
+    module = builder.get()
+    if rules or used:  # a rule that failed may have left half of its work behind
+        module = relax.transform.DeadCodeElimination()(module)
+    return Conversion(module, tuple(rules), tuple(used))
 
 
 def _tensor_type(importer: ExportedProgramImporter, tensor: torch.Tensor) -> Any:
@@ -64,17 +104,49 @@ def _tensor_type(importer: ExportedProgramImporter, tensor: torch.Tensor) -> Any
     return relax.TensorType([int(size) for size in tensor.shape], dtype)
 
 
-def _convert(importer: ExportedProgramImporter, node: fx.Node) -> Any:
+def _worked_around(
+    importer: ExportedProgramImporter, node: fx.Node, workarounds: Sequence[Workaround]
+) -> tuple[str, Any] | None:
+    """The workaround for a call, by name, and what the call becomes; None where there is none."""
+    for workaround in workarounds:
+        rule = workaround.rules.get(str(node.target))
+        if rule is None:
+            continue
+        try:
+            result = apply(rule, importer, node)
+            if result is not NotImplemented:
+                return workaround.name, result
+        except Exception as error:
+            raise Unsupported(
+                f"the workaround {workaround.name} fails on {node.target}: {last_line(error)}"
+            ) from error
+    return None
+
+
+def _convert(importer: ExportedProgramImporter, node: fx.Node) -> tuple[Any, bool]:
+    """What a call becomes, and whether by a rule of ours."""
     name = getattr(node.target, "__name__", str(node.target))
-    rule = importer.convert_map.get(name)
-    if rule is None:
+    rule, own = importer.convert_map.get(name), RULES.get(str(node.target))
+    reason: Exception | None = None
+    if rule is not None:
+        try:
+            return rule(node), False
+        except Exception as error:
+            reason = error
+    if own is not None:
+        try:
+            return apply(own, importer, node), True
+        except Exception as error:
+            if reason is None:
+                raise Unsupported(
+                    f"TVM's PyTorch importer has no rule for {node.target}, and ours does not "
+                    f"take this call: {last_line(error)}"
+                ) from error
+    if reason is None:
         raise Unsupported(f"TVM's PyTorch importer has no rule for {node.target}")
-    try:
-        return rule(node)
-    except Exception as error:
-        raise Unsupported(
-            f"TVM's PyTorch importer fails on {node.target}: {last_line(error)}"
-        ) from error
+    raise Unsupported(
+        f"TVM's PyTorch importer fails on {node.target}: {last_line(reason)}"
+    ) from reason
 
 
 def _expression(importer: ExportedProgramImporter, node: fx.Node) -> Any:

@@ -1,0 +1,110 @@
+"""One ATen call on its way to Relax: what a conversion rule is given, and what it may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+from tvm import relax
+
+Expr = Any
+"""A ``relax.Expr``."""
+
+Rule = Callable[..., Any]
+"""A function of a :class:`Call` and of the ATen call's arguments, in the order of its schema and
+with defaults filled in: tensors are Relax expressions, dtypes their names.  It returns a Relax
+expression, or a tuple of them for a call that yields several tensors; a workaround's may return
+``NotImplemented`` where TVM's own rule is right."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of an ATen overload whose inputs are converted already.
+
+    Attributes:
+        importer: TVM's importer, whose environment holds the inputs.
+        node: the call.
+    """
+
+    importer: Any
+    node: fx.Node
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that PyTorch gives the result, or the first of several."""
+        value = self.node.meta["val"]
+        first = value[0] if isinstance(value, list | tuple) else value
+        return dtype_name(first.dtype)
+
+    def arguments(self) -> list[Any]:
+        """The arguments in the order of the schema."""
+        given = self.node.kwargs
+        found: list[Any] = []
+        for position, parameter in enumerate(self.node.target._schema.arguments):  # type: ignore[union-attr]
+            if position < len(self.node.args):
+                found.append(self.node.args[position])
+            else:
+                found.append(given.get(parameter.name, parameter.default_value))
+        return list(pytree.tree_map(self._resolve, found))
+
+    def emit(self, expr: Expr) -> Expr:
+        """Bind an expression, so that its shape and dtype are known."""
+        return self.importer.block_builder.emit(expr)
+
+    def compute(self, function: Callable[..., Any], *tensors: Expr, name: str) -> Expr:
+        """Bind what a function of tensor expressions computes, as a PrimFunc called ``name``."""
+        return self.importer.block_builder.emit_te(function, *tensors, primfunc_name_hint=name)
+
+    def by_tvm(self, instead: Mapping[fx.Node, Expr]) -> Expr:
+        """What TVM's own rule makes of the call with other expressions in inputs' places."""
+        importer = self.importer
+        before = {node: importer.env[node] for node in instead}
+        importer.env.update(instead)
+        try:
+            return importer.convert_map[self.node.target.__name__](self.node)  # type: ignore[union-attr]
+        finally:
+            importer.env.update(before)
+
+    def _resolve(self, argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return self.importer.env[argument]
+        return dtype_name(argument) if isinstance(argument, torch.dtype) else argument
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Relax's name of a dtype, which is PyTorch's own."""
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_of(tensor: Expr) -> str:
+    """The dtype's name of a bound expression."""
+    return str(tensor.ty.dtype)
+
+
+def shape_of(tensor: Expr) -> list[int]:
+    """The sizes of a bound expression.
+
+    Raises:
+        TypeError: if one is known only at run time.
+    """
+    return [int(size) for size in tensor.ty.shape]
+
+
+def axes_of(dims: int | Sequence[int] | None, rank: int) -> list[int]:
+    """Axes from 0; all of them where PyTorch is given none."""
+    chosen = [dims] if isinstance(dims, int) else list(dims or range(rank))
+    return [dim % rank if rank else 0 for dim in chosen]
+
+
+def constant(value: float, like: Expr) -> Expr:
+    """A scalar of another tensor's dtype."""
+    return relax.const(value, dtype_of(like))
+
+
+def cast(tensor: Expr, dtype: str) -> Expr:
+    """A tensor in another dtype; itself where it has that."""
+    return tensor if dtype_of(tensor) == dtype else relax.op.astype(tensor, dtype)

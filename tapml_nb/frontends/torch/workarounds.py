@@ -1,0 +1,153 @@
+"""Named fixes for conversion rules of TVM 0.27's PyTorch importer that are wrong.
+
+None is in force unless the user names it: what the importer produces is what is judged.  With a
+fix in force one can look past a known fault, at what else is wrong; the report says which are in
+force, and for which operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import relax
+
+from tapml_nb.frontends.torch.rules import Rule
+from tapml_nb.frontends.torch.rules.call import Call, Expr, cast, constant, dtype_of, shape_of
+from tapml_nb.frontends.torch.rules.indexing import index, index_put
+from tapml_nb.frontends.torch.rules.products import addmm, in_float32
+
+
+@dataclass(frozen=True)
+class Workaround:
+    """A fix for rules of the importer's.
+
+    Attributes:
+        name: what the user calls it.
+        fault: what TVM does wrong, in a sentence.
+        rules: the right rules by ATen overload.
+    """
+
+    name: str
+    fault: str
+    rules: Mapping[str, Rule]
+
+
+def choose(names: Sequence[str]) -> tuple[Workaround, ...]:
+    """The workarounds of these names.
+
+    Raises:
+        ValueError: if there is none of a name.
+    """
+    known = {workaround.name: workaround for workaround in WORKAROUNDS}
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"workarounds: there is none called {name!r}; choose from {', '.join(known)}"
+            )
+    return tuple(known[name] for name in dict.fromkeys(names))
+
+
+def _select(call: Call, x: Expr, dim: int, at: int) -> Expr:
+    if at >= 0:
+        return NotImplemented
+    return relax.op.take(x, relax.const(at + shape_of(x)[dim], "int64"), dim)
+
+
+def _cumsum(call: Call, x: Expr, dim: int, dtype: str | None) -> Expr:
+    if dtype_of(x) == call.dtype:
+        return NotImplemented
+    # Relax's cumsum can convert on its own, but does not compile for booleans.
+    return relax.op.cumsum(call.emit(cast(x, call.dtype)), dim)
+
+
+def _true_division(call: Call, a: Expr | float, b: Expr | float) -> Expr:
+    if all(dtype_of(t) == call.dtype for t in (a, b) if isinstance(t, relax.Expr)):
+        return NotImplemented
+
+    def operand(value: Any) -> Expr:
+        if isinstance(value, relax.Expr):
+            return cast(value, call.dtype)
+        return relax.const(value, call.dtype)
+
+    return relax.op.divide(operand(a), operand(b))
+
+
+def _product(call: Call, a: Expr, b: Expr) -> Expr:
+    if call.dtype == "float32":
+        return NotImplemented
+    wide = "float32" if call.dtype in ("float16", "bfloat16") else call.dtype
+    return cast(call.emit(relax.op.matmul(a, b, out_dtype=wide)), call.dtype)
+
+
+def _narrow_only(rule: Rule) -> Rule:
+    def narrow(call: Call, *arguments: Any) -> Any:
+        return rule(call, *arguments) if call.dtype != "float32" else NotImplemented
+
+    return narrow
+
+
+def _any(call: Call, x: Expr, dims: Any, keepdim: bool) -> Expr:
+    if dtype_of(x) != "bool":
+        x = call.emit(relax.op.not_equal(x, constant(0, x)))
+    return relax.op.astype(relax.op.max(relax.op.astype(x, "int32"), dims, keepdim), "bool")
+
+
+def _clamp(call: Call, x: Expr, low: Any, high: Any) -> Expr:
+    if call.dtype.startswith(("float", "bfloat")) and dtype_of(x) == call.dtype:
+        return NotImplemented
+    x = call.emit(cast(x, call.dtype))
+    for bound, choose_one in ((low, relax.op.maximum), (high, relax.op.minimum)):
+        if bound is not None:
+            x = call.emit(choose_one(x, relax.const(bound, call.dtype)))
+    return x
+
+
+WORKAROUNDS: tuple[Workaround, ...] = (
+    Workaround(
+        "negative_index",
+        "select and index read out of bounds where an index is negative, and index takes the outer "
+        "product of index tensors where some axes are not indexed",
+        {"aten.select.int": _select, "aten.index.Tensor": index},
+    ),
+    Workaround(
+        "index_put",
+        "index_put writes to the wrong places where an axis between indexed ones is not indexed, "
+        "or an index is negative",
+        {"aten.index_put.default": index_put},
+    ),
+    Workaround(
+        "integer_cumsum",
+        "cumsum of integers and booleans narrower than int64 keeps their dtype",
+        {"aten.cumsum.default": _cumsum},
+    ),
+    Workaround(
+        "true_division",
+        "true division of integers yields integers",
+        {"aten.div.Tensor": _true_division, "aten.div.Scalar": _true_division},
+    ),
+    Workaround(
+        "product_dtype",
+        "matrix products and convolutions yield float32 whatever their operands' dtype",
+        {
+            "aten.mm.default": _product,
+            "aten.bmm.default": _product,
+            "aten.matmul.default": _product,
+            "aten.addmm.default": _narrow_only(addmm),
+            "aten.baddbmm.default": _narrow_only(addmm),
+            "aten.convolution.default": _narrow_only(in_float32),
+        },
+    ),
+    Workaround(
+        "any_dtype",
+        "any along an axis yields its operand's dtype in place of bool",
+        {"aten.any.dim": _any, "aten.any.dims": _any},
+    ),
+    Workaround(
+        "integer_clamp",
+        "clamp of integers with one bound does not compile: the other is taken for an infinity",
+        {"aten.clamp.default": _clamp},
+    ),
+)
