@@ -1,16 +1,18 @@
 """The same five models on every target that works on this machine.
 
-python benchmarks/targets.py [KIND ...]    (of llvm, c, cuda, opencl, webgpu, aarch64)
+python benchmarks/targets.py [KIND ...]    (of llvm, c, cuda, opencl, webgpu, aarch64, browser)
 
 Models are small, structurally true and have random weights.  For each target and model: operators,
 verdicts, seconds of the first run (kernels are compiled anew), culprits and what has no kernel by
 kind of operator, and whether the model is right with all on the target that passes.  ``aarch64`` is
-a server under qemu-user, in the userland that ``make test`` installs.
+a server under qemu-user, in the userland that ``make test`` installs; ``browser`` is a page in
+Debian's Chromium, whose GPU the CPU plays.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import subprocess
@@ -117,24 +119,36 @@ MODELS: dict[str, Callable[[], Model]] = {
 
 
 AARCH64 = Path(sys.prefix) / "aarch64" / "python"
+CHROMIUM = Path("/usr/bin/chromium")
+
+Visit = Callable[[str], object]
+"""Opens a session's link in a browser."""
 
 
 def main(kinds: list[str]) -> None:
     """Print one table per target, as Markdown."""
-    found: dict[str, tuple[str, Any]] = {
-        state.kind: (state.reason, state.kind) for state in check_all() if state.works
+    found: dict[str, tuple[str, Any, Visit | None]] = {
+        state.kind: (state.reason, state.kind, None) for state in check_all() if state.works
     }
     with contextlib.ExitStack() as stack:
         if AARCH64.exists() and (not kinds or "aarch64" in kinds):
-            found["aarch64"] = ("qemu-user", stack.enter_context(board()))
+            found["aarch64"] = ("qemu-user", stack.enter_context(board()), None)
+        if CHROMIUM.exists() and (not kinds or "browser" in kinds):
+            page = stack.enter_context(chromium())
+            target = tapml.Target("webgpu", rpc="browser")
+            found["browser"] = (
+                f"a page in Chromium {page.context.browser.version}",
+                target,
+                page.goto,
+            )
         for kind in kinds or found:
-            reason, target = found[kind]
+            reason, target, visit = found[kind]
             print(f"\n### {kind}: {reason}\n")
             print("| model | operators | verdicts | seconds | on the target | outputs |")
             print("| --- | --- | --- | --- | --- | --- |")
             notes: dict[str, list[str]] = {}
             for name, make in MODELS.items():
-                print(row(target, name, make, notes), flush=True)
+                print(row(target, name, make, notes, visit), flush=True)
             print()
             for note, models in notes.items():
                 print(f"- {note} ({', '.join(models)})")
@@ -160,11 +174,34 @@ def board() -> Iterator[tapml.Target]:
         process.wait(10)
 
 
-def row(target: Any, name: str, make: Callable[[], Model], notes: dict[str, list[str]]) -> str:
+@contextlib.contextmanager
+def chromium() -> Iterator[Any]:
+    """A page of a browser with WebGPU."""
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser.new_page()
+        browser.close()
+
+
+def row(
+    target: Any,
+    name: str,
+    make: Callable[[], Model],
+    notes: dict[str, list[str]],
+    visit: Visit | None,
+) -> str:
     """Judge one model, move it over, and describe both; ``notes`` says which models have what."""
     torch.manual_seed(0)
     model, inputs = make()
-    with tapml.debug(model.eval(), inputs, target=target, name=name) as session:
+    quiet = contextlib.redirect_stdout(io.StringIO())  # the link is for people
+    with quiet:
+        session = tapml.debug(model.eval(), inputs, target=target, name=name)
+    with session:
+        if visit:
+            visit(session.link)
         begin = time.perf_counter()
         report = session.run()
         seconds = time.perf_counter() - begin

@@ -128,6 +128,7 @@ def _doctor(parsed: argparse.Namespace) -> int:
     states = check_all()
     for state in states:
         print(f"  {'works  ' if state.works else 'missing'}  {state.kind}: {state.reason}")
+    print("  any browser with WebGPU: Target('webgpu', rpc='browser')")
     return OK if any(state.works for state in states) else ERROR
 
 

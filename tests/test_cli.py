@@ -93,6 +93,7 @@ def test_doctor(capsys):
     out = capsys.readouterr().out
     assert re.search(r"works\s+llvm", out)
     assert re.search(r"missing\s+cuda", out)
+    assert "Target('webgpu', rpc='browser')" in out
     assert "apache-tvm 0.27" in out
 
 

@@ -144,6 +144,15 @@ def lab(browser: Browser, lab_server: Server, request: pytest.FixtureRequest) ->
 
 
 @pytest.fixture
+def gpu_lab(
+    gpu_browser: Browser, lab_server: Server, request: pytest.FixtureRequest
+) -> Iterator[Lab]:
+    """A new page on JupyterLab, with WebGPU."""
+    with new_lab(gpu_browser, lab_server, request) as lab:
+        yield lab
+
+
+@pytest.fixture
 def notebook7(
     browser: Browser, notebook_server: Server, request: pytest.FixtureRequest
 ) -> Iterator[Lab]:

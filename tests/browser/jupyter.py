@@ -204,8 +204,8 @@ def _wait_for_server(process: subprocess.Popen[bytes], server: Server) -> Server
     deadline = time.monotonic() + STARTUP_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError, ValueError):
-            port = json.loads(info.read_text())["port"]
-            ready = replace(server, url=f"http://127.0.0.1:{port}")
+            said = json.loads(info.read_text())
+            ready = replace(server, url=f"http://127.0.0.1:{said['port']}{said['base_url']}"[:-1])
             ready.request("status")
             return ready
         time.sleep(0.05)
@@ -345,6 +345,13 @@ class Lab:
         self.name = name
         self._wait_until_open()
         self._wait_for_new_kernel()
+
+    def return_to(self, name: str) -> None:
+        """Shows a notebook whose kernel goes on from another page."""
+        self.page.goto(self.server.address(name, self.workspace))
+        self.name = name
+        self._wait_until_open()
+        self.wait_idle()
 
     def reload(self) -> None:
         """Loads the page anew, as F5 does; the kernel goes on, what was not saved is lost."""
