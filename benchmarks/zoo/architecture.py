@@ -120,8 +120,9 @@ def settle(model: nn.Module) -> None:
     """Give a model weights at which activations have a scale near one.
 
     Matrices get the scale ``1/√(fan in)``, filters, mostly before a rectifier, ``√2`` of that (He
-    et al. 2015), embeddings 1; what is zero or one to begin with (scales, biases, running statistics, learned tokens) gets noise of a tenth.  What is
-    neither, such as the decays of a state space, stays what the model made it.
+    et al. 2015), embeddings 1; what is zero or one to begin with (scales, biases, running
+    statistics, learned tokens) gets noise of a tenth.  What is neither, such as the decays of a
+    state space, stays what the model made it.
     """
     done: set[int] = set()
     for module in model.modules():

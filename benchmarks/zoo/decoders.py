@@ -80,9 +80,7 @@ DECODERS = (
         word_embed_proj_dim=32,
     ),
     _decoder("BioGPT", "BioGptForCausalLM", **_SIZE),
-    _decoder(
-        "XGLM", "XGLMForCausalLM", d_model=64, ffn_dim=128, num_layers=2, attention_heads=4
-    ),
+    _decoder("XGLM", "XGLMForCausalLM", d_model=64, ffn_dim=128, num_layers=2, attention_heads=4),
     _decoder("BLOOM", "BloomForCausalLM", hidden_size=64, n_layer=2, n_head=4),
     _decoder("MPT", "MptForCausalLM", d_model=64, n_layers=2, n_heads=4, max_seq_len=64),
     _decoder("Falcon", "FalconForCausalLM", **_SIZE),

@@ -24,7 +24,8 @@ operators on the target that pass. What it finds is kept in `build/zoo.jsonl`; o
 measured again.
 
 - *operators*: those that compute a tensor with defined values.
-- *converted*: those that TVM's importer has a rule for.
+- *converted*: those that become Relax; *by our rules* where TVM's importer has no rule that works
+  ([importer.md](importer.md)).
 - *judged*: those with a verdict that a run, or a comparison of values, stands behind.
 - *verdicts*: `SKIPPED` is a view or a constant, whose values were compared.
 - *hybrid*: operators on the target in the last run, and whether the model's outputs are then within
@@ -57,14 +58,15 @@ def summary(records: Sequence[Record]) -> list[str]:
     """The figures."""
     ended = [record for record in records if record.ended]
     operators = sum(record.operators for record in ended)
+    judged = _percent(sum(record.judged for record in ended), operators)
+    nearly_all = sum(record.share >= 0.99 for record in ended)
+    right = sum(record.outputs == "PASS" for record in ended)
     return [
         f"- {len(ended)} of {len(records)} architectures run from end to end.",
-        f"- {operators} operators, {_percent(sum(r.judged for r in ended), operators)} judged; "
-        f"in {sum(r.share >= 0.99 for r in ended)} architectures at least 99 %.",
-        f"- {sum(r.outputs == 'PASS' for r in ended)} are right with all operators on the target "
-        f"that pass.",
+        f"- {operators} operators, {judged} judged; in {nearly_all} architectures at least 99 %.",
+        f"- {right} are right with all operators on the target that pass.",
         f"- {sum(len(list(unexplained(r))) for r in ended)} findings lack an explanation.",
-        f"- {sum(r.seconds for r in ended) / 60:.0f} minutes in all.",
+        f"- {sum(record.seconds for record in ended) / 60:.0f} minutes in all.",
     ]
 
 
@@ -78,19 +80,22 @@ def unexplained(record: Record) -> Iterator[Finding]:
 def _table(records: Sequence[Record]) -> Iterator[str]:
     for group in dict.fromkeys(record.group for record in records):
         yield f"## {group.capitalize()}\n"
-        yield "| architecture | operators | converted | judged | verdicts | hybrid | s | MB |"
-        yield "| --- | ---: | ---: | ---: | --- | --- | ---: | ---: |"
+        yield (
+            "| architecture | operators | converted | by our rules | judged | verdicts | hybrid "
+            "| s | MB |"
+        )
+        yield "| --- | ---: | ---: | ---: | ---: | --- | --- | ---: | ---: |"
         yield from (_row(record) for record in records if record.group == group)
         yield ""
 
 
 def _row(record: Record) -> str:
     if not record.ended:
-        return f"| {record.name} | | | | {_cell(record.error)} | | | |"
+        return f"| {record.name} | | | | | {_cell(record.error)} | | | |"
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in record.verdicts.items())
     unobserved = f", unobserved {record.unobserved}" if record.unobserved else ""
     return (
-        f"| {record.name} | {record.operators} | {record.converted} "
+        f"| {record.name} | {record.operators} | {record.converted} | {record.ours} "
         f"| {_percent(record.judged, record.operators)} | {verdicts} "
         f"| {record.moved}: {record.outputs}{unobserved} | {record.seconds:.0f} "
         f"| {record.megabytes} |"

@@ -78,7 +78,13 @@ ENCODERS = (
         local_attention=8,
     ),
     _encoder("RoFormer", "RoFormerModel", **_NARROW),
-    _encoder("Nyströmformer", "NystromformerModel", num_landmarks=4, segment_means_seq_len=16, conv_kernel_size=5),
+    _encoder(
+        "Nyströmformer",
+        "NystromformerModel",
+        num_landmarks=4,
+        segment_means_seq_len=16,
+        conv_kernel_size=5,
+    ),
     _encoder("MEGATRON-BERT", "MegatronBertModel"),
     _encoder("ESM", "EsmModel", position_embedding_type="rotary", mask_token_id=3),
     _encoder("LayoutLM", "LayoutLMModel"),
@@ -86,7 +92,9 @@ ENCODERS = (
     _encoder("Longformer", "LongformerModel", attention_window=8),
     _encoder("BigBird", "BigBirdModel", attention_type="original_full"),
     _encoder("EuroBERT", "EuroBertModel", bos_token_id=0, eos_token_id=1),
-    _encoder("CANINE", "CanineModel", inputs=padded(64), downsampling_rate=4, local_transformer_stride=16),
+    _encoder(
+        "CANINE", "CanineModel", inputs=padded(64), downsampling_rate=4, local_transformer_stride=16
+    ),
     of_transformers("XLNet", "text encoder", "XLNetModel", padded(), **_XLNET, use_mems_eval=False),
 )
 

@@ -59,7 +59,8 @@ class Record:
         key: of the model and the versions that this was measured with.
         error: why the tool got no further; empty where it got to the end.
         operators: operators that compute a defined tensor.
-        converted: how many of them the importer converts.
+        converted: how many of them are converted to Relax.
+        ours: how many of these by rules of tapml_nb's, because TVM's has none that works.
         judged: how many have a verdict from running, or from a comparison of values.
         verdicts: how many have which verdict.
         findings: those that do not pass.
@@ -78,6 +79,7 @@ class Record:
     error: str = ""
     operators: int = 0
     converted: int = 0
+    ours: int = 0
     judged: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
     findings: Sequence[Finding] = ()
@@ -113,7 +115,8 @@ def measure(one: Architecture, key: str) -> Record:
         report = session.run()
         graph = report.graph
         results = [report.introduced[op.id, 0] for op in graph.ops if _computes(op, report)]
-        moved = [r.op for r in results if r.verdict in (Verdict.PASS, Verdict.SKIPPED)]
+        good = (Verdict.PASS, Verdict.SKIPPED)
+        moved = [op.id for op in graph.ops if not op.host and report.verdict(op.id) in good]
         session.offload(moved)
         info = session.hybrid().info
     seconds = time.perf_counter() - begin
@@ -124,6 +127,7 @@ def measure(one: Architecture, key: str) -> Record:
         key=key,
         operators=len(results),
         converted=sum(r.verdict is not Verdict.UNSUPPORTED for r in results),
+        ours=len(report.conversions),
         judged=sum(r.verdict not in _NOT_JUDGED for r in results),
         verdicts=_count(results),
         findings=_findings(graph, results),

@@ -129,7 +129,9 @@ MULTIMODAL = (
     of_transformers(
         "SigLIP", "multimodal", "SiglipModel", captioned(), text_config=_TEXT, vision_config=_VISION
     ),
-    of_transformers("ViLT", "multimodal", "ViltModel", captioned(), **_TEXT, image_size=32, patch_size=8),
+    of_transformers(
+        "ViLT", "multimodal", "ViltModel", captioned(), **_TEXT, image_size=32, patch_size=8
+    ),
     of_transformers(
         "GIT",
         "multimodal",
@@ -148,7 +150,15 @@ MULTIMODAL = (
         vision_config=_VISION,
         projection_dim=32,
     ),
-    of_transformers("CLIPSeg vision", "multimodal", "CLIPVisionModelWithProjection", picture(), "CLIPVisionConfig", **_VISION, projection_dim=32),
+    of_transformers(
+        "CLIPSeg vision",
+        "multimodal",
+        "CLIPVisionModelWithProjection",
+        picture(),
+        "CLIPVisionConfig",
+        **_VISION,
+        projection_dim=32,
+    ),
 )
 
 SERIES = (

@@ -1,4 +1,4 @@
-"""Architectures that no package here has: written as their papers and repositories describe them."""
+"""Architectures that no package here has, written as their papers describe them."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def head(channels: int, classes: int = 10) -> nn.Sequential:
 
 @written("VGG", "vision")
 def vgg() -> Made:
-    """Plain 3×3 convolutions between poolings."""
+    """Plain convolutions between poolings."""
     layers: list[nn.Module] = []
     for inside, outside in ((3, 8), (8, 16), (16, 32)):
         layers += [ConvNorm(inside, outside), ConvNorm(outside, outside), nn.MaxPool2d(2)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 16, 32), nn.ReLU(), nn.Linear(32, 10)), {
-        "input": torch.randn(1, 3, 32, 32)
-    }
+    return nn.Sequential(
+        *layers, nn.Flatten(), nn.Linear(32 * 16, 32), nn.ReLU(), nn.Linear(32, 10)
+    ), {"input": torch.randn(1, 3, 32, 32)}
 
 
 class InvertedResidual(nn.Module):
@@ -147,7 +147,9 @@ class Shuffle(nn.Module):
 @written("ShuffleNet v2", "vision")
 def shufflenet() -> Made:
     """Channels shuffled between groups."""
-    model = nn.Sequential(ConvNorm(3, 16, 3, 2), nn.MaxPool2d(3, 2, 1), Shuffle(16), Shuffle(16), head(16))
+    model = nn.Sequential(
+        ConvNorm(3, 16, 3, 2), nn.MaxPool2d(3, 2, 1), Shuffle(16), Shuffle(16), head(16)
+    )
     return model, {"input": torch.randn(1, 3, 32, 32)}
 
 
@@ -515,7 +517,11 @@ class PictureDecoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.enter = nn.Conv2d(4, 32, 3, padding=1)
-        self.norm, self.qkv, self.out = nn.GroupNorm(8, 32), nn.Conv2d(32, 96, 1), nn.Conv2d(32, 32, 1)
+        self.norm, self.qkv, self.out = (
+            nn.GroupNorm(8, 32),
+            nn.Conv2d(32, 96, 1),
+            nn.Conv2d(32, 32, 1),
+        )
         self.ups = nn.ModuleList(nn.Conv2d(32, 32, 3, padding=1) for _ in range(2))
         self.norms = nn.ModuleList(nn.GroupNorm(8, 32, eps=1e-6) for _ in range(2))
         self.leave = nn.Conv2d(32, 3, 3, padding=1)
@@ -775,8 +781,10 @@ class InterleavedRotary(nn.Module):
             return torch.view_as_real(pairs * turn).flatten(-2)
 
         y = F.scaled_dot_product_attention(
-            rotated(q), rotated(k)[:, None].expand(-1, self.heads, -1, -1),
-            v[:, None].expand(-1, self.heads, -1, -1), is_causal=True,
+            rotated(q),
+            rotated(k)[:, None].expand(-1, self.heads, -1, -1),
+            v[:, None].expand(-1, self.heads, -1, -1),
+            is_causal=True,
         )
         return self.head(x + self.out(y.transpose(1, 2).flatten(2)))
 
