@@ -4,23 +4,22 @@
 
 Each architecture has a process of its own and five minutes.  Results are kept in
 ``build/zoo.jsonl``, a line each; what was measured with the same model and versions is not measured
-again, unless it is named.  Ends with 1 where one does not get to its end, or a fault has no explanation.
+again, unless it is named.  Ends with 1 where one does not get to its end, a fault has no
+explanation, or the model is wrong with what passes on the target.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from benchmarks.zoo.apart import apart, key, read
+from benchmarks.zoo.apart import apart, key, line, read
 from benchmarks.zoo.architectures import ARCHITECTURES
 from benchmarks.zoo.document import document, summary, unexplained
 from benchmarks.zoo.measure import Record
@@ -50,16 +49,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 def take(names: Iterable[str], jobs: int) -> list[Record]:
     """Measure these, or what is not known yet; returns all that is known, in the zoo's order."""
-    known = {record.name: record for record in kept()}
-    current = {name: one for name, one in known.items() if one.key == key(name)}
+    current = valid(kept())
     due = list(names) or [name for name in ARCHITECTURES if name not in current]
     KEPT.parent.mkdir(exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool, KEPT.open("a") as lines:
         for record in pool.map(apart, due):
             current[record.name] = record
-            print(json.dumps(asdict(record)), file=lines, flush=True)
+            print(line(record), file=lines, flush=True)
             print(f"{record.name}: {said(record)}", file=sys.stderr, flush=True)
     return [current[name] for name in ARCHITECTURES if name in current]
+
+
+def valid(records: Iterable[Record]) -> dict[str, Record]:
+    """The last record of each architecture that is as it was when it was measured."""
+    last = {record.name: record for record in records}
+    return {
+        name: last[name] for name in ARCHITECTURES if name in last and last[name].key == key(name)
+    }
 
 
 def kept() -> list[Record]:

@@ -19,7 +19,7 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(["benchmarks.zoo.preloaded"])
 
 
-def apart(name: str) -> Record:
+def apart(name: str, seconds: float = SECONDS) -> Record:
     """Measure one in a process of its own; whatever happens to it, there is a record."""
     nothing = Record(name, ARCHITECTURES[name].group, key(name))
     receiver, sender = _PROCESSES.Pipe(duplex=False)
@@ -27,8 +27,8 @@ def apart(name: str) -> Record:
     process.start()
     sender.close()
     try:
-        if not receiver.poll(SECONDS):
-            return replace(nothing, error=f"not at its end after {SECONDS} seconds")
+        if not receiver.poll(seconds):
+            return replace(nothing, error=f"not at its end after {seconds} seconds")
         return read(receiver.recv_bytes().decode())
     except EOFError:
         process.join()
@@ -45,7 +45,12 @@ def _measure(name: str, sender: Connection) -> None:
     except Exception as error:
         words = f"{type(error).__name__}: {error}".splitlines()[0]
         record = Record(name, ARCHITECTURES[name].group, key(name), error=words)
-    sender.send_bytes(json.dumps(asdict(record)).encode())
+    sender.send_bytes(line(record).encode())
+
+
+def line(record: Record) -> str:
+    """A record as a line of JSON."""
+    return json.dumps(asdict(record))
 
 
 def read(line: str) -> Record:

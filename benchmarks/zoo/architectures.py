@@ -9,8 +9,17 @@ from benchmarks.zoo.mixed import AUDIO, MULTIMODAL, SERIES
 from benchmarks.zoo.vision import VISION
 from benchmarks.zoo.written import WRITTEN
 
-_ALL = (*DECODERS, *ENCODERS, *PAIRS, *VISION, *AUDIO, *MULTIMODAL, *SERIES, *WRITTEN)
+ALL: tuple[Architecture, ...] = (
+    *DECODERS,
+    *ENCODERS,
+    *PAIRS,
+    *VISION,
+    *AUDIO,
+    *MULTIMODAL,
+    *SERIES,
+    *WRITTEN,
+)
 
 ARCHITECTURES: dict[str, Architecture] = {
-    one.name: one for one in sorted(_ALL, key=lambda one: one.group)
+    one.name: one for one in sorted(ALL, key=lambda one: one.group)
 }

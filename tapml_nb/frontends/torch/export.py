@@ -7,8 +7,10 @@ and said in one line.
 from __future__ import annotations
 
 import inspect
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,8 +80,30 @@ def export(
             _reject_misfit(model, args, kwargs)
             raise FrontendError(
                 f"torch.export cannot capture {type(model).__name__}: {first_line(error)}"
+                f"{_where(error)}{_way_out(error)}"
             ) from error
     return decompose(program)
+
+
+def _way_out(error: BaseException) -> str:
+    """What the user can do, where the reason is one that there is a way around."""
+    if "data-dependent" not in str(error):
+        return ""
+    return (
+        "; what happens there depends on a tensor's values: pass its result in as an input, debug "
+        "the modules before and after it, or state bounds with torch._check"
+    )
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line outside PyTorch that an error came from."""
+    inside = str(Path(torch.__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [f for f in frames if not f.filename.startswith((inside, "<")) and f.line]
+    last = outside[-1] if outside else None
+    if last is None or last.filename == __file__:
+        return ""
+    return f" (at {last.filename}:{last.lineno}, {last.line})"
 
 
 def _reject_misfit(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

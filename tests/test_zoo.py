@@ -1,0 +1,112 @@
+"""The zoo: every model of it builds and says something, and a few go through from end to end."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.zoo import __main__ as command
+from benchmarks.zoo.apart import apart, key, line, read
+from benchmarks.zoo.architecture import rms, settle
+from benchmarks.zoo.architectures import ALL, ARCHITECTURES
+from benchmarks.zoo.document import document, unexplained
+from benchmarks.zoo.explanations import EXPLANATIONS
+from benchmarks.zoo.measure import Finding, Record
+
+NOTHING = Record("LSTM", "sequence", key("LSTM"))
+FINDING = Finding("aten.relu", "FAIL", "", "a | b", 2, "a/relu", "float32[2]")
+
+
+def test_there_are_enough():
+    assert len(ALL) >= 105
+
+
+def test_names_are_unique():
+    assert len(ARCHITECTURES) == len(ALL)
+
+
+@pytest.mark.parametrize("one", ALL, ids=lambda one: one.name)
+def test_every_one_builds(one):
+    model, inputs = one.build()
+    assert not model.training
+    assert inputs
+    assert math.isfinite(rms(model.parameters()))
+
+
+def test_models_are_the_same_every_time():
+    (a, given), (b, again) = (ARCHITECTURES["Mixtral"].build() for _ in range(2))
+    assert all(map(torch.equal, a.parameters(), b.parameters()))
+    assert torch.equal(given["input_ids"], again["input_ids"])
+
+
+def test_settled_weights_keep_the_scale():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 256), torch.nn.Linear(256, 64))
+    for weight in model.parameters():
+        torch.nn.init.zeros_(weight)
+    settle(model)
+    assert rms([model(torch.randn(50, 64))]) == pytest.approx(1.0, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GAT", "NeRF", "PointNet", "RetNet"])
+def test_from_end_to_end(name):
+    record = apart(name)
+    assert record.error == ""
+    assert record.operators == sum(record.verdicts.values())
+    assert record.share >= 0.99
+    assert record.outputs == "PASS"
+    assert record.unobserved == "same"
+    assert list(unexplained(record)) == []
+
+
+def test_one_that_takes_too_long_is_ended():
+    assert apart("Llama", seconds=0.01).error == "not at its end after 0.01 seconds"
+
+
+def test_one_whose_process_dies_leaves_a_record():
+    found: list[Record] = []
+    thread = threading.Thread(target=lambda: found.append(apart("Llama")))
+    thread.start()
+    while not (children := multiprocessing.active_children()):
+        time.sleep(0.01)
+    children[0].kill()
+    thread.join()
+    assert found[0].error == "its process ended with status -9"
+
+
+def test_a_record_survives_its_line():
+    record = replace(NOTHING, findings=(FINDING,), verdicts={"FAIL": 2}, scale=1.5)
+    assert read(line(record)) == record
+
+
+def test_what_has_changed_is_measured_again():
+    stale = replace(NOTHING, key="of another version")
+    assert command.valid([NOTHING]) == {"LSTM": NOTHING}
+    assert command.valid([NOTHING, stale]) == {}
+    assert command.valid([stale, NOTHING]) == {"LSTM": NOTHING}
+
+
+def test_the_page_hides_nothing():
+    failing = replace(NOTHING, operators=2, verdicts={"FAIL": 2}, findings=(FINDING,))
+    broken = replace(NOTHING, name="GAT", group="graph", error="Oops: <b> | it died")
+    page = document([failing, broken])
+    assert "1 of 2 architectures run from end to end" in page
+    assert "Oops: \\<b> \\| it died" in page
+    assert "### Not explained" in page
+    assert "`aten.relu` FAIL" in page
+
+
+def test_a_name_that_is_unknown(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["Llamma"])
+    assert "no architecture is called Llamma" in capsys.readouterr().err
+
+
+def test_explanations_are_distinct():
+    assert len({explanation.title for explanation in EXPLANATIONS}) == len(EXPLANATIONS)
