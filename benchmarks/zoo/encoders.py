@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.zoo.architecture import Architecture, of_transformers
-from benchmarks.zoo.inputs import VOCABULARY, Make, padded, tokens, translation
+from benchmarks.zoo.inputs import VOCABULARY, Make, masked_translation, padded, tokens, translation
 
 _SIZE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -49,9 +49,9 @@ def _encoder(
 _XLNET = {"vocab_size": VOCABULARY, "d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 128}
 
 
-def _pair(name: str, model: str, **options: Any) -> Architecture:
+def _pair(name: str, model: str, *, inputs: Make | None = None, **options: Any) -> Architecture:
     given = {**_PAIR, **options}
-    return of_transformers(name, "encoder-decoder", model, translation(), **given)
+    return of_transformers(name, "encoder-decoder", model, inputs or translation(), **given)
 
 
 ENCODERS = (
@@ -106,6 +106,7 @@ PAIRS = (
     _pair(
         "Switch Transformers",
         "SwitchTransformersForConditionalGeneration",
+        inputs=masked_translation(),
         **_T5,
         num_experts=4,
         num_sparse_encoder_layers=1,

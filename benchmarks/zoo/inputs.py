@@ -39,6 +39,12 @@ def translation(source: int = 12, target: int = 8) -> Make:
     return lambda: {"input_ids": ids(1, source), "decoder_input_ids": ids(1, target)}
 
 
+def masked_translation(source: int = 12, target: int = 8) -> Make:
+    """The same with the encoder's mask, which some models need to be exported."""
+    mask = torch.ones(1, source, dtype=torch.int64)
+    return lambda: {**translation(source, target)(), "attention_mask": mask}
+
+
 def picture(size: int = 32, name: str = "pixel_values") -> Make:
     """A picture, normalised."""
     return lambda: {name: torch.randn(1, 3, size, size)}

@@ -210,6 +210,18 @@ class TestBadInput:
             def forward(self, x):
                 return x + 1 if x.sum() > 0 else x - 1
 
-        said = r"torch\.export cannot capture Branches: .*test_torch\.py:\d+, return x \+ 1 if .*pass"
+        said = (
+            r"torch\.export cannot capture Branches: .*test_torch\.py:\d+, return x \+ 1 if .*pass"
+        )
         with pytest.raises(FrontendError, match=said):
             import_torch(Branches().eval(), (torch.ones(2),))
+
+    def test_a_model_that_needs_an_optional_input_to_be_exported(self):
+        class Masked(nn.Module):
+            def forward(self, x, mask=None):
+                if mask is None and not torch.compiler.is_compiling():
+                    mask = torch.ones(2)
+                return x * mask[0]
+
+        with pytest.raises(FrontendError, match=r"return x \* mask\[0\]\); .*optional input"):
+            import_torch(Masked().eval(), (torch.ones(2),))

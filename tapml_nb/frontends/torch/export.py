@@ -87,12 +87,17 @@ def export(
 
 def _way_out(error: BaseException) -> str:
     """What the user can do, where the reason is one that there is a way around."""
-    if "data-dependent" not in str(error):
-        return ""
-    return (
-        "; what happens there depends on a tensor's values: pass its result in as an input, debug "
-        "the modules before and after it, or state bounds with torch._check"
-    )
+    if "data-dependent" in str(error):
+        return (
+            "; what happens there depends on a tensor's values: pass its result in as an input, "
+            "debug the modules before and after it, or state bounds with torch._check"
+        )
+    if "NoneType" in str(error):
+        return (
+            "; a model that runs without an optional input, such as attention_mask, may need it to "
+            "be captured: pass those that are used there"
+        )
+    return ""
 
 
 def _where(error: BaseException) -> str:
