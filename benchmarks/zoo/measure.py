@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -163,8 +164,8 @@ def _scale(session: Session) -> float:
         for op in graph.ops
         if not op.host and graph.values[op.outputs[0]].spec.dtype.startswith("float")
     ]
-    scales = sorted(rms([torch.from_numpy(session.tensor(op))]) for op in floats)
-    middle = scales[len(scales) // 2]
+    scales = [rms([torch.from_numpy(session.tensor(op))]) for op in floats]
+    middle = statistics.median(scale for scale in scales if not math.isnan(scale))
     if not SCALES[0] < middle < SCALES[1]:
         raise RuntimeError(f"activations have a root mean square of {middle:.3g}: near one is due")
     return middle
