@@ -18,6 +18,7 @@ from benchmarks.zoo.architectures import ALL, ARCHITECTURES
 from benchmarks.zoo.document import document, unexplained
 from benchmarks.zoo.explanations import EXPLANATIONS
 from benchmarks.zoo.measure import Finding, Record
+from benchmarks.zoo.stock import check
 
 NOTHING = Record("LSTM", "sequence", key("LSTM"))
 FINDING = Finding("aten.relu", "FAIL", "", "a | b", 2, "a/relu", "float32[2]")
@@ -110,3 +111,14 @@ def test_a_name_that_is_unknown(capsys):
 
 def test_explanations_are_distinct():
     assert len({explanation.title for explanation in EXPLANATIONS}) == len(EXPLANATIONS)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("explanation", EXPLANATIONS, ids=lambda explanation: explanation.title)
+def test_tvm_alone_shows_it(explanation):
+    assert eval(explanation.repro, {"torch": torch, "check": check}) != ""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tvm_alone_is_right_where_it_is():
+    assert check(lambda x: x * -0.5, torch.randn(4)) == ""

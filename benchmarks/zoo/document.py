@@ -32,6 +32,17 @@ measured again.
   the noise floor of the model as a whole; "the same" is said of a second, unobserved run.
 """
 
+_FAULTS = """\
+## What does not pass, and why
+
+Every cause has a line that shows it with TVM alone; `check` is in
+[stock.py](../benchmarks/zoo/stock.py): it exports a function, imports and compiles it with TVM, and
+compares with PyTorch.
+
+    import torch
+    from benchmarks.zoo.stock import check
+"""
+
 _NOT_JUDGED = ("UNSUPPORTED", "COMPILE_ERROR", "UNKNOWN")
 
 
@@ -48,7 +59,7 @@ def document(records: Sequence[Record]) -> str:
         "## What has no kernel\n",
         *_missing(ended),
         "",
-        "## What does not pass, and why\n",
+        _FAULTS,
         *_faults(ended),
     ]
     return "\n".join(parts).rstrip() + "\n"
@@ -130,6 +141,7 @@ def _faults(records: Sequence[Record]) -> Iterator[str]:
         if found:
             yield f"### {explanation.title}\n"
             yield explanation.text + "\n"
+            yield f"    {explanation.repro}\n"
             yield from _listed(found)
             yield ""
     rest = [(r, f) for r, f in faults if not any(e.explains(f) for e in EXPLANATIONS)]

@@ -81,6 +81,7 @@ ENCODERS = (
     _encoder(
         "Nyströmformer",
         "NystromformerModel",
+        inputs=tokens(),
         num_landmarks=4,
         segment_means_seq_len=16,
         conv_kernel_size=5,

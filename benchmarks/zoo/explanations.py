@@ -1,4 +1,4 @@
-"""Why operators of the zoo do not pass on llvm: every cause once, with what it explains."""
+"""Why operators of the zoo do not pass on llvm: every cause once, with a repro of TVM alone."""
 
 from __future__ import annotations
 
@@ -15,24 +15,76 @@ class Explanation:
     Attributes:
         title: the cause in a few words.
         text: what happens, and where.
+        repro: a call of :func:`benchmarks.zoo.stock.check` that shows it.
         kinds: ATen ops that it explains.
-        verdicts: with which verdicts.
-        says: what the finding's message or pattern contains.
+        verdict: with which verdict.
+        says: what the finding's message contains.
     """
 
     title: str
     text: str
+    repro: str
     kinds: Sequence[str]
-    verdicts: Sequence[str]
-    says: str = ""
+    verdict: str
+    says: str
 
     def explains(self, finding: Finding) -> bool:
         """Whether a finding is of this cause."""
         return (
             finding.kind in self.kinds
-            and finding.verdict in self.verdicts
-            and self.says in f"{finding.message} {finding.pattern}"
+            and finding.verdict == self.verdict
+            and self.says in finding.message
         )
 
 
-EXPLANATIONS: tuple[Explanation, ...] = ()
+EXPLANATIONS = (
+    Explanation(
+        title="Integers meet fractions",
+        text="TVM's importer converts a Python number to the dtype of the tensor that it meets: "
+        "0.5 becomes 0 beside an integer, and what PyTorch makes a floating-point tensor stays "
+        "one of integers. Positions and frequencies of rotary and sinusoidal embeddings are "
+        "computed so. For divisions there is `workarounds=['true_division']`.",
+        repro="check(lambda x: x * -0.5, torch.arange(4))",
+        kinds=("aten.mul", "aten.div", "aten.rsub", "aten.add", "aten.sub"),
+        verdict="FAIL",
+        says="the target's result is int64",
+    ),
+    Explanation(
+        title="Running sums of booleans",
+        text="The importer leaves out that PyTorch adds booleans up as integers; Relax's `cumsum` "
+        "of booleans then reaches LLVM as an addition of booleans, which TVM cannot generate. "
+        "transformers finds packed sequences so, which makes it part of most language models; "
+        "compiled as a whole, none of them compiles. `workarounds=['integer_cumsum']`.",
+        repro="check(lambda x: x.cumsum(0), torch.tensor([True, False, True]))",
+        kinds=("aten.cumsum",),
+        verdict="COMPILE_ERROR",
+        says="CreateAdd",
+    ),
+    Explanation(
+        title="Running sums of narrow integers",
+        text="PyTorch adds integers up as int64; the importer keeps their dtype. "
+        "`workarounds=['integer_cumsum']`.",
+        repro="check(lambda x: x.cumsum(0), torch.arange(4, dtype=torch.int32))",
+        kinds=("aten.cumsum",),
+        verdict="FAIL",
+        says="the target's result is int32",
+    ),
+    Explanation(
+        title="Powers of integers",
+        text="`2.0 ** positions`: the importer converts the base to the exponent's integer dtype, "
+        "and TVM's `power` takes floating-point numbers only.",
+        repro="check(lambda x: 2.0**x, torch.arange(4))",
+        kinds=("aten.pow",),
+        verdict="COMPILE_ERROR",
+        says="power only applies to float",
+    ),
+    Explanation(
+        title="Negative positions",
+        text="`x[:, -1]`: the importer makes a `take` of index -1, which reads what lies before "
+        "the row. `workarounds=['negative_index']`.",
+        repro="check(lambda x: x[:, -1], torch.randn(2, 64, 3))",
+        kinds=("aten.select",),
+        verdict="FAIL",
+        says="beyond",
+    ),
+)
