@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from tapml_nb.compile.cache import KernelCache
 from tapml_nb.compile.compiler import Compiler
+from tapml_nb.frontends.granularity import Granularity
 from tapml_nb.frontends.program import Program
 from tapml_nb.judge.verdict import LIMIT
 from tapml_nb.session import Session
 from tapml_nb.targets.availability import resolve
-from tapml_nb.targets.spec import BROWSER
+from tapml_nb.targets.spec import BROWSER, Target
 
 if TYPE_CHECKING:
     import torch
     from torch.export import ExportedProgram
+
+    from tapml_nb.frontends.torch import TorchProgram
 
 
 def debug(
@@ -40,7 +43,11 @@ def debug(
         target: a short name (``"llvm"``, ``"c"``), a ``tvm.target.Target``, or a
             :class:`~tapml_nb.targets.spec.Target`.
         source: the reference platform; ``"torch"`` runs the model where its tensors are.
-        granularity: what one operator is; ``"operator"`` is one ATen call.
+        granularity: what one operator is.  ``"operator"``: one ATen call.  ``"fused"``: what
+            becomes one kernel when TVM deploys the whole model on this target.  ``"module"``: the
+            calls of one innermost module; ``"module:N"``: those of a module whose path has N
+            components (``"module:3"``: ``model.layers.0``).  What a coarse operator holds is in
+            ``graph[op].members``; ``report.drill(op)`` judges these one by one.
         tolerance: how many noise floors the target may be away from the exact result; default
             8 (see :mod:`tapml_nb.judge.verdict`).
         dynamic_shapes: as for ``torch.export.export``, where steps differ in shape.
@@ -55,18 +62,22 @@ def debug(
     Raises:
         ValueError: if an argument does not fit; which, what was found, and what to do.
         TypeError: if the model or the inputs are of no known kind.
-        FrontendError: if the model runs but cannot be exported.
+        FrontendError: if the model runs but cannot be exported, or what the target fuses of it
+            cannot be found out.
     """
     if source != "torch":
         raise ValueError(f"source: {source!r} is not available; this version has 'torch'")
-    if granularity != "operator":
-        raise ValueError(
-            f"granularity: {granularity!r} is not available; this version has 'operator'"
-        )
-    spec, _ = resolve(target)
+    level = Granularity.parse(granularity)
+    spec, tvm_target = resolve(target)
     _check_tolerance(tolerance)
     program = _import(model, inputs, dynamic_shapes, name, workarounds)
-    return open_session(program, spec, tolerance=tolerance, workarounds=workarounds)
+    compiler = Compiler(tvm_target, KernelCache())
+    try:
+        program = program.at(level, compiler.fusion)
+    except BaseException:
+        compiler.close()
+        raise
+    return _open(program, spec, compiler, tolerance, workarounds)
 
 
 def open_session(
@@ -83,7 +94,16 @@ def open_session(
     """
     spec, tvm_target = resolve(target)
     _check_tolerance(tolerance)
-    compiler = Compiler(tvm_target, KernelCache())
+    return _open(program, spec, Compiler(tvm_target, KernelCache()), tolerance, workarounds)
+
+
+def _open(
+    program: Program,
+    spec: Target,
+    compiler: Compiler,
+    tolerance: float | None,
+    workarounds: Sequence[str],
+) -> Session:
     limit = LIMIT if tolerance is None else tolerance
     session = Session(program, spec, compiler, tolerance=limit, workarounds=workarounds)
     if spec.rpc == BROWSER:
@@ -98,7 +118,7 @@ def _check_tolerance(tolerance: float | None) -> None:
 
 def _import(
     model: Any, inputs: Any, dynamic_shapes: Any, name: str | None, workarounds: Sequence[str]
-) -> Program:
+) -> TorchProgram:
     import torch
     from torch.export import ExportedProgram
 

@@ -34,7 +34,8 @@ from tapml_nb.execute.hybrid import SOURCE, TARGET, HybridRun
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.execute.unobserved import UnobservedRun
-from tapml_nb.frontends.program import Program
+from tapml_nb.frontends.inside import Inside
+from tapml_nb.frontends.program import CoarseProgram, Program
 from tapml_nb.graph import Graph, Op, OpId
 from tapml_nb.jobs import JobThread
 from tapml_nb.judge.accumulated import AccumulatedRun
@@ -75,6 +76,7 @@ class Runs:
         accumulated: results of the last hybrid runs by operator and step.
         info: what is known of the last run.
         kernels: which kernel computes which operator.
+        tables: these, and those of the operators that were opened (:meth:`drill`).
         events: where it tells what happens.
     """
 
@@ -89,6 +91,10 @@ class Runs:
         others: Sequence[TargetSession] = (),
     ) -> None:
         graph = program.graph
+        self._program = program
+        self._target = target
+        self._others = others
+        self._compiler = compiler
         self.placement: dict[OpId, str] = dict.fromkeys((op.id for op in graph.ops), SOURCE)
         self.introduced: dict[tuple[OpId, int], OpResult] = {}
         self.augmented: dict[tuple[OpId, int], tuple[AugmentedResult, ...]] = {}
@@ -100,6 +106,8 @@ class Runs:
         self._thread = thread
         self._source = SourceRun(program, events)
         self.kernels = KernelTable(self._source, compiler, target, events, others)
+        self.tables = [self.kernels]
+        self._opened: dict[OpId, Runs] = {}
         self._references = References(self._source)
         device = Device(target)
         judging = [
@@ -118,6 +126,11 @@ class Runs:
         )
         self._hybrid_placement: dict[OpId, str] = {}
         self._probes: dict[tuple[Criterion, bool], Probes] = {}
+
+    @property
+    def graph(self) -> Graph:
+        """The operators that this is about."""
+        return self._graph
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -380,6 +393,28 @@ class Runs:
         self._source.complete(self._thread.stopping)
         values = [v for v in op.inputs if not self._graph.values[v].host]
         return [self._source.array(v, step).copy() for v in values]
+
+    def drill(self, op: Op) -> Runs:
+        """Judge the calls that an operator holds, each alone on what the source gave it."""
+        self._source.complete(self._thread.stopping)
+        if op.id not in self._opened:
+            assert isinstance(self._program, CoarseProgram), "or its operators have no members"
+            given = [self._source.values(step) for step in self.steps]
+            inside = Inside(self._program.operators(), [m.op for m in op.members], given)
+            info = RunInfo(target=self.info.target, tolerance=self.info.tolerance)
+            self._opened[op.id] = opened = Runs(
+                inside,
+                self._target,
+                self._compiler,
+                EventStream(),
+                self._thread,
+                info,
+                self._others,
+            )
+            self.tables += opened.tables
+        opened = self._opened[op.id]
+        opened.judge_all([inner.id for inner in opened.graph.ops])
+        return opened
 
     def code(self, op: Op, step: int) -> KernelCode:
         """An operator on its way to a kernel."""

@@ -131,7 +131,7 @@ class Session:
         self._feed: Feed | None = None
         self._workbench: Workbench | None = None
         self._finalizer = weakref.finalize(
-            self, _release, [self._target, *self._others], compiler, self._runs.kernels
+            self, _release, [self._target, *self._others], compiler, self._runs.tables
         )
 
     @property
@@ -317,22 +317,7 @@ class Session:
     @property
     def report(self) -> Report:
         """Everything known now, frozen."""
-        return Report(
-            graph=self.graph,
-            steps=self._program.steps,
-            introduced=dict(self._runs.introduced),
-            accumulated=dict(self._runs.accumulated),
-            augmented=tuple(r for found in self._runs.augmented.values() for r in found),
-            placement=dict(self.placement),
-            conversions=self._runs.kernels.conversions,
-            info=replace(
-                self._runs.info,
-                kernels=self._runs.kernels.unique,
-                compiled=self._compiler.compiled,
-                sent_bytes=sum(session.bytes_sent for session in self._sessions),
-                restarts=sum(session.restarts for session in self._sessions),
-            ),
-        )
+        return self._report_of(self._runs)
 
     @property
     def status(self) -> SessionStatus:
@@ -553,6 +538,32 @@ class Session:
         with ProgressLine(self._events) as line:
             return self._thread.result_of(job, line.draw)
 
+    def _report_of(self, runs: Runs) -> Report:
+        return Report(
+            graph=runs.graph,
+            steps=self._program.steps,
+            introduced=dict(runs.introduced),
+            accumulated=dict(runs.accumulated),
+            augmented=tuple(r for found in runs.augmented.values() for r in found),
+            placement=dict(runs.placement),
+            conversions=runs.kernels.conversions,
+            info=replace(
+                runs.info,
+                kernels=runs.kernels.unique,
+                compiled=self._compiler.compiled,
+                sent_bytes=sum(session.bytes_sent for session in self._sessions),
+                restarts=sum(session.restarts for session in self._sessions),
+            ),
+            opener=_opener_of(self),
+        )
+
+    def _drill(self, op: Selector) -> Report:
+        """See :meth:`Report.drill <tapml_nb.report.Report.drill>`."""
+        self._thread.require_open()
+        operator = self._one(op, 0)
+        job = self._thread.start(lambda: self._runs.drill(operator))
+        return self._report_of(self._result_of(job))
+
     def _criterion(self, criterion: Criterion | None) -> Criterion:
         if criterion is None:
             return "floor"
@@ -584,6 +595,19 @@ class Session:
         return self.graph[chosen[0]]
 
 
+def _opener_of(session: Session) -> Callable[[Selector], Report]:
+    """Opens a coarse operator of a session, for reports that may outlive it."""
+    held = weakref.ref(session)
+
+    def open_up(op: Selector) -> Report:
+        session = held()
+        if session is None:
+            raise RuntimeError("the session of this report is gone; make a new one")
+        return session._drill(op)
+
+    return open_up
+
+
 def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
     """Target news into a session's event stream (a function that does not hold the session)."""
     starts = 0
@@ -601,8 +625,11 @@ def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
     return relay
 
 
-def _release(sessions: Sequence[TargetSession], compiler: Compiler, kernels: KernelTable) -> None:
+def _release(
+    sessions: Sequence[TargetSession], compiler: Compiler, tables: Sequence[KernelTable]
+) -> None:
     for session in sessions:
         session.close()
     compiler.close()
-    kernels.close()
+    for kernels in tables:
+        kernels.close()

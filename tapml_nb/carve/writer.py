@@ -87,6 +87,7 @@ class _Carver:
             "primitives": list(op.primitives),
             "host": op.host,
             "constants": dict(op.constants),
+            "members": [asdict(member) for member in op.members],
             "step": step,
             "inputs": [],
             "outputs": [],

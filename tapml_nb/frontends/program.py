@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -84,3 +84,11 @@ class Program(Protocol):
 
     def from_numpy(self, array: np.ndarray, like: SourceTensor) -> SourceTensor:
         """A source tensor with these values, on the device of ``like``."""
+
+
+@runtime_checkable
+class CoarseProgram(Program, Protocol):
+    """A program whose operators may hold several calls (:class:`~tapml_nb.graph.Member`)."""
+
+    def operators(self) -> Program:
+        """The same model at operator granularity, with the same names for values."""

@@ -121,6 +121,8 @@ class References:
         return result
 
     def _length(self, op: Op) -> int:
+        if op.members:  # sums in a row: their errors add up as those of one sum of all the terms
+            return sum(reduction_length(m.primitives, m.inputs, m.outputs) for m in op.members)
         values = self._source.program.graph.values
         return reduction_length(
             op.primitives,

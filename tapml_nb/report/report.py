@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapml_nb.execute.unobserved import Unobserved
-from tapml_nb.graph import Graph, OpId
+from tapml_nb.graph import Graph, OpId, Selector, SelectorError, select
 from tapml_nb.judge.agreement import Agreement
 from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
 from tapml_nb.judge.verdict import FAULTS, LIMIT, SEVERITY, Verdict, worse
@@ -141,6 +141,8 @@ class Report:
             from all others: they change neither verdicts nor :attr:`culprits` nor :attr:`ok`.
         conversions: by what operators were converted to Relax, in words, where not by TVM's
             importer alone: by a rule of tapml_nb's, or with a workaround.
+        opener: judges the calls that an operator holds (:meth:`drill`); None where no session is
+            behind the report.
     """
 
     graph: Graph
@@ -151,6 +153,7 @@ class Report:
     info: RunInfo = field(default_factory=RunInfo)
     augmented: Sequence[AugmentedResult] = ()
     conversions: Mapping[OpId, str] = field(default_factory=dict)
+    opener: Callable[[Selector], Report] | None = field(default=None, repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -269,6 +272,34 @@ class Report:
             if (before := self.verdict(op, step)) is not (after := other.verdict(op, step))
         ]
         return pd.DataFrame(rows, columns=["op", "step", "before", "after"])
+
+    def drill(self, op: Selector) -> Report:
+        """Open an operator of granularity ``"fused"`` or ``"module"`` into its ATen calls.
+
+        Every call that the operator holds, or holds a part of, is judged alone by the session
+        behind this report: on the same target and the source's own values, as at granularity
+        ``"operator"``.  What :meth:`~tapml_nb.Session.override` put in the operator's place is
+        of the whole operator, and not looked into.
+
+        Args:
+            op: the operator, or a selector that names exactly one.
+
+        Returns:
+            A report on these calls alone.
+
+        Raises:
+            SelectorError: if ``op`` does not name exactly one operator.
+            ValueError: if it is one ATen call already.
+            RuntimeError: if the session is closed, gone or busy, or there is none.
+        """
+        (chosen, *others) = select(self.graph, op)
+        if others:
+            raise SelectorError(f"op: {op!r} names {len(others) + 1} operators; name one")
+        if not self.graph[chosen].members:
+            raise ValueError(f"op: {chosen} is one ATen call; there is nothing inside")
+        if self.opener is None:
+            raise RuntimeError("no session is behind this report; make one with tapml_nb.debug")
+        return self.opener(chosen)
 
     def heatmap(self, rows: str = "layer", cols: str = "metric") -> Figure:
         """A heatmap of the worst ratio per cell; see :func:`tapml_nb.report.figures.heatmap`."""

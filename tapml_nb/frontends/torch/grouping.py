@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import fx
@@ -20,7 +20,6 @@ Group = tuple[fx.Node, ...]
 
 def group_nodes(graph: fx.Graph) -> list[Group]:
     """The graph's computing nodes as convex groups in an executable order."""
-    order = {node: i for i, node in enumerate(graph.nodes)}
     members: dict[str, list[fx.Node]] = {}
     key_of: dict[fx.Node, str] = {}
     for node in graph.nodes:
@@ -29,8 +28,23 @@ def group_nodes(graph: fx.Graph) -> list[Group]:
         key = key_of[node.args[0]] if is_getitem(node) else origin(node)
         key_of[node] = key
         members.setdefault(key, []).append(node)
-    groups = [part for nodes in members.values() for part in _convex_parts(nodes, order)]
-    return _executable(groups, order)
+    return executable(graph, members.values())
+
+
+def executable(graph: fx.Graph, groups: Iterable[list[fx.Node]]) -> list[Group]:
+    """Groups in an executable order; those that are not convex are cut."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    parts = [
+        part
+        for nodes in groups
+        for part in _convex_parts(sorted(nodes, key=order.__getitem__), order)
+    ]
+    return _executable(parts, order)
+
+
+def main_node(group: Group) -> fx.Node:
+    """The node that a group is named and traced by: its last one that computes."""
+    return next((node for node in reversed(group) if not is_getitem(node)), group[0])
 
 
 def is_getitem(node: fx.Node) -> bool:

@@ -26,12 +26,37 @@ def scope_and_class(node: fx.Node) -> tuple[str, str]:
     return str(path), name.rpartition(".")[2]
 
 
+def module_calls(node: fx.Node) -> list[tuple[str, str]]:
+    """The calls of modules a node ran in, outermost first: a name for the call, and the path."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return [(call, str(path)) for call, (path, _) in stack.items()]
+
+
+def class_of(node: fx.Node, scope: str) -> str:
+    """The class of the module at a path that a node ran in, e.g. ``nn.Linear`` or ``LlamaMLP``.
+
+    Empty where no such module was called: a list of modules never is.
+    """
+    for path, cls in (node.meta.get("nn_module_stack") or {}).values():
+        if str(path) == scope:
+            name = cls if isinstance(cls, str) else f"{cls.__module__}.{cls.__name__}"
+            short = name.rpartition(".")[2]
+            return f"nn.{short}" if name.startswith("torch.nn.") else short
+    return ""
+
+
 def kind(node: fx.Node) -> str:
     """The ATen overload packet of the user's call, e.g. ``aten.linear``."""
     history = node.meta.get("from_node")
-    target = str(history[-1].target) if history else str(node.target)
-    if isinstance(node.target, torch._ops.OpOverload) and not history:
-        target = str(node.target)
+    return _packet(node, str(history[-1].target) if history else str(node.target))
+
+
+def packet(node: fx.Node) -> str:
+    """The ATen overload packet that a node itself calls, e.g. ``aten.mm``."""
+    return _packet(node, str(node.target))
+
+
+def _packet(node: fx.Node, target: str) -> str:
     parts = target.split(".")
     if len(parts) >= 3:
         return ".".join(parts[:2])

@@ -72,7 +72,7 @@ def build_module(
         value = env[node]
         if isinstance(value, torch.Tensor):
             # p0, p1, …: call sites that differ in names alone must hash alike.
-            value = relax.Var(f"p{len(params)}", _tensor_type(importer, value))
+            value = relax.Var(f"p{len(params)}", tensor_type(value))
             params.append(value)
         importer.env[node] = value
     rules: dict[str, None] = {}
@@ -96,7 +96,13 @@ def build_module(
     return Conversion(module, tuple(rules), tuple(used))
 
 
-def _tensor_type(importer: ExportedProgramImporter, tensor: torch.Tensor) -> Any:
+def tensor_type(tensor: torch.Tensor) -> Any:
+    """The Relax type of a tensor's shape and dtype.
+
+    Raises:
+        Unsupported: if the importer does not know the dtype.
+    """
+    importer = ExportedProgramImporter()
     try:
         dtype = importer._convert_data_type(tensor.dtype)
     except Exception as error:
