@@ -3,9 +3,10 @@
     python benchmarks/scale.py [--operators 2500 5000 10000] [--max-memory "2 MB"]
 
 A decoder of many small blocks, with few different kernels, goes from ``torch.export`` to a carved
-bundle; each size in a process of its own.  Printed: seconds of every stage, the most memory that
-the process and its children (compiler, target server) had resident, and how both grow from size to
-size.  Kernels are compiled beforehand, for that does not depend on the number of operators.
+bundle; each size in a process of its own.  Printed: seconds of every stage (in brackets: of CPU
+time, which other work on the machine does not change), the most memory that the process and its
+children (compiler, target server) had resident, and how CPU time and memory grow from size to size.
+Kernels are compiled beforehand, for that does not depend on the number of operators.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -107,19 +109,19 @@ def main() -> None:
     _print(results)
 
 
-def measure(operators: int, max_memory: str | None = None) -> dict[str, float]:
-    """Seconds of every stage, and peak memory in MB, of a model of about this size."""
+def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
+    """Wall and CPU seconds of every stage, and peak memory in MB, of a model of about this size."""
     torch.manual_seed(0)
     blocks = round(operators / 32)
     model, inputs = Decoder(blocks).eval(), (torch.randn(1, _TOKENS, _WIDTH),)
-    stages: dict[str, float] = {}
+    stages: dict[str, tuple[float, float]] = {}
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
-        begin = time.perf_counter()
+        begin, used = time.perf_counter(), _cpu_seconds()
         yield
-        stages[name] = time.perf_counter() - begin
-        print(f"  {operators}: {name} {stages[name]:.2f} s", file=sys.stderr)
+        seconds = stages[name] = (time.perf_counter() - begin, _cpu_seconds() - used)
+        print(f"  {operators}: {name} {seconds[0]:.2f} s, {seconds[1]:.2f} s CPU", file=sys.stderr)
 
     with _PeakMemory() as memory, tempfile.TemporaryDirectory() as folder:
         with stage("torch.export"), torch.no_grad():
@@ -128,7 +130,7 @@ def measure(operators: int, max_memory: str | None = None) -> dict[str, float]:
             exported = decompose(exported)
         with stage("graph"):
             program = TorchProgram(exported, split_steps(inputs), "Decoder")
-        with open_session(program, "llvm") as session:
+        with open_session(program, "llvm", max_memory=max_memory) as session:
             with stage("run"):
                 report = session.run()
             with stage("frame"):
@@ -149,7 +151,8 @@ def measure(operators: int, max_memory: str | None = None) -> dict[str, float]:
                 migration = session.migrate()
             with stage("carve"):
                 bundle = session.carve(Path(folder, "decoder.tapml"))
-            assert not report.culprits and hybrid.info.outputs is _PASS, report
+            assert not report.culprits, report
+            assert hybrid.info.outputs is _PASS, hybrid
             assert len(migration.offloaded) == len(bundle) == len(session.graph)
             count = len(session.graph)
     return {"operators": count, **stages, **memory.marks, "memory": memory.peak}
@@ -186,32 +189,40 @@ class _PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        me = psutil.Process()
         while not self._ended.wait(0.1):
-            resident = 0
-            for process in (me, *me.children(recursive=True)):
-                try:
-                    resident += process.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
+            resident = sum(_of_all(lambda process: process.memory_info().rss))
             self.peak = max(self.peak, resident / 1e6)
+
+
+def _of_all(ask: Callable[[psutil.Process], float]) -> Iterator[float]:
+    """The answers of this process and all its children."""
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            yield ask(process)
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and all children, those that have ended too."""
+    return sum(_of_all(lambda process: sum(process.cpu_times()[:4])))
 
 
 def _print(results: Sequence[dict[str, Any]]) -> None:
     for result in results:
         for name, parts in _TOTALS.items():
-            result[name] = sum(result[part] for part in parts)
-    header = [f"{result['operators']:,.0f}" for result in results]
-    print("| | " + " | ".join(header) + " | growth |")
+            result[name] = tuple(map(sum, zip(*(result[part] for part in parts), strict=True)))
+    counts = " | ".join(f"{result.pop('operators'):,}" for result in results)
+    print(f"| | {counts} | growth |")
     print("| --- |" + " ---: |" * (len(results) + 1))
     for name in results[0]:
-        if name == "operators":
-            continue
         values = [result[name] for result in results]
-        unit, digits = (" MB", 0) if name.startswith("memory") else (" s", 1)
-        cells = [f"{value:,.{digits}f}{unit}" for value in values]
-        growth = ", ".join(f"{b / a:.2f}" for a, b in zip(values, values[1:], strict=False))
-        print(f"| {name} | " + " | ".join(cells) + f" | {growth} |")
+        if name.startswith("memory"):
+            cells, grown = [f"{value:,.0f} MB" for value in values], values
+        else:
+            cells = [f"{wall:.1f} s ({cpu:.1f})" for wall, cpu in values]
+            grown = [cpu for _, cpu in values]
+        growth = ", ".join(f"{b / a:.2f}" for a, b in pairwise(grown))
+        print(f"| {name} | {' | '.join(cells)} | {growth} |")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapml_nb.compile.cache import KernelCache
 from tapml_nb.compile.compiler import Compiler
+from tapml_nb.execute.storage import parse_budget
 from tapml_nb.frontends.program import Program
 from tapml_nb.judge.verdict import LIMIT
 from tapml_nb.session import Session
@@ -27,6 +28,7 @@ def debug(
     tolerance: float | None = None,
     dynamic_shapes: Any = None,
     name: str | None = None,
+    max_memory: int | str | None = None,
 ) -> Session:
     """Open a session that debugs a model on a target.
 
@@ -43,6 +45,10 @@ def debug(
             8 (see :mod:`tapml_nb.judge.verdict`).
         dynamic_shapes: as for ``torch.export.export``, where steps differ in shape.
         name: what to call the model in reports.
+        max_memory: how much memory the tensors that the session keeps may take (the source's
+            values, references, results of hybrid runs), in bytes or as text (``"2 GB"``).  Those
+            beyond it are in a file in the folder for temporary ones (``$TMPDIR``); results are
+            the same.  Parameters and inputs, and what the target holds, do not count.
 
     Returns:
         The session.  Nothing has run on the target yet; call ``run()``.
@@ -60,21 +66,30 @@ def debug(
         )
     spec, _ = resolve(target)
     _check_tolerance(tolerance)
+    parse_budget(max_memory)
     program = _import(model, inputs, dynamic_shapes, name)
-    return open_session(program, spec, tolerance=tolerance)
+    return open_session(program, spec, tolerance=tolerance, max_memory=max_memory)
 
 
-def open_session(program: Program, target: Any, *, tolerance: float | None = None) -> Session:
+def open_session(
+    program: Program,
+    target: Any,
+    *,
+    tolerance: float | None = None,
+    max_memory: int | str | None = None,
+) -> Session:
     """A session over a program that is already imported.
 
     Raises:
-        ValueError: if the target is unknown or cannot be used here.
+        ValueError: if the target is unknown or cannot be used here, or another argument does not
+            fit.
     """
     spec, tvm_target = resolve(target)
     _check_tolerance(tolerance)
+    budget = parse_budget(max_memory)
     compiler = Compiler(tvm_target, KernelCache())
     limit = LIMIT if tolerance is None else tolerance
-    session = Session(program, spec, compiler, tolerance=limit)
+    session = Session(program, spec, compiler, tolerance=limit, max_memory=budget)
     if spec.rpc == BROWSER:
         session.invite()
     return session

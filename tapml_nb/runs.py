@@ -33,6 +33,7 @@ from tapml_nb.execute.events import (
 from tapml_nb.execute.hybrid import SOURCE, TARGET, HybridRun
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.execute.storage import Storage
 from tapml_nb.execute.unobserved import UnobservedRun
 from tapml_nb.frontends.program import Program
 from tapml_nb.graph import Graph, Op, OpId
@@ -87,6 +88,7 @@ class Runs:
         thread: JobThread,
         info: RunInfo,
         others: Sequence[TargetSession] = (),
+        storage: Storage | None = None,
     ) -> None:
         graph = program.graph
         self.placement: dict[OpId, str] = dict.fromkeys((op.id for op in graph.ops), SOURCE)
@@ -98,7 +100,7 @@ class Runs:
         self._graph: Graph = graph
         self.events = events
         self._thread = thread
-        self._source = SourceRun(program, events)
+        self._source = SourceRun(program, events, storage)
         self.kernels = KernelTable(self._source, compiler, target, events, others)
         self._references = References(self._source)
         device = Device(target)

@@ -248,7 +248,7 @@ class KernelTable:
         return tuple(
             TensorSpec((), f"={values[v]}")
             if self._graph.values[v].host
-            else TensorSpec(tuple(values[v].shape), self._graph.values[v].spec.dtype)
+            else TensorSpec(self._source.shape(v, step), self._graph.values[v].spec.dtype)
             for v in op.inputs
         )
 
