@@ -225,7 +225,8 @@ class Runs:
         with _Running(self, "migration", len(moving)) as running:
             quarantined |= migrate(moving, probes, on_step).quarantined
         self.place([op for op in self.placement if self.placement[op] == TARGET], SOURCE)
-        offloaded = self.place([op.id for op in self._graph.ops if op.id in set(moved)], TARGET)
+        safe_set = frozenset(moved)
+        offloaded = self.place([op.id for op in self._graph.ops if op.id in safe_set], TARGET)
         if not running.stopped:
             self.run_hybrid(whole=True)  # everything a report says is of this placement
         labels = self.kernels.labels()
