@@ -82,6 +82,7 @@ class Storage:
         resident: bytes that they take now.
         peak: the most that they ever took.
         spilled: bytes of those in the file.
+        size: bytes of the file.
     """
 
     def __init__(self, budget: int | None = None) -> None:
@@ -90,7 +91,7 @@ class Storage:
         self._used: OrderedDict[int, weakref.ref[Kept]] = OrderedDict()
         self._file: IO[bytes] | None = None
         self._closed = False
-        self._end = 0
+        self.size = 0
         self._free: defaultdict[int, list[int]] = defaultdict(list)
         self._lock = threading.RLock()
 
@@ -167,8 +168,8 @@ class Storage:
         data = memoryview(np.ascontiguousarray(kept.held).reshape(-1).view(np.uint8))
         room = _pages(kept.nbytes)
         free = self._free[room]
-        offset = free.pop() if free else self._end
-        self._end = max(self._end, offset + room)
+        offset = free.pop() if free else self.size
+        self.size = max(self.size, offset + room)
         written = 0
         while written < len(data):
             written += os.pwrite(self._file.fileno(), data[written:], offset + written)
