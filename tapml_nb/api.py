@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapml_nb.compile.cache import KernelCache
 from tapml_nb.compile.compiler import Compiler
+from tapml_nb.execute.storage import parse_budget
 from tapml_nb.frontends.granularity import Granularity
 from tapml_nb.frontends.program import Program
 from tapml_nb.judge.verdict import LIMIT
@@ -32,6 +33,7 @@ def debug(
     dynamic_shapes: Any = None,
     name: str | None = None,
     workarounds: Sequence[str] = (),
+    max_memory: int | str | None = None,
 ) -> Session:
     """Open a session that debugs a model on a target.
 
@@ -55,6 +57,10 @@ def debug(
         workarounds: names of fixes for rules of TVM's PyTorch importer that are wrong, such as
             ``["negative_index"]`` (see ``docs/importer.md``); none by default, for what TVM
             produces is what is judged.  The report says which are in force, and where.
+        max_memory: how much memory the tensors that the session keeps may take (the source's
+            values, references, results of hybrid runs), in bytes or as text (``"2 GB"``).  Those
+            beyond it are in a file in the folder for temporary ones (``$TMPDIR``); results are
+            the same.  Parameters and inputs, and what the target holds, do not count.
 
     Returns:
         The session.  Nothing has run on the target yet; call ``run()``.
@@ -70,6 +76,7 @@ def debug(
     level = Granularity.parse(granularity)
     spec, tvm_target = resolve(target)
     _check_tolerance(tolerance)
+    budget = parse_budget(max_memory)
     program = _import(model, inputs, dynamic_shapes, name, workarounds)
     compiler = Compiler(tvm_target, KernelCache())
     try:
@@ -77,7 +84,7 @@ def debug(
     except BaseException:
         compiler.close()
         raise
-    return _open(program, spec, compiler, tolerance, workarounds)
+    return _open(program, spec, compiler, tolerance, workarounds, budget)
 
 
 def open_session(
@@ -86,15 +93,19 @@ def open_session(
     *,
     tolerance: float | None = None,
     workarounds: Sequence[str] = (),
+    max_memory: int | str | None = None,
 ) -> Session:
     """A session over a program that is already imported, with the workarounds it was given.
 
     Raises:
-        ValueError: if the target is unknown or cannot be used here.
+        ValueError: if the target is unknown or cannot be used here, or another argument does not
+            fit.
     """
     spec, tvm_target = resolve(target)
     _check_tolerance(tolerance)
-    return _open(program, spec, Compiler(tvm_target, KernelCache()), tolerance, workarounds)
+    budget = parse_budget(max_memory)
+    compiler = Compiler(tvm_target, KernelCache())
+    return _open(program, spec, compiler, tolerance, workarounds, budget)
 
 
 def _open(
@@ -103,9 +114,16 @@ def _open(
     compiler: Compiler,
     tolerance: float | None,
     workarounds: Sequence[str],
+    max_memory: int | None,
 ) -> Session:
-    limit = LIMIT if tolerance is None else tolerance
-    session = Session(program, spec, compiler, tolerance=limit, workarounds=workarounds)
+    session = Session(
+        program,
+        spec,
+        compiler,
+        tolerance=LIMIT if tolerance is None else tolerance,
+        workarounds=workarounds,
+        max_memory=max_memory,
+    )
     if spec.rpc == BROWSER:
         session.invite()
     return session

@@ -33,6 +33,7 @@ from tapml_nb.execute.events import (
 from tapml_nb.execute.hybrid import SOURCE, TARGET, HybridRun
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.execute.storage import Storage
 from tapml_nb.execute.unobserved import UnobservedRun
 from tapml_nb.frontends.inside import Inside
 from tapml_nb.frontends.program import CoarseProgram, Program
@@ -89,6 +90,7 @@ class Runs:
         thread: JobThread,
         info: RunInfo,
         others: Sequence[TargetSession] = (),
+        storage: Storage | None = None,
     ) -> None:
         graph = program.graph
         self._program = program
@@ -104,7 +106,7 @@ class Runs:
         self._graph: Graph = graph
         self.events = events
         self._thread = thread
-        self._source = SourceRun(program, events)
+        self._source = SourceRun(program, events, storage)
         self.kernels = KernelTable(self._source, compiler, target, events, others)
         self.tables = [self.kernels]
         self._opened: dict[OpId, Runs] = {}
@@ -236,7 +238,8 @@ class Runs:
         with _Running(self, "migration", len(moving)) as running:
             quarantined |= migrate(moving, probes, on_step).quarantined
         self.place([op for op in self.placement if self.placement[op] == TARGET], SOURCE)
-        offloaded = self.place([op.id for op in self._graph.ops if op.id in set(moved)], TARGET)
+        safe_set = frozenset(moved)
+        offloaded = self.place([op.id for op in self._graph.ops if op.id in safe_set], TARGET)
         if not running.stopped:
             self.run_hybrid(whole=True)  # everything a report says is of this placement
         labels = self.kernels.labels()

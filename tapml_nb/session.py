@@ -29,6 +29,7 @@ from tapml_nb.execute.events import (
 )
 from tapml_nb.execute.hybrid import SOURCE, TARGET
 from tapml_nb.execute.kernels import KernelTable, check_override
+from tapml_nb.execute.storage import Storage
 from tapml_nb.frontends.program import Program
 from tapml_nb.graph import Graph, Op, OpId, Selector, SelectorError, select
 from tapml_nb.jobs import Job, JobThread, SessionBusy, in_main_thread
@@ -105,7 +106,9 @@ class Session:
         *,
         tolerance: float = LIMIT,
         workarounds: Sequence[str] = (),
+        max_memory: int | None = None,
     ) -> None:
+        """``max_memory`` is in bytes."""
         self.graph: Graph = program.graph
         self._program = program
         self._spec = target
@@ -125,13 +128,14 @@ class Session:
         info = RunInfo(
             target=target.kind + guarded, tolerance=tolerance, workarounds=tuple(workarounds)
         )
+        storage = Storage(max_memory)
         self._runs = Runs(
-            program, self._target, compiler, self._events, self._thread, info, self._others
+            program, self._target, compiler, self._events, self._thread, info, self._others, storage
         )
         self._feed: Feed | None = None
         self._workbench: Workbench | None = None
         self._finalizer = weakref.finalize(
-            self, _release, [self._target, *self._others], compiler, self._runs.tables
+            self, _release, [self._target, *self._others], compiler, self._runs.tables, storage
         )
 
     @property
@@ -626,10 +630,14 @@ def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
 
 
 def _release(
-    sessions: Sequence[TargetSession], compiler: Compiler, tables: Sequence[KernelTable]
+    sessions: Sequence[TargetSession],
+    compiler: Compiler,
+    tables: Sequence[KernelTable],
+    storage: Storage,
 ) -> None:
     for session in sessions:
         session.close()
     compiler.close()
     for kernels in tables:
         kernels.close()
+    storage.close()

@@ -11,6 +11,7 @@ import inspect
 import math
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,9 @@ from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
 from tapml_nb.targets.session import TargetSession
 
 NumpyFunction = Callable[..., Any]
+
+_Slot = tuple[OpId, tuple[TensorSpec, ...]]
+"""An operator and the shapes it meets."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,9 @@ class KernelTable:
         self._others = others
         self._events = events
         self._known: dict[str, Compiled | Failure] = {}
-        self._keys: dict[tuple[OpId, tuple[TensorSpec, ...]], str | Failure] = {}
         self._conversions: dict[OpId, str] = {}
+        self._keys: dict[_Slot, str | Failure] = {}
+        self._needed: Counter[str] = Counter()
         self._overrides: dict[OpId, str | NumpyOverride] = {}
         self._override_modules: dict[str, Any] = {}
         self._override_count = 0
@@ -142,11 +147,11 @@ class KernelTable:
     @property
     def unique(self) -> int:
         """How many different kernels the operators seen so far need."""
-        return len({key for key in self._keys.values() if isinstance(key, str)})
+        return len(self._needed)
 
     def labels(self) -> dict[OpId, str]:
         """The short name of every operator's kernel that is known already."""
-        return {op: key[:12] for (op, _), key in self._keys.items() if isinstance(key, str)}
+        return {op: key[:12] for (op, _), key in list(self._keys.items()) if isinstance(key, str)}
 
     def unit_text(self, op: OpId, step: int) -> tuple[str, str] | str:
         """Key and TVM JSON of what is compiled for an operator, or why there is nothing.
@@ -194,7 +199,11 @@ class KernelTable:
         shapes = self._shapes(self._graph[op], step)
         real = range(self._source.program.steps)
         if all(self._shapes(self._graph[op], s) != shapes for s in real):
-            self._keys.pop((op, shapes), None)
+            key = self._keys.pop((op, shapes), None)
+            if isinstance(key, str):
+                self._needed[key] -= 1
+                if not self._needed[key]:
+                    del self._needed[key]
         self._target.drop(tensors)
 
     # -- preparing -------------------------------------------------------------------------------
@@ -254,7 +263,7 @@ class KernelTable:
         return tuple(
             TensorSpec((), f"={values[v]}")
             if self._graph.values[v].host
-            else TensorSpec(tuple(values[v].shape), self._graph.values[v].spec.dtype)
+            else TensorSpec(self._source.shape(v, step), self._graph.values[v].spec.dtype)
             for v in op.inputs
         )
 
@@ -278,6 +287,7 @@ class KernelTable:
             self._conversions[op] = unit.conversion
         key = self._compiler.key(unit.module)
         self._keys[slot] = key
+        self._needed[key] += 1
         if key not in self._known:
             modules[key] = unit.module
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tapml_nb.frontends.program import Program, SourceTensor, Unit
+from tapml_nb.frontends.program import Memory, Program, SourceTensor, Unit
 from tapml_nb.graph import Op, OpId, ValueId
 
 
@@ -84,6 +84,10 @@ class Inside:
     def from_numpy(self, array: np.ndarray, like: SourceTensor) -> SourceTensor:
         """As the whole program does."""
         return self._program.from_numpy(array, like)
+
+    def memory(self, tensor: SourceTensor) -> Memory | None:
+        """As the whole program does."""
+        return self._program.memory(tensor)
 
     def _upstream(self, inside: Sequence[Op]) -> list[Op]:
         """The operators outside that have to run for those inside to have all that they read."""

@@ -6,7 +6,7 @@ the framework's own ("source tensors"); they become NumPy arrays only where they
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -43,6 +43,22 @@ class Unit:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     conversion: str = ""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory that a source tensor lies in; others may lie in the same.
+
+    Attributes:
+        address: tells it from the memory of other tensors, while they exist.
+        data: all its bytes (uint8), shared where possible.
+        over: makes the tensor anew over such bytes, alike to the stride: what is computed from it
+            is the same, bit for bit.
+    """
+
+    address: int
+    data: Callable[[], np.ndarray]
+    over: Callable[[np.ndarray], SourceTensor]
 
 
 class Program(Protocol):
@@ -84,6 +100,9 @@ class Program(Protocol):
 
     def from_numpy(self, array: np.ndarray, like: SourceTensor) -> SourceTensor:
         """A source tensor with these values, on the device of ``like``."""
+
+    def memory(self, tensor: SourceTensor) -> Memory | None:
+        """The memory that a tensor lies in; None if it cannot be made anew over other memory."""
 
 
 @runtime_checkable

@@ -8,8 +8,9 @@ and judged here.
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,6 +79,7 @@ class IntroducedRun:
         self._references = references
         self._limit = limit
         self._met: set[str] = set()
+        self._by_spec: dict[int, Mapping[TensorSpec, Sequence[tuple[int, ValueId]]]] = {}
 
     def begin(self) -> None:
         """A new run begins: every kernel is to be run twice again where it is met first."""
@@ -286,13 +288,25 @@ class IntroducedRun:
         output = op.outputs[k]
         if 0 < step < self._source.program.steps:
             yield f"its own result of step {step - 1}", self._source.array(output, step - 1)
-        known = list(self._source.values(step))
-        at = known.index(output)
-        for _, value in sorted(enumerate(known), key=lambda place: abs(place[0] - at)):
-            if value == output or values[value].host:
-                continue
-            if values[value].spec == values[output].spec:
-                yield values[value].name, self._source.array(value, step)
+        alike = self._alike(step)[values[output].spec]
+        k = next(k for k, (_, value) in enumerate(alike) if value == output)
+        at, _ = alike[k]
+        before, after = reversed(alike[:k]), alike[k + 1 :]
+        for _, value in heapq.merge(before, after, key=lambda place: abs(place[0] - at)):
+            yield values[value].name, self._source.array(value, step)
+
+    def _alike(self, step: int) -> Mapping[TensorSpec, Sequence[tuple[int, ValueId]]]:
+        """The tensors of a step by shape and dtype, each with its place among all of them."""
+        if step in self._by_spec:
+            return self._by_spec[step]
+        found: dict[TensorSpec, list[tuple[int, ValueId]]] = {}
+        for place, name in enumerate(self._source.values(step)):
+            value = self._graph.values.get(name)  # a step binds more than tensors
+            if value and not value.host:
+                found.setdefault(value.spec, []).append((place, name))
+        if step < self._source.program.steps:  # not one that was made up
+            self._by_spec[step] = found
+        return found
 
     def _explain_unwritten(
         self, result: OpResult, keys: Sequence[str], outcome: Outcome

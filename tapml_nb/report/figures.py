@@ -22,6 +22,10 @@ METRICS = ("ratio", "max_abs", "max_rel", "max_ulp", "rmse", "snr_db", "acc_rati
 
 # Okabe and Ito's palette, told apart by people who see colours differently.
 _BLUE, _ORANGE, _GREY, _RED = "#0072b2", "#e69f00", "#777777", "#d55e00"
+_NAMED = 200
+"""At most so many rows and columns of a heatmap have their names, and make it larger: an image has
+an end, and a name takes milliseconds to draw."""
+
 _LEAST = 1e-3
 """Ratios below this are drawn here: a log scale has no zero."""
 
@@ -87,7 +91,8 @@ def heatmap(report: Report, rows: str = "layer", cols: str = "metric") -> Figure
         ValueError: for any other ``rows`` or ``cols``.
     """
     table = heatmap_table(report, rows, cols)
-    figure, axes = _figure(max(5, 0.7 * len(table.columns) + 3), max(3.0, 0.26 * len(table) + 2.2))
+    wide, tall = (min(_NAMED, count) for count in (len(table.columns), len(table)))
+    figure, axes = _figure(max(5, 0.7 * wide + 3), max(3.0, 0.26 * tall + 2.2))
     image = draw_heatmap(table, axes, cols)
     figure.colorbar(image, ax=axes, label=scale_label(cols))
     title = f"{report.graph.name} on {report.info.target}: {rows} by {cols}"
@@ -109,9 +114,12 @@ def draw_heatmap(
         shown = _scaled(badness)
     image = axes.imshow(shown, aspect="auto", cmap="cividis", interpolation="nearest")
     # Names come from models: "$" is no mathematics.
-    columns, rows = [str(c) for c in table.columns], [str(r) for r in table.index]
-    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", parse_math=False)
-    axes.set_yticks(range(len(rows)), rows, fontsize=8, parse_math=False)
+    for places, names, style in (
+        (axes.set_xticks, table.columns, {"rotation": 45, "ha": "right"}),
+        (axes.set_yticks, table.index, {"fontsize": 8}),
+    ):
+        named = range(0, len(names), math.ceil(len(names) / _NAMED) or 1)
+        places(named, [str(names[k]) for k in named], parse_math=False, **style)
     if values.size <= 400 if numbers is None else numbers:
         middle = np.nanmean([np.nanmin(shown), np.nanmax(shown)]) if np.isfinite(shown).any() else 0
         for (i, j), value in np.ndenumerate(values):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -16,7 +17,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from tapml_nb.frontends.granularity import Decide, Granularity
-from tapml_nb.frontends.program import Unit, Unsupported
+from tapml_nb.frontends.program import Memory, Unit, Unsupported
 from tapml_nb.frontends.torch.coarse import fused_groups, module_groups
 from tapml_nb.frontends.torch.export import (
     StepInputs,
@@ -237,6 +238,20 @@ class TorchProgram:
                 return torch.from_numpy(array.view(width)).view(dtype).to(like.device)
         return torch.from_numpy(array).to(like.device)
 
+    def memory(self, tensor: torch.Tensor) -> Memory | None:
+        """The tensor's storage (see :class:`~tapml_nb.frontends.program.Program`)."""
+        plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        if not plain or tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
+            return None
+        storage = tensor.untyped_storage()
+
+        def data() -> np.ndarray:
+            whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+            return np.asarray(whole.cpu().numpy())
+
+        place = (int(tensor.storage_offset()), tensor.shape, tensor.stride())
+        return Memory(storage.data_ptr(), data, partial(_over, tensor.dtype, tensor.device, place))
+
     # -- import ------------------------------------------------------------------------------
 
     def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any], step: int) -> list[Any]:
@@ -411,6 +426,17 @@ def _fits(leaf: torch.Tensor, expected: Any) -> bool:
         return False
     sizes = zip(leaf.shape, expected.shape, strict=True)
     return all(isinstance(want, torch.SymInt) or have == want for have, want in sizes)
+
+
+def _over(
+    dtype: torch.dtype,
+    device: torch.device,
+    place: tuple[int, Sequence[int], Sequence[int]],
+    data: np.ndarray,
+) -> torch.Tensor:
+    """A tensor at an offset, of a shape and strides (all in elements) in memory of its own."""
+    storage = torch.from_numpy(data).to(device).untyped_storage()
+    return torch.empty(0, dtype=dtype, device=device).set_(storage, *place)
 
 
 def _widen(value: Any) -> Any:
