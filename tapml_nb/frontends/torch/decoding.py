@@ -119,7 +119,7 @@ class _StaticDecoder(_Decoder):
             for name in ("keys", "values", "cumulative_length"):
                 self.register_buffer(f"{name}_{i}", getattr(layer, name), persistent=False)
 
-    def forward(self, input_ids: torch.Tensor, *encoded: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, *encoded: torch.Tensor) -> Any:
         for i, layer in enumerate(self._layers):
             for name in ("keys", "values", "cumulative_length"):
                 setattr(layer, name, getattr(self, f"{name}_{i}"))  # while exporting: others
@@ -127,7 +127,7 @@ class _StaticDecoder(_Decoder):
 
     def reset(self) -> None:
         """Empty the cache."""
-        for buffer in self._buffers.values():
+        for buffer in self.buffers(recurse=False):
             buffer.zero_()
 
 
@@ -138,9 +138,9 @@ class _DynamicDecoder(_Decoder):
         from transformers.cache_utils import DynamicLayer
 
         *encoded, past = rest
-        layers = []
+        layers: list[Any] = []
         for keys, values in zip(past[::2], past[1::2], strict=True):
-            layer = DynamicLayer()
+            layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys, values
             layers.append(layer)
@@ -193,8 +193,8 @@ def _empty_cache(model: PreTrainedModel, first: Step, length: int) -> list[Pair]
     """
     from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-    kept = DynamicCache(config=model.config)
-    for layer in kept.layers:
+    layers: list[Any] = DynamicCache(config=model.config).layers
+    for layer in layers:
         if type(layer) is DynamicSlidingWindowLayer and layer.sliding_window <= length:
             raise ValueError(
                 f"steps: {length} positions are more than the model's sliding window of "
@@ -205,8 +205,8 @@ def _empty_cache(model: PreTrainedModel, first: Step, length: int) -> list[Pair]
                 f"model: {type(model).__name__} keeps a {type(layer).__name__}; only caches of "
                 f"keys and values can be decoded with"
             )
-    _Decoder(model).logits(kept.layers, *first)
-    return [(layer.keys[:, :, :0], layer.values[:, :, :0]) for layer in kept.layers]
+    _Decoder(model).logits(layers, *first)
+    return [(layer.keys[:, :, :0], layer.values[:, :, :0]) for layer in layers]
 
 
 def _cache_argument(model: nn.Module) -> str:
