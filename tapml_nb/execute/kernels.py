@@ -96,6 +96,8 @@ class KernelTable:
         override = self._overrides.get(op)
         if isinstance(override, NumpyOverride):
             return override
+        if override and (misfit := self._misfit(override, op, step)):
+            return misfit
         key = override or self._key(op, step)
         return self._known[key] if isinstance(key, str) else key
 
@@ -250,6 +252,17 @@ class KernelTable:
         key = self._compiler.key(module)
         self._override_modules[key] = module
         self._overrides[op] = key
+
+    def _misfit(self, override: str, op: OpId, step: int) -> Failure | None:
+        """Why a PrimFunc of the user's cannot run in a step, if its shapes are another step's."""
+        ((_, function),) = self._override_modules[override].functions.items()
+        operator, values = self._graph[op], self._source.values(step)
+        takes = [spec.shape for spec in buffer_specs(function)]
+        needs = [tuple(values[v].shape) for v in (*operator.inputs, *operator.outputs)]
+        if takes == needs:
+            return None
+        took, needed = (" ".join(str(list(shape)) for shape in x) for x in (takes, needs))
+        return Failure("unsupported", f"your PrimFunc is for shapes {took}; here they are {needed}")
 
     def _key(self, op: OpId, step: int) -> str | Failure:
         return self._keys[op, self._shapes(self._graph[op], step)]

@@ -21,6 +21,7 @@ from tapml_nb.execute.kernels import KernelTable, NumpyOverride, resolve_result
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op, TensorSpec, ValueId
 from tapml_nb.judge.diagnosis import Pattern, diagnose, found
+from tapml_nb.judge.positions import TokenAxes
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.ties import chooses, same_choice
@@ -78,6 +79,7 @@ class IntroducedRun:
         self._device = device
         self._references = references
         self._limit = limit
+        self._axes = TokenAxes(source)
         self._met: set[str] = set()
         self._by_spec: dict[int, Mapping[TensorSpec, Sequence[tuple[int, ValueId]]]] = {}
 
@@ -235,7 +237,8 @@ class IntroducedRun:
             for k, reference in enumerate(references):
                 first_run = suffix == "#1" and not outcome.deterministic[k]
                 if outcome.identical[k] and not first_run:
-                    judged.append(_Judged(judge_identical(reference)))
+                    axis = self._axes.axis(op.outputs[k], step)
+                    judged.append(_Judged(judge_identical(reference, axis)))
                 else:
                     key = keys[k] + (suffix if first_run else "")
                     judged.append(self._judge_output(op, step, k, self._device.fetch(key)))
@@ -245,7 +248,7 @@ class IntroducedRun:
     def _judge_output(self, op: Op, step: int, k: int, array: np.ndarray) -> _Judged:
         """Judge one output; indices that choose among equals may choose differently."""
         reference = self._references.local(op, step)[k]
-        judgement = judge(array, reference, self._limit)
+        judgement = judge(array, reference, self._limit, self._axes.axis(op.outputs[k], step))
         source = reference.source
         if (
             judgement.verdict is Verdict.FAIL
@@ -379,6 +382,7 @@ def _conclude(base: OpResult, judged: Sequence[_Judged]) -> OpResult:
         statistics=judgement.statistics,
         output=worst,
         message=prefix + judgement.message,
+        positions=judgement.positions,
     )
 
 

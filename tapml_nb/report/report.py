@@ -79,6 +79,7 @@ class Culprit:
         step: the step in which it is worst.
         pattern: the :class:`~tapml_nb.judge.diagnosis.Pattern` that the error looks like; ""
             for none.
+        steps: every step in which it is broken.
     """
 
     op: OpId
@@ -88,6 +89,7 @@ class Culprit:
     evidence: str
     step: int
     pattern: str = ""
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -193,14 +195,16 @@ class Report:
         :attr:`missing`.
         """
         order = {op.id: i for i, op in enumerate(self.graph.ops)}
-        worst: dict[OpId, OpResult] = {}
+        broken: dict[OpId, list[OpResult]] = {}
         for result in self.introduced.values():
-            if result.verdict in _BROKEN and (
-                result.op not in worst or _badness(result) < _badness(worst[result.op])
-            ):
-                worst[result.op] = result
-        results = sorted(worst.values(), key=lambda r: (*_badness(r), order[r.op]))
-        return [self._culprit(result) for result in results]
+            if result.verdict in _BROKEN:
+                broken.setdefault(result.op, []).append(result)
+        results = [min(found, key=_badness) for found in broken.values()]
+        results.sort(key=lambda r: (*_badness(r), order[r.op]))
+        return [
+            self._culprit(result, tuple(sorted(r.step for r in broken[result.op])))
+            for result in results
+        ]
 
     @cached_property
     def missing(self) -> list[OpResult]:
@@ -339,7 +343,7 @@ class Report:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _culprit(self, result: OpResult) -> Culprit:
+    def _culprit(self, result: OpResult, steps: tuple[int, ...]) -> Culprit:
         op = self.graph[result.op]
         line = op.source
         where = f"{Path(line.file).name}:{line.line}: {line.text}" if line else ""
@@ -350,6 +354,7 @@ class Report:
             if stats
             else ""
         )
+        when = "" if len(steps) == self.steps else f"broken in steps {_ranges(steps)}"
         look = result.diagnosis
         words = f"{look.words} ({look.usual_cause})" if look else ""
         return Culprit(
@@ -357,9 +362,10 @@ class Report:
             result.verdict,
             result.ratio,
             "; ".join(filter(None, (words, result.message, self.conversions.get(result.op)))),
-            "; ".join(part for part in (where, look.evidence if look else "", metrics) if part),
+            "; ".join(filter(None, (where, when, look.evidence if look else "", metrics))),
             result.step,
             str(look.pattern) if look else "",
+            steps,
         )
 
     def _row(self, op: Any, step: int) -> dict[str, Any]:
@@ -402,6 +408,18 @@ def _badness(result: OpResult) -> tuple[int, float]:
     """Sorts the worst first: by verdict, then by ratio."""
     ratio = math.inf if math.isnan(result.ratio) else result.ratio
     return _BROKEN.index(result.verdict), -ratio
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers in words.
+
+    >>> _ranges([0, 3, 4, 5])
+    '0, 3-5'
+    """
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    pairs = zip(starts, ends, strict=True)
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in pairs)
 
 
 def summarize(report: Report) -> str:

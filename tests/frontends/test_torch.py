@@ -36,7 +36,7 @@ def test_running_the_operators_is_running_the_model(imported):
 
 
 def test_every_call_of_the_exported_program_is_an_operator(imported):
-    """Every one that PyTorch's own decomposition keeps: it drops conversions that change nothing."""
+    """Every one that decomposition keeps: it drops conversions that change nothing."""
     _, inputs, program = imported
     model, _ = llama()
     exported = torch.export.export(model, inputs, strict=False)

@@ -412,9 +412,13 @@ def _node_spec(node: fx.Node) -> TensorSpec:
 
 
 def _spec(tensor: torch.Tensor) -> TensorSpec:
-    return TensorSpec(
-        tuple(int(size) for size in tensor.shape), str(tensor.dtype).removeprefix("torch.")
-    )
+    return TensorSpec(tuple(map(_size, tensor.shape)), str(tensor.dtype).removeprefix("torch."))
+
+
+def _size(size: int | torch.SymInt) -> int:
+    """A size when the model was exported; ``int()`` of a symbolic one would fix it for good."""
+    hint = None if isinstance(size, int) else size.node.hint
+    return int(size if hint is None else hint)
 
 
 def _describe(value: Any) -> str:
