@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tapml_nb.compile.cache import KernelCache
 from tapml_nb.compile.compiler import Compiler
+from tapml_nb.frontends.dispatch import import_model
 from tapml_nb.frontends.program import Program
 from tapml_nb.judge.verdict import LIMIT
 from tapml_nb.session import Session
@@ -13,16 +14,18 @@ from tapml_nb.targets.availability import resolve
 from tapml_nb.targets.spec import BROWSER
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch.export import ExportedProgram
 
 
 def debug(
-    model: torch.nn.Module | ExportedProgram,
+    model: torch.nn.Module | ExportedProgram | str | Path | Any,
     inputs: Any,
     *,
     target: Any = "llvm",
-    source: str = "torch",
+    source: str | None = None,
     granularity: str = "operator",
     tolerance: float | None = None,
     dynamic_shapes: Any = None,
@@ -31,14 +34,17 @@ def debug(
     """Open a session that debugs a model on a target.
 
     Args:
-        model: a PyTorch module in eval mode, or an ``ExportedProgram``.
-        inputs: what to run it on: a tuple (positional) or dict (keyword) of tensors for one
+        model: a PyTorch module in eval mode, an ``ExportedProgram``, or an ONNX model (a path
+            or a ``ModelProto``).
+        inputs: what to run it on: a tuple (positional) or dict (by name) of tensors for one
             step, or a list of these for several steps.  Use realistic inputs: they are what
             every operator is judged on.
         target: a short name (``"llvm"``, ``"c"``), a ``tvm.target.Target``, or a
             :class:`~tapml_nb.targets.spec.Target`.
-        source: the reference platform; ``"torch"`` runs the model where its tensors are.
-        granularity: what one operator is; ``"operator"`` is one ATen call.
+        source: the reference platform.  ``"torch"`` (default for PyTorch models) runs the model
+            where its tensors are, ``"torch:cuda"`` a copy of it on that device;
+            ``"onnxruntime"`` (default for ONNX models) runs on the CPU, unoptimized.
+        granularity: what one operator is; ``"operator"`` is one ATen call or ONNX node.
         tolerance: how many noise floors the target may be away from the exact result; default
             8 (see :mod:`tapml_nb.judge.verdict`).
         dynamic_shapes: as for ``torch.export.export``, where steps differ in shape.
@@ -52,15 +58,13 @@ def debug(
         TypeError: if the model or the inputs are of no known kind.
         FrontendError: if the model runs but cannot be exported.
     """
-    if source != "torch":
-        raise ValueError(f"source: {source!r} is not available; this version has 'torch'")
     if granularity != "operator":
         raise ValueError(
             f"granularity: {granularity!r} is not available; this version has 'operator'"
         )
     spec, _ = resolve(target)
     _check_tolerance(tolerance)
-    program = _import(model, inputs, dynamic_shapes, name)
+    program = import_model(model, inputs, source=source, dynamic_shapes=dynamic_shapes, name=name)
     return open_session(program, spec, tolerance=tolerance)
 
 
@@ -83,16 +87,3 @@ def open_session(program: Program, target: Any, *, tolerance: float | None = Non
 def _check_tolerance(tolerance: float | None) -> None:
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance: {tolerance!r}; give a positive number of noise floors")
-
-
-def _import(model: Any, inputs: Any, dynamic_shapes: Any, name: str | None) -> Program:
-    import torch
-    from torch.export import ExportedProgram
-
-    from tapml_nb.frontends.torch import import_torch
-
-    if not isinstance(model, torch.nn.Module | ExportedProgram):
-        raise TypeError(
-            f"model: a {type(model).__name__}; give a torch.nn.Module or an ExportedProgram"
-        )
-    return import_torch(model, inputs, dynamic_shapes=dynamic_shapes, name=name)
