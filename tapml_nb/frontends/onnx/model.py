@@ -52,7 +52,7 @@ def load(model: Any) -> OnnxModel:
     graph = model.graph
     if model.functions:
         graph = inline_local_functions(model, convert_version=True).graph
-    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    opsets = {entry.domain.removeprefix("ai.onnx"): entry.version for entry in model.opset_import}
     constants = {tensor.name: _array(tensor) for tensor in graph.initializer}
     nodes: list[OnnxNode] = []
     for node in graph.node:

@@ -118,6 +118,11 @@ class OnnxNode:
         if wide:
             for attribute in node.attribute:
                 _widen(attribute)
+            if node.op_type == "GroupNormalization":  # it names the dtype of its sums
+                kept = [a for a in node.attribute if a.name != "stash_type"]
+                del node.attribute[:]
+                wide_sums = helper.make_attribute("stash_type", onnx.TensorProto.DOUBLE)
+                node.attribute.extend([*kept, wide_sums])
         graph = helper.make_graph(
             [node],
             "operator",
@@ -130,7 +135,7 @@ class OnnxNode:
 
     def _schema(self) -> Any:
         domain = self.proto.domain
-        version = self.opsets.get(domain or "ai.onnx", 1)
+        version = self.opsets.get(domain.removeprefix("ai.onnx"), 1)
         try:
             return onnx.defs.get_schema(self.proto.op_type, version, domain)
         except onnx.defs.SchemaError:  # another vendor's operator

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,14 @@ from onnx.reference import ReferenceEvaluator
 from tapml_nb.frontends.onnx.nodes import OnnxNode
 from tapml_nb.numerics import is_float
 
-_NARROW = frozenset(("GridSample",))
-"""Operators that onnxruntime computes in float32 whatever their dtype."""
+_NARROW = frozenset(("Shrink",))
+"""Operators in which onnxruntime computes in float32 though their dtype is float64."""
+
+_NARROW_REFERENCE = frozenset(("DeformConv", "GridSample", "RoiAlign"))
+"""Those in which onnx's reference implementation does."""
+
+_OWN: dict[str, Callable[..., np.ndarray]] = {"Erf": np.vectorize(math.erf, otypes=[np.float64])}
+"""Those that neither computes in float64."""
 
 _MOST = 1 << 22
 """Elements of an input up to which onnx's reference implementation, in NumPy, is asked."""
@@ -53,10 +60,13 @@ class Runtime:
         wide = {name: _widened(value) for name, value in values.items()}
         if node.subgraphs or any(isinstance(value, list) for value in wide.values()):
             return None
-        if node.proto.op_type not in _NARROW:
+        kind = node.proto.op_type
+        if kind in _OWN:
+            return [_OWN[kind](*wide.values())]
+        if kind not in _NARROW:
             with contextlib.suppress(Exception):  # no kernel for float64
                 return _run(self._session(node, wide, wide=True), node, wide)
-        if any(np.size(value) > _MOST for value in wide.values()):
+        if kind in _NARROW_REFERENCE or any(np.size(value) > _MOST for value in wide.values()):
             return None
         model = node.alone(wide, {}, shapes=False, wide=True)
         with contextlib.suppress(Exception), np.errstate(all="ignore"):

@@ -40,7 +40,7 @@ def build_module(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module = importer.from_onnx(model.graph, node.opsets.get("ai.onnx", 1))
+            module = importer.from_onnx(model.graph, node.opsets.get("", 1))
     except OpNotImplemented as error:
         raise Unsupported(f"TVM's ONNX importer has no rule for {kind}") from error
     except _Failed as failed:
