@@ -8,26 +8,27 @@ from typing import TYPE_CHECKING, Any
 from tapml_nb.compile.cache import KernelCache
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.execute.storage import parse_budget
+from tapml_nb.frontends.dispatch import import_model
 from tapml_nb.frontends.granularity import Granularity
-from tapml_nb.frontends.program import Program
+from tapml_nb.frontends.program import CoarseProgram, Program
 from tapml_nb.judge.verdict import LIMIT
 from tapml_nb.session import Session
 from tapml_nb.targets.availability import resolve
 from tapml_nb.targets.spec import BROWSER, Target
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch.export import ExportedProgram
 
-    from tapml_nb.frontends.torch import TorchProgram
-
 
 def debug(
-    model: torch.nn.Module | ExportedProgram,
+    model: torch.nn.Module | ExportedProgram | str | Path | Any,
     inputs: Any,
     *,
     target: Any = "llvm",
-    source: str = "torch",
+    source: str | None = None,
     granularity: str = "operator",
     tolerance: float | None = None,
     dynamic_shapes: Any = None,
@@ -38,18 +39,22 @@ def debug(
     """Open a session that debugs a model on a target.
 
     Args:
-        model: a PyTorch module in eval mode, or an ``ExportedProgram``.
-        inputs: what to run it on: a tuple (positional) or dict (keyword) of tensors for one
+        model: a PyTorch module in eval mode, an ``ExportedProgram``, or an ONNX model (a path
+            or a ``ModelProto``).
+        inputs: what to run it on: a tuple (positional) or dict (by name) of tensors for one
             step, or a list of these for several steps.  Use realistic inputs: they are what
             every operator is judged on.
         target: a short name (``"llvm"``, ``"c"``), a ``tvm.target.Target``, or a
             :class:`~tapml_nb.targets.spec.Target`.
-        source: the reference platform; ``"torch"`` runs the model where its tensors are.
-        granularity: what one operator is.  ``"operator"``: one ATen call.  ``"fused"``: what
-            becomes one kernel when TVM deploys the whole model on this target.  ``"module"``: the
-            calls of one innermost module; ``"module:N"``: those of a module whose path has N
-            components (``"module:3"``: ``model.layers.0``).  What a coarse operator holds is in
-            ``graph[op].members``; ``report.drill(op)`` judges these one by one.
+        source: the reference platform.  ``"torch"`` (default for PyTorch models) runs the model
+            where its tensors are, ``"torch:cuda"`` a copy of it on that device;
+            ``"onnxruntime"`` (default for ONNX models) runs on the CPU, unoptimized.
+        granularity: what one operator is.  ``"operator"``: one ATen call or ONNX node; of PyTorch
+            models also ``"fused"``: what becomes one kernel when TVM deploys the whole model on
+            this target; ``"module"``: the calls of one innermost module; ``"module:N"``: those of
+            a module whose path has N components (``"module:3"``: ``model.layers.0``).  What a
+            coarse operator holds is in ``graph[op].members``; ``report.drill(op)`` judges these
+            one by one.
         tolerance: how many noise floors the target may be away from the exact result; default
             8 (see :mod:`tapml_nb.judge.verdict`).
         dynamic_shapes: as for ``torch.export.export``, where steps differ in shape.
@@ -71,16 +76,26 @@ def debug(
         FrontendError: if the model runs but cannot be exported, or what the target fuses of it
             cannot be found out.
     """
-    if source != "torch":
-        raise ValueError(f"source: {source!r} is not available; this version has 'torch'")
     level = Granularity.parse(granularity)
     spec, tvm_target = resolve(target)
     _check_tolerance(tolerance)
     budget = parse_budget(max_memory)
-    program = _import(model, inputs, dynamic_shapes, name, workarounds)
+    program = import_model(
+        model,
+        inputs,
+        source=source,
+        dynamic_shapes=dynamic_shapes,
+        name=name,
+        workarounds=workarounds,
+    )
+    if not isinstance(program, CoarseProgram) and level.unit != "operator":
+        raise ValueError(
+            f"granularity: {granularity!r} is for PyTorch models; this one has 'operator' alone"
+        )
     compiler = Compiler(tvm_target, KernelCache())
     try:
-        program = program.at(level, compiler.fusion)
+        if isinstance(program, CoarseProgram):
+            program = program.at(level, compiler.fusion)
     except BaseException:
         compiler.close()
         raise
@@ -132,20 +147,3 @@ def _open(
 def _check_tolerance(tolerance: float | None) -> None:
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance: {tolerance!r}; give a positive number of noise floors")
-
-
-def _import(
-    model: Any, inputs: Any, dynamic_shapes: Any, name: str | None, workarounds: Sequence[str]
-) -> TorchProgram:
-    import torch
-    from torch.export import ExportedProgram
-
-    from tapml_nb.frontends.torch import import_torch
-
-    if not isinstance(model, torch.nn.Module | ExportedProgram):
-        raise TypeError(
-            f"model: a {type(model).__name__}; give a torch.nn.Module or an ExportedProgram"
-        )
-    return import_torch(
-        model, inputs, dynamic_shapes=dynamic_shapes, name=name, workarounds=workarounds
-    )

@@ -393,7 +393,8 @@ def check_override(graph: Graph, op: OpId, kernel: Any) -> None:
             )
         return
     operator = graph[op]
-    wanted = [graph.values[v].spec for v in (*operator.inputs, *operator.outputs)]
+    values = [graph.values[v] for v in (*operator.inputs, *operator.outputs)]
+    wanted = [value.spec for value in values if not value.host]
     try:
         found = [TensorSpec(spec.shape, spec.dtype) for spec in buffer_specs(kernel)]
     except ValueError as error:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from tapml_nb.frontends.granularity import Decide, Granularity
 from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
 
 SourceTensor = Any
@@ -108,6 +109,13 @@ class Program(Protocol):
 @runtime_checkable
 class CoarseProgram(Program, Protocol):
     """A program whose operators may hold several calls (:class:`~tapml_nb.graph.Member`)."""
+
+    def at(self, granularity: Granularity, decide: Decide) -> Program:
+        """The same model with other operators; ``decide`` lets the target decide what it fuses.
+
+        Raises:
+            ValueError: if no module is as deep as the granularity says.
+        """
 
     def operators(self) -> Program:
         """The same model at operator granularity, with the same names for values."""

@@ -14,10 +14,15 @@ from tapml_nb.graph import Op
 _INDEX_OUTPUT = {
     **dict.fromkeys(("aten.sort", "aten.topk", "aten.max", "aten.min"), 1),
     **dict.fromkeys(("aten.argsort", "aten.argmax", "aten.argmin"), 0),
+    **dict.fromkeys(("onnx.TopK", "relax.topk"), 1),
+    **dict.fromkeys(("onnx.ArgMax", "onnx.ArgMin"), 0),
+    **dict.fromkeys(("relax.argsort", "relax.argmax", "relax.argmin"), 0),
 }
 """Kinds that choose, and which of their outputs are the indices."""
 
-_PERMUTING = frozenset(("aten.sort", "aten.argsort", "aten.topk"))
+_PERMUTING = frozenset(
+    ("aten.sort", "aten.argsort", "aten.topk", "onnx.TopK", "relax.topk", "relax.argsort")
+)
 
 
 def chooses(op: Op, output: int) -> bool:
@@ -29,12 +34,12 @@ def same_choice(op: Op, values: np.ndarray, target: np.ndarray, source: np.ndarr
     """Whether the target's indices select elements equal to those that the source's select.
 
     Args:
-        op: the operator; ``dim`` and ``keepdim`` are among its constants.
+        op: the operator; ``dim`` (elsewhere ``axis``) is among its constants.
         values: its input.
         target: the target's indices.
         source: the source's indices, of the same shape.
     """
-    dim = op.constants.get("dim", -1)
+    dim = op.constants.get("dim", op.constants.get("axis", -1))
     if dim is None:  # over all elements
         values, axis = values.reshape(-1), 0
         chosen = [indices.reshape(-1) for indices in (target, source)]

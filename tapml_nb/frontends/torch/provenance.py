@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import linecache
-import re
-from pathlib import Path
-
 import torch
 from torch import fx
 
+from tapml_nb.frontends.trace import user_line
 from tapml_nb.graph import SourceLine
 from tapml_nb.graph.model import Constant
-
-_FRAME = re.compile(r'^\s*File "(?P<file>.+)", line (?P<line>\d+), in ', re.MULTILINE)
-_TORCH = str(Path(torch.__file__).parent)
 
 
 def scope_and_class(node: fx.Node) -> tuple[str, str]:
@@ -80,10 +74,4 @@ def constants(node: fx.Node) -> dict[str, Constant]:
 def source_line(node: fx.Node) -> SourceLine | None:
     """The innermost frame outside PyTorch itself, with the line's text."""
     trace = node.meta.get("stack_trace")
-    if not trace:
-        return None
-    frames = [(m["file"], int(m["line"])) for m in _FRAME.finditer(trace)]
-    for file, line in reversed(frames):
-        if not file.startswith((_TORCH, "<")) or file.startswith("<ipython"):
-            return SourceLine(file, line, linecache.getline(file, line).strip())
-    return None
+    return user_line(trace) if trace else None
