@@ -435,6 +435,30 @@ class Runs:
             path, self._source, self.kernels, self._references, self.introduced, ops
         )
 
+    def repro(self, path: Path, op: Op, step: int) -> Path:
+        """Write an operator that fails as a script that needs nothing of ours."""
+        from tapml_nb.carve import repro
+
+        result = self.introduced[op.id, step]
+        inputs = self.inputs(op, step)
+        references = self._references.local(op, step)
+        unit = self.kernels.unit_text(op.id, step)
+        assert isinstance(unit, tuple), "who asks has made sure that there is a kernel"
+        return repro.write(
+            path,
+            repro.Case(
+                self._graph,
+                op,
+                result,
+                unit[1],
+                self.kernels.target,
+                inputs,
+                references,
+                self.info.tolerance,
+                self.kernels.conversions.get(op.id, ""),
+            ),
+        )
+
 
 class _Running:
     """Brackets a run with its events, its time, and the memory of whether it was stopped."""

@@ -436,6 +436,31 @@ class Session:
         bundle: Bundle = self._thread.do(lambda: self._runs.carve(Path(path), chosen))
         return bundle
 
+    def repro(self, op: Selector, path: str | Path, step: int = 0) -> Path:
+        """Write an operator that fails as one Python file that needs only TVM and NumPy.
+
+        It holds the operator in Relax, its real inputs and the source's outputs, compiles and
+        runs it as TVM deploys it, and prints where it differs.  Its exit status is 1 if it
+        differs, 0 if not, 2 if it could not be run.  Large tensors are in a ``.npz`` beside it.
+
+        Args:
+            op: the operator, or a selector that names exactly one.
+            path: the file to write, by custom ``*.py``.
+            step: which step.
+
+        Raises:
+            SelectorError, ValueError: if one of the arguments names nothing, the operator does
+                not fail, or TVM's package cannot run what the target's kind needs.
+        """
+        from tapml_nb.carve import repro, writer
+
+        operator = self._one(op, step)
+        path = Path(path)
+        repro.check(self.report, operator, step, self._spec.kind, operator.id in self.overrides)
+        writer.check_writable(path, "repro.py")
+        written: Path = self._thread.do(lambda: self._runs.repro(path, operator, step))
+        return written
+
     def on(self, event: type[Event] | str, callback: Callback) -> Callable[[], None]:
         """Call back on events of a type or name (see :mod:`tapml_nb.execute.events`).
 

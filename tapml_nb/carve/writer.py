@@ -21,15 +21,15 @@ from tapml_nb.judge.results import OpResult
 from tapml_nb.numerics import digest
 
 
-def check_writable(path: Path) -> None:
-    """Find out before any work that a bundle cannot be written there.
+def check_writable(path: Path, example: str = "model.tapml") -> None:
+    """Find out before any work that a file cannot be written there.
 
     Raises:
         ValueError: with the reason.
     """
     folder = path.parent
     if path.is_dir():
-        raise ValueError(f"path: {path} is a folder; name a file such as {path / 'model.tapml'}")
+        raise ValueError(f"path: {path} is a folder; name a file such as {path / example}")
     if not folder.is_dir():
         raise ValueError(f"path: the folder {folder} does not exist")
     if not os.access(folder, os.W_OK):

@@ -142,6 +142,11 @@ class KernelTable:
         }
 
     @property
+    def target(self) -> Any:
+        """The ``tvm.target.Target`` that kernels are compiled for."""
+        return self._compiler.target
+
+    @property
     def conversions(self) -> dict[OpId, str]:
         """By what operators were converted, in words, where not by the importer alone."""
         return {op: by for op, by in self._conversions.items() if op not in self._overrides}

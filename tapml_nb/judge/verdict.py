@@ -342,8 +342,7 @@ def _conclude(
         )
         return Judgement(Verdict.FAIL, ratio, seen.allowed, stats, message)
     rms = math.sqrt(seen.squares / stats.elements)
-    narrow = unit_roundoff(source.dtype) > unit_roundoff(np.dtype(np.float32))
-    noise = rms / floor.rms / (_NARROW if narrow else 1.0)
+    noise = seen.limit * rms / rms_limit(floor, source.dtype, seen.limit)
     if noise > seen.limit:
         message = f"the whole tensor is {rms / floor.rms:.3g} times noisier than the source"
         return Judgement(Verdict.FAIL, max(ratio, noise), seen.allowed, stats, message)
@@ -354,6 +353,12 @@ def _conclude(
         ratio = max(ratio, seen.limit * abs(bias) / limit)
         return Judgement(Verdict.FAIL, ratio, seen.allowed, stats, message)
     return Judgement(Verdict.PASS, ratio, seen.allowed, stats)
+
+
+def rms_limit(floor: Floor, dtype: np.dtype, limit: float = LIMIT) -> float:
+    """The largest root mean square error that passes, in units."""
+    narrow = unit_roundoff(dtype) > unit_roundoff(np.dtype(np.float32))
+    return limit * floor.rms * (_NARROW if narrow else 1.0)
 
 
 def bias_floor(floor: Floor, dtype: np.dtype, elements: int) -> float:

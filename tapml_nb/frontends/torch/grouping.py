@@ -2,7 +2,8 @@
 
 ``run_decompositions`` turns ``aten.linear`` into permute, view and mm; people wrote ``linear``.
 Every decomposed node remembers the call it came from (``meta["from_node"]``), and that is the
-key.  ``getitem`` belongs to the producer of its tuple.  A group must be convex (no path leaves
+key.  ``getitem`` belongs to the producer of its tuple, and a complex value, which no kernel can
+yield, to its only reader.  A group must be convex (no path leaves
 it and comes back), or it could not run as one kernel; one that is not is cut where it must be.
 """
 
@@ -25,7 +26,7 @@ def group_nodes(graph: fx.Graph) -> list[Group]:
     for node in graph.nodes:
         if node.op != "call_function":
             continue
-        key = key_of[node.args[0]] if is_getitem(node) else origin(node)
+        key = key_of[node.args[0]] if is_getitem(node) else origin(_reader(node))
         key_of[node] = key
         members.setdefault(key, []).append(node)
     return executable(graph, members.values())
@@ -54,6 +55,23 @@ def is_getitem(node: fx.Node) -> bool:
         and isinstance(node.args[0], fx.Node)
         and node.args[0].op == "call_function"
     )
+
+
+def _reader(node: fx.Node) -> fx.Node:
+    """The first real value that a complex one leads to, as far as each has only one reader; of
+    real values the node itself."""
+    while is_complex(node) and len(node.users) == 1:
+        (user,) = node.users
+        if user.op != "call_function":
+            break
+        node = user
+    return node
+
+
+def is_complex(node: fx.Node) -> bool:
+    """Whether a node yields a complex tensor."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.is_complex()
 
 
 def origin(node: fx.Node) -> str:

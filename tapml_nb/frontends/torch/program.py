@@ -401,7 +401,8 @@ def _is_output(node: fx.Node, members: set[fx.Node]) -> bool:
 
     A node that nobody reads at all is dead code in the model, judged all the same.
     """
-    if isinstance(node.meta.get("val"), list | tuple):
+    value = node.meta.get("val")
+    if value is None or isinstance(value, list | tuple):  # None: an assertion
         return False
     return not node.users or any(user not in members for user in node.users)
 
