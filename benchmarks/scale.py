@@ -112,6 +112,7 @@ def main() -> None:
 def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
     """Wall and CPU seconds of every stage, and peak memory in MB, of a model of about this size."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # operators are tiny: more would wait for each other
     blocks = round(operators / 32)
     model, inputs = Decoder(blocks).eval(), (torch.randn(1, _TOKENS, _WIDTH),)
     stages: dict[str, tuple[float, float]] = {}

@@ -113,13 +113,13 @@ class _Carver:
                 self._tensors.setdefault(exact, self._delta(op, step, k))
             tensor = self._keep(value, step)
             test["outputs"].append({"value": value, "tensor": tensor, "delta": exact})
-        unit = self._kernels.unit_text(op.id, step)
-        if isinstance(unit, tuple):
-            key, text = unit
-            self._units.setdefault(key, text)
+        key = self._kernels.unit_key(op.id, step)
+        if isinstance(key, str):
+            if key not in self._units:
+                self._units[key] = self._kernels.unit_text(op.id, step)
             test["unit"] = key
         else:
-            test["unsupported"] = unit
+            test["unsupported"] = key.message
         return test
 
     def members(self) -> Iterator[tuple[str, bytes]]:

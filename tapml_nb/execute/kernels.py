@@ -160,21 +160,26 @@ class KernelTable:
         """The short name of every operator's kernel that is known already."""
         return {op: key[:12] for (op, _), key in list(self._keys.items()) if isinstance(key, str)}
 
-    def unit_text(self, op: OpId, step: int) -> tuple[str, str] | str:
-        """Key and TVM JSON of what is compiled for an operator, or why there is nothing.
+    def unit_key(self, op: OpId, step: int) -> str | Failure:
+        """The key of what is compiled for an operator, or why there is nothing.
 
         A NumPy override cannot be written down; the operator's own unit stands for it.
         """
+        override = self._overrides.get(op)
+        if isinstance(override, str):
+            return override
+        self._add_unit(op, step, {})
+        return self._key(op, step)
+
+    def unit_text(self, op: OpId, step: int) -> str:
+        """What is compiled for an operator that has a key, as TVM's JSON."""
         import tvm
 
         override = self._overrides.get(op)
         if isinstance(override, str):
-            return override, tvm.ir.save_json(self._override_modules[override])
-        try:
-            module = self._source.program.unit(op, self._source.values(step)).module
-        except Unsupported as reason:
-            return str(reason)
-        return self._compiler.key(module), tvm.ir.save_json(module)
+            return str(tvm.ir.save_json(self._override_modules[override]))
+        module = self._source.program.unit(op, self._source.values(step)).module
+        return str(tvm.ir.save_json(module))
 
     def code(self, op: OpId, step: int) -> KernelCode:
         """What runs for an operator, as code; the step's source run must be complete.

@@ -81,16 +81,27 @@ class _Values(Mapping[ValueId, Any]):
             )
 
 
-class _Reading(dict[ValueId, Any]):
-    """Values as they are read, each looked up once."""
+class _Reading(Mapping[ValueId, Any]):
+    """Values as an operator reads them, each looked up once.
+
+    Attributes:
+        found: what was read.
+    """
 
     def __init__(self, values: Mapping[ValueId, Any]) -> None:
-        super().__init__()
-        self._from = values
+        self.found: dict[ValueId, Any] = {}
+        self._values = values
 
-    def __missing__(self, value: ValueId) -> Any:
-        found = self[value] = self._from[value]
-        return found
+    def __getitem__(self, value: ValueId) -> Any:
+        if value not in self.found:
+            self.found[value] = self._values[value]
+        return self.found[value]
+
+    def __iter__(self) -> Iterator[ValueId]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 @dataclass
@@ -203,13 +214,14 @@ class SourceRun:
         for done, op in enumerate(graph.ops):
             if stopped():
                 raise Stopped
-            read = _Reading(values) if isinstance(values, _Values) else values
+            reading = _Reading(values)
+            given = reading if isinstance(values, _Values) else values
             begin = time.perf_counter()
-            outputs = self.program.run(op.id, read)
+            outputs = self.program.run(op.id, given)
             record.ms[op.id] = (time.perf_counter() - begin) * 1e3
             made = dict(zip(op.outputs, outputs, strict=True))
             if isinstance(values, _Values):
-                values.record(read, made)
+                values.record(reading.found, made)
             else:
                 values.update(made)
             if done % 64 == 0:
