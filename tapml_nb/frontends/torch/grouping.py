@@ -56,6 +56,11 @@ def is_getitem(node: fx.Node) -> bool:
     )
 
 
+def is_assertion(node: fx.Node) -> bool:
+    """Whether a node yields nothing at all: it checks what others yield."""
+    return not node.users and node.meta.get("val") is None
+
+
 def origin(node: fx.Node) -> str:
     """The name of the call in the undecomposed program that a node came from."""
     history = node.meta.get("from_node")
