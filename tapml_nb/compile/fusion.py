@@ -88,52 +88,62 @@ def _inlined(module: Any, legalized: dict[str, tuple[Any, Any]]) -> tuple[Any, s
     calls = [b for b in _bindings(main) if isinstance(b.value, relax.Call)]
     number = {binding.var: k for k, binding in enumerate(calls)}
     missing = [b.var for b in calls if b.value.op.name_hint not in legalized]
-    builder = relax.BlockBuilder()
-    pieces: set[int] = set()
     env = {var: var for var in main.params}
-    env |= {var: relax.Var(var.name_hint, var.ty) for var in missing}
-    params = [*main.params, *(env[var] for var in missing)]
-    with builder.function("main", params):
+    env |= {var: relax.Var(f"call{number[var]}", var.ty) for var in missing}
+    pieces: set[int] = set()
+    builder = relax.BlockBuilder()
+    with builder.function("main", list(env.values())):
         with builder.dataflow():
             for binding in _bindings(main):
                 if binding.var in env:
                     continue
                 if binding.var not in number:
-                    env[binding.var] = _substituted(binding.value, env)
+                    env[binding.var] = _joint(binding.value, env)
                     continue
                 function, lowered = legalized[binding.value.op.name_hint]
-                inner = dict(zip(function.params, binding.value.args, strict=True))
-                inner = {param: env[argument] for param, argument in inner.items()}
+                arguments = (env[argument] for argument in binding.value.args)
+                inner = dict(zip(function.params, arguments, strict=True))
                 for step in _bindings(function):
+                    if step.var == function.body.body and not isinstance(step.value, relax.Call):
+                        inner[step.var] = _joint(step.value, inner)
+                        continue
                     value = _substituted(step.value, inner)
                     if isinstance(value, relax.Call):
-                        piece = lowered[value.args[0]].with_attr(_CALL, number[binding.var])
-                        piece = builder.add_func(piece, step.value.args[0].name_hint)
-                        value = relax.Call(
-                            value.op, [piece, *value.args[1:]], value.attrs, value.ty_args
-                        )
-                        value = builder.emit(value)
+                        callee, *rest = value.args
+                        piece = lowered[callee].with_attr(_CALL, number[binding.var])
+                        piece = builder.add_func(piece, callee.name_hint)
+                        value = relax.Call(value.op, [piece, *rest], value.attrs, value.ty_args)
                         pieces.add(number[binding.var])
-                    elif isinstance(value, relax.TupleGetItem):
-                        value = builder.emit(value)
-                    inner[step.var] = value
-                env[binding.var] = _substituted(function.body.body, inner)
-            result = builder.emit_output(_substituted(main.body.body, env))
+                    inner[step.var] = builder.emit(value)
+                env[binding.var] = inner[function.body.body]
+            result = builder.emit_output(_joint(main.body.body, env))
         builder.emit_func_output(result)
     return builder.get(), pieces
 
 
+def _joint(expr: Any, env: dict[Any, Any]) -> Any:
+    """What joins two calls, with variables replaced; none of it is in the model itself.
+
+    The item of a known tuple is its field.
+    """
+    if isinstance(expr, relax.TupleGetItem):
+        value = _joint(expr.tuple_value, env)
+        if isinstance(value, relax.Tuple):
+            return value.fields[expr.index]
+        return relax.TupleGetItem(value, expr.index)
+    if isinstance(expr, relax.Tuple):
+        return relax.Tuple([_joint(field, env) for field in expr.fields])
+    return _substituted(expr, env)
+
+
 def _substituted(expr: Any, env: dict[Any, Any]) -> Any:
-    """An expression with variables replaced; the item of a known tuple is its field."""
+    """An expression with variables replaced."""
     if isinstance(expr, relax.Var):
         return env[expr]
     if isinstance(expr, relax.Tuple):
         return relax.Tuple([_substituted(field, env) for field in expr.fields])
     if isinstance(expr, relax.TupleGetItem):
-        value = _substituted(expr.tuple_value, env)
-        if isinstance(value, relax.Tuple):
-            return value.fields[expr.index]
-        return relax.TupleGetItem(value, expr.index)
+        return relax.TupleGetItem(_substituted(expr.tuple_value, env), expr.index)
     if isinstance(expr, relax.Call):
         arguments = [_substituted(argument, env) for argument in expr.args]
         return relax.Call(expr.op, arguments, expr.attrs, expr.ty_args)

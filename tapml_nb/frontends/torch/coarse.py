@@ -9,7 +9,14 @@ import torch
 from torch import fx
 
 from tapml_nb.frontends.granularity import Decide
-from tapml_nb.frontends.torch.grouping import Group, executable, is_getitem, is_tensor, main_node
+from tapml_nb.frontends.torch.grouping import (
+    Group,
+    executable,
+    is_assertion,
+    is_getitem,
+    is_tensor,
+    main_node,
+)
 from tapml_nb.frontends.torch.provenance import module_calls
 from tapml_nb.frontends.torch.whole import build_whole
 from tapml_nb.frontends.torch.workarounds import Workaround
@@ -90,7 +97,7 @@ def fused_groups(
     for node in graph.nodes:
         if is_getitem(node):
             single[node.args[0]].append(node)
-        elif node.op == "call_function":
+        elif node.op == "call_function" and not is_assertion(node):
             single[node] = [node]
     env = {node: _concrete(node.meta.get("val")) for node in graph.nodes}
     calls = [

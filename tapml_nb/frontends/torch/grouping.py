@@ -74,6 +74,11 @@ def is_complex(node: fx.Node) -> bool:
     return isinstance(value, torch.Tensor) and value.is_complex()
 
 
+def is_assertion(node: fx.Node) -> bool:
+    """Whether a node yields nothing at all: it checks what others yield."""
+    return not node.users and node.meta.get("val") is None
+
+
 def origin(node: fx.Node) -> str:
     """The name of the call in the undecomposed program that a node came from."""
     history = node.meta.get("from_node")

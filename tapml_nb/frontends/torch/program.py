@@ -25,7 +25,7 @@ from tapml_nb.frontends.torch.export import (
     export,
     split_steps,
 )
-from tapml_nb.frontends.torch.grouping import Group, group_nodes, is_tensor
+from tapml_nb.frontends.torch.grouping import Group, group_nodes, is_assertion, is_tensor
 from tapml_nb.frontends.torch.naming import Part, call_name, kernel_name, module_name
 from tapml_nb.frontends.torch.provenance import constants, source_line
 from tapml_nb.frontends.torch.units import build_module
@@ -139,6 +139,7 @@ class TorchProgram:
         graph = self._exported.graph
         if granularity.unit == "module":
             calls = [self._ops[op.id].nodes for op in self.graph.ops]
+            calls = [nodes for nodes in calls if not all(map(is_assertion, nodes))]
             groups = module_groups(graph, calls, granularity.depth)
         else:
             ends = dict.fromkeys([*self.graph.outputs, *self.mutations.values()])
@@ -298,7 +299,7 @@ class TorchProgram:
                 name = module_name(parts, granularity.depth, self._operators.graph)
             count = used[name.id] = used.get(name.id, -1) + 1
             op_id = f"{name.id}_{count}" if count else name.id
-            program = self._ops[op_id] = _operator(nodes)
+            program = self._ops[op_id] = _operator(nodes, checked=not parts)
             for k, node in enumerate(program.outputs):
                 label = f"{op_id}#{k}" if k else op_id
                 host = not is_tensor(node.meta.get("val"))
@@ -380,10 +381,12 @@ class TorchProgram:
         return [env[node] for node in program.outputs]
 
 
-def _operator(nodes: Group) -> _TorchOp:
+def _operator(nodes: Group, *, checked: bool = False) -> _TorchOp:
+    """A group with its ends; ``checked`` if assertions are operators, too, and read values."""
     members = set(nodes)
     inputs = dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in members)
-    return _TorchOp(nodes, tuple(inputs), tuple(n for n in nodes if _is_output(n, members)))
+    outputs = tuple(n for n in nodes if _is_output(n, members, checked))
+    return _TorchOp(nodes, tuple(inputs), outputs)
 
 
 def _member(part: Part) -> Member:
@@ -396,7 +399,7 @@ def _member(part: Part) -> Member:
     return Member(part.op.id, tuple(str(n.target) for n in part.nodes), inputs, outputs)
 
 
-def _is_output(node: fx.Node, members: set[fx.Node]) -> bool:
+def _is_output(node: fx.Node, members: set[fx.Node], checked: bool) -> bool:
     """Whether others read this node; tuples are read through their ``getitem`` members.
 
     A node that nobody reads at all is dead code in the model, judged all the same.
@@ -404,7 +407,8 @@ def _is_output(node: fx.Node, members: set[fx.Node]) -> bool:
     value = node.meta.get("val")
     if value is None or isinstance(value, list | tuple):  # None: an assertion
         return False
-    return not node.users or any(user not in members for user in node.users)
+    readers = [user for user in node.users if checked or not is_assertion(user)]
+    return not readers or any(user not in members for user in readers)
 
 
 def _node_spec(node: fx.Node) -> TensorSpec:
