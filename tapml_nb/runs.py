@@ -442,15 +442,13 @@ class Runs:
         result = self.introduced[op.id, step]
         inputs = self.inputs(op, step)
         references = self._references.local(op, step)
-        unit = self.kernels.unit_text(op.id, step)
-        assert isinstance(unit, tuple), "who asks has made sure that there is a kernel"
         return repro.write(
             path,
             repro.Case(
                 self._graph,
                 op,
                 result,
-                unit[1],
+                self.kernels.unit_text(op.id, step),
                 self.kernels.target,
                 inputs,
                 references,

@@ -24,7 +24,7 @@ from tapml_nb.judge.diagnosis import Pattern, diagnose, found
 from tapml_nb.judge.positions import TokenAxes
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import OpResult
-from tapml_nb.judge.ties import chooses, same_choice
+from tapml_nb.judge.ties import chooses, same_choice, same_selection, unordered
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
 from tapml_nb.numerics import bitwise_equal
 from tapml_nb.targets.errors import TargetLost
@@ -43,6 +43,7 @@ _UNDEFINED = frozenset(
 """Kinds whose result is whatever was in memory."""
 
 _TIES = "breaks ties among equal elements in another way"
+_UNORDERED = "selects the same elements, in another order, which is left open"
 _ACCIDENTS = {
     "crash": Verdict.CRASH,
     "timeout": Verdict.TIMEOUT,
@@ -166,7 +167,11 @@ class IntroducedRun:
             return _accident(base, outcome.accident)
         base = replace(base, target_ms=min(outcome.ms))
         by_run = [
-            [self._judge_output(op, base.step, k, array) for k, array in enumerate(run)]
+            self._in_any_order(
+                op,
+                base.step,
+                [self._judge_output(op, base.step, k, array) for k, array in enumerate(run)],
+            )
             for run in runs
         ]
         result = self._weigh(base, op, by_run, all(outcome.deterministic))
@@ -242,7 +247,7 @@ class IntroducedRun:
                 else:
                     key = keys[k] + (suffix if first_run else "")
                     judged.append(self._judge_output(op, step, k, self._device.fetch(key)))
-            runs.append(judged)
+            runs.append(self._in_any_order(op, step, judged))
         return runs
 
     def _judge_output(self, op: Op, step: int, k: int, array: np.ndarray) -> _Judged:
@@ -252,12 +257,35 @@ class IntroducedRun:
         source = reference.source
         if (
             judgement.verdict is Verdict.FAIL
-            and chooses(op, k)
             and (array.shape, array.dtype) == (source.shape, source.dtype)
-            and same_choice(op, self._inputs(op, step)[0], array, source)
+            and op.inputs
+            and chooses(op, k, values := self._inputs(op, step)[0], source)
+            and same_choice(op, values, array, source)
         ):
             judgement = replace(judgement, verdict=Verdict.PASS, ratio=math.nan, message=_TIES)
         return _Judged(judgement, array)
+
+    def _in_any_order(self, op: Op, step: int, judged: list[_Judged]) -> list[_Judged]:
+        """Judgements on a run, passed where only the order differs, and that is left open."""
+        failing = [j for j in judged if j.judgement.verdict is not Verdict.PASS]
+        if not failing or not unordered(op):
+            return judged
+        sources = [reference.source for reference in self._references.local(op, step)]
+        targets = [s if j.array is None else j.array for j, s in zip(judged, sources, strict=True)]
+        same_types = all(
+            (t.shape, t.dtype) == (s.shape, s.dtype) for t, s in zip(targets, sources, strict=True)
+        )
+        if not same_types or not same_selection(op, self._inputs(op, step)[0], targets, sources):
+            return judged
+        return [
+            replace(
+                j,
+                judgement=replace(
+                    j.judgement, verdict=Verdict.PASS, ratio=math.nan, message=_UNORDERED
+                ),
+            )
+            for j in judged
+        ]
 
     def _weigh(
         self, base: OpResult, op: Op, by_run: list[list[_Judged]], deterministic: bool
