@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tapml_nb.api import debug
     from tapml_nb.carve import Bundle, BundleError, CarvedTest
     from tapml_nb.frontends.program import FrontendError
+    from tapml_nb.frontends.torch.decoding import decode_steps
     from tapml_nb.graph import Graph, Op, SelectorError
     from tapml_nb.judge import Verdict
     from tapml_nb.migrate import Localization, Migration
@@ -37,6 +38,7 @@ _HOMES = {
     "Target": "targets.spec",
     "Verdict": "judge",
     "debug": "api",
+    "decode_steps": "frontends.torch.decoding",
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "Target",
     "Verdict",
     "debug",
+    "decode_steps",
 ]
 
 

@@ -7,40 +7,54 @@ from typing import TYPE_CHECKING, Any
 
 from tapml_nb.compile.cache import KernelCache
 from tapml_nb.compile.compiler import Compiler
-from tapml_nb.frontends.program import Program
+from tapml_nb.execute.storage import parse_budget
+from tapml_nb.frontends.dispatch import import_model
+from tapml_nb.frontends.granularity import Granularity
+from tapml_nb.frontends.program import CoarseProgram, Program
 from tapml_nb.judge.verdict import LIMIT
 from tapml_nb.session import Session
 from tapml_nb.targets.availability import resolve
-from tapml_nb.targets.spec import BROWSER
+from tapml_nb.targets.spec import BROWSER, Target
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch.export import ExportedProgram
 
 
 def debug(
-    model: torch.nn.Module | ExportedProgram,
+    model: torch.nn.Module | ExportedProgram | str | Path | Any,
     inputs: Any,
     *,
     target: Any = "llvm",
-    source: str = "torch",
+    source: str | None = None,
     granularity: str = "operator",
     tolerance: float | None = None,
     dynamic_shapes: Any = None,
     name: str | None = None,
     workarounds: Sequence[str] = (),
+    max_memory: int | str | None = None,
 ) -> Session:
     """Open a session that debugs a model on a target.
 
     Args:
-        model: a PyTorch module in eval mode, or an ``ExportedProgram``.
-        inputs: what to run it on: a tuple (positional) or dict (keyword) of tensors for one
+        model: a PyTorch module in eval mode, an ``ExportedProgram``, or an ONNX model (a path
+            or a ``ModelProto``).
+        inputs: what to run it on: a tuple (positional) or dict (by name) of tensors for one
             step, or a list of these for several steps.  Use realistic inputs: they are what
             every operator is judged on.
         target: a short name (``"llvm"``, ``"c"``), a ``tvm.target.Target``, or a
             :class:`~tapml_nb.targets.spec.Target`.
-        source: the reference platform; ``"torch"`` runs the model where its tensors are.
-        granularity: what one operator is; ``"operator"`` is one ATen call.
+        source: the reference platform.  ``"torch"`` (default for PyTorch models) runs the model
+            where its tensors are, ``"torch:cuda"`` a copy of it on that device;
+            ``"onnxruntime"`` (default for ONNX models) runs on the CPU, unoptimized.
+        granularity: what one operator is.  ``"operator"``: one ATen call or ONNX node; of PyTorch
+            models also ``"fused"``: what becomes one kernel when TVM deploys the whole model on
+            this target; ``"module"``: the calls of one innermost module; ``"module:N"``: those of
+            a module whose path has N components (``"module:3"``: ``model.layers.0``).  What a
+            coarse operator holds is in ``graph[op].members``; ``report.drill(op)`` judges these
+            one by one.
         tolerance: how many noise floors the target may be away from the exact result; default
             8 (see :mod:`tapml_nb.judge.verdict`).
         dynamic_shapes: as for ``torch.export.export``, where steps differ in shape.
@@ -48,6 +62,10 @@ def debug(
         workarounds: names of fixes for rules of TVM's PyTorch importer that are wrong, such as
             ``["negative_index"]`` (see ``docs/importer.md``); none by default, for what TVM
             produces is what is judged.  The report says which are in force, and where.
+        max_memory: how much memory the tensors that the session keeps may take (the source's
+            values, references, results of hybrid runs), in bytes or as text (``"2 GB"``).  Those
+            beyond it are in a file in the folder for temporary ones (``$TMPDIR``); results are
+            the same.  Parameters and inputs, and what the target holds, do not count.
 
     Returns:
         The session.  Nothing has run on the target yet; call ``run()``.
@@ -55,18 +73,33 @@ def debug(
     Raises:
         ValueError: if an argument does not fit; which, what was found, and what to do.
         TypeError: if the model or the inputs are of no known kind.
-        FrontendError: if the model runs but cannot be exported.
+        FrontendError: if the model runs but cannot be exported, or what the target fuses of it
+            cannot be found out.
     """
-    if source != "torch":
-        raise ValueError(f"source: {source!r} is not available; this version has 'torch'")
-    if granularity != "operator":
-        raise ValueError(
-            f"granularity: {granularity!r} is not available; this version has 'operator'"
-        )
-    spec, _ = resolve(target)
+    level = Granularity.parse(granularity)
+    spec, tvm_target = resolve(target)
     _check_tolerance(tolerance)
-    program = _import(model, inputs, dynamic_shapes, name, workarounds)
-    return open_session(program, spec, tolerance=tolerance, workarounds=workarounds)
+    budget = parse_budget(max_memory)
+    program = import_model(
+        model,
+        inputs,
+        source=source,
+        dynamic_shapes=dynamic_shapes,
+        name=name,
+        workarounds=workarounds,
+    )
+    if not isinstance(program, CoarseProgram) and level.unit != "operator":
+        raise ValueError(
+            f"granularity: {granularity!r} is for PyTorch models; this one has 'operator' alone"
+        )
+    compiler = Compiler(tvm_target, KernelCache())
+    try:
+        if isinstance(program, CoarseProgram):
+            program = program.at(level, compiler.fusion)
+    except BaseException:
+        compiler.close()
+        raise
+    return _open(program, spec, compiler, tolerance, workarounds, budget)
 
 
 def open_session(
@@ -75,17 +108,37 @@ def open_session(
     *,
     tolerance: float | None = None,
     workarounds: Sequence[str] = (),
+    max_memory: int | str | None = None,
 ) -> Session:
     """A session over a program that is already imported, with the workarounds it was given.
 
     Raises:
-        ValueError: if the target is unknown or cannot be used here.
+        ValueError: if the target is unknown or cannot be used here, or another argument does not
+            fit.
     """
     spec, tvm_target = resolve(target)
     _check_tolerance(tolerance)
+    budget = parse_budget(max_memory)
     compiler = Compiler(tvm_target, KernelCache())
-    limit = LIMIT if tolerance is None else tolerance
-    session = Session(program, spec, compiler, tolerance=limit, workarounds=workarounds)
+    return _open(program, spec, compiler, tolerance, workarounds, budget)
+
+
+def _open(
+    program: Program,
+    spec: Target,
+    compiler: Compiler,
+    tolerance: float | None,
+    workarounds: Sequence[str],
+    max_memory: int | None,
+) -> Session:
+    session = Session(
+        program,
+        spec,
+        compiler,
+        tolerance=LIMIT if tolerance is None else tolerance,
+        workarounds=workarounds,
+        max_memory=max_memory,
+    )
     if spec.rpc == BROWSER:
         session.invite()
     return session
@@ -94,20 +147,3 @@ def open_session(
 def _check_tolerance(tolerance: float | None) -> None:
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance: {tolerance!r}; give a positive number of noise floors")
-
-
-def _import(
-    model: Any, inputs: Any, dynamic_shapes: Any, name: str | None, workarounds: Sequence[str]
-) -> Program:
-    import torch
-    from torch.export import ExportedProgram
-
-    from tapml_nb.frontends.torch import import_torch
-
-    if not isinstance(model, torch.nn.Module | ExportedProgram):
-        raise TypeError(
-            f"model: a {type(model).__name__}; give a torch.nn.Module or an ExportedProgram"
-        )
-    return import_torch(
-        model, inputs, dynamic_shapes=dynamic_shapes, name=name, workarounds=workarounds
-    )

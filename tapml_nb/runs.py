@@ -33,8 +33,10 @@ from tapml_nb.execute.events import (
 from tapml_nb.execute.hybrid import SOURCE, TARGET, HybridRun
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.execute.storage import Storage
 from tapml_nb.execute.unobserved import UnobservedRun
-from tapml_nb.frontends.program import Program
+from tapml_nb.frontends.inside import Inside
+from tapml_nb.frontends.program import CoarseProgram, Program
 from tapml_nb.graph import Graph, Op, OpId
 from tapml_nb.jobs import JobThread
 from tapml_nb.judge.accumulated import AccumulatedRun
@@ -75,6 +77,7 @@ class Runs:
         accumulated: results of the last hybrid runs by operator and step.
         info: what is known of the last run.
         kernels: which kernel computes which operator.
+        tables: these, and those of the operators that were opened (:meth:`drill`).
         events: where it tells what happens.
     """
 
@@ -87,8 +90,13 @@ class Runs:
         thread: JobThread,
         info: RunInfo,
         others: Sequence[TargetSession] = (),
+        storage: Storage | None = None,
     ) -> None:
         graph = program.graph
+        self._program = program
+        self._target = target
+        self._others = others
+        self._compiler = compiler
         self.placement: dict[OpId, str] = dict.fromkeys((op.id for op in graph.ops), SOURCE)
         self.introduced: dict[tuple[OpId, int], OpResult] = {}
         self.augmented: dict[tuple[OpId, int], tuple[AugmentedResult, ...]] = {}
@@ -98,8 +106,10 @@ class Runs:
         self._graph: Graph = graph
         self.events = events
         self._thread = thread
-        self._source = SourceRun(program, events)
+        self._source = SourceRun(program, events, storage)
         self.kernels = KernelTable(self._source, compiler, target, events, others)
+        self.tables = [self.kernels]
+        self._opened: dict[OpId, Runs] = {}
         self._references = References(self._source)
         device = Device(target)
         judging = [
@@ -118,6 +128,11 @@ class Runs:
         )
         self._hybrid_placement: dict[OpId, str] = {}
         self._probes: dict[tuple[Criterion, bool], Probes] = {}
+
+    @property
+    def graph(self) -> Graph:
+        """The operators that this is about."""
+        return self._graph
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -223,7 +238,8 @@ class Runs:
         with _Running(self, "migration", len(moving)) as running:
             quarantined |= migrate(moving, probes, on_step).quarantined
         self.place([op for op in self.placement if self.placement[op] == TARGET], SOURCE)
-        offloaded = self.place([op.id for op in self._graph.ops if op.id in set(moved)], TARGET)
+        safe_set = frozenset(moved)
+        offloaded = self.place([op.id for op in self._graph.ops if op.id in safe_set], TARGET)
         if not running.stopped:
             self.run_hybrid(whole=True)  # everything a report says is of this placement
         labels = self.kernels.labels()
@@ -381,6 +397,28 @@ class Runs:
         values = [v for v in op.inputs if not self._graph.values[v].host]
         return [self._source.array(v, step).copy() for v in values]
 
+    def drill(self, op: Op) -> Runs:
+        """Judge the calls that an operator holds, each alone on what the source gave it."""
+        self._source.complete(self._thread.stopping)
+        if op.id not in self._opened:
+            assert isinstance(self._program, CoarseProgram), "or its operators have no members"
+            given = [self._source.values(step) for step in self.steps]
+            inside = Inside(self._program.operators(), [m.op for m in op.members], given)
+            info = RunInfo(target=self.info.target, tolerance=self.info.tolerance)
+            self._opened[op.id] = opened = Runs(
+                inside,
+                self._target,
+                self._compiler,
+                EventStream(),
+                self._thread,
+                info,
+                self._others,
+            )
+            self.tables += opened.tables
+        opened = self._opened[op.id]
+        opened.judge_all([inner.id for inner in opened.graph.ops])
+        return opened
+
     def code(self, op: Op, step: int) -> KernelCode:
         """An operator on its way to a kernel."""
         self._source.complete(self._thread.stopping)
@@ -395,6 +433,28 @@ class Runs:
         self.kernels.prepare([(op, s) for s in steps for op in ops], self._thread.stopping)
         return writer.write(
             path, self._source, self.kernels, self._references, self.introduced, ops
+        )
+
+    def repro(self, path: Path, op: Op, step: int) -> Path:
+        """Write an operator that fails as a script that needs nothing of ours."""
+        from tapml_nb.carve import repro
+
+        result = self.introduced[op.id, step]
+        inputs = self.inputs(op, step)
+        references = self._references.local(op, step)
+        return repro.write(
+            path,
+            repro.Case(
+                self._graph,
+                op,
+                result,
+                self.kernels.unit_text(op.id, step),
+                self.kernels.target,
+                inputs,
+                references,
+                self.info.tolerance,
+                self.kernels.conversions.get(op.id, ""),
+            ),
         )
 
 

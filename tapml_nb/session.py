@@ -29,6 +29,7 @@ from tapml_nb.execute.events import (
 )
 from tapml_nb.execute.hybrid import SOURCE, TARGET
 from tapml_nb.execute.kernels import KernelTable, check_override
+from tapml_nb.execute.storage import Storage
 from tapml_nb.frontends.program import Program
 from tapml_nb.graph import Graph, Op, OpId, Selector, SelectorError, select
 from tapml_nb.jobs import Job, JobThread, SessionBusy, in_main_thread
@@ -105,7 +106,9 @@ class Session:
         *,
         tolerance: float = LIMIT,
         workarounds: Sequence[str] = (),
+        max_memory: int | None = None,
     ) -> None:
+        """``max_memory`` is in bytes."""
         self.graph: Graph = program.graph
         self._program = program
         self._spec = target
@@ -125,13 +128,14 @@ class Session:
         info = RunInfo(
             target=target.kind + guarded, tolerance=tolerance, workarounds=tuple(workarounds)
         )
+        storage = Storage(max_memory)
         self._runs = Runs(
-            program, self._target, compiler, self._events, self._thread, info, self._others
+            program, self._target, compiler, self._events, self._thread, info, self._others, storage
         )
         self._feed: Feed | None = None
         self._workbench: Workbench | None = None
         self._finalizer = weakref.finalize(
-            self, _release, [self._target, *self._others], compiler, self._runs.kernels
+            self, _release, [self._target, *self._others], compiler, self._runs.tables, storage
         )
 
     @property
@@ -317,22 +321,7 @@ class Session:
     @property
     def report(self) -> Report:
         """Everything known now, frozen."""
-        return Report(
-            graph=self.graph,
-            steps=self._program.steps,
-            introduced=dict(self._runs.introduced),
-            accumulated=dict(self._runs.accumulated),
-            augmented=tuple(r for found in self._runs.augmented.values() for r in found),
-            placement=dict(self.placement),
-            conversions=self._runs.kernels.conversions,
-            info=replace(
-                self._runs.info,
-                kernels=self._runs.kernels.unique,
-                compiled=self._compiler.compiled,
-                sent_bytes=sum(session.bytes_sent for session in self._sessions),
-                restarts=sum(session.restarts for session in self._sessions),
-            ),
-        )
+        return self._report_of(self._runs)
 
     @property
     def status(self) -> SessionStatus:
@@ -447,6 +436,31 @@ class Session:
         bundle: Bundle = self._thread.do(lambda: self._runs.carve(Path(path), chosen))
         return bundle
 
+    def repro(self, op: Selector, path: str | Path, step: int = 0) -> Path:
+        """Write an operator that fails as one Python file that needs only TVM and NumPy.
+
+        It holds the operator in Relax, its real inputs and the source's outputs, compiles and
+        runs it as TVM deploys it, and prints where it differs.  Its exit status is 1 if it
+        differs, 0 if not, 2 if it could not be run.  Large tensors are in a ``.npz`` beside it.
+
+        Args:
+            op: the operator, or a selector that names exactly one.
+            path: the file to write, by custom ``*.py``.
+            step: which step.
+
+        Raises:
+            SelectorError, ValueError: if one of the arguments names nothing, the operator does
+                not fail, or TVM's package cannot run what the target's kind needs.
+        """
+        from tapml_nb.carve import repro, writer
+
+        operator = self._one(op, step)
+        path = Path(path)
+        repro.check(self.report, operator, step, self._spec.kind, operator.id in self.overrides)
+        writer.check_writable(path, "repro.py")
+        written: Path = self._thread.do(lambda: self._runs.repro(path, operator, step))
+        return written
+
     def on(self, event: type[Event] | str, callback: Callback) -> Callable[[], None]:
         """Call back on events of a type or name (see :mod:`tapml_nb.execute.events`).
 
@@ -553,6 +567,32 @@ class Session:
         with ProgressLine(self._events) as line:
             return self._thread.result_of(job, line.draw)
 
+    def _report_of(self, runs: Runs) -> Report:
+        return Report(
+            graph=runs.graph,
+            steps=self._program.steps,
+            introduced=dict(runs.introduced),
+            accumulated=dict(runs.accumulated),
+            augmented=tuple(r for found in runs.augmented.values() for r in found),
+            placement=dict(runs.placement),
+            conversions=runs.kernels.conversions,
+            info=replace(
+                runs.info,
+                kernels=runs.kernels.unique,
+                compiled=self._compiler.compiled,
+                sent_bytes=sum(session.bytes_sent for session in self._sessions),
+                restarts=sum(session.restarts for session in self._sessions),
+            ),
+            opener=_opener_of(self),
+        )
+
+    def _drill(self, op: Selector) -> Report:
+        """See :meth:`Report.drill <tapml_nb.report.Report.drill>`."""
+        self._thread.require_open()
+        operator = self._one(op, 0)
+        job = self._thread.start(lambda: self._runs.drill(operator))
+        return self._report_of(self._result_of(job))
+
     def _criterion(self, criterion: Criterion | None) -> Criterion:
         if criterion is None:
             return "floor"
@@ -584,6 +624,19 @@ class Session:
         return self.graph[chosen[0]]
 
 
+def _opener_of(session: Session) -> Callable[[Selector], Report]:
+    """Opens a coarse operator of a session, for reports that may outlive it."""
+    held = weakref.ref(session)
+
+    def open_up(op: Selector) -> Report:
+        session = held()
+        if session is None:
+            raise RuntimeError("the session of this report is gone; make a new one")
+        return session._drill(op)
+
+    return open_up
+
+
 def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
     """Target news into a session's event stream (a function that does not hold the session)."""
     starts = 0
@@ -601,8 +654,15 @@ def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
     return relay
 
 
-def _release(sessions: Sequence[TargetSession], compiler: Compiler, kernels: KernelTable) -> None:
+def _release(
+    sessions: Sequence[TargetSession],
+    compiler: Compiler,
+    tables: Sequence[KernelTable],
+    storage: Storage,
+) -> None:
     for session in sessions:
         session.close()
     compiler.close()
-    kernels.close()
+    for kernels in tables:
+        kernels.close()
+    storage.close()

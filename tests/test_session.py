@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -728,6 +732,44 @@ print(session._target._server._process.pid, session._target._pid, session._compi
         assert wait_until(lambda: not any(p.exists() for p in servers))
 
 
+class TestMemory:
+    def results(self, folder, max_memory):
+        """All that a session finds, times left out, and the bytes that it had in a file."""
+        before = set(nameless_files())
+        with tapml.debug(*llama(1, 32), target="llvm", max_memory=max_memory) as session:
+            report = session.run()
+            good = (Verdict.PASS, Verdict.SKIPPED)
+            session.offload([op.id for op in session.graph.ops if report.verdict(op.id) in good])
+            frame = session.hybrid().frame().drop(columns=["source_ms", "target_ms"])
+            tests = list(session.carve(folder / f"{max_memory}.tapml"))
+            spilled = sum(size for file, size in nameless_files().items() if file not in before)
+        assert nameless_files().keys() <= before, "closed with the session"
+        return frame, tests, spilled
+
+    def test_results_are_the_same_within_a_budget(self, tmp_path):
+        frame, tests, nothing = self.results(tmp_path, None)
+        assert nothing == 0
+        assert frame["acc_max_abs"].max() > 0, "the hybrid run keeps values of its own"
+        same, alike, spilled = self.results(tmp_path, "1 kB")
+        pd.testing.assert_frame_equal(frame, same)
+        assert spilled > 100_000
+        for one, other in zip(tests, alike, strict=True):
+            for a, b in zip(one.outputs + one.exact, other.outputs + other.exact, strict=True):
+                assert (a is None) == (b is None)
+                assert a is None or a.tobytes() == b.tobytes()
+
+
+def nameless_files():
+    """Temporary files that this process has open and that have no name, with their sizes."""
+    found = {}
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            name = os.readlink(link)
+            if name.startswith(tempfile.gettempdir()) and name.endswith(" (deleted)"):
+                found[name] = link.stat().st_size
+    return found
+
+
 class TestBadInput:
     """Every mistake is a one-line error, before any work starts."""
 
@@ -739,6 +781,7 @@ class TestBadInput:
             ({"source": "jax"}, "source: 'jax'"),
             ({"granularity": "atom"}, "granularity: 'atom'"),
             ({"tolerance": -1}, "tolerance: -1"),
+            ({"max_memory": "2 giga"}, "max_memory: '2 giga'; give a positive number"),
             ({"inputs": (torch.randn(3, 9),)}, "TwoLayers itself fails"),
             ({"inputs": ()}, "does not fit"),
         ],

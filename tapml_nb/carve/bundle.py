@@ -159,6 +159,28 @@ class Bundle:
 
         return export(self, Path(folder))
 
+    def repro(
+        self, op: str, path: str | Path, *, step: int = 0, target: str | Target = "llvm"
+    ) -> Path:
+        """Judge one carved operator on a target and write it as a script, if it fails.
+
+        Args:
+            op: the operator's id.
+            path: the file to write, by custom ``*.py``.
+            step: the step it was carved from.
+            target: as for :func:`tapml_nb.debug`.
+
+        Raises:
+            SelectorError, ValueError: as for :meth:`tapml_nb.session.Session.repro`.
+        """
+        with _torch_left_out():
+            from tapml_nb.api import open_session
+            from tapml_nb.carve.program import CarvedProgram
+
+            with open_session(CarvedProgram(self._archive), target) as session:
+                session.run(op)
+                return session.repro(op, path, step)
+
     def unit(self, key: str) -> str:
         """The JSON text of a compilable unit (TVM's ``load_json`` reads it)."""
         return self._archive.text(unit_member(key))

@@ -13,7 +13,7 @@ import numpy as np
 
 from tapml_nb.carve.archive import Archive, unit_member
 from tapml_nb.frontends.program import Unit, Unsupported
-from tapml_nb.graph import Graph, Op, OpId, SourceLine, TensorSpec, Value, ValueId
+from tapml_nb.graph import Graph, Member, Op, OpId, SourceLine, TensorSpec, Value, ValueId
 from tapml_nb.numerics import is_float
 
 
@@ -99,6 +99,9 @@ class CarvedProgram:
         """The array itself."""
         return array
 
+    def memory(self, tensor: np.ndarray) -> None:
+        """None: every tensor is the bundle's, and nothing is made here."""
+
     def _test(self, op: OpId, values: Mapping[ValueId, Any]) -> dict[str, Any]:
         assert isinstance(values, _StepValues), "a carved operator runs on recorded values alone"
         return self._tests[op, values.step]
@@ -130,6 +133,7 @@ class CarvedProgram:
                     primitives=tuple(test["primitives"]),
                     host=test["host"],
                     constants=test["constants"],
+                    members=tuple(_member(member) for member in test.get("members", ())),
                 ),
             )
         return Graph(name, tuple(ops.values()), values, (), ())
@@ -137,3 +141,11 @@ class CarvedProgram:
     def _spec(self, digest: str) -> TensorSpec:
         array = self._archive.tensor(digest)
         return TensorSpec(tuple(array.shape), array.dtype.name)
+
+
+def _member(data: dict[str, Any]) -> Member:
+    inputs, outputs = (
+        tuple(TensorSpec(tuple(spec["shape"]), spec["dtype"]) for spec in data[ends])
+        for ends in ("inputs", "outputs")
+    )
+    return Member(data["op"], tuple(data["primitives"]), inputs, outputs)

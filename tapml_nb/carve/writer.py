@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,21 @@ from tapml_nb.carve.archive import tensor_member, unit_member, write_archive
 from tapml_nb.carve.bundle import Bundle
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun
-from tapml_nb.graph import Op, OpId
+from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import OpResult
 from tapml_nb.numerics import digest
 
 
-def check_writable(path: Path) -> None:
-    """Find out before any work that a bundle cannot be written there.
+def check_writable(path: Path, example: str = "model.tapml") -> None:
+    """Find out before any work that a file cannot be written there.
 
     Raises:
         ValueError: with the reason.
     """
     folder = path.parent
     if path.is_dir():
-        raise ValueError(f"path: {path} is a folder; name a file such as {path / 'model.tapml'}")
+        raise ValueError(f"path: {path} is a folder; name a file such as {path / example}")
     if not folder.is_dir():
         raise ValueError(f"path: the folder {folder} does not exist")
     if not os.access(folder, os.W_OK):
@@ -57,7 +57,10 @@ def write(
 
 
 class _Carver:
-    """Collects tests, and the tensors and units they need, each once."""
+    """Collects tests, and the tensors and units they need, each once.
+
+    Tensors are only noted down: all of them together may be more than memory holds.
+    """
 
     def __init__(
         self,
@@ -71,7 +74,7 @@ class _Carver:
         self._kernels = kernels
         self._references = references
         self._results = results
-        self._tensors: dict[str, np.ndarray] = {}
+        self._tensors: dict[str, Callable[[], np.ndarray]] = {}
         self._units: dict[str, str] = {}
 
     def test(self, op: Op, step: int) -> dict[str, Any]:
@@ -87,6 +90,7 @@ class _Carver:
             "primitives": list(op.primitives),
             "host": op.host,
             "constants": dict(op.constants),
+            "members": [asdict(member) for member in op.members],
             "step": step,
             "inputs": [],
             "outputs": [],
@@ -100,20 +104,22 @@ class _Carver:
             return test
         for value in op.inputs:
             if not self._graph.values[value].host:
-                tensor = self._keep(self._source.array(value, step), self._source.key(value, step))
-                test["inputs"].append({"value": value, "tensor": tensor})
-        for value, reference in zip(op.outputs, self._references.local(op, step), strict=True):
-            tensor = self._keep(reference.source, self._source.key(value, step))
-            delta = reference.delta
-            exact = None if delta is None else self._keep(delta, digest(delta))
+                test["inputs"].append({"value": value, "tensor": self._keep(value, step)})
+        for k, reference in enumerate(self._references.local(op, step)):
+            value, delta = op.outputs[k], reference.delta
+            exact = None
+            if delta is not None:
+                exact = digest(delta)
+                self._tensors.setdefault(exact, self._delta(op, step, k))
+            tensor = self._keep(value, step)
             test["outputs"].append({"value": value, "tensor": tensor, "delta": exact})
-        unit = self._kernels.unit_text(op.id, step)
-        if isinstance(unit, tuple):
-            key, text = unit
-            self._units.setdefault(key, text)
+        key = self._kernels.unit_key(op.id, step)
+        if isinstance(key, str):
+            if key not in self._units:
+                self._units[key] = self._kernels.unit_text(op.id, step)
             test["unit"] = key
         else:
-            test["unsupported"] = unit
+            test["unsupported"] = key.message
         return test
 
     def members(self) -> Iterator[tuple[str, bytes]]:
@@ -121,8 +127,18 @@ class _Carver:
         for key, text in self._units.items():
             yield unit_member(key), text.encode()
         for key, array in self._tensors.items():
-            yield tensor_member(key), tensorfile.dump({"data": array})
+            yield tensor_member(key), tensorfile.dump({"data": array()})
 
-    def _keep(self, array: np.ndarray, key: str) -> str:
-        self._tensors.setdefault(key, array)
+    def _keep(self, value: ValueId, step: int) -> str:
+        """Have a tensor of the source written; returns its key."""
+        key = self._source.key(value, step)
+        self._tensors.setdefault(key, lambda: self._source.array(value, step))
         return key
+
+    def _delta(self, op: Op, step: int, k: int) -> Callable[[], np.ndarray]:
+        def delta() -> np.ndarray:
+            found = self._references.local(op, step)[k].delta
+            assert found is not None
+            return found
+
+        return delta

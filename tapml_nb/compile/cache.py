@@ -23,7 +23,7 @@ from tapml_nb import tensorfile
 from tapml_nb.compile.code import KernelCode, read_code
 from tapml_nb.compile.kernel import Kernel
 
-KERNEL, OBJECT, LIBRARY, SOURCES, CONSTANTS, ERROR, UNIT, CODE = (
+KERNEL, OBJECT, LIBRARY, SOURCES, CONSTANTS, ERROR, UNIT, CODE, FUSION = (
     "kernel.json",
     "kernel.o",
     "kernel.so",
@@ -32,6 +32,7 @@ KERNEL, OBJECT, LIBRARY, SOURCES, CONSTANTS, ERROR, UNIT, CODE = (
     "error.json",
     "unit.json",
     "code.json",
+    "fusion.json",
 )
 
 

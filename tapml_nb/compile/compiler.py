@@ -18,12 +18,14 @@ from typing import Any
 
 import tvm
 
-from tapml_nb.compile.cache import CODE, UNIT, Compiled, Failure, KernelCache
+from tapml_nb.compile.cache import CODE, FUSION, UNIT, Compiled, Failure, KernelCache
 from tapml_nb.compile.code import KernelCode, read_code
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.lowering import PIPELINE
 from tapml_nb.compile.sources import SOURCE_KINDS, SourcePackage
 from tapml_nb.compile.toolchain import check_linker, link_shared, machine_of
+from tapml_nb.frontends.granularity import Fusion
+from tapml_nb.frontends.program import FrontendError
 from tapml_nb.interpreter import module_command, module_environment
 
 _BATCH = 4
@@ -99,6 +101,30 @@ class Compiler:
         if isinstance(known, Failure) and not code.message:
             return replace(code, message=known.message)  # say, of the C compiler
         return code
+
+    def fusion(self, module: Any) -> Fusion:
+        """What the target fuses of a whole model (see
+        :data:`~tapml_nb.frontends.granularity.Decide`).
+
+        Raises:
+            FrontendError: if its pipeline fails on the model as a whole.
+        """
+        scratch = self.cache.scratch()
+        try:
+            (scratch / UNIT).write_text(tvm.ir.save_json(module))
+            with self._lock:
+                death = self._run_alone("fuse", "model", scratch)
+            answer: dict[str, Any] = {} if death else json.loads((scratch / FUSION).read_text())
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        if death:
+            answer = {"error": death}
+        if "error" in answer:
+            raise FrontendError(
+                f"the pipeline of {self.target.kind.name} cannot fuse the model as a whole: "
+                f"{answer['error']}; choose granularity='operator' to see which operator it is"
+            )
+        return Fusion(tuple(map(tuple, answer["kernels"])), tuple(answer["folded"]))
 
     def link(self, kernels: list[Compiled], library: Path) -> list[tuple[Path, list[Kernel]]]:
         """Put kernels that launch something together, as far as that can be done.
@@ -209,7 +235,7 @@ class Compiler:
         scratch = self.cache.scratch()
         try:
             (scratch / UNIT).write_text(tvm.ir.save_json(module))
-            death = self._run_description(key, scratch)
+            death = self._run_alone("describe", key, scratch)
             code = read_code(scratch / CODE) or KernelCode("", "", "", self.target.kind.name, "")
             if death:
                 return replace(code, message=death)
@@ -218,13 +244,13 @@ class Compiler:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _run_description(self, key: str, scratch: Path) -> str:
-        """Have a child leave the unit's code in ``scratch``; returns what it died of, if it did."""
+    def _run_alone(self, task: str, key: str, scratch: Path) -> str:
+        """Have a child leave something in ``scratch``; returns what it died of, if it did."""
         for _ in range(2):
             if self._worker is None:
                 return "the compiler is closed"
             self._batches += 1
-            self._submit(self._batches, [key], {key: scratch}, describe=True)
+            self._submit(self._batches, [key], {key: scratch}, task)
             event: dict[str, Any] | None = {}
             while event is not None and event.get("batch") != self._batches:
                 event = self._next_event()
@@ -236,11 +262,11 @@ class Compiler:
         return "the compile worker ended before it answered"
 
     def _submit(
-        self, number: int, keys: list[str], scratch: dict[str, Path], *, describe: bool = False
+        self, number: int, keys: list[str], scratch: dict[str, Path], task: str = "compile"
     ) -> None:
         job = {
             "batch": number,
-            "describe": describe,
+            "task": task,
             "target": str(self.target),
             "scratch": {key: str(scratch[key]) for key in keys},
         }

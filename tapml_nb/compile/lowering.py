@@ -66,7 +66,7 @@ def lower(module: Any, target: Any, key: str) -> Lowered:
     if not is_relax(module):
         return _lower_primfunc(module, target, key)
     with target:
-        lowered = tvm.transform.Sequential(_relax_passes(target))(module)
+        lowered = tvm.transform.Sequential(relax_passes(target))(module)
     try:
         return _Planner(lowered, key).plan()
     except UnsupportedLowering as error:
@@ -79,7 +79,8 @@ def is_relax(module: Any) -> bool:
     return "main" in {gv.name_hint for gv in module.functions}
 
 
-def _relax_passes(target: Any) -> list[Any]:
+def relax_passes(target: Any) -> list[Any]:
+    """The passes over a whole module that TVM deploys for a target, up to scheduled PrimFuncs."""
     own = _OWN_PIPELINES.get(target.kind.name)
     if own:  # TVM finds none for these kinds by itself
         return [*own.library_dispatch_passes(target), *own.legalize_passes(target)]

@@ -7,8 +7,9 @@ not answered for is the one that killed it.
 
 Lines of JSON on stdin: ``{"batch": n, "target": …, "scratch": {key: folder}}``; on stdout:
 ``{"key": …}`` per finished unit and ``{"batch": n, "signal": s}`` per finished child.  With
-``"describe": true`` the child leaves the units' code in their folders instead of kernels, and
-only its end is told.  The end of stdin ends the worker and its children.
+``"task": "describe"`` the child leaves the units' code in their folders instead of kernels, with
+``"task": "fuse"`` what the target fuses of them, and only its end is told.  The end of stdin ends
+the worker and its children.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 SECONDS_PER_UNIT = 120
 """Deadline of one unit; real kernels take 0.05 s, a large unrolled one a few."""
+
+SECONDS_PER_MODEL = 1800
+"""Deadline of what is fused of a whole model; a thousand operators take 20 s."""
 
 _MESSAGE_LIMIT = 2000
 """Characters of a compiler's message that are kept; a line must fit a pipe's atomic write."""
@@ -109,8 +113,10 @@ def _run_batch(job: dict[str, Any], out: int) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the deadline kills: a hang is in C++
     for key, scratch in job["scratch"].items():
         signal.setitimer(signal.ITIMER_REAL, SECONDS_PER_UNIT)
-        if job.get("describe"):
+        if job["task"] == "describe":
             describe_unit(key, Path(scratch), target)
+        elif job["task"] == "fuse":
+            fuse_model(Path(scratch), target)
         else:
             compile_unit(key, Path(scratch), target)
             _send(out, {"key": key})
@@ -217,6 +223,22 @@ def describe_unit(key: str, folder: Path, target: Any) -> None:
         reached("message", " ".join(str(error).split()))
     except Exception as error:
         reached("message", compiler_message(error))
+
+
+def fuse_model(folder: Path, target: Any) -> None:
+    """Leave what the target fuses of a folder's ``unit.json``, or its compiler's message."""
+    import tvm
+
+    from tapml_nb.compile import cache
+    from tapml_nb.compile.fusion import decide
+
+    signal.setitimer(signal.ITIMER_REAL, SECONDS_PER_MODEL)
+    try:
+        fusion = decide(tvm.ir.load_json((folder / cache.UNIT).read_text()), target)
+        answer: dict[str, Any] = {"kernels": fusion.kernels, "folded": fusion.folded}
+    except Exception as error:
+        answer = {"error": compiler_message(error)}
+    (folder / cache.FUSION).write_text(json.dumps(answer))
 
 
 def compiler_message(error: BaseException) -> str:

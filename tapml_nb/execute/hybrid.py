@@ -22,6 +22,7 @@ from tapml_nb.execute.device import Device, Send, call_numpy
 from tapml_nb.execute.events import EventStream, OpStarted
 from tapml_nb.execute.kernels import KernelTable, NumpyOverride, resolve_result
 from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.execute.storage import Kept
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.numerics import bitwise_equal
 from tapml_nb.targets.errors import TargetLost
@@ -32,16 +33,18 @@ TARGET = "target"
 
 @dataclass
 class _Entry:
-    """A value that differs from the pure source run: how it was made, and where it is."""
+    """A value that a run computed: how it was made, and what it is where it is not the source's."""
 
     made: str
     version: str
-    array: np.ndarray
     accident: str = ""
     """Why the source had to compute it although its operator is on the target."""
 
-    tensor: Any = None
-    """The array as the source's tensor, made when the source first reads it."""
+    kept: Kept | None = None
+    """Its array; None if it equals the source's, or is a number."""
+
+    number: Any = None
+    """A host value."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,9 @@ class HybridRun:
     def array(self, value: ValueId, step: int) -> np.ndarray:
         """A value of the last hybrid run."""
         entry = self._entries.get((step, value))
-        if entry is None or entry.version == SOURCE:
+        if entry is None or entry.kept is None:
             return self._source.array(value, step)
-        return entry.array
+        return entry.kept.array()
 
     def accident(self, op: Op, step: int) -> str:
         """Why the source computed an operator of the last run that is placed on the target; ""
@@ -151,8 +154,7 @@ class HybridRun:
             outputs = self._on_source(op, step)
         ms = (time.perf_counter() - begin) * 1e3
         for k, value in enumerate(op.outputs):
-            entry = _Entry(made, f"{name}#{k}", outputs[k], accident)
-            self._record(step, value, entry)
+            self._record(step, value, _Entry(made, f"{name}#{k}", accident), outputs[k])
         return HybridStep(op, where, True, ms, accident)
 
     def _provenance(self, op: Op, where: str, step: int) -> str:
@@ -165,17 +167,21 @@ class HybridRun:
         entry = self._entries.get((step, value))
         return entry.version if entry else SOURCE
 
-    def _record(self, step: int, value: ValueId, entry: _Entry) -> None:
+    def _record(self, step: int, value: ValueId, entry: _Entry, result: Any) -> None:
         """Remember a new value and let the target forget what nobody will ask for."""
         old = self._entries.get((step, value))
         if self._graph.values[value].host:
-            entry.tensor, entry.array = entry.array, np.empty(0)
-        elif bitwise_equal(entry.array, self._source.array(value, step)):
+            entry.number = result
+        elif bitwise_equal(result, self._source.array(value, step)):
             self._device.session.drop([f"version/{entry.version}"])
             entry.version = SOURCE
-        elif old and old.made == entry.made and bitwise_equal(entry.array, old.array):
+        elif (
+            old and old.kept and old.made == entry.made and bitwise_equal(result, old.kept.array())
+        ):
             self._device.session.drop([f"version/{entry.version}"])
-            entry.version = old.version
+            entry.version, entry.kept = old.version, old.kept
+        else:
+            entry.kept = self._source.storage.keep(result)
         if old and old.version not in (SOURCE, entry.version):
             self._device.session.drop([f"version/{old.version}"])
         self._entries[step, value] = entry
@@ -194,9 +200,9 @@ class HybridRun:
         entry = self._entries.get((step, value))
         if entry is None or entry.version == SOURCE:
             return pure
-        if entry.tensor is None:
-            entry.tensor = self._source.program.from_numpy(entry.array, pure)
-        return entry.tensor
+        if entry.kept is None:
+            return entry.number
+        return self._source.program.from_numpy(entry.kept.array(), pure)
 
     def _on_target(self, op: Op, name: str, step: int) -> tuple[list[np.ndarray], str]:
         """The outputs, or why there are none."""

@@ -11,6 +11,7 @@ import inspect
 import math
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,9 @@ from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
 from tapml_nb.targets.session import TargetSession
 
 NumpyFunction = Callable[..., Any]
+
+_Slot = tuple[OpId, tuple[TensorSpec, ...]]
+"""An operator and the shapes it meets."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,9 @@ class KernelTable:
         self._others = others
         self._events = events
         self._known: dict[str, Compiled | Failure] = {}
-        self._keys: dict[tuple[OpId, tuple[TensorSpec, ...]], str | Failure] = {}
         self._conversions: dict[OpId, str] = {}
+        self._keys: dict[_Slot, str | Failure] = {}
+        self._needed: Counter[str] = Counter()
         self._overrides: dict[OpId, str | NumpyOverride] = {}
         self._override_modules: dict[str, Any] = {}
         self._override_count = 0
@@ -91,6 +96,8 @@ class KernelTable:
         override = self._overrides.get(op)
         if isinstance(override, NumpyOverride):
             return override
+        if override and (misfit := self._misfit(override, op, step)):
+            return misfit
         key = override or self._key(op, step)
         return self._known[key] if isinstance(key, str) else key
 
@@ -135,6 +142,11 @@ class KernelTable:
         }
 
     @property
+    def target(self) -> Any:
+        """The ``tvm.target.Target`` that kernels are compiled for."""
+        return self._compiler.target
+
+    @property
     def conversions(self) -> dict[OpId, str]:
         """By what operators were converted, in words, where not by the importer alone."""
         return {op: by for op, by in self._conversions.items() if op not in self._overrides}
@@ -142,27 +154,32 @@ class KernelTable:
     @property
     def unique(self) -> int:
         """How many different kernels the operators seen so far need."""
-        return len({key for key in self._keys.values() if isinstance(key, str)})
+        return len(self._needed)
 
     def labels(self) -> dict[OpId, str]:
         """The short name of every operator's kernel that is known already."""
-        return {op: key[:12] for (op, _), key in self._keys.items() if isinstance(key, str)}
+        return {op: key[:12] for (op, _), key in list(self._keys.items()) if isinstance(key, str)}
 
-    def unit_text(self, op: OpId, step: int) -> tuple[str, str] | str:
-        """Key and TVM JSON of what is compiled for an operator, or why there is nothing.
+    def unit_key(self, op: OpId, step: int) -> str | Failure:
+        """The key of what is compiled for an operator, or why there is nothing.
 
         A NumPy override cannot be written down; the operator's own unit stands for it.
         """
+        override = self._overrides.get(op)
+        if isinstance(override, str):
+            return override
+        self._add_unit(op, step, {})
+        return self._key(op, step)
+
+    def unit_text(self, op: OpId, step: int) -> str:
+        """What is compiled for an operator that has a key, as TVM's JSON."""
         import tvm
 
         override = self._overrides.get(op)
         if isinstance(override, str):
-            return override, tvm.ir.save_json(self._override_modules[override])
-        try:
-            module = self._source.program.unit(op, self._source.values(step)).module
-        except Unsupported as reason:
-            return str(reason)
-        return self._compiler.key(module), tvm.ir.save_json(module)
+            return str(tvm.ir.save_json(self._override_modules[override]))
+        module = self._source.program.unit(op, self._source.values(step)).module
+        return str(tvm.ir.save_json(module))
 
     def code(self, op: OpId, step: int) -> KernelCode:
         """What runs for an operator, as code; the step's source run must be complete.
@@ -194,7 +211,11 @@ class KernelTable:
         shapes = self._shapes(self._graph[op], step)
         real = range(self._source.program.steps)
         if all(self._shapes(self._graph[op], s) != shapes for s in real):
-            self._keys.pop((op, shapes), None)
+            key = self._keys.pop((op, shapes), None)
+            if isinstance(key, str):
+                self._needed[key] -= 1
+                if not self._needed[key]:
+                    del self._needed[key]
         self._target.drop(tensors)
 
     # -- preparing -------------------------------------------------------------------------------
@@ -242,6 +263,17 @@ class KernelTable:
         self._override_modules[key] = module
         self._overrides[op] = key
 
+    def _misfit(self, override: str, op: OpId, step: int) -> Failure | None:
+        """Why a PrimFunc of the user's cannot run in a step, if its shapes are another step's."""
+        ((_, function),) = self._override_modules[override].functions.items()
+        operator, values = self._graph[op], self._source.values(step)
+        takes = [spec.shape for spec in buffer_specs(function)]
+        needs = [tuple(values[v].shape) for v in (*operator.inputs, *operator.outputs)]
+        if takes == needs:
+            return None
+        took, needed = (" ".join(str(list(shape)) for shape in x) for x in (takes, needs))
+        return Failure("unsupported", f"your PrimFunc is for shapes {took}; here they are {needed}")
+
     def _key(self, op: OpId, step: int) -> str | Failure:
         return self._keys[op, self._shapes(self._graph[op], step)]
 
@@ -254,7 +286,7 @@ class KernelTable:
         return tuple(
             TensorSpec((), f"={values[v]}")
             if self._graph.values[v].host
-            else TensorSpec(tuple(values[v].shape), self._graph.values[v].spec.dtype)
+            else TensorSpec(self._source.shape(v, step), self._graph.values[v].spec.dtype)
             for v in op.inputs
         )
 
@@ -278,6 +310,7 @@ class KernelTable:
             self._conversions[op] = unit.conversion
         key = self._compiler.key(unit.module)
         self._keys[slot] = key
+        self._needed[key] += 1
         if key not in self._known:
             modules[key] = unit.module
 
@@ -370,7 +403,8 @@ def check_override(graph: Graph, op: OpId, kernel: Any) -> None:
             )
         return
     operator = graph[op]
-    wanted = [graph.values[v].spec for v in (*operator.inputs, *operator.outputs)]
+    values = [graph.values[v] for v in (*operator.inputs, *operator.outputs)]
+    wanted = [value.spec for value in values if not value.host]
     try:
         found = [TensorSpec(spec.shape, spec.dtype) for spec in buffer_specs(kernel)]
     except ValueError as error:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tapml_nb.execute.events import EventStream, RunProgress
-from tapml_nb.frontends.program import Program
+from tapml_nb.execute.storage import Kept, Storage
+from tapml_nb.frontends.program import Program, SourceTensor
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.numerics import digest
 
@@ -20,9 +21,92 @@ class Stopped(Exception):
     """The run was told to stop; what was done stays done."""
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A tensor that an operator has made, in memory that is kept."""
+
+    kept: Kept
+    over: Callable[[np.ndarray], SourceTensor]
+    shape: tuple[int, ...]
+
+    def tensor(self) -> SourceTensor:
+        return self.over(self.kept.array())
+
+
+class _Values(Mapping[ValueId, Any]):
+    """The values of a step.
+
+    What operators have made is in a storage, if that has a budget, each memory once; what was given
+    (parameters, inputs) is the user's own, and so are views of it.
+    """
+
+    def __init__(self, given: Mapping[ValueId, Any], program: Program, storage: Storage) -> None:
+        self._values: dict[ValueId, Any] = dict(given)
+        self._program = program
+        self._storage = storage
+
+    def __getitem__(self, value: ValueId) -> Any:
+        found = self._values[value]
+        return found.tensor() if isinstance(found, _Made) else found
+
+    def __iter__(self) -> Iterator[ValueId]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def shape(self, value: ValueId) -> tuple[int, ...]:
+        """A tensor's shape, without looking at the tensor."""
+        return tuple(self._values[value].shape)
+
+    def carry(self, changed: Mapping[ValueId, ValueId], before: _Values) -> None:
+        """Take over what the step before has left in buffers."""
+        for buffer, value in changed.items():
+            self._values[buffer] = before._values[value]
+
+    def record(self, read: Mapping[ValueId, Any], made: Mapping[ValueId, Any]) -> None:
+        """Remember what an operator has made, and what of it lies in what it has read."""
+        homes: dict[int, Kept | None] = {}
+        for value, tensor in read.items():
+            if memory := self._program.memory(tensor):
+                found = self._values[value]
+                homes[memory.address] = found.kept if isinstance(found, _Made) else None
+        for value, tensor in made.items():
+            memory = self._program.memory(tensor)
+            if memory and memory.address not in homes:
+                homes[memory.address] = self._storage.keep(memory.data())
+            kept = homes[memory.address] if memory else None
+            self._values[value] = (
+                _Made(kept, memory.over, tuple(tensor.shape)) if memory and kept else tensor
+            )
+
+
+class _Reading(Mapping[ValueId, Any]):
+    """Values as an operator reads them, each looked up once.
+
+    Attributes:
+        found: what was read.
+    """
+
+    def __init__(self, values: Mapping[ValueId, Any]) -> None:
+        self.found: dict[ValueId, Any] = {}
+        self._values = values
+
+    def __getitem__(self, value: ValueId) -> Any:
+        if value not in self.found:
+            self.found[value] = self._values[value]
+        return self.found[value]
+
+    def __iter__(self) -> Iterator[ValueId]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
 @dataclass
 class _Step:
-    values: dict[ValueId, Any]
+    values: Mapping[ValueId, Any]
     ms: dict[OpId, float] = field(default_factory=dict)
     keys: dict[ValueId, str] = field(default_factory=dict)
 
@@ -30,11 +114,14 @@ class _Step:
 class SourceRun:
     """The values of all steps, with their content addresses and the time each operator took."""
 
-    def __init__(self, program: Program, events: EventStream) -> None:
+    def __init__(
+        self, program: Program, events: EventStream, storage: Storage | None = None
+    ) -> None:
+        """``storage`` is where values are kept; by default in memory, without a limit."""
         self.program = program
+        self.storage = storage or Storage()
         self._events = events
         self._steps: list[_Step] = []
-        self._state: dict[ValueId, Any] = {}
         self._shared_keys: dict[ValueId, str] = {}
         self._derived: dict[int, _Step] = {}
         self._numbers = itertools.count(program.steps)
@@ -55,6 +142,11 @@ class SourceRun:
     def array(self, value: ValueId, step: int) -> np.ndarray:
         """A tensor of a step as a NumPy array (shared memory where possible)."""
         return self.program.to_numpy(self._step(step).values[value])
+
+    def shape(self, value: ValueId, step: int) -> tuple[int, ...]:
+        """The shape of a tensor of a step."""
+        values = self._step(step).values
+        return values.shape(value) if isinstance(values, _Values) else tuple(values[value].shape)
 
     def key(self, value: ValueId, step: int) -> str:
         """The content address of a tensor; parameters are hashed once for all steps."""
@@ -117,18 +209,36 @@ class SourceRun:
 
     def _run_step(self, step: int, stopped: Callable[[], bool]) -> _Step:
         graph = self.program.graph
-        record = _Step(self.program.bind(step, self._state))
+        values = self._given(step)
+        record = _Step(values)
         for done, op in enumerate(graph.ops):
             if stopped():
                 raise Stopped
+            reading = _Reading(values)
+            given = reading if isinstance(values, _Values) else values
             begin = time.perf_counter()
-            outputs = self.program.run(op.id, record.values)
+            outputs = self.program.run(op.id, given)
             record.ms[op.id] = (time.perf_counter() - begin) * 1e3
-            record.values.update(zip(op.outputs, outputs, strict=True))
+            made = dict(zip(op.outputs, outputs, strict=True))
+            if isinstance(values, _Values):
+                values.record(reading.found, made)
+            else:
+                values.update(made)
             if done % 64 == 0:
                 self._events.emit(
                     RunProgress("source", step * len(graph) + done, len(graph) * self.program.steps)
                 )
-        for buffer, value in self.program.mutations.items():
-            self._state[buffer] = record.values[value]
         return record
+
+    def _given(self, step: int) -> dict[ValueId, Any] | _Values:
+        """The values that a step starts from."""
+        mutations = self.program.mutations if step else {}
+        before = self._steps[step - 1].values if step else {}
+        state = {buffer: before[value] for buffer, value in mutations.items()}
+        given = self.program.bind(step, state)
+        if self.storage.budget is None:
+            return given
+        values = _Values(given, self.program, self.storage)
+        if isinstance(before, _Values):
+            values.carry(mutations, before)
+        return values

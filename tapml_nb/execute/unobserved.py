@@ -179,7 +179,7 @@ class _Step:
         """Keys of what the target has, or will have when the pending calls have run."""
 
         self._pending: list[ChainCall] = []
-        self._made: list[ValueId] = []
+        self._made: dict[ValueId, None] = {}
         self._kept: list[str] = []
 
     def advance(self, number: int, op: Op, where: str) -> None:
@@ -210,7 +210,7 @@ class _Step:
         Returns:
             Whether a kernel wrote to tensors that were there before.
         """
-        if not set(needed).intersection(self._made):
+        if self._made.keys().isdisjoint(needed):
             return False
         keep = [
             self._there[v]
@@ -219,7 +219,7 @@ class _Step:
         ]
         spoiled = self._session.chain(self._pending, keep)
         self._kept += keep
-        self._pending, self._made = [], []
+        self._pending, self._made = [], {}
         return bool(spoiled)
 
     def array(self, value: ValueId) -> np.ndarray | None:
@@ -252,7 +252,7 @@ class _Step:
                 view = ChainCall(None, (known[number],), (output,), spec.shape, spec.dtype)
                 self._pending.append(view)
         self._there.update(zip(op.outputs, outputs, strict=True))
-        self._made += op.outputs
+        self._made.update(dict.fromkeys(op.outputs))
 
     def _compute(self, op: Op) -> None:
         """Compute an operator on the source."""

@@ -6,12 +6,13 @@ the framework's own ("source tensors"); they become NumPy arrays only where they
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from tapml_nb.frontends.granularity import Decide, Granularity
 from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
 
 SourceTensor = Any
@@ -43,6 +44,22 @@ class Unit:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     conversion: str = ""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory that a source tensor lies in; others may lie in the same.
+
+    Attributes:
+        address: tells it from the memory of other tensors, while they exist.
+        data: all its bytes (uint8), shared where possible.
+        over: makes the tensor anew over such bytes, alike to the stride: what is computed from it
+            is the same, bit for bit.
+    """
+
+    address: int
+    data: Callable[[], np.ndarray]
+    over: Callable[[np.ndarray], SourceTensor]
 
 
 class Program(Protocol):
@@ -84,3 +101,21 @@ class Program(Protocol):
 
     def from_numpy(self, array: np.ndarray, like: SourceTensor) -> SourceTensor:
         """A source tensor with these values, on the device of ``like``."""
+
+    def memory(self, tensor: SourceTensor) -> Memory | None:
+        """The memory that a tensor lies in; None if it cannot be made anew over other memory."""
+
+
+@runtime_checkable
+class CoarseProgram(Program, Protocol):
+    """A program whose operators may hold several calls (:class:`~tapml_nb.graph.Member`)."""
+
+    def at(self, granularity: Granularity, decide: Decide) -> Program:
+        """The same model with other operators; ``decide`` lets the target decide what it fuses.
+
+        Raises:
+            ValueError: if no module is as deep as the granularity says.
+        """
+
+    def operators(self) -> Program:
+        """The same model at operator granularity, with the same names for values."""

@@ -1,10 +1,11 @@
 """The model's graph: operators in order, the tensors between them, scopes and selectors."""
 
-from tapml_nb.graph.model import Graph, Op, OpId, SourceLine, TensorSpec, Value, ValueId
+from tapml_nb.graph.model import Graph, Member, Op, OpId, SourceLine, TensorSpec, Value, ValueId
 from tapml_nb.graph.select import Selector, SelectorError, select
 
 __all__ = [
     "Graph",
+    "Member",
     "Op",
     "OpId",
     "Selector",

@@ -59,12 +59,30 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Member:
+    """One ATen call inside an operator that holds several, or the part of it that is inside.
+
+    Attributes:
+        op: its id at operator granularity.
+        primitives: the core ATen overloads of it that are inside, in order.
+        inputs: shapes and dtypes of the tensors that these read.
+        outputs: of those that others read of them.
+    """
+
+    op: OpId
+    primitives: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
 class Op:
-    """One operator: a call site of the model.
+    """One operator: a call site of the model, or several that are one at a coarser granularity.
 
     Attributes:
         id: module path and operation, e.g. ``model.layers.0.mlp.gate_proj/linear``.
-        kind: ATen overload packet, e.g. ``aten.linear``.
+        kind: ATen overload packet, e.g. ``aten.linear``; of several calls their packets joined
+            by ``+``; of a whole module its class, e.g. ``nn.Linear``.
         scope: dotted module path; empty for the model itself.
         module: class name of the innermost module.
         layer: the module path up to its first index (``model.layers.0``), or the scope's first
@@ -76,6 +94,7 @@ class Op:
         host: computes no tensor (shape arithmetic, assertions) and always runs on the host.
         constants: numbers among the arguments of its last primitive, by parameter name
             (``{"dim": -1, "keepdim": True}``).
+        members: the ATen calls it holds, in order; empty at operator granularity.
     """
 
     id: OpId
@@ -89,6 +108,7 @@ class Op:
     primitives: tuple[str, ...]
     host: bool = False
     constants: Mapping[str, Constant] = field(default_factory=dict)
+    members: tuple[Member, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A selector is an operator id, a glob over ids (``"model.layers.*.mlp.*"``), a scope, an op kind
 (``"aten.mm"``, ``"mm"`` or ``"kind=softmax"``), a callable on :class:`Op`, or an iterable of
-these.  One that matches nothing is a mistake and says what is near.
+these.  A kind also names the operators that hold a call of it among others.  A selector that
+matches nothing is a mistake and says what is near.
 """
 
 from __future__ import annotations
@@ -65,21 +66,27 @@ def _match_text(graph: Graph, text: str) -> set[OpId]:
         return {text}
     if text.startswith("kind="):
         wanted = text.removeprefix("kind=")
-        found = {op.id for op in graph.ops if wanted in (op.kind, short_kind(op.kind))}
+        found = {op.id for op in graph.ops if wanted in _kinds(op, short=True)}
     elif text in graph.scopes:
         found = set(graph.scopes[text])
     else:
         glob = re.compile(translate(text))
-        found = {op.id for op in graph.ops if glob.match(op.id) or text == op.kind}
-        found = found or {op.id for op in graph.ops if text == short_kind(op.kind)}
+        found = {op.id for op in graph.ops if glob.match(op.id) or text in _kinds(op)}
+        found = found or {op.id for op in graph.ops if text in _kinds(op, short=True)}
     if not found:
         raise SelectorError(f"no operator matches {text!r}{_near(graph, text)}")
     return found
 
 
 def short_kind(kind: str) -> str:
-    """An op kind without its namespace: ``aten.softmax`` → ``softmax``."""
-    return kind.rpartition(".")[2]
+    """An op kind without its namespaces: ``aten.silu+aten.mul`` → ``silu+mul``."""
+    return "+".join(part.rpartition(".")[2] for part in kind.split("+"))
+
+
+def _kinds(op: Op, *, short: bool = False) -> set[str]:
+    """What an operator may be called by: its kind and those of its calls; or these in short."""
+    kinds = {op.kind, *op.kind.split("+")}
+    return kinds | {short_kind(kind) for kind in kinds} if short else kinds
 
 
 def _near(graph: Graph, text: str) -> str:

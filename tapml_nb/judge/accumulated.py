@@ -72,7 +72,7 @@ class AccumulatedRun:
         return verdict
 
     def _judge_value(self, value: ValueId, step: int) -> Judgement:
-        reference = self._references.whole(step)[value]
+        reference = self._references.whole(value, step)
         if self._hybrid.is_source(value, step):
             return judge_identical(reference)
         return judge(self._hybrid.array(value, step), reference, self._limit)

@@ -8,8 +8,9 @@ and judged here.
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,9 +21,10 @@ from tapml_nb.execute.kernels import KernelTable, NumpyOverride, resolve_result
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op, TensorSpec, ValueId
 from tapml_nb.judge.diagnosis import Pattern, diagnose, found
+from tapml_nb.judge.positions import TokenAxes
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import OpResult
-from tapml_nb.judge.ties import chooses, same_choice
+from tapml_nb.judge.ties import chooses, same_choice, same_selection, unordered
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
 from tapml_nb.numerics import bitwise_equal
 from tapml_nb.targets.errors import TargetLost
@@ -41,6 +43,7 @@ _UNDEFINED = frozenset(
 """Kinds whose result is whatever was in memory."""
 
 _TIES = "breaks ties among equal elements in another way"
+_UNORDERED = "selects the same elements, in another order, which is left open"
 _ACCIDENTS = {
     "crash": Verdict.CRASH,
     "timeout": Verdict.TIMEOUT,
@@ -77,7 +80,9 @@ class IntroducedRun:
         self._device = device
         self._references = references
         self._limit = limit
+        self._axes = TokenAxes(source)
         self._met: set[str] = set()
+        self._by_spec: dict[int, Mapping[TensorSpec, Sequence[tuple[int, ValueId]]]] = {}
 
     def begin(self) -> None:
         """A new run begins: every kernel is to be run twice again where it is met first."""
@@ -162,7 +167,11 @@ class IntroducedRun:
             return _accident(base, outcome.accident)
         base = replace(base, target_ms=min(outcome.ms))
         by_run = [
-            [self._judge_output(op, base.step, k, array) for k, array in enumerate(run)]
+            self._in_any_order(
+                op,
+                base.step,
+                [self._judge_output(op, base.step, k, array) for k, array in enumerate(run)],
+            )
             for run in runs
         ]
         result = self._weigh(base, op, by_run, all(outcome.deterministic))
@@ -233,26 +242,50 @@ class IntroducedRun:
             for k, reference in enumerate(references):
                 first_run = suffix == "#1" and not outcome.deterministic[k]
                 if outcome.identical[k] and not first_run:
-                    judged.append(_Judged(judge_identical(reference)))
+                    axis = self._axes.axis(op.outputs[k], step)
+                    judged.append(_Judged(judge_identical(reference, axis)))
                 else:
                     key = keys[k] + (suffix if first_run else "")
                     judged.append(self._judge_output(op, step, k, self._device.fetch(key)))
-            runs.append(judged)
+            runs.append(self._in_any_order(op, step, judged))
         return runs
 
     def _judge_output(self, op: Op, step: int, k: int, array: np.ndarray) -> _Judged:
         """Judge one output; indices that choose among equals may choose differently."""
         reference = self._references.local(op, step)[k]
-        judgement = judge(array, reference, self._limit)
+        judgement = judge(array, reference, self._limit, self._axes.axis(op.outputs[k], step))
         source = reference.source
         if (
             judgement.verdict is Verdict.FAIL
-            and chooses(op, k)
             and (array.shape, array.dtype) == (source.shape, source.dtype)
-            and same_choice(op, self._inputs(op, step)[0], array, source)
+            and op.inputs
+            and chooses(op, k, values := self._inputs(op, step)[0], source)
+            and same_choice(op, values, array, source)
         ):
             judgement = replace(judgement, verdict=Verdict.PASS, ratio=math.nan, message=_TIES)
         return _Judged(judgement, array)
+
+    def _in_any_order(self, op: Op, step: int, judged: list[_Judged]) -> list[_Judged]:
+        """Judgements on a run, passed where only the order differs, and that is left open."""
+        failing = [j for j in judged if j.judgement.verdict is not Verdict.PASS]
+        if not failing or not unordered(op):
+            return judged
+        sources = [reference.source for reference in self._references.local(op, step)]
+        targets = [s if j.array is None else j.array for j, s in zip(judged, sources, strict=True)]
+        same_types = all(
+            (t.shape, t.dtype) == (s.shape, s.dtype) for t, s in zip(targets, sources, strict=True)
+        )
+        if not same_types or not same_selection(op, self._inputs(op, step)[0], targets, sources):
+            return judged
+        return [
+            replace(
+                j,
+                judgement=replace(
+                    j.judgement, verdict=Verdict.PASS, ratio=math.nan, message=_UNORDERED
+                ),
+            )
+            for j in judged
+        ]
 
     def _weigh(
         self, base: OpResult, op: Op, by_run: list[list[_Judged]], deterministic: bool
@@ -286,13 +319,25 @@ class IntroducedRun:
         output = op.outputs[k]
         if 0 < step < self._source.program.steps:
             yield f"its own result of step {step - 1}", self._source.array(output, step - 1)
-        known = list(self._source.values(step))
-        at = known.index(output)
-        for _, value in sorted(enumerate(known), key=lambda place: abs(place[0] - at)):
-            if value == output or values[value].host:
-                continue
-            if values[value].spec == values[output].spec:
-                yield values[value].name, self._source.array(value, step)
+        alike = self._alike(step)[values[output].spec]
+        k = next(k for k, (_, value) in enumerate(alike) if value == output)
+        at, _ = alike[k]
+        before, after = reversed(alike[:k]), alike[k + 1 :]
+        for _, value in heapq.merge(before, after, key=lambda place: abs(place[0] - at)):
+            yield values[value].name, self._source.array(value, step)
+
+    def _alike(self, step: int) -> Mapping[TensorSpec, Sequence[tuple[int, ValueId]]]:
+        """The tensors of a step by shape and dtype, each with its place among all of them."""
+        if step in self._by_spec:
+            return self._by_spec[step]
+        found: dict[TensorSpec, list[tuple[int, ValueId]]] = {}
+        for place, name in enumerate(self._source.values(step)):
+            value = self._graph.values.get(name)  # a step binds more than tensors
+            if value and not value.host:
+                found.setdefault(value.spec, []).append((place, name))
+        if step < self._source.program.steps:  # not one that was made up
+            self._by_spec[step] = found
+        return found
 
     def _explain_unwritten(
         self, result: OpResult, keys: Sequence[str], outcome: Outcome
@@ -365,6 +410,7 @@ def _conclude(base: OpResult, judged: Sequence[_Judged]) -> OpResult:
         statistics=judgement.statistics,
         output=worst,
         message=prefix + judgement.message,
+        positions=judgement.positions,
     )
 
 

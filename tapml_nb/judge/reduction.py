@@ -16,12 +16,14 @@ from collections.abc import Iterable, Sequence
 from tapml_nb.graph import TensorSpec
 
 _CONTRACTION = re.compile(
-    r"\.(mm|bmm|addmm|baddbmm|matmul|linear|einsum|\w*conv\w*|\w*attention\w*)"
+    r"\.(mm|bmm|addmm|baddbmm|matmul|gemm|linear|einsum|lstm|gru|rnn|\w*conv\w*|\w*attention\w*)",
+    re.IGNORECASE,
 )
 _REDUCTION = re.compile(
     r"\.(sum|mean|var\w*|std\w*|prod|cumsum|cumprod|logsumexp|logcumsumexp|\w*norm\w*|\w*softmax|"
     r"\w*pool\w*|scatter_add|index_add|index_put\w*|histc|_fft\w*|upsample\w*|grid_sampler\w*|"
-    r"dot|mv|dist|_cdist\w*)"
+    r"dot|mv|dist|_cdist\w*|reduce\w*|lrn|resize\w*|gridsample|scatter\w+)",
+    re.IGNORECASE,
 )
 
 
@@ -31,7 +33,7 @@ def reduction_length(
     """Terms that one output element sums, estimated from above; 1 for element-wise operators.
 
     Args:
-        primitives: core ATen overloads of the operator, e.g. ``aten.mm.default``.
+        primitives: core operations, e.g. ``aten.mm.default``, ``onnx.MatMul``.
         inputs: its tensor inputs.
         outputs: its tensor outputs.
     """

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 from tapml_nb.execute.source import SourceRun
+from tapml_nb.execute.storage import Kept
 from tapml_nb.graph import Op, OpId, ValueId
-from tapml_nb.judge.floor import Reference, reference_of
+from tapml_nb.judge.floor import Floor, Reference, reference_of
 from tapml_nb.judge.reduction import reduction_length
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a reference has beside the source's tensor, which the source keeps."""
+
+    delta: Kept | None
+    floor: Floor | None
 
 
 class References:
@@ -19,9 +30,9 @@ class References:
 
     def __init__(self, source: SourceRun) -> None:
         self._source = source
-        self._local: dict[tuple[OpId, int], Future[list[Reference]]] = {}
-        self._whole: dict[int, dict[ValueId, Reference]] = {}
-        self._carried: list[tuple[dict[ValueId, Any], dict[ValueId, int]]] = [({}, {})]
+        self._local: dict[tuple[OpId, int], Future[list[_Stored]]] = {}
+        self._whole: list[dict[ValueId, _Stored]] = []
+        self._carried: tuple[dict[ValueId, Any], dict[ValueId, int]] = ({}, {})
         self._lock = threading.Lock()
 
     def local(self, op: Op, step: int) -> list[Reference]:
@@ -39,7 +50,8 @@ class References:
                     del self._local[slot]
                 result.set_exception(error)
                 raise
-        return result.result()
+        stored = zip(op.outputs, result.result(), strict=True)
+        return [self._reference(value, step, found) for value, found in stored]
 
     def forget(self, op: Op, step: int) -> None:
         """Drop an operator's local references in a step."""
@@ -73,27 +85,27 @@ class References:
             ended.set()
             thread.join()
 
-    def whole(self, step: int) -> Mapping[ValueId, Reference]:
-        """Every operator's values with the floor of the model run up to there.
+    def whole(self, value: ValueId, step: int) -> Reference:
+        """An operator's value with the floor of the model run up to there.
 
         The exact result is that of a float64 run of the whole model, so the floor is what the
         source's precision costs from the inputs to this value.
         """
-        for earlier in range(step + 1):  # what a step leaves in its buffers, the next one finds
-            if earlier not in self._whole:
-                self._whole[earlier] = self._run_whole(earlier)
-        return self._whole[step]
+        while len(self._whole) <= step:  # what a step leaves in its buffers, the next one finds
+            self._whole.append(self._run_whole(len(self._whole)))
+        return self._reference(value, step, self._whole[step][value])
 
-    def _run_whole(self, step: int) -> dict[ValueId, Reference]:
+    def _run_whole(self, step: int) -> dict[ValueId, _Stored]:
         program = self._source.program
         graph = program.graph
-        buffers, lengths = self._carried[step]
-        values: dict[ValueId, Any] = {**self._source.values(step), **buffers}
+        buffers, lengths = self._carried
+        exact_values: dict[ValueId, Any] = dict(buffers)
+        values = ChainMap(exact_values, cast(dict[ValueId, Any], self._source.values(step)))
         lengths = dict(lengths)
         last_use = {v: op.id for op in graph.ops for v in op.inputs}
         kept = set(program.mutations.values())
         droppable = {v.id for v in graph.values.values() if v.role == "operator"} - kept
-        result: dict[ValueId, Reference] = {}
+        result: dict[ValueId, _Stored] = {}
         for op in graph.ops:
             if op.host:
                 continue
@@ -102,25 +114,22 @@ class References:
             # Noise of a long sum stays in everything that depends on it.
             length = max([self._length(op), *(lengths.get(v, 1) for v in op.inputs)])
             lengths.update(dict.fromkeys(op.outputs, length))
-            for value, reference in zip(
-                op.outputs, self._references(op, step, exact, length), strict=True
-            ):
-                result[value] = reference
+            result.update(zip(op.outputs, self._references(op, step, exact, length), strict=True))
             if outputs is not None:
-                values.update(zip(op.outputs, outputs, strict=True))
+                exact_values.update(zip(op.outputs, outputs, strict=True))
             for value in op.inputs:  # float64 tensors are large: drop each after its last use
                 if last_use[value] == op.id and value in droppable:
-                    del values[value]
+                    exact_values.pop(value, None)
         mutations = program.mutations.items()
-        self._carried.append(
-            (
-                {**buffers, **{buffer: values[value] for buffer, value in mutations}},
-                {buffer: lengths.get(value, 1) for buffer, value in mutations},
-            )
+        self._carried = (
+            {**buffers, **{buffer: values[value] for buffer, value in mutations}},
+            {buffer: lengths.get(value, 1) for buffer, value in mutations},
         )
         return result
 
     def _length(self, op: Op) -> int:
+        if op.members:  # sums in a row: their errors add up as those of one sum of all the terms
+            return sum(reduction_length(m.primitives, m.inputs, m.outputs) for m in op.members)
         values = self._source.program.graph.values
         return reduction_length(
             op.primitives,
@@ -128,10 +137,16 @@ class References:
             [values[v].spec for v in op.outputs if not values[v].host],
         )
 
-    def _references(self, op: Op, step: int, exact: Any, length: int) -> list[Reference]:
-        return [
+    def _references(self, op: Op, step: int, exact: Any, length: int) -> list[_Stored]:
+        found = [
             reference_of(
                 self._source.array(value, step), None if exact is None else exact[k], length
             )
             for k, value in enumerate(op.outputs)
         ]
+        keep = self._source.storage.keep
+        return [_Stored(None if r.delta is None else keep(r.delta), r.floor) for r in found]
+
+    def _reference(self, value: ValueId, step: int, stored: _Stored) -> Reference:
+        delta = None if stored.delta is None else stored.delta.array()
+        return Reference(self._source.array(value, step), delta, stored.floor)

@@ -29,6 +29,8 @@ class OpResult:
         message: why the verdict, in words.
         kernel: key of the kernel, or what stood in its place.
         diagnosis: what the error of the worst output looks like; None if like nothing known.
+        positions: that output's largest ratio at each token of the step; empty where it has no
+            axis that runs along the tokens, or nothing was compared.
     """
 
     op: OpId
@@ -44,6 +46,7 @@ class OpResult:
     message: str = ""
     kernel: str = ""
     diagnosis: Diagnosis | None = None
+    positions: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

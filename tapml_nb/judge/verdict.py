@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -102,6 +102,7 @@ class Judgement:
         floor: the noise floor at the element that decides, in the tensor's own unit.
         statistics: target against source.
         message: why, in words; empty for ``PASS``.
+        positions: the target's largest ratio at each index of the axis that was asked for.
     """
 
     verdict: Verdict
@@ -109,12 +110,16 @@ class Judgement:
     floor: float
     statistics: Statistics
     message: str = ""
+    positions: tuple[float, ...] = ()
 
 
-def judge(target: np.ndarray, reference: Reference, limit: float = LIMIT) -> Judgement:
+def judge(
+    target: np.ndarray, reference: Reference, limit: float = LIMIT, axis: int | None = None
+) -> Judgement:
     """Judge the target's tensor against the source's.
 
-    ``limit`` is how many noise floors an element, the tensor, or its bias may be off.
+    ``limit`` is how many noise floors an element, the tensor, or its bias may be off; ``axis``
+    along which axis to say where it is how far off, if it is a floating-point tensor.
 
     A tensor of another shape or dtype than the source's is a ``FAIL``: the importer or a pass
     got the type wrong.
@@ -131,15 +136,15 @@ def judge(target: np.ndarray, reference: Reference, limit: float = LIMIT) -> Jud
             f"the source's {source.dtype.name}{list(source.shape)}",
         )
     if bitwise_equal(target, source):
-        return judge_identical(reference)
+        return judge_identical(reference, axis)
     stats = statistics(target, source)
     if not is_float(source.dtype) or reference.floor is None:
         return _judge_exactly(target, source, stats)
     with np.errstate(all="ignore"):
-        return _judge_by_floor(target, reference, reference.floor, stats, limit)
+        return _judge_by_floor(target, reference, reference.floor, stats, limit, axis)
 
 
-def judge_identical(reference: Reference) -> Judgement:
+def judge_identical(reference: Reference, axis: int | None = None) -> Judgement:
     """The judgement on a target that equals the source bit for bit."""
     floor = reference.floor
     return Judgement(
@@ -147,6 +152,7 @@ def judge_identical(reference: Reference) -> Judgement:
         floor.source_ratio if floor else math.nan,
         floor.absolute if floor else 0.0,
         identical_statistics(reference.source),
+        positions=() if floor is None or axis is None else (0.0,) * reference.source.shape[axis],
     )
 
 
@@ -164,15 +170,24 @@ def _judge_exactly(target: np.ndarray, source: np.ndarray, stats: Statistics) ->
 
 
 def _judge_by_floor(
-    target: np.ndarray, reference: Reference, floor: Floor, stats: Statistics, limit: float
+    target: np.ndarray,
+    reference: Reference,
+    floor: Floor,
+    stats: Statistics,
+    limit: float,
+    axis: int | None,
 ) -> Judgement:
     seen = _Seen(limit)
+    along = None if axis is None else _Along(target.shape, axis)
     for block in _walk(target, reference, floor):
         if block.lost is not None:
             seen.nonfinite(block.lost, block.start)
         seen.ratios(block.ratios, block.allowed, block.start)
         seen.units(block.units, block.exact_units)
-    return _conclude(target, reference, floor, stats, seen)
+        if along:
+            along.add(block.ratios, block.start)
+    judgement = _conclude(target, reference, floor, stats, seen)
+    return replace(judgement, positions=tuple(along.worst.tolist())) if along else judgement
 
 
 @dataclass(frozen=True)
@@ -288,6 +303,24 @@ class _Seen:
         self.bias.add(units, exact)
 
 
+class _Along:
+    """The largest ratio at each index of one axis."""
+
+    def __init__(self, shape: tuple[int, ...], axis: int) -> None:
+        self.worst = np.zeros(shape[axis])
+        self._is_last = axis == len(shape) - 1
+        self._rows = math.prod(shape[axis + 1 : -1])
+        """How many rows of the last axis in succession have the same index."""
+
+    def add(self, ratios: np.ndarray, start: int) -> None:
+        """Take in a block of whole rows that begins at a flat index."""
+        if self._is_last:
+            np.maximum(self.worst, ratios.max(axis=0), out=self.worst)
+            return
+        rows = start // ratios.shape[1] + np.arange(len(ratios))
+        np.maximum.at(self.worst, rows // self._rows % len(self.worst), ratios.max(axis=1))
+
+
 def _conclude(
     target: np.ndarray, reference: Reference, floor: Floor, stats: Statistics, seen: _Seen
 ) -> Judgement:
@@ -309,8 +342,7 @@ def _conclude(
         )
         return Judgement(Verdict.FAIL, ratio, seen.allowed, stats, message)
     rms = math.sqrt(seen.squares / stats.elements)
-    narrow = unit_roundoff(source.dtype) > unit_roundoff(np.dtype(np.float32))
-    noise = rms / floor.rms / (_NARROW if narrow else 1.0)
+    noise = seen.limit * rms / rms_limit(floor, source.dtype, seen.limit)
     if noise > seen.limit:
         message = f"the whole tensor is {rms / floor.rms:.3g} times noisier than the source"
         return Judgement(Verdict.FAIL, max(ratio, noise), seen.allowed, stats, message)
@@ -321,6 +353,12 @@ def _conclude(
         ratio = max(ratio, seen.limit * abs(bias) / limit)
         return Judgement(Verdict.FAIL, ratio, seen.allowed, stats, message)
     return Judgement(Verdict.PASS, ratio, seen.allowed, stats)
+
+
+def rms_limit(floor: Floor, dtype: np.dtype, limit: float = LIMIT) -> float:
+    """The largest root mean square error that passes, in units."""
+    narrow = unit_roundoff(dtype) > unit_roundoff(np.dtype(np.float32))
+    return limit * floor.rms * (_NARROW if narrow else 1.0)
 
 
 def bias_floor(floor: Floor, dtype: np.dtype, elements: int) -> float:

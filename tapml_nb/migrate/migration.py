@@ -142,7 +142,8 @@ class Growth:
         """Add what can be added of a batch."""
         answer = self._probes([*self.safe, *batch])
         seconds = self._probes.journal[-1].seconds if self._probes.journal else 0.0
-        broken = {op: why for op, why in answer.accidents.items() if op in set(batch)}
+        tried = frozenset(batch)
+        broken = {op: why for op, why in answer.accidents.items() if op in tried}
         rest = [op for op in batch if op not in broken]
         if not answer.ok and len(rest) == 1:
             broken[rest[0]] = BREAKS

@@ -22,6 +22,10 @@ METRICS = ("ratio", "max_abs", "max_rel", "max_ulp", "rmse", "snr_db", "acc_rati
 
 # Okabe and Ito's palette, told apart by people who see colours differently.
 _BLUE, _ORANGE, _GREY, _RED = "#0072b2", "#e69f00", "#777777", "#d55e00"
+_ROWS, _COLUMNS = 200, 64
+"""At most so many rows and columns of a heatmap have their names, and make it larger: an image has
+an end, and a name takes milliseconds to draw."""
+
 _LEAST = 1e-3
 """Ratios below this are drawn here: a log scale has no zero."""
 
@@ -76,22 +80,33 @@ def _worst_ratios(report: Report) -> tuple[np.ndarray, np.ndarray]:
 
 
 def heatmap(report: Report, rows: str = "layer", cols: str = "metric") -> Figure:
-    """Where it is worst: one cell per layer and metric, op kind or step.
+    """Where it is worst: one cell per layer and metric, op kind, step or token.
 
     Args:
         report: what to show.
         rows: ``"layer"``, ``"scope"`` or ``"op"``.
-        cols: ``"metric"`` (each column scaled on its own), ``"kind"`` or ``"step"`` (the ratio).
+        cols: ``"metric"`` (each column scaled on its own), ``"kind"``, ``"step"`` or
+            ``"position"`` (the ratio).  Positions are those of each step's tokens, step after
+            step; an operator whose tensors have no clear axis of tokens has no cells there, and
+            the figure says how many have.
 
     Raises:
-        ValueError: for any other ``rows`` or ``cols``.
+        ValueError: for any other ``rows`` or ``cols``, or if nothing was judged by position.
     """
     table = heatmap_table(report, rows, cols)
-    figure, axes = _figure(max(5, 0.7 * len(table.columns) + 3), max(3.0, 0.26 * len(table) + 2.2))
+    wide, tall = min(_COLUMNS, len(table.columns)), min(_ROWS, len(table))
+    figure, axes = _figure(max(5, 0.7 * wide + 3), max(3.0, 0.26 * tall + 2.2))
     image = draw_heatmap(table, axes, cols)
     figure.colorbar(image, ax=axes, label=scale_label(cols))
     title = f"{report.graph.name} on {report.info.target}: {rows} by {cols}"
     axes.set_title(title, parse_math=False)
+    if cols == "position":
+        judged = {op for op, _ in report.introduced}
+        known = {op for (op, _), result in report.introduced.items() if result.positions}
+        axes.set_xlabel(
+            f"token{' (step:position)' if report.steps > 1 else ''}; "
+            f"of {len(judged)} judged operators {len(known)} have an axis of tokens"
+        )
     return figure
 
 
@@ -109,9 +124,12 @@ def draw_heatmap(
         shown = _scaled(badness)
     image = axes.imshow(shown, aspect="auto", cmap="cividis", interpolation="nearest")
     # Names come from models: "$" is no mathematics.
-    columns, rows = [str(c) for c in table.columns], [str(r) for r in table.index]
-    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", parse_math=False)
-    axes.set_yticks(range(len(rows)), rows, fontsize=8, parse_math=False)
+    for places, names, most, style in (
+        (axes.set_xticks, table.columns, _COLUMNS, {"rotation": 45, "ha": "right"}),
+        (axes.set_yticks, table.index, _ROWS, {"fontsize": 8}),
+    ):
+        named = range(0, len(names), math.ceil(len(names) / most) or 1)
+        places(named, [str(names[k]) for k in named], parse_math=False, **style)
     if values.size <= 400 if numbers is None else numbers:
         middle = np.nanmean([np.nanmin(shown), np.nanmax(shown)]) if np.isfinite(shown).any() else 0
         for (i, j), value in np.ndenumerate(values):
@@ -130,8 +148,10 @@ def heatmap_table(report: Report, rows: str = "layer", cols: str = "metric") -> 
     """The numbers behind :func:`heatmap`: the worst of each cell (for SNR, the least)."""
     if rows not in ("layer", "scope", "op"):
         raise ValueError(f"rows: {rows!r}; choose 'layer', 'scope' or 'op'")
-    if cols not in ("metric", "kind", "step"):
-        raise ValueError(f"cols: {cols!r}; choose 'metric', 'kind' or 'step'")
+    if cols not in ("metric", "kind", "step", "position"):
+        raise ValueError(f"cols: {cols!r}; choose 'metric', 'kind', 'step' or 'position'")
+    if cols == "position":
+        return _by_position(report, rows)
     if cols == "metric":
         frame = report.frame()
         frame["layer"] = [report.graph[op].layer or "(model)" for op in frame["op"]]
@@ -143,6 +163,31 @@ def heatmap_table(report: Report, rows: str = "layer", cols: str = "metric") -> 
         index=rows, columns=cols, values="ratio", aggfunc="max", sort=False, dropna=False
     )
     return table.dropna(axis="columns", how="all") if cols == "kind" else table
+
+
+def _by_position(report: Report, rows: str) -> pd.DataFrame:
+    """The worst ratio of each row at each token, step after step; NaN where none is known."""
+    import pandas as pd
+
+    lengths = [
+        max((len(r.positions) for (_, s), r in report.introduced.items() if s == step), default=0)
+        for step in range(report.steps)
+    ]
+    if not any(lengths):
+        raise ValueError(
+            "cols: 'position': no operator was judged by position; that takes token ids "
+            "[batch, positions] among the model's inputs, and run()"
+        )
+    starts = np.cumsum([0, *lengths])
+    name = {op.id: op.id if rows == "op" else getattr(op, rows) for op in report.graph.ops}
+    row = {r: i for i, r in enumerate(dict.fromkeys(name[op.id] for op in report.graph.ops))}
+    worst = np.full((len(row), starts[-1]), math.nan)
+    for (op, step), result in report.introduced.items():
+        cells = worst[row[name[op]], starts[step] : starts[step] + len(result.positions)]
+        np.fmax(cells, result.positions, out=cells)
+    several = report.steps > 1
+    columns = [f"{s}:{p}" if several else p for s, n in enumerate(lengths) for p in range(n)]
+    return pd.DataFrame(worst, [r or "(model)" for r in row], columns)
 
 
 def _ratios(report: Report) -> pd.DataFrame:

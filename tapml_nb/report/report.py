@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapml_nb.execute.unobserved import Unobserved
-from tapml_nb.graph import Graph, OpId
+from tapml_nb.graph import Graph, OpId, Selector, SelectorError, select
 from tapml_nb.judge.agreement import Agreement
 from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
 from tapml_nb.judge.verdict import FAULTS, LIMIT, SEVERITY, Verdict, worse
@@ -79,6 +79,7 @@ class Culprit:
         step: the step in which it is worst.
         pattern: the :class:`~tapml_nb.judge.diagnosis.Pattern` that the error looks like; ""
             for none.
+        steps: every step in which it is broken.
     """
 
     op: OpId
@@ -88,6 +89,7 @@ class Culprit:
     evidence: str
     step: int
     pattern: str = ""
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ class Report:
             from all others: they change neither verdicts nor :attr:`culprits` nor :attr:`ok`.
         conversions: by what operators were converted to Relax, in words, where not by TVM's
             importer alone: by a rule of tapml_nb's, or with a workaround.
+        opener: judges the calls that an operator holds (:meth:`drill`); None where no session is
+            behind the report.
     """
 
     graph: Graph
@@ -151,6 +155,7 @@ class Report:
     info: RunInfo = field(default_factory=RunInfo)
     augmented: Sequence[AugmentedResult] = ()
     conversions: Mapping[OpId, str] = field(default_factory=dict)
+    opener: Callable[[Selector], Report] | None = field(default=None, repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -190,14 +195,16 @@ class Report:
         :attr:`missing`.
         """
         order = {op.id: i for i, op in enumerate(self.graph.ops)}
-        worst: dict[OpId, OpResult] = {}
+        broken: dict[OpId, list[OpResult]] = {}
         for result in self.introduced.values():
-            if result.verdict in _BROKEN and (
-                result.op not in worst or _badness(result) < _badness(worst[result.op])
-            ):
-                worst[result.op] = result
-        results = sorted(worst.values(), key=lambda r: (*_badness(r), order[r.op]))
-        return [self._culprit(result) for result in results]
+            if result.verdict in _BROKEN:
+                broken.setdefault(result.op, []).append(result)
+        results = [min(found, key=_badness) for found in broken.values()]
+        results.sort(key=lambda r: (*_badness(r), order[r.op]))
+        return [
+            self._culprit(result, tuple(sorted(r.step for r in broken[result.op])))
+            for result in results
+        ]
 
     @cached_property
     def missing(self) -> list[OpResult]:
@@ -270,6 +277,34 @@ class Report:
         ]
         return pd.DataFrame(rows, columns=["op", "step", "before", "after"])
 
+    def drill(self, op: Selector) -> Report:
+        """Open an operator of granularity ``"fused"`` or ``"module"`` into its ATen calls.
+
+        Every call that the operator holds, or holds a part of, is judged alone by the session
+        behind this report: on the same target and the source's own values, as at granularity
+        ``"operator"``.  What :meth:`~tapml_nb.Session.override` put in the operator's place is
+        of the whole operator, and not looked into.
+
+        Args:
+            op: the operator, or a selector that names exactly one.
+
+        Returns:
+            A report on these calls alone.
+
+        Raises:
+            SelectorError: if ``op`` does not name exactly one operator.
+            ValueError: if it is one ATen call already.
+            RuntimeError: if the session is closed, gone or busy, or there is none.
+        """
+        (chosen, *others) = select(self.graph, op)
+        if others:
+            raise SelectorError(f"op: {op!r} names {len(others) + 1} operators; name one")
+        if not self.graph[chosen].members:
+            raise ValueError(f"op: {chosen} is one ATen call; there is nothing inside")
+        if self.opener is None:
+            raise RuntimeError("no session is behind this report; make one with tapml_nb.debug")
+        return self.opener(chosen)
+
     def heatmap(self, rows: str = "layer", cols: str = "metric") -> Figure:
         """A heatmap of the worst ratio per cell; see :func:`tapml_nb.report.figures.heatmap`."""
         from tapml_nb.report.figures import heatmap
@@ -308,7 +343,7 @@ class Report:
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _culprit(self, result: OpResult) -> Culprit:
+    def _culprit(self, result: OpResult, steps: tuple[int, ...]) -> Culprit:
         op = self.graph[result.op]
         line = op.source
         where = f"{Path(line.file).name}:{line.line}: {line.text}" if line else ""
@@ -319,6 +354,7 @@ class Report:
             if stats
             else ""
         )
+        when = "" if len(steps) == self.steps else f"broken in steps {_ranges(steps)}"
         look = result.diagnosis
         words = f"{look.words} ({look.usual_cause})" if look else ""
         return Culprit(
@@ -326,9 +362,10 @@ class Report:
             result.verdict,
             result.ratio,
             "; ".join(filter(None, (words, result.message, self.conversions.get(result.op)))),
-            "; ".join(part for part in (where, look.evidence if look else "", metrics) if part),
+            "; ".join(filter(None, (where, when, look.evidence if look else "", metrics))),
             result.step,
             str(look.pattern) if look else "",
+            steps,
         )
 
     def _row(self, op: Any, step: int) -> dict[str, Any]:
@@ -371,6 +408,18 @@ def _badness(result: OpResult) -> tuple[int, float]:
     """Sorts the worst first: by verdict, then by ratio."""
     ratio = math.inf if math.isnan(result.ratio) else result.ratio
     return _BROKEN.index(result.verdict), -ratio
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers in words.
+
+    >>> _ranges([0, 3, 4, 5])
+    '0, 3-5'
+    """
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    pairs = zip(starts, ends, strict=True)
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in pairs)
 
 
 def summarize(report: Report) -> str:

@@ -187,6 +187,7 @@ class KernelRunner:
         that a kernel wrote to.
         """
         last = {key: number for number, call in enumerate(calls) for key in call["inputs"]}
+        kept = frozenset(keep)
         tensors: dict[str, Any] = {}  # what the chain makes; freed after its last use
         outside = [
             key
@@ -210,7 +211,7 @@ class KernelRunner:
             tensors.update(zip(call["outputs"], made, strict=True))
             del given, made
             for key in (*call["inputs"], *call["outputs"]):
-                if last.get(key, number) <= number and key not in keep:
+                if last.get(key, number) <= number and key not in kept:
                     tensors.pop(key, None)
         for key in keep:
             self._memory[key] = tensors[key]

@@ -1,5 +1,7 @@
 """Ties may be broken in any way; a wrong choice is still wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -44,9 +46,17 @@ def test_choices(kind, constants, target, source, same):
 
 
 def test_only_the_index_output_chooses():
-    assert [chooses(make("aten.topk"), k) for k in (0, 1)] == [False, True]
-    assert [chooses(make("aten.argmax"), k) for k in (0, 1)] == [True, False]
-    assert not chooses(make("aten.add"), 0)
+    found = np.zeros((2, 2), np.int64)
+    two = [chooses(make("aten.topk"), k, X, a) for k, a in enumerate((X[:, :2], found))]
+    assert two == [False, True]
+    assert [chooses(make("aten.argmax"), k, X, found) for k in (0, 1)] == [True, False]
+    assert not chooses(make("aten.add"), 0, X, X)
+
+
+def test_an_output_that_nobody_reads_is_not_counted():
+    alone = replace(make("aten.topk"), outputs=("b",))
+    assert chooses(alone, 0, X, np.zeros((2, 2), np.int64))
+    assert not chooses(alone, 0, X, X[:, :2])
 
 
 class Sorts(nn.Module):
@@ -69,3 +79,34 @@ def test_in_a_session(order, verdict):
         session.override("sort", lambda x: (np.sort(x, axis=-1), order(x)))
         report = session.run()
         assert report.verdict("sort") is verdict
+
+
+class Unsorted(nn.Module):
+    def forward(self, x):
+        return torch.topk(x, 2, sorted=False)
+
+
+TOP = torch.tensor([[3.0, 1.0, 2.0, 5.0], [0.0, 7.0, 9.0, 8.0]])
+
+
+@pytest.mark.parametrize(
+    ("indices", "elements", "verdict"),
+    [
+        ([[0, 3], [2, 3]], None, Verdict.PASS),
+        ([[3, 0], [3, 2]], None, Verdict.PASS),
+        ([[3, 2], [3, 2]], None, Verdict.FAIL),
+        ([[3, 3], [3, 2]], None, Verdict.FAIL),
+        ([[3, 0], [3, 2]], [[3.0, 5.0], [8.0, 9.0]], Verdict.FAIL),
+    ],
+    ids=["one order", "another", "not the largest", "one twice", "elements of another order"],
+)
+def test_an_unsorted_selection(indices, elements, verdict):
+    places = np.array(indices)
+
+    def kernel(x):
+        found = np.take_along_axis(x, places, -1)
+        return found if elements is None else np.array(elements, np.float32), places
+
+    with tapml.debug(Unsorted().eval(), (TOP,)) as session:
+        session.override("topk", kernel)
+        assert session.run().verdict("topk") is verdict

@@ -164,3 +164,21 @@ def test_an_empty_report_draws(graph):
     assert report.plot().axes
     assert report.heatmap().axes
     assert report.counts == {Verdict.UNKNOWN: 5}
+
+
+def test_a_model_of_thousands_of_layers_can_be_drawn():
+    spec = TensorSpec((8,), "float32")
+    scopes = [f"layers.{k}" for k in range(3000)]
+    ops = tuple(
+        Op(f"{s}/mul", "aten.mul", s, "M", s, (), (s,), None, ("aten.mul.Tensor",)) for s in scopes
+    )
+    values = {s: Value(s, "operator", spec, s, f"{s}/mul") for s in scopes}
+    introduced = {(op.id, 0): result(op.id) for op in ops}
+    report = Report(Graph("deep", ops, values, (), ()), 1, introduced)
+    figure = report.heatmap("layer", "kind")
+    assert max(figure.get_size_inches()) < 60, "an image has an end"
+    axes = figure.axes[0]
+    assert axes.get_images()[0].get_array().shape[0] == 3000, "every layer has its row"
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(names) <= 200
+    assert names[:2] == ["layers.0", "layers.15"]

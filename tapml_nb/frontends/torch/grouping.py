@@ -2,7 +2,8 @@
 
 ``run_decompositions`` turns ``aten.linear`` into permute, view and mm; people wrote ``linear``.
 Every decomposed node remembers the call it came from (``meta["from_node"]``), and that is the
-key.  ``getitem`` belongs to the producer of its tuple.  A group must be convex (no path leaves
+key.  ``getitem`` belongs to the producer of its tuple, and a complex value, which no kernel can
+yield, to its only reader.  A group must be convex (no path leaves
 it and comes back), or it could not run as one kernel; one that is not is cut where it must be.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import fx
@@ -20,17 +21,31 @@ Group = tuple[fx.Node, ...]
 
 def group_nodes(graph: fx.Graph) -> list[Group]:
     """The graph's computing nodes as convex groups in an executable order."""
-    order = {node: i for i, node in enumerate(graph.nodes)}
     members: dict[str, list[fx.Node]] = {}
     key_of: dict[fx.Node, str] = {}
     for node in graph.nodes:
         if node.op != "call_function":
             continue
-        key = key_of[node.args[0]] if is_getitem(node) else origin(node)
+        key = key_of[node.args[0]] if is_getitem(node) else origin(_reader(node))
         key_of[node] = key
         members.setdefault(key, []).append(node)
-    groups = [part for nodes in members.values() for part in _convex_parts(nodes, order)]
-    return _executable(groups, order)
+    return executable(graph, members.values())
+
+
+def executable(graph: fx.Graph, groups: Iterable[list[fx.Node]]) -> list[Group]:
+    """Groups in an executable order; those that are not convex are cut."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    parts = [
+        part
+        for nodes in groups
+        for part in _convex_parts(sorted(nodes, key=order.__getitem__), order)
+    ]
+    return _executable(parts, order)
+
+
+def main_node(group: Group) -> fx.Node:
+    """The node that a group is named and traced by: its last one that computes."""
+    return next((node for node in reversed(group) if not is_getitem(node)), group[0])
 
 
 def is_getitem(node: fx.Node) -> bool:
@@ -40,6 +55,28 @@ def is_getitem(node: fx.Node) -> bool:
         and isinstance(node.args[0], fx.Node)
         and node.args[0].op == "call_function"
     )
+
+
+def _reader(node: fx.Node) -> fx.Node:
+    """The first real value that a complex one leads to, as far as each has only one reader; of
+    real values the node itself."""
+    while is_complex(node) and len(node.users) == 1:
+        (user,) = node.users
+        if user.op != "call_function":
+            break
+        node = user
+    return node
+
+
+def is_complex(node: fx.Node) -> bool:
+    """Whether a node yields a complex tensor."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.is_complex()
+
+
+def is_assertion(node: fx.Node) -> bool:
+    """Whether a node yields nothing at all: it checks what others yield."""
+    return not node.users and node.meta.get("val") is None
 
 
 def origin(node: fx.Node) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -15,20 +16,22 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from tapml_nb.frontends.program import Unit, Unsupported
+from tapml_nb.frontends.granularity import Decide, Granularity
+from tapml_nb.frontends.program import Memory, Unit, Unsupported
+from tapml_nb.frontends.torch.coarse import fused_groups, module_groups
 from tapml_nb.frontends.torch.export import (
     StepInputs,
     decompose,
     export,
     split_steps,
 )
-from tapml_nb.frontends.torch.grouping import Group, group_nodes, is_tensor
-from tapml_nb.frontends.torch.provenance import constants, kind, scope_and_class, source_line
+from tapml_nb.frontends.torch.grouping import Group, group_nodes, is_assertion, is_tensor
+from tapml_nb.frontends.torch.naming import Part, call_name, kernel_name, module_name
+from tapml_nb.frontends.torch.provenance import constants, source_line
 from tapml_nb.frontends.torch.units import build_module
 from tapml_nb.frontends.torch.workarounds import Workaround, choose
-from tapml_nb.graph import Graph, Op, OpId, TensorSpec, Value, ValueId
+from tapml_nb.graph import Graph, Member, Op, OpId, TensorSpec, Value, ValueId
 from tapml_nb.graph.model import Role, layer_of
-from tapml_nb.graph.select import short_kind
 
 _BITS = {torch.bfloat16: (torch.int16, ml_dtypes.bfloat16)} | {
     getattr(torch, name): (torch.uint8, getattr(ml_dtypes, name))
@@ -111,13 +114,45 @@ class TorchProgram:
         self._workarounds = workarounds
         self._nodes = {node.name: node for node in exported.graph.nodes}
         self._ops: dict[OpId, _TorchOp] = {}
+        self._operators = self
         self._constants = {
             node.name: getattr(exported.graph_module, str(node.target))
             for node in exported.graph.nodes
             if node.op == "get_attr"
         }
         self._steps = [self._flatten(args, kwargs, i) for i, (args, kwargs) in enumerate(steps)]
-        self.graph = self._build_graph(name)
+        self.graph = self._build_graph(name, group_nodes(exported.graph), Granularity("operator"))
+        self._home = {node: op for op, program in self._ops.items() for node in program.nodes}
+
+    def at(self, granularity: Granularity, decide: Decide) -> TorchProgram:
+        """The same model with other operators; this program is at operator granularity.
+
+        Args:
+            granularity: what one operator is to be.
+            decide: lets the target decide what it fuses; asked where the granularity needs it.
+
+        Raises:
+            ValueError: if no module is as deep as the granularity says.
+        """
+        if granularity.unit == "operator":
+            return self
+        graph = self._exported.graph
+        if granularity.unit == "module":
+            calls = [self._ops[op.id].nodes for op in self.graph.ops]
+            calls = [nodes for nodes in calls if not all(map(is_assertion, nodes))]
+            groups = module_groups(graph, calls, granularity.depth)
+        else:
+            ends = dict.fromkeys([*self.graph.outputs, *self.mutations.values()])
+            results = [self._nodes[value] for value in ends]
+            groups = fused_groups(graph, results, decide, self._workarounds)
+        coarse = copy(self)
+        coarse._ops = {}
+        coarse.graph = coarse._build_graph(self.graph.name, groups, granularity)
+        return coarse
+
+    def operators(self) -> TorchProgram:
+        """The same model at operator granularity."""
+        return self._operators
 
     # -- Program -----------------------------------------------------------------------------
 
@@ -204,6 +239,20 @@ class TorchProgram:
                 return torch.from_numpy(array.view(width)).view(dtype).to(like.device)
         return torch.from_numpy(array).to(like.device)
 
+    def memory(self, tensor: torch.Tensor) -> Memory | None:
+        """The tensor's storage (see :class:`~tapml_nb.frontends.program.Program`)."""
+        plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        if not plain or tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
+            return None
+        storage = tensor.untyped_storage()
+
+        def data() -> np.ndarray:
+            whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+            return np.asarray(whole.cpu().numpy())
+
+        place = (int(tensor.storage_offset()), tensor.shape, tensor.stride())
+        return Memory(storage.data_ptr(), data, partial(_over, tensor.dtype, tensor.device, place))
+
     # -- import ------------------------------------------------------------------------------
 
     def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any], step: int) -> list[Any]:
@@ -235,49 +284,47 @@ class TorchProgram:
                 )
         return leaves
 
-    def _build_graph(self, name: str) -> Graph:
+    def _build_graph(self, model: str, groups: Sequence[Group], granularity: Granularity) -> Graph:
         values = self._external_values()
+        parts_of = self._parts if granularity.unit != "operator" else lambda nodes: ()
         ops: list[Op] = []
         used: dict[str, int] = {}
-        home: dict[str, OpId] = {}
-        for nodes in group_nodes(self._exported.graph):
-            members = set(nodes)
-            last = nodes[-1] if nodes[-1].target is not operator.getitem else nodes[0]
-            scope, module = scope_and_class(last)
-            op_kind = kind(last)
-            base = f"{scope}/{short_kind(op_kind)}" if scope else short_kind(op_kind)
-            count = used[base] = used.get(base, -1) + 1
-            op_id = f"{base}_{count}" if count else base
-            outputs = tuple(n for n in nodes if _is_output(n, members))
-            inputs = tuple(
-                dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in members)
-            )
-            self._ops[op_id] = _TorchOp(nodes, inputs, outputs)
-            for k, node in enumerate(outputs):
-                result: Any = node.meta.get("val")
+        for nodes in groups:
+            parts = parts_of(nodes)
+            if not parts or parts[0].op.host:
+                name = call_name(nodes)
+            elif granularity.unit == "fused":
+                name = kernel_name(parts)
+            else:
+                name = module_name(parts, granularity.depth, self._operators.graph)
+            count = used[name.id] = used.get(name.id, -1) + 1
+            op_id = f"{name.id}_{count}" if count else name.id
+            program = self._ops[op_id] = _operator(nodes, checked=not parts)
+            for k, node in enumerate(program.outputs):
                 label = f"{op_id}#{k}" if k else op_id
-                host = not is_tensor(result)
-                spec = TensorSpec((), "host") if host else _spec(result)
-                values[node.name] = Value(node.name, "operator", spec, label, op_id, host)
-                home[node.name] = op_id
+                host = not is_tensor(node.meta.get("val"))
+                values[node.name] = Value(
+                    node.name, "operator", _node_spec(node), label, op_id, host
+                )
             ops.append(
                 Op(
                     id=op_id,
-                    kind=op_kind,
-                    scope=scope,
-                    module=module,
-                    layer=layer_of(scope),
-                    inputs=tuple(n.name for n in inputs if n.name in values),
-                    outputs=tuple(n.name for n in outputs),
-                    source=source_line(last),
+                    kind=name.kind,
+                    scope=name.scope,
+                    module=name.module,
+                    layer=layer_of(name.scope),
+                    inputs=tuple(n.name for n in program.inputs if n.name in values),
+                    outputs=tuple(n.name for n in program.outputs),
+                    source=source_line(name.node),
                     primitives=tuple(str(n.target) for n in nodes),
-                    host=not any(is_tensor(n.meta.get("val")) for n in outputs),
-                    constants=constants(last),
+                    host=not any(is_tensor(n.meta.get("val")) for n in program.outputs),
+                    constants=constants(name.node) if len(parts) < 2 else {},
+                    members=tuple(_member(part) for part in parts),
                 )
             )
         signature = self._exported.graph_signature
         return Graph(
-            name=name,
+            name=model,
             ops=tuple(ops),
             values=values,
             inputs=tuple(v.id for v in values.values() if v.role == "input"),
@@ -289,6 +336,14 @@ class TorchProgram:
                 and not values[spec.arg.name].host
             ),
         )
+
+    def _parts(self, nodes: Group) -> list[Part]:
+        """The ATen calls that are in a group of nodes, in order."""
+        fine = self._operators
+        inside: dict[OpId, list[fx.Node]] = {}
+        for node in nodes:
+            inside.setdefault(fine._home[node], []).append(node)
+        return [Part(fine.graph[op], tuple(part)) for op, part in inside.items()]
 
     def _external_values(self) -> dict[ValueId, Value]:
         values: dict[ValueId, Value] = {}
@@ -326,20 +381,49 @@ class TorchProgram:
         return [env[node] for node in program.outputs]
 
 
-def _is_output(node: fx.Node, members: set[fx.Node]) -> bool:
+def _operator(nodes: Group, *, checked: bool = False) -> _TorchOp:
+    """A group with its ends; ``checked`` if assertions are operators, too, and read values."""
+    members = set(nodes)
+    inputs = dict.fromkeys(a for n in nodes for a in n.all_input_nodes if a not in members)
+    outputs = tuple(n for n in nodes if _is_output(n, members, checked))
+    return _TorchOp(nodes, tuple(inputs), outputs)
+
+
+def _member(part: Part) -> Member:
+    inside = _operator(part.nodes)
+    tensors = [
+        [n for n in ends if is_tensor(n.meta.get("val"))]
+        for ends in (inside.inputs, inside.outputs)
+    ]
+    inputs, outputs = (tuple(_node_spec(n) for n in ends) for ends in tensors)
+    return Member(part.op.id, tuple(str(n.target) for n in part.nodes), inputs, outputs)
+
+
+def _is_output(node: fx.Node, members: set[fx.Node], checked: bool) -> bool:
     """Whether others read this node; tuples are read through their ``getitem`` members.
 
     A node that nobody reads at all is dead code in the model, judged all the same.
     """
-    if isinstance(node.meta.get("val"), list | tuple):
+    value = node.meta.get("val")
+    if value is None or isinstance(value, list | tuple):  # None: an assertion
         return False
-    return not node.users or any(user not in members for user in node.users)
+    readers = [user for user in node.users if checked or not is_assertion(user)]
+    return not readers or any(user not in members for user in readers)
+
+
+def _node_spec(node: fx.Node) -> TensorSpec:
+    value: Any = node.meta.get("val")
+    return _spec(value) if is_tensor(value) else TensorSpec((), "host")
 
 
 def _spec(tensor: torch.Tensor) -> TensorSpec:
-    return TensorSpec(
-        tuple(int(size) for size in tensor.shape), str(tensor.dtype).removeprefix("torch.")
-    )
+    return TensorSpec(tuple(map(_size, tensor.shape)), str(tensor.dtype).removeprefix("torch."))
+
+
+def _size(size: int | torch.SymInt) -> int:
+    """A size when the model was exported; ``int()`` of a symbolic one would fix it for good."""
+    hint = None if isinstance(size, int) else size.node.hint
+    return int(size if hint is None else hint)
 
 
 def _describe(value: Any) -> str:
@@ -351,6 +435,17 @@ def _fits(leaf: torch.Tensor, expected: Any) -> bool:
         return False
     sizes = zip(leaf.shape, expected.shape, strict=True)
     return all(isinstance(want, torch.SymInt) or have == want for have, want in sizes)
+
+
+def _over(
+    dtype: torch.dtype,
+    device: torch.device,
+    place: tuple[int, Sequence[int], Sequence[int]],
+    data: np.ndarray,
+) -> torch.Tensor:
+    """A tensor at an offset, of a shape and strides (all in elements) in memory of its own."""
+    storage = torch.from_numpy(data).to(device).untyped_storage()
+    return torch.empty(0, dtype=dtype, device=device).set_(storage, *place)
 
 
 def _widen(value: Any) -> Any:

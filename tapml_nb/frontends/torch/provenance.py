@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import linecache
-import re
-from pathlib import Path
-
 import torch
 from torch import fx
 
+from tapml_nb.frontends.trace import user_line
 from tapml_nb.graph import SourceLine
 from tapml_nb.graph.model import Constant
-
-_FRAME = re.compile(r'^\s*File "(?P<file>.+)", line (?P<line>\d+), in ', re.MULTILINE)
-_TORCH = str(Path(torch.__file__).parent)
 
 
 def scope_and_class(node: fx.Node) -> tuple[str, str]:
@@ -26,12 +20,37 @@ def scope_and_class(node: fx.Node) -> tuple[str, str]:
     return str(path), name.rpartition(".")[2]
 
 
+def module_calls(node: fx.Node) -> list[tuple[str, str]]:
+    """The calls of modules a node ran in, outermost first: a name for the call, and the path."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return [(call, str(path)) for call, (path, _) in stack.items()]
+
+
+def class_of(node: fx.Node, scope: str) -> str:
+    """The class of the module at a path that a node ran in, e.g. ``nn.Linear`` or ``LlamaMLP``.
+
+    Empty where no such module was called: a list of modules never is.
+    """
+    for path, cls in (node.meta.get("nn_module_stack") or {}).values():
+        if str(path) == scope:
+            name = cls if isinstance(cls, str) else f"{cls.__module__}.{cls.__name__}"
+            short = name.rpartition(".")[2]
+            return f"nn.{short}" if name.startswith("torch.nn.") else short
+    return ""
+
+
 def kind(node: fx.Node) -> str:
     """The ATen overload packet of the user's call, e.g. ``aten.linear``."""
     history = node.meta.get("from_node")
-    target = str(history[-1].target) if history else str(node.target)
-    if isinstance(node.target, torch._ops.OpOverload) and not history:
-        target = str(node.target)
+    return _packet(node, str(history[-1].target) if history else str(node.target))
+
+
+def packet(node: fx.Node) -> str:
+    """The ATen overload packet that a node itself calls, e.g. ``aten.mm``."""
+    return _packet(node, str(node.target))
+
+
+def _packet(node: fx.Node, target: str) -> str:
     parts = target.split(".")
     if len(parts) >= 3:
         return ".".join(parts[:2])
@@ -55,10 +74,4 @@ def constants(node: fx.Node) -> dict[str, Constant]:
 def source_line(node: fx.Node) -> SourceLine | None:
     """The innermost frame outside PyTorch itself, with the line's text."""
     trace = node.meta.get("stack_trace")
-    if not trace:
-        return None
-    frames = [(m["file"], int(m["line"])) for m in _FRAME.finditer(trace)]
-    for file, line in reversed(frames):
-        if not file.startswith((_TORCH, "<")) or file.startswith("<ipython"):
-            return SourceLine(file, line, linecache.getline(file, line).strip())
-    return None
+    return user_line(trace) if trace else None

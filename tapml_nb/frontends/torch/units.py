@@ -19,7 +19,8 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 
 from tapml_nb.frontends.program import Unsupported
 from tapml_nb.frontends.torch.export import first_line, last_line
-from tapml_nb.frontends.torch.rules import RULES, apply
+from tapml_nb.frontends.torch.grouping import is_complex
+from tapml_nb.frontends.torch.rules import COMPLEX_RULES, RULES, apply, concerns_complex
 from tapml_nb.frontends.torch.workarounds import Workaround
 
 
@@ -40,7 +41,7 @@ class Conversion:
     @property
     def words(self) -> str:
         """By what it was converted; empty if by the importer alone."""
-        ours = f"{', '.join(self.rules)} converted by a rule of tapml_nb's" if self.rules else ""
+        ours = f"{', '.join(self.rules)} converted by rules of tapml_nb's" if self.rules else ""
         fixed = f"workaround {', '.join(self.workarounds)}" if self.workarounds else ""
         return "; ".join(filter(None, (ours, fixed)))
 
@@ -65,6 +66,12 @@ def build_module(
     Raises:
         Unsupported: if neither the importer nor we can convert a node.
     """
+    for node in (*inputs, *outputs):
+        if is_complex(node):
+            does = "reads" if node in inputs else "yields"
+            raise Unsupported(
+                f"it {does} {node.meta['val'].dtype} ({node}), and Relax knows no complex numbers"
+            )
     importer = ExportedProgramImporter()
     builder = importer.block_builder = relax.BlockBuilder()
     params: list[Any] = []
@@ -72,7 +79,7 @@ def build_module(
         value = env[node]
         if isinstance(value, torch.Tensor):
             # p0, p1, …: call sites that differ in names alone must hash alike.
-            value = relax.Var(f"p{len(params)}", _tensor_type(importer, value))
+            value = relax.Var(f"p{len(params)}", tensor_type(value))
             params.append(value)
         importer.env[node] = value
     rules: dict[str, None] = {}
@@ -80,6 +87,8 @@ def build_module(
     with builder.function("main", params):
         with builder.dataflow():
             for node in nodes:
+                if node.meta.get("val") is None:
+                    continue  # an assertion computes nothing
                 if fixed := _worked_around(importer, node, workarounds):
                     name, importer.env[node] = fixed
                     used[name] = None
@@ -96,7 +105,13 @@ def build_module(
     return Conversion(module, tuple(rules), tuple(used))
 
 
-def _tensor_type(importer: ExportedProgramImporter, tensor: torch.Tensor) -> Any:
+def tensor_type(tensor: torch.Tensor) -> Any:
+    """The Relax type of a tensor's shape and dtype.
+
+    Raises:
+        Unsupported: if the importer does not know the dtype.
+    """
+    importer = ExportedProgramImporter()
     try:
         dtype = importer._convert_data_type(tensor.dtype)
     except Exception as error:
@@ -110,7 +125,7 @@ def _worked_around(
     """The workaround for a call, by name, and what the call becomes; None where there is none."""
     for workaround in workarounds:
         rule = workaround.rules.get(str(node.target))
-        if rule is None:
+        if rule is None or concerns_complex(node):
             continue
         try:
             result = apply(rule, importer, node)
@@ -127,6 +142,8 @@ def _convert(importer: ExportedProgramImporter, node: fx.Node) -> tuple[Any, boo
     """What a call becomes, and whether by a rule of ours."""
     name = getattr(node.target, "__name__", str(node.target))
     rule, own = importer.convert_map.get(name), RULES.get(str(node.target))
+    if concerns_complex(node):
+        rule, own = None, COMPLEX_RULES.get(str(node.target))
     reason: Exception | None = None
     if rule is not None:
         try:

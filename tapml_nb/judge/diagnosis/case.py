@@ -80,7 +80,7 @@ class Case:
     """One wrong output of one operator.
 
     Args:
-        kind: the operator's kind, e.g. ``aten.sub``.
+        kind: the operator's kind, e.g. ``aten.sub`` or ``onnx.Sub``.
         target: the target's tensor, of the reference's shape and dtype.
         reference: the source's, with its floor.
         inputs: the operator's tensor inputs.
@@ -89,7 +89,7 @@ class Case:
     def __init__(
         self, kind: str, target: np.ndarray, reference: Reference, inputs: Sequence[np.ndarray]
     ) -> None:
-        self.kind = kind.removeprefix("aten.")
+        self.kind = kind.rpartition(".")[2].lower()
         self.target = np.asarray(target, order="C")
         self.reference = reference
         self.inputs = list(inputs)

@@ -11,10 +11,18 @@ from typing import Any
 from torch import fx
 from tvm import relax
 
-from tapml_nb.frontends.torch.rules import elementwise, indexing, products, reductions, searching
+from tapml_nb.frontends.torch.rules import (
+    complex_numbers,
+    elementwise,
+    indexing,
+    products,
+    reductions,
+    searching,
+)
 from tapml_nb.frontends.torch.rules.call import Call, Rule
+from tapml_nb.frontends.torch.rules.complex_numbers import concerns_complex
 
-__all__ = ["RULES", "Call", "Rule", "apply"]
+__all__ = ["COMPLEX_RULES", "RULES", "Call", "Rule", "apply", "concerns_complex"]
 
 RULES: dict[str, Rule] = {
     **elementwise.RULES,
@@ -24,6 +32,9 @@ RULES: dict[str, Rule] = {
     **searching.RULES,
 }
 """The rules by ATen overload."""
+
+COMPLEX_RULES: dict[str, Rule] = complex_numbers.RULES
+"""The rules for calls that have to do with complex numbers, where no others apply."""
 
 
 def apply(rule: Rule, importer: Any, node: fx.Node) -> Any:

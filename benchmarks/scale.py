@@ -1,0 +1,230 @@
+"""A session over very many operators: what each stage costs, and what doubling them costs.
+
+    python benchmarks/scale.py [--operators 2500 5000 10000] [--max-memory "2 MB"]
+
+A decoder of many small blocks, with few different kernels, goes from ``torch.export`` to a carved
+bundle; each size in a process of its own.  Printed: seconds of every stage (in brackets: of CPU
+time, which other work on the machine does not change), the most memory that the process and its
+children (compiler, target server) had resident, and how CPU time and memory grow from size to size.
+Kernels are compiled beforehand, for that does not depend on the number of operators.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+import torch
+from torch import nn
+from torch.nn import functional
+
+import tapml_nb as tapml
+from tapml_nb.api import open_session
+from tapml_nb.frontends.torch import TorchProgram
+from tapml_nb.frontends.torch.export import decompose, split_steps
+
+_TOKENS, _WIDTH, _HEADS = 16, 64, 4
+
+_TOTALS = {
+    "import": ("torch.export", "decompositions", "graph"),
+    "first report": ("run", "frame", "summary"),
+}
+"""Sums of stages that are shown, too."""
+
+
+class _Norm(nn.Module):
+    """A root-mean-square norm as models spell it out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(_WIDTH))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+class _Block(nn.Module):
+    """Attention and a gated MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention_norm, self.mlp_norm = _Norm(), _Norm()
+        self.q, self.k, self.v, self.out = (nn.Linear(_WIDTH, _WIDTH, bias=False) for _ in range(4))
+        self.gate, self.up = (nn.Linear(_WIDTH, 2 * _WIDTH, bias=False) for _ in range(2))
+        self.down = nn.Linear(2 * _WIDTH, _WIDTH, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.attention_norm(x)
+        heads = [
+            part(y).view(1, _TOKENS, _HEADS, -1).transpose(1, 2)
+            for part in (self.q, self.k, self.v)
+        ]
+        y = functional.scaled_dot_product_attention(*heads, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).reshape(1, _TOKENS, _WIDTH))
+        y = self.mlp_norm(x)
+        return x + self.down(functional.silu(self.gate(y)) * self.up(y))
+
+
+class Decoder(nn.Module):
+    """Blocks in a row."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_Block() for _ in range(blocks))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def main() -> None:
+    """Measure every size and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_TEXT)
+    parser.add_argument("--operators", type=int, nargs="+", default=[2500, 5000, 10000])
+    parser.add_argument("--max-memory", help="as for tapml_nb.debug")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one, options.max_memory)))
+        return
+    limit = ["--max-memory", options.max_memory] if options.max_memory else []
+    command = [sys.executable, __file__, *limit, "--one"]
+    results = [
+        json.loads(subprocess.run([*command, str(n)], stdout=subprocess.PIPE, check=True).stdout)
+        for n in (100, *options.operators)  # the first compiles the kernels
+    ][1:]
+    _print(results)
+
+
+def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
+    """Wall and CPU seconds of every stage, and peak memory in MB, of a model of about this size."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # operators are tiny: more would wait for each other
+    blocks = round(operators / 32)
+    model, inputs = Decoder(blocks).eval(), (torch.randn(1, _TOKENS, _WIDTH),)
+    stages: dict[str, tuple[float, float]] = {}
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        begin, used = time.perf_counter(), _cpu_seconds()
+        yield
+        seconds = stages[name] = (time.perf_counter() - begin, _cpu_seconds() - used)
+        print(f"  {operators}: {name} {seconds[0]:.2f} s, {seconds[1]:.2f} s CPU", file=sys.stderr)
+
+    with _PeakMemory() as memory, tempfile.TemporaryDirectory() as folder:
+        with stage("torch.export"), torch.no_grad():
+            exported = torch.export.export(model, inputs, strict=False)
+        with stage("decompositions"):
+            exported = decompose(exported)
+        with stage("graph"):
+            program = TorchProgram(exported, split_steps(inputs), "Decoder")
+        with open_session(program, "llvm", max_memory=max_memory) as session:
+            with stage("run"):
+                report = session.run()
+            with stage("frame"):
+                report.frame()
+            with stage("summary"):
+                report.summary()
+            memory.mark("memory to first report")
+            with stage("to_html"):
+                report.to_html(Path(folder, "report.html"))
+            with stage("heatmap"):
+                report.heatmap()
+            with stage("hybrid"):
+                session.offload(
+                    [op.id for op in session.graph.ops if report.verdict(op.id) is _PASS]
+                )
+                hybrid = session.hybrid()
+            with stage("migrate"):
+                migration = session.migrate()
+            with stage("carve"):
+                bundle = session.carve(Path(folder, "decoder.tapml"))
+            assert not report.culprits, report
+            assert hybrid.info.outputs is _PASS, hybrid
+            assert len(migration.offloaded) == len(bundle) == len(session.graph)
+            count = len(session.graph)
+    return {"operators": count, **stages, **memory.marks, "memory": memory.peak}
+
+
+_PASS = tapml.Verdict.PASS
+_TEXT = argparse.RawDescriptionHelpFormatter
+
+
+class _PeakMemory:
+    """Watches how many MB this process and its children have resident."""
+
+    def __init__(self) -> None:
+        self.peak = 0.0
+        self.marks: dict[str, float] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def mark(self, name: str) -> None:
+        """Note the peak so far."""
+        self.marks[name] = self.peak
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.1):
+            resident = sum(_of_all(lambda process: process.memory_info().rss))
+            self.peak = max(self.peak, resident / 1e6)
+
+
+def _of_all(ask: Callable[[psutil.Process], float]) -> Iterator[float]:
+    """The answers of this process and all its children."""
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            yield ask(process)
+
+
+def _cpu_seconds() -> float:
+    """CPU time of this process and all children, those that have ended too."""
+    return sum(_of_all(lambda process: sum(process.cpu_times()[:4])))
+
+
+def _print(results: Sequence[dict[str, Any]]) -> None:
+    for result in results:
+        for name, parts in _TOTALS.items():
+            result[name] = tuple(map(sum, zip(*(result[part] for part in parts), strict=True)))
+    counts = " | ".join(f"{result.pop('operators'):,}" for result in results)
+    print(f"| | {counts} | growth |")
+    print("| --- |" + " ---: |" * (len(results) + 1))
+    for name in results[0]:
+        values = [result[name] for result in results]
+        if name.startswith("memory"):
+            cells, grown = [f"{value:,.0f} MB" for value in values], values
+        else:
+            cells = [f"{wall:.1f} s ({cpu:.1f})" for wall, cpu in values]
+            grown = [cpu for _, cpu in values]
+        growth = ", ".join(f"{b / a:.2f}" for a, b in pairwise(grown))
+        print(f"| {name} | {' | '.join(cells)} | {growth} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""An operator that fails, as one Python file that needs TVM and NumPy alone.
+
+Who mends TVM has no use for our sessions: the file holds the operator in Relax, its real inputs
+and what the source made of them, goes through TVM's own pipeline and virtual machine, and says
+where the result differs.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from tapml_nb.graph import Graph, Op
+from tapml_nb.judge.floor import Reference
+from tapml_nb.judge.results import OpResult
+from tapml_nb.judge.verdict import FAULTS, bias_floor, deviation, rms_limit
+from tapml_nb.report import Report
+
+RUNNABLE = ("llvm", "c", "cuda")
+"""Kinds of target that TVM's package has a runtime for."""
+
+_INLINE = 1000
+"""Elements of all tensors together that are written into the file itself."""
+
+_USE = (
+    "It needs tvm and numpy alone. Exit status: 1 if it reproduces, 0 if it does not, 2 if it "
+    "could not be run; a kernel that crashes ends it by a signal."
+)
+
+_PROGRAM = '''\
+def build():
+    """The module as TVM deploys it."""
+    executable = tvm.compile(MODULE, TARGET)
+    if TARGET.kind.name == "c":  # its C code has yet to be compiled
+        library = Path(tempfile.mkdtemp()) / "module.so"
+        executable.export_library(str(library))
+        executable = tvm.runtime.load_module(str(library))
+    return relax.VirtualMachine(executable, DEVICE)
+
+
+def fault(got, want, floor, noise, bias):
+    """What is wrong with an output; empty if nothing is.
+
+    `floor` is the rounding noise per element, `noise` the largest root mean square of errors in
+    floors, `bias` the largest relative scaling that rounding can explain; None: compare exactly.
+    """
+    if got.shape != want.shape or got.dtype != want.dtype:
+        return f"it is {got.dtype}{list(got.shape)}, should be {want.dtype}{list(want.shape)}"
+    if floor is None:
+        error = wrong = got != want
+    else:
+        g, w = got.astype("float64"), want.astype("float64")
+        same = (g == w) | (np.isnan(g) & np.isnan(w))
+        with np.errstate(all="ignore"):
+            error = np.where(same, 0.0, (g - w) / floor)
+        wrong = ~(np.abs(error) <= LIMIT)
+    if wrong.any():
+        size = np.abs(np.nan_to_num(error.astype("float64"), nan=np.inf))
+        at = np.unravel_index(np.argmax(size), got.shape)
+        where = f"worst at {[int(i) for i in at]}: {got[at]!s}, should be {want[at]!s}"
+        return f"{int(wrong.sum())} of {got.size} elements are wrong; {where}"
+    if floor is not None and got.size:
+        if (rms := float(np.sqrt(np.mean(error**2)))) > noise:
+            return f"it is {rms / noise:.3g} times as noisy as rounding can explain"
+        scaled = np.where(same & ~np.isfinite(w), 0.0, w) / floor
+        if (power := float(np.vdot(scaled, scaled))) > 0:
+            if abs(factor := float(np.vdot(error, scaled)) / power) > bias:
+                return f"it is scaled by {1 + factor:.6g}"
+    return ""
+
+
+def main():
+    print(f"TVM {tvm.__version__}, NumPy {np.__version__}, {TARGET.kind.name}")
+    try:
+        machine = build()
+    except Exception as error:
+        print(f"it does not compile: {type(error).__name__}: {str(error)[-300:].strip()}")
+        return 1 if VERDICT == "COMPILE_ERROR" else 2
+    found = 0
+    for attempt in (1, 2):
+        result = machine["main"](*[tvm.runtime.tensor(x, DEVICE) for x in INPUTS])
+        results = [result] if len(OUTPUTS) == 1 else list(result)
+        for k, (tensor, output) in enumerate(zip(results, OUTPUTS)):
+            if words := fault(tensor.numpy(), *output):
+                print(f"run {attempt}, output {k}: {words}")
+                found = 1
+    print("it reproduces" if found else "no difference")
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        status = main()
+    except Exception:
+        traceback.print_exc()
+        status = 2
+    sys.exit(status)
+'''
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a repro is made of.
+
+    Attributes:
+        graph: the model, for its name.
+        op: the operator.
+        result: its verdict.
+        unit: TVM's JSON of its Relax module.
+        target: the ``tvm.target.Target``.
+        inputs: its tensors.
+        references: the source's outputs with their floors.
+        limit: how many floors an element may be off.
+        conversion: who converted it, in words, where not TVM's importer alone.
+    """
+
+    graph: Graph
+    op: Op
+    result: OpResult
+    unit: str
+    target: Any
+    inputs: Sequence[np.ndarray]
+    references: Sequence[Reference]
+    limit: float
+    conversion: str
+
+
+def check(report: Report, op: Op, step: int, kind: str, overridden: bool) -> None:
+    """Refuse what no repro can be made of.
+
+    Raises:
+        ValueError: with the reason and what to do.
+    """
+    result = report.introduced.get((op.id, step))
+    if result is None:
+        raise ValueError(f"op: {op.id} was not judged in step {step} yet; call run({op.id!r})")
+    if result.verdict not in FAULTS:
+        raise ValueError(f"op: {op.id} is {result.verdict}; a repro is of an operator that fails")
+    if overridden:
+        raise ValueError(f"op: a kernel of yours is in the place of {op.id}; take it back first")
+    if kind not in RUNNABLE:
+        raise ValueError(f"op: TVM's package runs {', '.join(RUNNABLE)}, and this target is {kind}")
+
+
+def write(path: Path, case: Case) -> Path:
+    """Write the file, and the tensors beside it if they are large.
+
+    Raises:
+        ValueError: if it cannot be written.
+    """
+    arrays = _Arrays(path.with_suffix(".npz"))
+    inputs = [arrays.text(f"input{k}", array) for k, array in enumerate(case.inputs)]
+    outputs = [_output(arrays, k, r, case.limit) for k, r in enumerate(case.references)]
+    device = "cuda" if case.target.kind.name == "cuda" else "cpu"
+    script, module = _module(case.unit)
+    parts = [
+        _comments(case),
+        "import sys\nimport tempfile\nimport traceback\nfrom pathlib import Path\n",
+        "import ml_dtypes\nimport numpy as np\nimport tvm\nfrom numpy import inf, nan",
+        f"from tvm import relax\n{script}",
+        module,
+        f"TARGET = tvm.target.Target({_plain(case.target.export())!r})",
+        f"DEVICE = tvm.{device}()",
+        f"VERDICT = {str(case.result.verdict)!r}",
+        f"LIMIT = {case.limit!r}",
+        arrays.loading(),
+        f"INPUTS = [\n{_listed(inputs)}]",
+        "# The source's outputs: values, noise per element, limits of noise and of bias.",
+        f"OUTPUTS = [\n{_listed(outputs)}]\n\n",
+        _PROGRAM,
+    ]
+    try:
+        path.write_text("\n".join(filter(None, parts)), encoding="utf-8")
+        arrays.save()
+    except OSError as error:
+        raise ValueError(f"path: {path} cannot be written ({error.strerror})") from None
+    return path
+
+
+class _Arrays:
+    """Arrays as Python expressions: written out while they are few elements, else loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._left = _INLINE
+        self._beside: dict[str, np.ndarray] = {}
+
+    def text(self, name: str, array: np.ndarray) -> str:
+        """An expression that is the array."""
+        twin = ""
+        if array.dtype.name not in np.sctypeDict:  # NumPy itself cannot write ml_dtypes' types
+            twin = f".view(ml_dtypes.{array.dtype.name})"
+            assert hasattr(ml_dtypes, array.dtype.name)
+            array = array.view(f"uint{8 * array.dtype.itemsize}")
+        self._left -= array.size
+        if self._left >= 0:
+            flat = f"np.array({array.reshape(-1).tolist()}, {array.dtype.name!r})"
+            return f"{flat}.reshape({list(array.shape)}){twin}"
+        self._beside[name] = array
+        return f"DATA[{name!r}]{twin}"
+
+    def loading(self) -> str:
+        """The line that loads what is beside the file; empty if nothing is."""
+        return "DATA = np.load(Path(__file__).with_suffix('.npz'))" if self._beside else ""
+
+    def save(self) -> None:
+        """Write what is beside the file."""
+        if self._beside:
+            np.savez(self._path, allow_pickle=False, **self._beside)
+
+
+def _output(arrays: _Arrays, number: int, reference: Reference, limit: float) -> str:
+    source, floor = reference.source, reference.floor
+    want = arrays.text(f"output{number}", source)
+    if floor is None:
+        return f"({want}, None, None, None)"
+    allowed = deviation(source, reference, limit).allowed
+    noise = rms_limit(floor, source.dtype, limit) / floor.units
+    bias = limit * bias_floor(floor, source.dtype, source.size)
+    return f"({want}, {arrays.text(f'floor{number}', allowed)}, {noise!r}, {bias!r})"
+
+
+def _module(unit: str) -> tuple[str, str]:
+    """Imports and text of a module: TVMScript where that is read back as the same, else JSON."""
+    import tvm
+    import tvm_ffi
+
+    module = tvm.ir.load_json(unit)
+    text = module.script()
+    try:
+        same = tvm_ffi.structural_equal(tvm.script.from_source(text), module)
+    except Exception:  # what TVM prints, it does not always read
+        same = False
+    if not same:
+        return "", f"MODULE = tvm.ir.load_json({unit!r})\n"
+    lines = text.splitlines()
+    imports = [line[2:] for line in lines if line.startswith("# from ")]
+    body = "\n".join(line for line in lines if not line.startswith("# from ")).strip()
+    return "\n".join(imports) + "\n", f"\n{body}\n\n\nMODULE = Module"
+
+
+def _plain(value: Any) -> Any:
+    """TVM's containers as Python's."""
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if hasattr(value, "items"):
+        return {str(key): _plain(member) for key, member in value.items()}
+    return [_plain(member) for member in value]
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return "".join(
+        textwrap.fill(
+            f"{text},",
+            100,
+            initial_indent=" " * 4,
+            subsequent_indent=" " * 8,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        + "\n"
+        for text in texts
+    )
+
+
+def _comments(case: Case) -> str:
+    """What it is, in comments: names come from models and stay on their line."""
+    op, result = case.op, case.result
+    line = op.source
+    facts = [
+        f"{op.id} of {case.graph.name} on {case.target.kind.name}: {result.verdict}",
+        result.message,
+        f"PyTorch: {', '.join(op.primitives)} with {dict(op.constants)}",
+        f"called at {line.file}:{line.line}: {line.text}" if line else "",
+        case.conversion,
+        _USE,
+    ]
+    texts = [" ".join(fact.split()) for fact in facts if fact]
+    return "".join(
+        textwrap.fill(text, 100, initial_indent="# ", subsequent_indent="#   ") + "\n"
+        for text in texts
+    )

@@ -1,0 +1,199 @@
+"""One ONNX node as a model of its own, under names that tell nothing of where it stood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from tapml_nb.graph.model import Constant
+
+_FIXED: dict[str, tuple[int, ...]] = {
+    "AffineGrid": (1,),
+    "CenterCropPad": (1,),
+    "ConstantOfShape": (0,),
+    "CumSum": (1,),
+    "Dropout": (1, 2),
+    "Expand": (1,),
+    "MaxUnpool": (2,),
+    "NonMaxSuppression": (2, 3, 4),
+    "OneHot": (1, 2),
+    "Pad": (1, 2, 3),
+    "Range": (0, 1, 2),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "SplitToSequence": (1,),
+    "SequenceAt": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Trilu": (1,),
+    "Unsqueeze": (1,),
+    "Upsample": (1,),
+}
+"""Inputs that say what an operator does, not what with: TVM's importer wants their numbers."""
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """A node with what its meaning depends on: operator set versions and IR version."""
+
+    proto: Any
+    opsets: Mapping[str, int]
+    ir_version: int
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs that it has; optional ones may be left out."""
+        return tuple(name for name in self.proto.output if name)
+
+    @property
+    def subgraphs(self) -> bool:
+        """Whether it runs graphs of its own: ``If``, ``Loop``, ``Scan``."""
+        return any(a.HasField("g") or a.graphs for a in self.proto.attribute)
+
+    def fixed(self) -> frozenset[str]:
+        """The names it reads as numbers that must be known when it is compiled."""
+        positions = _FIXED.get(self.proto.op_type, ())
+        if self.proto.op_type.startswith("Reduce"):
+            positions = (1,)
+        return frozenset(self.proto.input[i] for i in positions if i < len(self.proto.input))
+
+    def constants(self, known: Mapping[str, np.ndarray]) -> dict[str, Constant]:
+        """Plain numbers by name: attributes (defaults included) and inputs of one element."""
+        schema = self._schema()
+        found: dict[str, Constant] = {}
+        if schema is not None:
+            for name, attribute in schema.attributes.items():
+                found[name] = _plain(attribute.default_value)
+        for attribute in self.proto.attribute:
+            found[attribute.name] = _plain(attribute)
+        for position, name in enumerate(self.proto.input):
+            array = known.get(name)
+            if array is not None and array.size == 1 and array.dtype.kind in "iufb":
+                formal = schema.inputs if schema is not None else ()
+                label = formal[position].name if position < len(formal) else f"input{position}"
+                found[label] = array.reshape(-1)[0].item()
+        return {name: value for name, value in found.items() if value is not None}
+
+    def alone(
+        self,
+        values: Mapping[str, Any],
+        baked: Mapping[str, np.ndarray],
+        *,
+        shapes: bool,
+        wide: bool = False,
+    ) -> Any:
+        """A ``ModelProto`` that holds this node alone.
+
+        Args:
+            values: what the model takes, by the node's names: arrays, or lists of them for
+                sequences; they become its inputs ``p0``, ``p1``, ….
+            baked: what it holds as initializers.
+            shapes: whether its inputs have these very shapes, or any.
+            wide: whether floating-point dtypes that the node names become float64.
+
+        Outputs are ``r0``, ``r1``, … in order.  A node with subgraphs keeps its names, because
+        they read them.
+        """
+        node = onnx.NodeProto()
+        node.CopyFrom(self.proto)
+        new = {name: f"p{k}" for k, name in enumerate(values)}
+        new |= {name: f"c{k}" for k, name in enumerate(baked)}
+        new |= {name: f"r{k}" for k, name in enumerate(self.outputs)}
+        if self.subgraphs:
+            new = {name: name for name in new}
+        del node.metadata_props[:]
+        node.name = node.doc_string = ""
+        node.input[:] = [new.get(name, "") for name in self.proto.input]
+        node.output[:] = [new.get(name, "") for name in self.proto.output]
+        if wide:
+            for attribute in node.attribute:
+                _widen(attribute)
+            if node.op_type == "GroupNormalization":  # it names the dtype of its sums
+                kept = [a for a in node.attribute if a.name != "stash_type"]
+                del node.attribute[:]
+                wide_sums = helper.make_attribute("stash_type", onnx.TensorProto.DOUBLE)
+                node.attribute.extend([*kept, wide_sums])
+        graph = helper.make_graph(
+            [node],
+            "operator",
+            [_value_info(new[name], value, shapes) for name, value in values.items()],
+            [onnx.ValueInfoProto(name=new[name]) for name in self.outputs],
+            [numpy_helper.from_array(array, new[name]) for name, array in baked.items()],
+        )
+        imports = [helper.make_opsetid(domain, number) for domain, number in self.opsets.items()]
+        return helper.make_model(graph, opset_imports=imports, ir_version=self.ir_version)
+
+    def _schema(self) -> Any:
+        domain = self.proto.domain
+        version = self.opsets.get(domain.removeprefix("ai.onnx"), 1)
+        try:
+            return onnx.defs.get_schema(self.proto.op_type, version, domain)
+        except onnx.defs.SchemaError:  # another vendor's operator
+            return None
+
+
+def read_names(node: Any) -> tuple[str, ...]:
+    """Every value a node reads, once: its inputs, and what its subgraphs take from outside."""
+    names = [name for name in node.input if name]
+    for graph in _graphs(node):
+        names += _free(graph)
+    return tuple(dict.fromkeys(names))
+
+
+def _graphs(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _free(graph: Any) -> Iterator[str]:
+    bound = {value.name for value in (*graph.input, *graph.initializer)}
+    for node in graph.node:
+        yield from (name for name in read_names(node) if name not in bound)
+        bound.update(node.output)
+    yield from (value.name for value in graph.output if value.name not in bound)
+
+
+def _plain(attribute: Any) -> Constant:
+    kind = attribute.type
+    if kind == onnx.AttributeProto.INT:
+        return int(attribute.i)
+    if kind == onnx.AttributeProto.FLOAT:
+        return float(attribute.f)
+    if kind == onnx.AttributeProto.STRING:
+        return str(attribute.s.decode("utf-8", "replace"))
+    return None
+
+
+def _widen(attribute: Any) -> None:
+    if attribute.name in ("to", "dtype", "output_dtype") and attribute.i in _FLOATS:
+        attribute.i = onnx.TensorProto.DOUBLE
+    elif attribute.HasField("t") and attribute.t.data_type in _FLOATS:
+        wide = numpy_helper.to_array(attribute.t).astype(np.float64)
+        attribute.t.CopyFrom(numpy_helper.from_array(wide))
+
+
+def _value_info(name: str, value: Any, shapes: bool) -> Any:
+    if isinstance(value, list):
+        return helper.make_tensor_sequence_value_info(name, _element(value), None)
+    array = np.asarray(value)
+    shape = array.shape if shapes else None
+    return helper.make_tensor_value_info(name, _element([array]), shape)
+
+
+def _element(arrays: list[Any]) -> int:
+    dtype = np.asarray(arrays[0]).dtype if arrays else np.dtype(np.float32)
+    if dtype.kind in "OUS":
+        return int(onnx.TensorProto.STRING)
+    return int(helper.np_dtype_to_tensor_dtype(dtype))

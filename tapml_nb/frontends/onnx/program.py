@@ -1,0 +1,276 @@
+"""An ONNX model node by node: graph, source run on onnxruntime, float64 run, Relax units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from tapml_nb.frontends.arrays import by_name, memory_of, split_steps, to_array
+from tapml_nb.frontends.onnx.model import OnnxModel, load
+from tapml_nb.frontends.onnx.nodes import OnnxNode, read_names
+from tapml_nb.frontends.onnx.provenance import label, scope_and_class, source_line
+from tapml_nb.frontends.onnx.runtime import Runtime
+from tapml_nb.frontends.onnx.units import build_module
+from tapml_nb.frontends.program import FrontendError, Memory, Unit
+from tapml_nb.graph import Graph, Op, OpId, TensorSpec, Value, ValueId
+from tapml_nb.graph.model import layer_of
+from tapml_nb.numerics import is_float, np_dtype
+
+
+def import_onnx(model: Any, inputs: Any, *, name: str | None = None) -> OnnxProgram:
+    """Import an ONNX model with the inputs to debug it on.
+
+    Args:
+        model: the path of a ``.onnx`` file, or a ``ModelProto``.
+        inputs: a tuple (in the graph's order) or dict (by name) of arrays for one step, or a
+            list of them for several; PyTorch tensors do, too.  Symbolic sizes may differ from
+            step to step.
+        name: what to call the model; default the file's name, or the graph's.
+
+    Raises:
+        TypeError, ValueError: if the model cannot be read, or the inputs do not fit it.
+        FrontendError: if onnxruntime cannot run it.
+    """
+    loaded = load(model)
+    return OnnxProgram(loaded, split_steps(inputs), name or loaded.name)
+
+
+@dataclass(frozen=True)
+class _OnnxOp:
+    """A node, the tensors and host numbers it reads, and the numbers that are part of it."""
+
+    node: OnnxNode
+    inputs: tuple[str, ...]
+    baked: Mapping[str, np.ndarray]
+
+
+class OnnxProgram:
+    """An ONNX graph as a :class:`~tapml_nb.frontends.program.Program`.
+
+    A value's id is its name in the graph.  Constants of one element, and those that say what a
+    node does (a shape, axes), are part of their operators; other initializers are parameters.
+    What is computed to be such a number is a host value.
+    """
+
+    def __init__(self, model: OnnxModel, steps: Sequence[Any], name: str) -> None:
+        self._model = model
+        self._runtime = Runtime()
+        self._steps = [self._bound(step, index) for index, step in enumerate(steps)]
+        self._ops = self._named_ops()
+        read = {v for op in self._ops.values() for v in op.inputs} | set(model.outputs)
+        self._parameters = {v: model.constants[v] for v in model.constants if v in read}
+        self.graph = self._build_graph(name, self._first_run())
+
+    # -- Program -----------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """How many steps of inputs were given."""
+        return len(self._steps)
+
+    def bind(self, step: int, state: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
+        """Inputs and parameters of a step."""
+        return {**self._parameters, **self._steps[step], **state}
+
+    @property
+    def mutations(self) -> dict[ValueId, ValueId]:
+        """None: an ONNX graph has no state."""
+        return {}
+
+    def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
+        """Run one node on onnxruntime; outputs in graph order."""
+        program = self._ops[op]
+        return self._runtime.run(program.node, self._feeds(program, values))
+
+    def run_exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any] | None:
+        """Run one node in float64, on onnxruntime or else by onnx's reference implementation."""
+        program = self._ops[op]
+        results = self._runtime.run_exact(program.node, self._feeds(program, values))
+        if results is None:
+            return None
+        for value, result in zip(self.graph[op].outputs, results, strict=True):
+            wanted = self.graph.values[value]
+            if wanted.host or not isinstance(result, np.ndarray):
+                continue
+            if is_float(np_dtype(wanted.spec.dtype)) and result.dtype != np.float64:
+                return None
+        return results
+
+    def unit(self, op: OpId, values: Mapping[ValueId, Any]) -> Unit:
+        """The node as a Relax function (see :class:`~tapml_nb.frontends.program.Program`)."""
+        program = self._ops[op]
+        hosts = {v for v in program.inputs if self.graph.values[v].host}
+        inputs = {v: values[v] for v in program.inputs if v not in hosts}
+        module = build_module(
+            program.node, inputs, {**program.baked, **{v: values[v] for v in hosts}}
+        )
+        outputs = (values[v] for v in self.graph[op].outputs)
+        return Unit(
+            module,
+            tuple(_spec(array) for array in inputs.values()),
+            tuple(_spec(array) for array in outputs),
+        )
+
+    def to_numpy(self, tensor: np.ndarray) -> np.ndarray:
+        """The array itself, contiguous."""
+        return np.asarray(tensor, order="C")
+
+    def from_numpy(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
+        """The array itself."""
+        return array
+
+    def memory(self, tensor: np.ndarray) -> Memory | None:
+        """The array's own (see :class:`~tapml_nb.frontends.program.Program`)."""
+        return memory_of(tensor)
+
+    # -- import ------------------------------------------------------------------------------
+
+    def _bound(self, step: Any, index: int) -> dict[str, np.ndarray]:
+        """One step's inputs by name, checked against what the model declares."""
+        given = by_name(step, list(self._model.inputs), index)
+        arrays = {name: to_array(value, name) for name, value in given.items()}
+        sizes: dict[str, int] = {}
+        for name, array in arrays.items():
+            declared = self._model.inputs[name].type.tensor_type
+            if not _fits(array, declared, sizes):
+                raise ValueError(
+                    f"inputs: step {index}: {name} is {_spec(array)}, the model takes "
+                    f"{_declared(declared)}"
+                )
+        return arrays
+
+    def _named_ops(self) -> dict[OpId, _OnnxOp]:
+        constants = self._model.constants
+        ops: dict[OpId, _OnnxOp] = {}
+        for node in self._model.nodes:
+            fixed = node.fixed()
+            baked = {
+                name: constants[name]
+                for name in read_names(node.proto)
+                if name in constants and (name in fixed or constants[name].size == 1)
+            }
+            inputs = tuple(name for name in read_names(node.proto) if name not in baked)
+            scope, _ = scope_and_class(node.proto)
+            base = f"{scope}/{label(node.proto)}" if scope else label(node.proto)
+            op, count = base, 0
+            while op in ops:
+                count += 1
+                op = f"{base}_{count}"
+            ops[op] = _OnnxOp(node, inputs, baked)
+        return ops
+
+    def _first_run(self) -> dict[ValueId, Any]:
+        """Run the first step; what every value looks like: its spec, or None for no tensor."""
+        values = self.bind(0, {})
+        looks = {name: _look(value) for name, value in values.items()}
+        last = {v: op for op, program in self._ops.items() for v in program.inputs}
+        for op, program in self._ops.items():
+            try:
+                outputs = self.run(op, values)
+            except Exception as error:
+                raise FrontendError(
+                    f"onnxruntime cannot run {op} ({program.node.proto.op_type}) on the first "
+                    f"step's inputs: {_first_line(error)}"
+                ) from error
+            for name, output in zip(program.node.outputs, outputs, strict=True):
+                values[name], looks[name] = output, _look(output)
+            for name in program.inputs:
+                if last[name] == op:
+                    values.pop(name, None)
+        return looks
+
+    def _build_graph(self, name: str, looks: Mapping[ValueId, TensorSpec | None]) -> Graph:
+        hosts = self._hosts(looks)
+
+        def value(key: ValueId, role: Any, text: str, producer: OpId | None = None) -> Value:
+            host = key in hosts
+            spec = (None if host else looks[key]) or TensorSpec((), "host")
+            return Value(key, role, spec, text, producer, host)
+
+        values = {key: value(key, "input", key) for key in self._model.inputs}
+        values |= {key: value(key, "parameter", key) for key in self._parameters}
+        ops: list[Op] = []
+        for op, program in self._ops.items():
+            proto = program.node.proto
+            for k, key in enumerate(program.node.outputs):
+                values[key] = value(key, "operator", f"{op}#{k}" if k else op, op)
+            scope, module = scope_and_class(proto)
+            kind = f"{proto.domain or 'onnx'}.{proto.op_type}"
+            ops.append(
+                Op(
+                    id=op,
+                    kind=kind,
+                    scope=scope,
+                    module=module,
+                    layer=layer_of(scope),
+                    inputs=program.inputs,
+                    outputs=program.node.outputs,
+                    source=source_line(proto),
+                    primitives=(kind,),
+                    host=hosts.issuperset(program.node.outputs),
+                    constants=program.node.constants(program.baked),
+                )
+            )
+        outputs = (key for key in self._model.outputs if key not in hosts)
+        return Graph(name, tuple(ops), values, tuple(self._model.inputs), tuple(outputs))
+
+    def _hosts(self, looks: Mapping[ValueId, TensorSpec | None]) -> set[ValueId]:
+        """Values that never leave the host: no tensors, numbers that say what an operator does,
+        and the shape arithmetic that leads to them."""
+        hosts = {key for key, spec in looks.items() if spec is None}
+        readers: dict[ValueId, list[_OnnxOp]] = {}
+        for program in self._ops.values():
+            hosts |= program.node.fixed().intersection(program.inputs)
+            for key in program.inputs:
+                readers.setdefault(key, []).append(program)
+        for program in reversed(self._ops.values()):
+            for key in program.node.outputs:
+                spec, users = looks[key], readers.get(key, ())
+                if spec is None or is_float(np_dtype(spec.dtype)) or key in self._model.outputs:
+                    continue
+                if users and all(hosts.issuperset(user.node.outputs) for user in users):
+                    hosts.add(key)
+        return hosts
+
+    def _feeds(self, program: _OnnxOp, values: Mapping[ValueId, Any]) -> dict[str, Any]:
+        names = read_names(program.node.proto)
+        return {n: program.baked[n] if n in program.baked else values[n] for n in names}
+
+
+def _look(value: Any) -> TensorSpec | None:
+    if not isinstance(value, np.ndarray) or value.dtype.kind in "OUS":
+        return None
+    return _spec(value)
+
+
+def _spec(array: np.ndarray) -> TensorSpec:
+    return TensorSpec(tuple(array.shape), array.dtype.name)
+
+
+def _fits(array: np.ndarray, declared: Any, sizes: dict[str, int]) -> bool:
+    if array.dtype.kind not in "OUS":
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.elem_type))
+        if dtype != array.dtype:
+            return False
+    if not declared.HasField("shape"):
+        return True
+    dims = declared.shape.dim
+    return len(dims) == array.ndim and all(
+        size == (dim.dim_value or sizes.setdefault(dim.dim_param or str(axis), size))
+        for axis, (size, dim) in enumerate(zip(array.shape, dims, strict=True))
+    )
+
+
+def _declared(declared: Any) -> str:
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.elem_type)).name
+    dims = [str(dim.dim_value or dim.dim_param or "?") for dim in declared.shape.dim]
+    return f"{dtype}[{', '.join(dims)}]"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,76 @@
+"""One ONNX node as a standalone Relax function, converted by TVM's own importer.
+
+The importer sees a model of one node: tensors are its inputs, numbers its initializers.
+Whatever it produces is what will be judged: a wrong rule is a finding.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from tvm import relax
+from tvm.error import OpNotImplemented
+from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
+
+from tapml_nb.frontends.onnx.nodes import OnnxNode
+from tapml_nb.frontends.program import Unsupported
+
+
+def build_module(
+    node: OnnxNode, inputs: Mapping[str, np.ndarray], baked: Mapping[str, np.ndarray]
+) -> Any:
+    """An ``IRModule`` whose ``main`` computes the node's outputs.
+
+    Args:
+        node: the node.
+        inputs: the tensors it takes (shapes and dtypes count), by name; its parameters in order.
+        baked: the numbers that are part of it.
+
+    Raises:
+        Unsupported: if the importer has no rule for the node, or its rule fails.
+    """
+    kind = node.proto.op_type
+    if node.subgraphs:
+        raise Unsupported(f"{kind} runs subgraphs: which and how often is known only at run time")
+    model = node.alone(inputs, baked, shapes=True)
+    importer = _Importer({}, {}, sanitize=False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = importer.from_onnx(model.graph, node.opsets.get("", 1))
+    except OpNotImplemented as error:
+        raise Unsupported(f"TVM's ONNX importer has no rule for {kind}") from error
+    except _Failed as failed:
+        raise Unsupported(
+            f"TVM's ONNX importer fails on {kind}: {_last_line(failed.error)}"
+        ) from failed.error
+    except Exception as error:
+        raise Unsupported(f"TVM's ONNX importer fails on {kind}: {_last_line(error)}") from error
+    result = module["main"].ret_ty
+    for ty in result.fields if isinstance(result, relax.TupleType) else [result]:
+        if not isinstance(ty, relax.TensorType):
+            raise Unsupported(f"TVM's ONNX importer makes a {ty} of {kind}, and no tensor")
+    return module
+
+
+class _Failed(BaseException):
+    """A rule's error, as what the importer does not catch: it would print on the notebook."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class _Importer(ONNXGraphImporter):  # type: ignore[misc]
+    def _convert_operator(self, *args: Any) -> Any:
+        try:
+            return super()._convert_operator(*args)
+        except Exception as error:
+            raise _Failed(error) from error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
