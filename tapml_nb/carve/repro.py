@@ -33,6 +33,24 @@ _USE = (
     "could not be run; a kernel that crashes ends it by a signal."
 )
 
+_HOOK = '''\
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+
+def give_up(*error):
+    """An error of any other kind is no reproduction."""
+    traceback.print_exception(*error)
+    sys.stderr.flush()
+    os._exit(2)
+
+
+sys.excepthook = give_up
+'''
+
 _PROGRAM = '''\
 def build():
     """The module as TVM deploys it."""
@@ -95,12 +113,7 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-    except Exception:
-        traceback.print_exc()
-        status = 2
-    sys.exit(status)
+    sys.exit(main())
 '''
 
 
@@ -161,7 +174,7 @@ def write(path: Path, case: Case) -> Path:
     script, module = _module(case.unit)
     parts = [
         _comments(case),
-        "import sys\nimport tempfile\nimport traceback\nfrom pathlib import Path\n",
+        _HOOK,
         "import ml_dtypes\nimport numpy as np\nimport tvm\nfrom numpy import inf, nan",
         f"from tvm import relax\n{script}",
         module,

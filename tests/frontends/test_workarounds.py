@@ -1,0 +1,163 @@
+"""Workarounds: each fault of TVM's importer is seen without its workaround, and gone with it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import tapml_nb as tapml
+from tapml_nb import Bundle, Verdict
+from tapml_nb.frontends.torch.workarounds import WORKAROUNDS
+
+_RANDOM = torch.Generator().manual_seed(0)
+
+
+def normal(*shape):
+    return torch.randn(*shape, generator=_RANDOM)
+
+
+def whole(high, *shape):
+    return torch.randint(0, high, shape, generator=_RANDOM)
+
+
+CASES = {
+    "select from the end": ("negative_index", lambda x: x.select(1, -1), normal(4, 5)),
+    "index from the end": (
+        "negative_index",
+        lambda x, i: x[i],
+        normal(5, 4),
+        torch.tensor([-1, -5, 2]),
+    ),
+    "index of some axes": (
+        "negative_index",
+        lambda x, i, j: x[:, i, j],
+        normal(2, 5, 4),
+        whole(5, 3),
+        whole(4, 3),
+    ),
+    "index_put with a gap": (
+        "index_put",
+        lambda x, i, j, v: torch.ops.aten.index_put(x, [i, None, j], v),
+        normal(4, 2, 5),
+        torch.tensor([0, 1, 2]),
+        torch.tensor([3, 4, 0]),
+        normal(3, 2),
+    ),
+    "cumsum of int32": (
+        "integer_cumsum",
+        lambda x: torch.ops.aten.cumsum(x, 1),
+        whole(9, 4, 5).to(torch.int32),
+    ),
+    "cumsum of booleans": (
+        "integer_cumsum",
+        lambda x: torch.ops.aten.cumsum(x, 1),
+        normal(4, 5) > 0,
+    ),
+    "division of integers": ("true_division", lambda x: x / 4, whole(19, 4, 5)),
+    "mm in float16": ("product_dtype", torch.mm, normal(4, 64).half(), normal(64, 3).half()),
+    "bmm in bfloat16": (
+        "product_dtype",
+        torch.bmm,
+        normal(2, 4, 64).bfloat16(),
+        normal(2, 64, 3).bfloat16(),
+    ),
+    "convolution in float16": (
+        "product_dtype",
+        F.conv2d,
+        normal(2, 4, 5, 5).half(),
+        normal(6, 4, 3, 3).half(),
+    ),
+    "any of numbers": ("any_dtype", lambda x: torch.any(x, 1), normal(4, 7)),
+    "clamp of integers": ("integer_clamp", lambda x: x.clamp(min=1), whole(19, 4, 5)),
+}
+BAD = {Verdict.FAIL, Verdict.NONFINITE, Verdict.COMPILE_ERROR, Verdict.CRASH}
+
+
+class Together(nn.Module):
+    def __init__(self):
+        super().__init__()
+        for name, (_, function, *_rest) in CASES.items():
+            self.add_module(name.replace(" ", "-"), Case(function))
+
+    def forward(self, *tensors):
+        rest, results = list(tensors), []
+        for case, (_, _, *inputs) in zip(self.children(), CASES.values(), strict=True):
+            results.append(case(*rest[: len(inputs)]))
+            del rest[: len(inputs)]
+        return tuple(results)
+
+
+class Case(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *tensors):
+        return self.function(*tensors)
+
+
+def judged(workarounds, folder=None):
+    tensors = tuple(tensor for _, _, *inputs in CASES.values() for tensor in inputs)
+    with tapml.debug(Together().eval(), tensors, workarounds=workarounds) as session:
+        report = session.run()
+        if folder:
+            session.carve(folder / "mended.tapml")
+    return report
+
+
+@pytest.fixture(scope="module")
+def as_it_is():
+    return judged([])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("mended")
+
+
+@pytest.fixture(scope="module")
+def mended(folder):
+    return judged([workaround.name for workaround in WORKAROUNDS], folder)
+
+
+def verdict_in(report, case):
+    (op,) = [op.id for op in report.graph.ops if op.scope == case.replace(" ", "-")]
+    return op, report.verdict(op)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_without_it_is_a_finding_and_with_it_right(as_it_is, mended, case):
+    op, before = verdict_in(as_it_is, case)
+    assert before in BAD, as_it_is.introduced[op, 0]
+    assert op not in as_it_is.conversions
+    op, after = verdict_in(mended, case)
+    assert after is Verdict.PASS, mended.introduced[op, 0]
+    assert mended.conversions[op] == f"workaround {CASES[case][0]}"
+
+
+def test_every_workaround_has_a_case():
+    assert {workaround.name for workaround in WORKAROUNDS} == {case[0] for case in CASES.values()}
+    overloads = [rule for workaround in WORKAROUNDS for rule in workaround.rules]
+    assert len(overloads) == len(set(overloads)), "two workarounds for one operation"
+
+
+def test_the_report_shows_them(as_it_is, mended):
+    assert "workarounds: negative_index, index_put" in mended.summary()
+    assert "workarounds:" not in as_it_is.summary()
+    op, _ = verdict_in(mended, "select from the end")
+    message = mended.frame().set_index("op").loc[op, "message"]
+    assert message == "workaround negative_index"
+
+
+def test_a_bundle_remembers_them(mended, folder):
+    op, _ = verdict_in(mended, "mm in float16")
+    replayed = Bundle.open(folder / "mended.tapml").replay()
+    assert replayed.verdict(op) is Verdict.PASS
+    assert replayed.conversions[op] == "workaround product_dtype"
+
+
+def test_an_unknown_one_is_refused_with_the_known():
+    with pytest.raises(ValueError, match=r"none called 'negativ'.*negative_index, index_put"):
+        tapml.debug(Case(torch.relu).eval(), (normal(2),), workarounds=["negativ"])
