@@ -128,6 +128,21 @@ def test_multi_output_operators():
         torch.testing.assert_close(have, want)
 
 
+def test_strides_that_export_has_not_foreseen():
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(32)
+            self.out = nn.Linear(32, 8)
+
+        def forward(self, x):
+            return self.out(self.norm(x.transpose(1, 2)).transpose(1, 2))
+
+    model, x = Normed().eval(), torch.randn(3, 4, 32)
+    (result,) = outputs(program := import_torch(model, (x,)), run(program))
+    torch.testing.assert_close(result, model(x))
+
+
 class Counter(nn.Module):
     """A buffer that every step changes in place."""
 

@@ -53,6 +53,11 @@ _ROLES: dict[InputKind, Role] = {
     InputKind.CONSTANT_TENSOR: "constant",
 }
 
+_ANY_STRIDES: dict[Any, Any] = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
+"""Calls that depend on strides, and what computes the same without: the strides that PyTorch
+foresees when it exports are not always those that its kernels give (batch norm's of a permuted
+tensor), so that a view that was captured may be none."""
+
 
 def import_torch(
     model: torch.nn.Module | ExportedProgram,
@@ -377,7 +382,8 @@ class TorchProgram:
             for node in program.nodes:
                 args = pytree.tree_map(resolve, node.args)
                 kwargs = pytree.tree_map(resolve, node.kwargs)
-                env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                call = _ANY_STRIDES.get(node.target, node.target)
+                env[node] = call(*args, **kwargs)  # type: ignore[operator]
         return [env[node] for node in program.outputs]
 
 
