@@ -80,11 +80,20 @@ EXPLANATIONS = (
     ),
     Explanation(
         title="Negative positions",
-        text="`x[:, -1]`: the importer makes a `take` of index -1, which reads what lies before "
-        "the row. `workarounds=['negative_index']`.",
+        text="`x[:, -1]`, `x[:, [-1]]`: the importer makes a `take` of index -1, which reads what "
+        "lies before the row. `workarounds=['negative_index']`.",
         repro="check(lambda x: x[:, -1], torch.randn(2, 64, 3))",
-        kinds=("aten.select",),
+        kinds=("aten.select", "aten.index"),
         verdict="FAIL",
         says="beyond",
+    ),
+    Explanation(
+        title="Tensors full of infinity",
+        text="`torch.full_like(x, -torch.inf)`: a check in `topi.full` asks whether the dtype, which is "
+        "no string any more, contains a word; it is made only for infinity and NaN.",
+        repro="check(lambda x: x + torch.full_like(x, -torch.inf), torch.randn(4))",
+        kinds=("aten.full_like", "aten.full"),
+        verdict="COMPILE_ERROR",
+        says="argument of type 'PrimType' is not iterable",
     ),
 )
