@@ -15,9 +15,7 @@ from collections.abc import Iterable, Sequence
 
 from tapml_nb.graph import TensorSpec
 
-_CONTRACTION = re.compile(
-    r"\.(mm|bmm|addmm|baddbmm|matmul|linear|einsum|\w*conv\w*|\w*attention\w*)"
-)
+_CONTRACTION = re.compile(r"\.(\w*mm\b|matmul|linear|einsum|\w*conv\w*|\w*attention\w*)")
 _REDUCTION = re.compile(
     r"\.(sum|mean|var\w*|std\w*|prod|cumsum|cumprod|logsumexp|logcumsumexp|\w*norm\w*|\w*softmax|"
     r"\w*pool\w*|scatter_add|index_add|index_put\w*|histc|_fft\w*|upsample\w*|grid_sampler\w*|"

@@ -13,13 +13,16 @@ from tapml_nb.graph import SourceLine
 from tapml_nb.graph.model import Constant
 
 _FRAME = re.compile(r'^\s*File "(?P<file>.+)", line (?P<line>\d+), in ', re.MULTILINE)
+_NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
+"""What ``torch.export`` writes where it adds nodes of its own, such as sizes of inputs."""
+
 _TORCH = str(Path(torch.__file__).parent)
 
 
 def scope_and_class(node: fx.Node) -> tuple[str, str]:
     """Dotted path and class name of the innermost module a node ran in."""
     stack = node.meta.get("nn_module_stack")
-    if not stack:
+    if not stack or _NO_MODULE in stack:
         return "", ""
     path, cls = list(stack.values())[-1]
     name = cls if isinstance(cls, str) else cls.__name__
