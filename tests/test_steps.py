@@ -157,7 +157,7 @@ def test_a_dynamic_cache():
         assert {session.tensor(cats[-1], step=step).shape[2] for step in range(3)} == {4, 5, 6}
 
 
-def test_a_primfunc_for_the_shapes_of_one_step_is_not_blamed_in_another():
+def test_a_primfunc_for_the_shapes_of_one_step_is_not_blamed_in_another(tmp_path):
     model, _ = two_layers()
     steps = [(torch.randn(rows, 8),) for rows in (3, 5, 3)]
     shapes = ({0: torch.export.Dim("rows", min=2, max=64)},)
@@ -171,6 +171,8 @@ def test_a_primfunc_for_the_shapes_of_one_step_is_not_blamed_in_another():
             "your PrimFunc is for shapes [3, 16] [3, 16]; here they are [5, 16] [5, 16]"
         )
         assert math.isnan(row.ratio)
+        replayed = session.carve(tmp_path / "act.tapml", "act").replay("llvm")
+        assert [replayed.verdict("act/silu", step) for step in range(3)] == verdicts
 
 
 def test_the_manual():

@@ -153,6 +153,8 @@ class KernelTable:
 
         override = self._overrides.get(op)
         if isinstance(override, str):
+            if misfit := self._misfit(override, op, step):
+                return misfit.message
             return override, tvm.ir.save_json(self._override_modules[override])
         try:
             module = self._source.program.unit(op, self._source.values(step)).module
