@@ -252,15 +252,25 @@ class _Walk:
 
 
 def substitute(expr: Any, ty: Any, mapping: Mapping[Any, Any]) -> Any:
-    """An expression with variables replaced; sizes in their types are matched and replaced, too.
+    """An expression with other expressions, and numbers for sizes, in its variables' places.
 
-    Returns:
-        An expression that is normal: what was put in stands where a variable may.
+    Sizes in the types of what is replaced are replaced by those of what stands there then.
+
+    Args:
+        expr: whose variables are those of ``mapping``.
+        ty: its type.
+        mapping: variables to expressions; sizes to integers.
     """
+    sizes = {var: new for var, new in mapping.items() if is_size(var)}
+    bound = {var: new for var, new in mapping.items() if not is_size(var)}
+    if sizes:  # TVM reads them off a shape that is bound
+        bound[relax.Var("sizes", relax.ShapeType(list(sizes)))] = relax.ShapeExpr(
+            list(sizes.values())
+        )
     result = relax.Var("r", ty)
     block = relax.BindingBlock([relax.VarBinding(result, expr)])
-    function = relax.Function(list(mapping), relax.SeqExpr([block], result), ty, is_pure=False)
-    (binding,) = function.bind_params(dict(mapping)).body.blocks[0].bindings
+    function = relax.Function(list(bound), relax.SeqExpr([block], result), ty, is_pure=False)
+    (binding,) = function.bind_params(bound).body.blocks[0].bindings
     return binding.value
 
 

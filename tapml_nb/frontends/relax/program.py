@@ -123,15 +123,15 @@ class RelaxProgram:
         program = self._ops[op]
         if program.sizes is not None:
             return None
-        key, unit = self._unit(program, self._seen(program, values))
-        if not only_tensors(unit):
+        key, unit = self._unit(program, self._seen(program, values), exact=True)
+        if unit is None or not only_tensors(unit):
             return None
-        self._compile_all(wide=True)
-        self._machine.compile({_wide(key): unit}, wide=True)
+        self._compile_all(exact=True)
+        self._machine.compile({key: unit}, wide=True)
         given = (values[name] for name in program.inputs)
         arrays = [_widened(value) for value in given if isinstance(value, np.ndarray)]
         try:
-            results = self._machine.call(_wide(key), arrays)
+            results = self._machine.call(key, arrays)
         except Exception:  # it cannot be compiled in float64, or not be run
             return None
         for value, result in zip(self.graph[op].outputs, results, strict=True):
@@ -180,27 +180,31 @@ class RelaxProgram:
                 seen[key] = None if isinstance(value, HeldObject) else value
         return seen
 
-    def _unit(self, program: RelaxOp, seen: Mapping[ValueId, Any]) -> tuple[str, Any]:
-        """Key and module of an operator's unit."""
-        slot = (program.id, *seen.values())
+    def _unit(
+        self, program: RelaxOp, seen: Mapping[ValueId, Any], *, exact: bool = False
+    ) -> tuple[str, Any]:
+        """Key and module of an operator's unit; the module is None if there is no exact one."""
+        slot = (program.id, exact, *seen.values())
         if slot not in self._units:
-            unit = build_module(self._module, program, self._anatomy.variables, seen)
-            self._units[slot] = (tvm.ir.save_json(unit), unit)
+            variables = self._anatomy.variables
+            unit = build_module(self._module, program, variables, seen, exact=exact)
+            text = tvm.ir.save_json(unit) if unit is not None else ""
+            self._units[slot] = (f"{'float64' if exact else 'as it is'}|{text}", unit)
         return self._units[slot]
 
-    def _compile_all(self, *, wide: bool) -> None:
+    def _compile_all(self, *, exact: bool) -> None:
         """Compile what all operators need for what is known of the first step, at once."""
-        if wide in self._prepared:
+        if exact in self._prepared:
             return
-        self._prepared.add(wide)
+        self._prepared.add(exact)
         units: dict[str, Any] = {}
         for program in self._ops.values():
             if program.sizes is None and all(key in self._looks for key in program.inputs):
                 seen = {key: self._looks[key] for key in program.inputs}
-                key, unit = self._unit(program, seen)
-                if only_tensors(unit):
-                    units[_wide(key) if wide else key] = unit
-        self._machine.compile(units, wide=wide)
+                key, unit = self._unit(program, seen, exact=exact)
+                if unit is not None and only_tensors(unit):
+                    units[key] = unit
+        self._machine.compile(units, wide=exact)
 
     def _held(
         self, op: OpId, inputs: Mapping[ValueId, Any], position: int, live: Any
@@ -284,7 +288,7 @@ class RelaxProgram:
             for key, var in self._anatomy.variables.items()
             if is_tensor(var.ty)
         }
-        self._compile_all(wide=False)
+        self._compile_all(exact=False)
         looks = {key: _look(value) for key, value in values.items()}
         last = {key: op for op, program in self._ops.items() for key in program.inputs}
         for op, program in self._ops.items():
@@ -458,7 +462,3 @@ def _spec(array: np.ndarray) -> TensorSpec:
 
 def _widened(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64) if is_float(array.dtype) else array
-
-
-def _wide(key: str) -> str:
-    return f"float64|{key}"

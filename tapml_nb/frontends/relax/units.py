@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import tvm
 from tvm import relax
 
 from tapml_nb.frontends.relax.anatomy import RelaxOp, called, is_size, is_tensor, substitute
+from tapml_nb.frontends.relax.exact import NARROW, decomposed
 from tapml_nb.graph import TensorSpec, ValueId
 
 _FLOAT = re.compile(r"\b(float32|float16|bfloat16)\b")
 
 
 def build_module(
-    module: Any, op: RelaxOp, variables: Mapping[ValueId, Any], values: Mapping[ValueId, Any]
+    module: Any,
+    op: RelaxOp,
+    variables: Mapping[ValueId, Any],
+    values: Mapping[ValueId, Any],
+    *,
+    exact: bool = False,
 ) -> Any:
     """An ``IRModule`` whose ``main`` computes the operator.
 
@@ -26,6 +32,8 @@ def build_module(
         variables: the Relax variables of its inputs.
         values: what they are: a :class:`TensorSpec`, a tuple of sizes, a number; anything else
             is an object of the virtual machine.
+        exact: whether for a float64 run, so without operations that TVM has in float32 alone;
+            the result is None where that cannot be.
 
     Its parameters are ``p0``, ``p1``, …: tensors and objects in order; sizes are written out.
     """
@@ -38,35 +46,30 @@ def build_module(
         elif isinstance(value, tuple):
             new = relax.ShapeExpr(value)
         elif is_size(var):
-            new = tvm.tirx.IntImm(str(var.ty.dtype), value)
+            new = value
         else:
             new = relax.Var(f"p{len(params)}", relax.AnyType())
         mapping[var] = new
         if isinstance(new, tvm.ir.Var):
             params.append(new)
-    tensors = {var: new for var, new in mapping.items() if not is_size(var)}
-    expr = substitute(op.expr, op.ty, tensors)
-    sizes = {var: new for var, new in mapping.items() if is_size(var)}
-    return _module(module, expr, params, sizes)
-
-
-def _module(module: Any, expr: Any, params: Sequence[Any], sizes: Mapping[Any, Any]) -> Any:
+    expr = substitute(op.expr, op.ty, mapping)
     pure = not relax.analysis.contains_impure_call(
         relax.Function(params, relax.SeqExpr([], expr), expr.ty, is_pure=False)
     )
+    if exact and not NARROW.isdisjoint(op.primitives):
+        expr = decomposed(expr) if op.kind in NARROW else None
+        if expr is None:
+            return None
     builder = relax.BlockBuilder()
     functions = called(module, expr)
-    with builder.function("main", list(params), pure=pure):
+    with builder.function("main", params, pure=pure):
         if pure:
             with builder.dataflow():
                 result = builder.emit_output(builder.emit(expr, "r"), "o")
         else:
             result = builder.emit(expr, "r")
         builder.emit_func_output(result)
-    main = builder.get()["main"]
-    if sizes:
-        main = main.bind_symbolic_vars(dict(sizes))
-    return tvm.IRModule({"main": main, **functions})
+    return tvm.IRModule({"main": builder.get()["main"], **functions})
 
 
 def specialized(module: Any) -> Any:
