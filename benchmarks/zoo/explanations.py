@@ -89,8 +89,8 @@ EXPLANATIONS = (
     ),
     Explanation(
         title="Tensors full of infinity",
-        text="`torch.full_like(x, -torch.inf)`: a check in `topi.full` asks whether the dtype, which "
-        "is no string any more, contains a word; it is made only for infinity and NaN.",
+        text="`torch.full_like(x, -torch.inf)`: a check in `topi.full` asks whether the dtype, "
+        "which is no string any more, contains a word; it is made only for infinity and NaN.",
         repro="check(lambda x: x + torch.full_like(x, -torch.inf), torch.randn(4))",
         kinds=("aten.full_like", "aten.full"),
         verdict="COMPILE_ERROR",

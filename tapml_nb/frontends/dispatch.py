@@ -43,6 +43,7 @@ def import_model(
     if isinstance(model, tvm.IRModule):
         _check_source(source, "a Relax module", ("tvm:llvm", "tvm:cuda"))
         _check_fixed(dynamic_shapes, "a Relax module")
+        _check_workarounds(workarounds, "a Relax module")
         from tapml_nb.frontends.relax import import_relax
 
         return import_relax(model, inputs, source=source or "tvm:llvm", name=name)

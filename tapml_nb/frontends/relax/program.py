@@ -11,9 +11,9 @@ import tvm
 from tvm import relax, tirx
 from tvm.sym import Analyzer
 
-from tapml_nb.frontends.arrays import by_name, split_steps, to_array
+from tapml_nb.frontends.arrays import by_name, memory_of, split_steps, to_array
 from tapml_nb.frontends.arrays import is_tensor as is_array
-from tapml_nb.frontends.program import FrontendError, Unit, Unsupported
+from tapml_nb.frontends.program import FrontendError, Memory, Unit, Unsupported
 from tapml_nb.frontends.relax.anatomy import (
     Anatomy,
     RelaxOp,
@@ -163,6 +163,10 @@ class RelaxProgram:
     def from_numpy(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
         """The array itself."""
         return array
+
+    def memory(self, tensor: Any) -> Memory | None:
+        """The array's own (see :class:`~tapml_nb.frontends.program.Program`)."""
+        return memory_of(tensor) if isinstance(tensor, np.ndarray) else None
 
     # -- running -----------------------------------------------------------------------------
 
