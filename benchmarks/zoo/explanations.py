@@ -89,8 +89,8 @@ EXPLANATIONS = (
     ),
     Explanation(
         title="Tensors full of infinity",
-        text="`torch.full_like(x, -torch.inf)`: for infinity and NaN alone, `topi.full` looks for a "
-        "word in the dtype, which is no string any more.",
+        text="`torch.full_like(x, -torch.inf)`: for infinity and NaN alone, `topi.full` looks for "
+        "a word in the dtype, which is no string any more.",
         repro="check(lambda x: x + torch.full_like(x, -torch.inf), torch.randn(4))",
         kinds=("aten.full_like", "aten.full"),
         verdicts=("COMPILE_ERROR",),
