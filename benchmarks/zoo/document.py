@@ -72,12 +72,13 @@ def summary(records: Sequence[Record]) -> list[str]:
     judged = _percent(sum(record.judged for record in ended), operators)
     nearly_all = sum(record.share >= 0.99 for record in ended)
     right = sum(record.outputs == "PASS" for record in ended)
+    minutes = sum(record.seconds for record in ended) / 60
     return [
         f"- {len(ended)} of {len(records)} architectures run from end to end.",
         f"- {operators} operators, {judged} judged; in {nearly_all} architectures at least 99 %.",
         f"- {right} are right with all operators on the target that pass.",
         f"- {sum(len(list(unexplained(r))) for r in ended)} findings lack an explanation.",
-        f"- {sum(record.seconds for record in ended) / 60:.0f} minutes in all.",
+        f"- {minutes:.0f} minutes of sessions, of which two run at a time.",
     ]
 
 
@@ -102,7 +103,7 @@ def _table(records: Sequence[Record]) -> Iterator[str]:
 
 def _row(record: Record) -> str:
     if not record.ended:
-        return f"| {record.name} | | | | | {_cell(record.error)} | | | |"
+        return f"| {record.name} | | | | | {_cell(essence(record.error))} | | | |"
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in record.verdicts.items())
     unobserved = f", unobserved {record.unobserved}" if record.unobserved else ""
     return (
@@ -167,11 +168,11 @@ def _listed(found: Sequence[tuple[Record, Finding]]) -> Iterator[str]:
 
 
 def essence(message: str) -> str:
-    """A message without what differs from kernel to kernel, at most 200 characters."""
+    """A message without what differs from kernel to kernel, at most 400 characters."""
     words = " ".join(message.split())
-    words = re.sub(r"k[0-9a-f]{16}_", "", words)
-    words = re.sub(r"\S*/tempfile\S*|/\S*/", "", words)
-    return words[:200]
+    words = re.sub(r"k[0-9a-f]{16}_|_\d+\b|\S*/site-packages/", "", words)
+    words = re.sub(r"\S*/tempfile\S*|(?<![\w/])/\S*/", "", words)
+    return words[:400]
 
 
 def _cell(text: str) -> str:

@@ -17,7 +17,7 @@ class Explanation:
         text: what happens, and where.
         repro: a call of :func:`benchmarks.zoo.stock.check` that shows it.
         kinds: ATen ops that it explains.
-        verdict: with which verdict.
+        verdicts: with which verdicts.
         says: what the finding's message contains.
     """
 
@@ -25,14 +25,14 @@ class Explanation:
     text: str
     repro: str
     kinds: Sequence[str]
-    verdict: str
+    verdicts: Sequence[str]
     says: str
 
     def explains(self, finding: Finding) -> bool:
         """Whether a finding is of this cause."""
         return (
             finding.kind in self.kinds
-            and finding.verdict == self.verdict
+            and finding.verdict in self.verdicts
             and self.says in finding.message
         )
 
@@ -46,7 +46,7 @@ EXPLANATIONS = (
         "computed so. For divisions there is `workarounds=['true_division']`.",
         repro="check(lambda x: x * -0.5, torch.arange(4))",
         kinds=("aten.mul", "aten.div", "aten.rsub", "aten.add", "aten.sub"),
-        verdict="FAIL",
+        verdicts=("FAIL",),
         says="the target's result is int64",
     ),
     Explanation(
@@ -57,7 +57,7 @@ EXPLANATIONS = (
         "compiled as a whole, none of them compiles. `workarounds=['integer_cumsum']`.",
         repro="check(lambda x: x.cumsum(0), torch.tensor([True, False, True]))",
         kinds=("aten.cumsum",),
-        verdict="COMPILE_ERROR",
+        verdicts=("COMPILE_ERROR",),
         says="CreateAdd",
     ),
     Explanation(
@@ -66,7 +66,7 @@ EXPLANATIONS = (
         "`workarounds=['integer_cumsum']`.",
         repro="check(lambda x: x.cumsum(0), torch.arange(4, dtype=torch.int32))",
         kinds=("aten.cumsum",),
-        verdict="FAIL",
+        verdicts=("FAIL",),
         says="the target's result is int32",
     ),
     Explanation(
@@ -75,7 +75,7 @@ EXPLANATIONS = (
         "and TVM's `power` takes floating-point numbers only.",
         repro="check(lambda x: 2.0**x, torch.arange(4))",
         kinds=("aten.pow",),
-        verdict="COMPILE_ERROR",
+        verdicts=("COMPILE_ERROR",),
         says="power only applies to float",
     ),
     Explanation(
@@ -84,16 +84,36 @@ EXPLANATIONS = (
         "lies before the row. `workarounds=['negative_index']`.",
         repro="check(lambda x: x[:, -1], torch.randn(2, 64, 3))",
         kinds=("aten.select", "aten.index"),
-        verdict="FAIL",
+        verdicts=("FAIL", "NONDETERMINISTIC"),
         says="beyond",
     ),
     Explanation(
         title="Tensors full of infinity",
-        text="`torch.full_like(x, -torch.inf)`: a check in `topi.full` asks whether the dtype, "
-        "which is no string any more, contains a word; it is made only for infinity and NaN.",
+        text="`torch.full_like(x, -torch.inf)`: for infinity and NaN alone, `topi.full` looks for "
+        "a word in the dtype, which is no string any more.",
         repro="check(lambda x: x + torch.full_like(x, -torch.inf), torch.randn(4))",
         kinds=("aten.full_like", "aten.full"),
-        verdict="COMPILE_ERROR",
+        verdicts=("COMPILE_ERROR",),
         says="argument of type 'PrimType' is not iterable",
+    ),
+    Explanation(
+        title="Several index tensors",
+        text="`products[:, row, column]`: PyTorch walks along both index tensors at once; the "
+        "importer takes every row with every column. `workarounds=['negative_index']` puts this "
+        "right, too.",
+        repro="check(lambda x: x[:, [0, 1], [1, 2]], torch.randn(2, 3, 3))",
+        kinds=("aten.index",),
+        verdicts=("FAIL",),
+        says="the target's result is",
+    ),
+    Explanation(
+        title="Integers bounded on one side",
+        text="Linear interpolation clamps the position of the right neighbour from above; the "
+        "importer puts an infinity for the lower bound, which is no integer. "
+        "`workarounds=['integer_clamp']`.",
+        repro="check(lambda x: x.clamp(max=3), torch.arange(5))",
+        kinds=("aten.upsample_linear1d", "aten.clamp", "aten.clamp_max", "aten.clamp_min"),
+        verdicts=("COMPILE_ERROR",),
+        says="Cannot convert infinity",
     ),
 )

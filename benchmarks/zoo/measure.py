@@ -23,7 +23,7 @@ from tapml_nb.session import Session
 _NOT_JUDGED = (Verdict.UNSUPPORTED, Verdict.COMPILE_ERROR, Verdict.UNKNOWN)
 """Verdicts that no run and no comparison of values stands behind."""
 
-SCALES = (0.1, 20.0)
+SCALES = (0.05, 20.0)
 """Where the middle of a model's activations has to be, as root mean squares of operators."""
 
 
