@@ -77,6 +77,7 @@ class RelaxProgram:
         self._prepared: set[bool] = set()
         self._effects = self._made_objects()
         self._steps = [self._bound(step, index) for index, step in enumerate(steps)]
+        self._check_weights()
         where = scopes(self._anatomy.ops, self._weights())
         self._ops = self._named(where)
         self.graph = self._build_graph(name, where, self._first_run())
@@ -264,6 +265,23 @@ class RelaxProgram:
         asked = [name for name in names if name not in known]
         return by_name({**known, **by_name(step, asked, index)}, names, index)
 
+    def _parameters(self) -> set[ValueId]:
+        """The leaves that are weights: parameters of the function behind its inputs."""
+        params = self._function.params
+        inputs = int((self._function.attrs or {}).get("num_input", len(params)))
+        weights = {param.name for param in params[inputs:]}
+        return {key for key, name in self._anatomy.params.items() if name in weights}
+
+    def _check_weights(self) -> None:
+        first = self._steps[0]
+        for index, step in enumerate(self._steps[1:], 1):
+            for key in self._parameters():
+                if step[key] is not first[key] and not np.array_equal(step[key], first[key]):
+                    raise ValueError(
+                        f"inputs: step {index}: {key} differs from step 0's; weights must not "
+                        f"change between steps"
+                    )
+
     def _weights(self) -> dict[ValueId, str]:
         """The leaves whose names say which module they belong to."""
         labels = self._anatomy.labels
@@ -322,8 +340,7 @@ class RelaxProgram:
         self, name: str, where: Mapping[OpId, str], looks: Mapping[ValueId, Any]
     ) -> Graph:
         self._looks = dict(looks)
-        inputs = int((self._function.attrs or {}).get("num_input", len(self._function.params)))
-        weights = {param.name for param in self._function.params[inputs:]}
+        weights = self._parameters()
 
         def value(key: ValueId, role: Any, text: str, producer: OpId | None = None) -> Value:
             spec, host = looks[key], not isinstance(looks[key], TensorSpec)
@@ -331,7 +348,7 @@ class RelaxProgram:
 
         values: dict[ValueId, Value] = {}
         for key in self._steps[0]:
-            role = "parameter" if self._anatomy.params.get(key) in weights else "input"
+            role = "parameter" if key in weights else "input"
             role = "buffer" if key in self._effects else role
             values[key] = value(key, role, self._anatomy.labels.get(key, key))
         ops: list[Op] = []
@@ -354,7 +371,7 @@ class RelaxProgram:
                     constants=program.constants,
                 )
             )
-        users = tuple(key for key, v in values.items() if v.role == "input")
+        users = tuple(key for key in self._anatomy.params if values[key].role == "input")
         outputs = tuple(key for key in self._anatomy.outputs if not values[key].host)
         return Graph(name, tuple(ops), values, users, outputs)
 
