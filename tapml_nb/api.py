@@ -34,8 +34,8 @@ def debug(
     """Open a session that debugs a model on a target.
 
     Args:
-        model: a PyTorch module in eval mode, an ``ExportedProgram``, or an ONNX model (a path
-            or a ``ModelProto``).
+        model: a PyTorch module in eval mode, an ``ExportedProgram``, an ONNX model (a path or a
+            ``ModelProto``), or a Relax ``tvm.IRModule``.
         inputs: what to run it on: a tuple (positional) or dict (by name) of tensors for one
             step, or a list of these for several steps.  Use realistic inputs: they are what
             every operator is judged on.
@@ -43,8 +43,10 @@ def debug(
             :class:`~tapml_nb.targets.spec.Target`.
         source: the reference platform.  ``"torch"`` (default for PyTorch models) runs the model
             where its tensors are, ``"torch:cuda"`` a copy of it on that device;
-            ``"onnxruntime"`` (default for ONNX models) runs on the CPU, unoptimized.
-        granularity: what one operator is; ``"operator"`` is one ATen call or ONNX node.
+            ``"onnxruntime"`` (default for ONNX models) runs on the CPU, unoptimized;
+            ``"tvm:llvm"`` (default for Relax modules) and ``"tvm:cuda"`` run TVM's own kernels.
+        granularity: what one operator is; ``"operator"`` is one ATen call, ONNX node or Relax
+            binding.
         tolerance: how many noise floors the target may be away from the exact result; default
             8 (see :mod:`tapml_nb.judge.verdict`).
         dynamic_shapes: as for ``torch.export.export``, where steps differ in shape.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class RelaxProgram:
         self._anatomy: Anatomy = take_apart(module, function)
         self._units: dict[tuple[Any, ...], tuple[str, Any]] = {}
         self._prepared: set[bool] = set()
+        self._building = RLock()  # TVM's builders know one scope for all threads
         self._effects = self._made_objects()
         self._steps = [self._bound(step, index) for index, step in enumerate(steps)]
         self._check_weights()
@@ -151,8 +153,10 @@ class RelaxProgram:
                 f"{program.kind} takes or gives an object of TVM's virtual machine (such as a KV "
                 f"cache), which is on the source alone"
             )
+        with self._building:
+            module = specialized(unit)
         return Unit(
-            specialized(unit),
+            module,
             tuple(look for look in seen.values() if isinstance(look, TensorSpec)),
             tuple(_spec(values[name]) for name in program.outputs),
         )
@@ -186,12 +190,13 @@ class RelaxProgram:
     ) -> tuple[str, Any]:
         """Key and module of an operator's unit; the module is None if there is no exact one."""
         slot = (program.id, exact, *seen.values())
-        if slot not in self._units:
-            variables = self._anatomy.variables
-            unit = build_module(self._module, program, variables, seen, exact=exact)
-            text = tvm.ir.save_json(unit) if unit is not None else ""
-            self._units[slot] = (f"{'float64' if exact else 'as it is'}|{text}", unit)
-        return self._units[slot]
+        with self._building:
+            if slot not in self._units:
+                variables = self._anatomy.variables
+                unit = build_module(self._module, program, variables, seen, exact=exact)
+                text = tvm.ir.save_json(unit) if unit is not None else ""
+                self._units[slot] = (f"{'float64' if exact else 'as it is'}|{text}", unit)
+            return self._units[slot]
 
     def _compile_all(self, *, exact: bool) -> None:
         """Compile what all operators need for what is known of the first step, at once."""
