@@ -7,12 +7,13 @@ its tensors.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
-from tvm import relax, tirx
+from tvm import relax
 
 from tapml_nb.frontends.program import FrontendError
 from tapml_nb.graph import OpId, ValueId
@@ -21,6 +22,7 @@ from tapml_nb.graph.model import Constant
 Tree = Any
 """The id of a value, an expression without variables of its own, or a list of trees."""
 
+_REDUCED = re.compile(r"T\.axis\.(reduce\(|remap\(\"[SO]*R)")
 _PACKED = ("relax.call_dps_packed", "relax.call_pure_packed", "relax.call_inplace_packed")
 
 
@@ -303,14 +305,7 @@ def _operations(function: Any) -> list[str]:
 
 def _reduces(function: Any) -> bool:
     """Whether a PrimFunc has an axis that it reduces over."""
-    found: list[bool] = []
-
-    def visit(node: Any) -> None:
-        axes = getattr(node, "iter_vars", ())
-        found.extend(axis.iter_type == tirx.IterVar.CommReduce for axis in axes)
-
-    tirx.stmt_functor.post_order_visit(function.body, visit)
-    return any(found)
+    return _REDUCED.search(function.script()) is not None
 
 
 def _constants(call: Any) -> dict[str, Constant]:
