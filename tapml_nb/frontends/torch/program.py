@@ -383,7 +383,7 @@ class TorchProgram:
                 args = pytree.tree_map(resolve, node.args)
                 kwargs = pytree.tree_map(resolve, node.kwargs)
                 call = _ANY_STRIDES.get(node.target, node.target)
-                env[node] = call(*args, **kwargs)  # type: ignore[operator]
+                env[node] = call(*args, **kwargs)
         return [env[node] for node in program.outputs]
 
 
