@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from tapml_nb.graph import Graph, Op
@@ -207,9 +206,8 @@ class _Arrays:
     def text(self, name: str, array: np.ndarray) -> str:
         """An expression that is the array."""
         twin = ""
-        if array.dtype.name not in np.sctypeDict:  # NumPy itself cannot write ml_dtypes' types
+        if array.dtype.isbuiltin != 1:  # NumPy cannot write the dtypes of ml_dtypes
             twin = f".view(ml_dtypes.{array.dtype.name})"
-            assert hasattr(ml_dtypes, array.dtype.name)
             array = array.view(f"uint{8 * array.dtype.itemsize}")
         self._left -= array.size
         if self._left >= 0:

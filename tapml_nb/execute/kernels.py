@@ -167,7 +167,7 @@ class KernelTable:
         """
         override = self._overrides.get(op)
         if isinstance(override, str):
-            return override
+            return self._misfit(override, op, step) or override
         self._add_unit(op, step, {})
         return self._key(op, step)
 

@@ -38,6 +38,16 @@ def import_model(
 
         return import_onnx(model, inputs, name=name)
 
+    import tvm
+
+    if isinstance(model, tvm.IRModule):
+        _check_source(source, "a Relax module", ("tvm:llvm", "tvm:cuda"))
+        _check_fixed(dynamic_shapes, "a Relax module")
+        _check_workarounds(workarounds, "a Relax module")
+        from tapml_nb.frontends.relax import import_relax
+
+        return import_relax(model, inputs, source=source or "tvm:llvm", name=name)
+
     import torch
     from torch.export import ExportedProgram
 
@@ -47,7 +57,7 @@ def import_model(
     if not isinstance(model, torch.nn.Module | ExportedProgram):
         raise TypeError(
             f"model: a {type(model).__name__}; give a torch.nn.Module, an ExportedProgram, "
-            f"or an ONNX path or ModelProto"
+            f"an ONNX path or ModelProto, or a tvm.IRModule"
         )
     kind, _, device = (source or "torch").partition(":")
     if kind != "torch":

@@ -52,11 +52,11 @@ class Inside:
         return len(self._given)
 
     def bind(self, step: int, state: Mapping[ValueId, SourceTensor]) -> dict[ValueId, SourceTensor]:
-        """The values that were given for a step, and those that follow from them and are read."""
+        """What the operators read and yield, as far as it was given or follows from that."""
         values = dict(self._given[step])
         for op in self._missing:
             values.update(zip(op.outputs, self._program.run(op.id, values), strict=True))
-        return values
+        return {value: values[value] for value in self.graph.values if value in values}
 
     @property
     def mutations(self) -> Mapping[ValueId, ValueId]:

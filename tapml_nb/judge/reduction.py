@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from tapml_nb.graph import TensorSpec
 
 _CONTRACTION = re.compile(
-    r"\.(mm|bmm|addmm|baddbmm|matmul|gemm|linear|einsum|lstm|gru|rnn|\w*conv\w*|\w*attention\w*)",
+    r"\.(\w*mm\b|matmul|linear|einsum|lstm|gru|rnn|\w*conv\w*|\w*attention\w*)",
     re.IGNORECASE,
 )
 _REDUCTION = re.compile(

@@ -55,7 +55,10 @@ CASES = {
         lambda x: torch.ops.aten.cumsum(x, 1),
         normal(4, 5) > 0,
     ),
-    "division of integers": ("true_division", lambda x: x / 4, whole(19, 4, 5)),
+    "division of integers": ("integer_promotion", lambda x: x / 4, whole(19, 4, 5)),
+    "integers times a number": ("integer_promotion", lambda x: x * 0.5, whole(19, 4, 5)),
+    "a number minus integers": ("integer_promotion", lambda x: 0.5 - x, whole(19, 4, 5)),
+    "a power of integers": ("integer_promotion", lambda x: 2.0**x, whole(5, 4, 5)),
     "mm in float16": ("product_dtype", torch.mm, normal(4, 64).half(), normal(64, 3).half()),
     "bmm in bfloat16": (
         "product_dtype",

@@ -14,6 +14,14 @@ def f32(*shape):
     ("ops", "inputs", "outputs", "least", "most"),
     [
         (["aten.mm.default"], [f32(512, 1024), f32(1, 16, 1024)], [f32(1, 16, 512)], 1024, 1024),
+        (
+            ["aten._weight_int8pack_mm.default"],
+            [f32(4, 1024), TensorSpec((512, 1024), "int8"), f32(512)],
+            [f32(4, 512)],
+            1024,
+            1024,
+        ),
+        (["aten.lgamma.default"], [f32(4, 64), f32(4, 64)], [f32(4, 4)], 1, 1),
         (["aten.bmm.default"], [f32(8, 16, 64), f32(8, 64, 16)], [f32(8, 16, 16)], 64, 256),
         (
             ["aten.convolution.default"],

@@ -41,7 +41,7 @@ def module_groups(graph: fx.Graph, calls: Sequence[Group], depth: int | None) ->
     if depth is not None and depth > deepest:
         raise ValueError(
             f"granularity: 'module:{depth}' matches nothing; the path of the deepest module has "
-            f"{deepest} components"
+            f"{deepest} component{'' if deepest == 1 else 's'}"
         )
     rows: list[list[fx.Node]] = []
     alone: list[list[fx.Node]] = []

@@ -93,13 +93,13 @@ class _Decoder(nn.Module):
 
     def logits(self, layers: Sequence[Any], tokens: torch.Tensor, *encoded: torch.Tensor) -> Any:
         """Run the model on top of cache layers, which it updates."""
-        from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+        from transformers.cache_utils import Cache, EncoderDecoderCache
         from transformers.modeling_outputs import BaseModelOutput
 
         kept: Any = Cache(layers=list(layers))
         named: dict[str, Any] = {"input_ids": tokens}
         if encoded:
-            kept = EncoderDecoderCache(kept, DynamicCache())
+            kept = EncoderDecoderCache(kept, Cache(layers=[_passing() for _ in layers]))
             encoder_outputs = BaseModelOutput(last_hidden_state=encoded[0])
             named = {"decoder_input_ids": tokens, "encoder_outputs": encoder_outputs}
         named[_cache_argument(self.model)] = kept
@@ -207,6 +207,18 @@ def _empty_cache(model: PreTrainedModel, first: Step, length: int) -> list[Pair]
             )
     _Decoder(model).logits(layers, *first)
     return [(layer.keys[:, :, :0], layer.values[:, :, :0]) for layer in layers]
+
+
+def _passing() -> Any:
+    """A cache layer for keys and values of the encoder's result, which every step computes.
+
+    A new dynamic layer would append them to an empty tensor: an operator that no model has.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]
+    layer.update = lambda keys, values, *_, **__: (keys, values)
+    return layer
 
 
 def _cache_argument(model: nn.Module) -> str:

@@ -76,7 +76,7 @@ def is_complex(node: fx.Node) -> bool:
 
 def is_assertion(node: fx.Node) -> bool:
     """Whether a node yields nothing at all: it checks what others yield."""
-    return not node.users and node.meta.get("val") is None
+    return node.op == "call_function" and not node.users and node.meta.get("val") is None
 
 
 def origin(node: fx.Node) -> str:

@@ -9,11 +9,14 @@ from tapml_nb.frontends.trace import user_line
 from tapml_nb.graph import SourceLine
 from tapml_nb.graph.model import Constant
 
+_NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
+"""What ``torch.export`` writes where it adds nodes of its own, such as sizes of inputs."""
+
 
 def scope_and_class(node: fx.Node) -> tuple[str, str]:
     """Dotted path and class name of the innermost module a node ran in."""
     stack = node.meta.get("nn_module_stack")
-    if not stack:
+    if not stack or _NO_MODULE in stack:
         return "", ""
     path, cls = list(stack.values())[-1]
     name = cls if isinstance(cls, str) else cls.__name__

@@ -14,7 +14,15 @@ from typing import Any
 from tvm import relax
 
 from tapml_nb.frontends.torch.rules import Rule
-from tapml_nb.frontends.torch.rules.call import Call, Expr, cast, constant, dtype_of, shape_of
+from tapml_nb.frontends.torch.rules.call import (
+    Call,
+    Expr,
+    cast,
+    constant,
+    dtype_of,
+    is_floating,
+    shape_of,
+)
 from tapml_nb.frontends.torch.rules.indexing import index, index_put
 from tapml_nb.frontends.torch.rules.products import addmm, in_float32
 
@@ -63,16 +71,17 @@ def _cumsum(call: Call, x: Expr, dim: int, dtype: str | None) -> Expr:
     return relax.op.cumsum(call.emit(cast(x, call.dtype)), dim)
 
 
-def _true_division(call: Call, a: Expr | float, b: Expr | float) -> Expr:
-    if all(dtype_of(t) == call.dtype for t in (a, b) if isinstance(t, relax.Expr)):
+def _promoted(call: Call, *_: Any) -> Any:
+    """TVM's own rule on operands of the dtype that PyTorch promotes them to."""
+    operands = {n: call.importer.env[n] for n in call.node.all_input_nodes}
+    integers = {
+        node: tensor
+        for node, tensor in operands.items()
+        if isinstance(tensor, relax.Expr) and not is_floating(dtype_of(tensor))
+    }
+    if not integers or not is_floating(call.dtype):
         return NotImplemented
-
-    def operand(value: Any) -> Expr:
-        if isinstance(value, relax.Expr):
-            return cast(value, call.dtype)
-        return relax.const(value, call.dtype)
-
-    return relax.op.divide(operand(a), operand(b))
+    return call.by_tvm({node: call.emit(cast(t, call.dtype)) for node, t in integers.items()})
 
 
 def _product(call: Call, a: Expr, b: Expr) -> Expr:
@@ -96,7 +105,7 @@ def _any(call: Call, x: Expr, dims: Any, keepdim: bool) -> Expr:
 
 
 def _clamp(call: Call, x: Expr, low: Any, high: Any) -> Expr:
-    if call.dtype.startswith(("float", "bfloat")) and dtype_of(x) == call.dtype:
+    if is_floating(call.dtype) and dtype_of(x) == call.dtype:
         return NotImplemented
     x = call.emit(cast(x, call.dtype))
     for bound, choose_one in ((low, relax.op.maximum), (high, relax.op.minimum)):
@@ -124,9 +133,17 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         {"aten.cumsum.default": _cumsum},
     ),
     Workaround(
-        "true_division",
-        "true division of integers yields integers",
-        {"aten.div.Tensor": _true_division, "aten.div.Scalar": _true_division},
+        "integer_promotion",
+        "true division of integers, and arithmetic of integers with floating-point numbers, "
+        "yields integers",
+        {
+            f"aten.{name}": _promoted
+            for name in (
+                *("add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar", "rsub.Scalar"),
+                *("mul.Tensor", "mul.Scalar", "div.Tensor", "div.Scalar", "pow.Scalar"),
+                "pow.Tensor_Scalar",
+            )
+        },
     ),
     Workaround(
         "product_dtype",

@@ -85,6 +85,11 @@ def dtype_of(tensor: Expr) -> str:
     return str(tensor.ty.dtype)
 
 
+def is_floating(dtype: str) -> bool:
+    """Whether a dtype of this name is a floating-point one."""
+    return dtype.startswith(("float", "bfloat"))
+
+
 def shape_of(tensor: Expr) -> list[int]:
     """The sizes of a bound expression.
 

@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 from tvm import relax
 
-from tapml_nb.frontends.torch.rules.call import Call, Expr, Rule, cast, constant, dtype_of, shape_of
+from tapml_nb.frontends.torch.rules.call import (
+    Call,
+    Expr,
+    Rule,
+    cast,
+    constant,
+    dtype_of,
+    is_floating,
+    shape_of,
+)
 
 
 def of_integers(function: Callable[[Expr], Expr]) -> Rule:
@@ -46,7 +55,7 @@ def div_mode(call: Call, a: Expr, b: Expr | float, rounding_mode: str | None) ->
     a, b = call.emit(cast(a, call.dtype)), call.emit(cast(b, call.dtype))
     if rounding_mode == "floor":
         return relax.op.floor_divide(a, b)
-    if rounding_mode is None or dtype_of(a).startswith(("float", "bfloat")):
+    if rounding_mode is None or is_floating(dtype_of(a)):
         quotient = relax.op.divide(a, b)
         return relax.op.trunc(quotient) if rounding_mode else quotient
     floor = call.emit(relax.op.floor_divide(a, b))

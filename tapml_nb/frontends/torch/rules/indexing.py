@@ -15,6 +15,7 @@ from tapml_nb.frontends.torch.rules.call import (
     cast,
     constant,
     dtype_of,
+    is_floating,
     shape_of,
 )
 
@@ -157,7 +158,7 @@ def scatter_reduce(
     if include_self:
         counts = relax.op.add(counts, constant(1, x))
     counts = relax.op.maximum(counts, constant(1, x))
-    divide = relax.op.divide if dtype_of(x).startswith(("float", "bf")) else relax.op.floor_divide
+    divide = relax.op.divide if is_floating(dtype_of(x)) else relax.op.floor_divide
     return divide(total, counts)
 
 
