@@ -116,4 +116,13 @@ EXPLANATIONS = (
         verdicts=("COMPILE_ERROR",),
         says="Cannot convert infinity",
     ),
+    Explanation(
+        title="Comparisons of booleans",
+        text="`mask > 0`: the importer makes the number a boolean, too, and LLVM has no order of "
+        "booleans that TVM could generate.",
+        repro="check(lambda x: x > 0, torch.tensor([True, False]))",
+        kinds=("aten.gt", "aten.ge", "aten.lt", "aten.le"),
+        verdicts=("COMPILE_ERROR",),
+        says="(in tvm::codegen::CodeGenLLVM::Create",
+    ),
 )
