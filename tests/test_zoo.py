@@ -98,7 +98,8 @@ def test_what_has_changed_is_measured_again():
 def test_the_page_hides_nothing():
     failing = replace(NOTHING, operators=2, verdicts={"FAIL": 2}, findings=(FINDING,))
     broken = replace(NOTHING, name="GAT", group="graph", error="Oops: <b> | it died")
-    page = document([failing, broken])
+    page = document([failing, broken], ["ViT"])
+    assert "Not measured yet: ViT." in page
     assert "1 of 2 architectures run from end to end" in page
     assert "Oops: \\<b> \\| it died" in page
     assert "### Not explained" in page
