@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import re
 import threading
 import time
 from dataclasses import replace
@@ -19,6 +20,7 @@ from benchmarks.zoo.document import document, unexplained
 from benchmarks.zoo.explanations import EXPLANATIONS
 from benchmarks.zoo.measure import Finding, Record
 from benchmarks.zoo.stock import check
+from tapml_nb.frontends.torch.workarounds import choose
 
 NOTHING = Record("LSTM", "sequence", key("LSTM"))
 FINDING = Finding("aten.relu", "FAIL", "", "a | b", 2, "a/relu", "float32[2]")
@@ -96,7 +98,8 @@ def test_what_has_changed_is_measured_again():
 def test_the_page_hides_nothing():
     failing = replace(NOTHING, operators=2, verdicts={"FAIL": 2}, findings=(FINDING,))
     broken = replace(NOTHING, name="GAT", group="graph", error="Oops: <b> | it died")
-    page = document([failing, broken])
+    page = document([failing, broken], ["ViT"])
+    assert "Not measured yet: ViT." in page
     assert "1 of 2 architectures run from end to end" in page
     assert "Oops: \\<b> \\| it died" in page
     assert "### Not explained" in page
@@ -111,6 +114,11 @@ def test_a_name_that_is_unknown(capsys):
 
 def test_explanations_are_distinct():
     assert len({explanation.title for explanation in EXPLANATIONS}) == len(EXPLANATIONS)
+
+
+def test_workarounds_that_are_named_exist():
+    named = re.findall(r"workarounds=\['(\w+)'\]", " ".join(e.text for e in EXPLANATIONS))
+    assert len(choose(named)) >= 4
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no architecture is called {', '.join(sorted(unknown))}")
     records = take(options.names, options.jobs)
-    options.out.write_text(document(records))
+    missing = set(ARCHITECTURES) - {record.name for record in records}
+    options.out.write_text(document(records, sorted(missing)))
     print("\n".join(summary(records)))
     failed = [r for r in records if not r.ended or any(unexplained(r)) or r.outputs != "PASS"]
     return int(bool(failed))

@@ -46,13 +46,14 @@ compares with PyTorch.
 _NOT_JUDGED = ("UNSUPPORTED", "COMPILE_ERROR", "UNKNOWN")
 
 
-def document(records: Sequence[Record]) -> str:
-    """The page."""
+def document(records: Sequence[Record], missing: Sequence[str] = ()) -> str:
+    """The page; ``missing`` are architectures of the zoo without a record."""
     ended = [record for record in records if record.ended]
     parts = [
-        _INTRODUCTION.format(count=len(records)),
+        _INTRODUCTION.format(count=len(records) + len(missing)),
         "## In short\n",
         *summary(records),
+        *([f"- Not measured yet: {', '.join(missing)}."] if missing else []),
         "",
         *_table(records),
         "",

@@ -103,7 +103,13 @@ PAIRS = (
     _pair("T5", "T5ForConditionalGeneration", **_T5),
     _pair("T5 v1.1", "T5ForConditionalGeneration", **_T5, feed_forward_proj="gated-gelu"),
     _pair("UMT5", "UMT5ForConditionalGeneration", **_T5),
-    _pair("LongT5", "LongT5ForConditionalGeneration", **_T5, local_radius=4),
+    _pair(
+        "LongT5",
+        "LongT5ForConditionalGeneration",
+        inputs=masked_translation(),
+        **_T5,
+        local_radius=4,
+    ),
     _pair(
         "Switch Transformers",
         "SwitchTransformersForConditionalGeneration",

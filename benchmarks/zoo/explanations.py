@@ -43,7 +43,7 @@ EXPLANATIONS = (
         text="TVM's importer converts a Python number to the dtype of the tensor that it meets: "
         "0.5 becomes 0 beside an integer, and what PyTorch makes a floating-point tensor stays "
         "one of integers. Positions and frequencies of rotary and sinusoidal embeddings are "
-        "computed so. For divisions there is `workarounds=['true_division']`.",
+        "computed so. There is `workarounds=['integer_promotion']`.",
         repro="check(lambda x: x * -0.5, torch.arange(4))",
         kinds=("aten.mul", "aten.div", "aten.rsub", "aten.add", "aten.sub"),
         verdicts=("FAIL",),
@@ -72,7 +72,7 @@ EXPLANATIONS = (
     Explanation(
         title="Powers of integers",
         text="`2.0 ** positions`: the importer converts the base to the exponent's integer dtype, "
-        "and TVM's `power` takes floating-point numbers only.",
+        "and TVM's `power` takes floating-point numbers only. `workarounds=['integer_promotion']`.",
         repro="check(lambda x: 2.0**x, torch.arange(4))",
         kinds=("aten.pow",),
         verdicts=("COMPILE_ERROR",),
@@ -115,5 +115,14 @@ EXPLANATIONS = (
         kinds=("aten.upsample_linear1d", "aten.clamp", "aten.clamp_max", "aten.clamp_min"),
         verdicts=("COMPILE_ERROR",),
         says="Cannot convert infinity",
+    ),
+    Explanation(
+        title="Comparisons of booleans",
+        text="`mask > 0`: the importer makes the number a boolean, too, and LLVM has no order of "
+        "booleans that TVM could generate.",
+        repro="check(lambda x: x > 0, torch.tensor([True, False]))",
+        kinds=("aten.gt", "aten.ge", "aten.lt", "aten.le"),
+        verdicts=("COMPILE_ERROR",),
+        says="(in tvm::codegen::CodeGenLLVM::Create",
     ),
 )
