@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -397,6 +398,23 @@ class TestOneSession:
             inside.drill("first/linear")
         with pytest.raises(SelectorError, match="names 4 operators"):
             session.report.drill("*")
+
+
+def test_a_kind_of_many_calls_leaves_a_figure_room(tmp_path):
+    class Many(nn.Module):
+        def forward(self, x):
+            for function in (torch.exp, torch.sin, torch.cos, torch.tanh, torch.sigmoid, torch.abs):
+                x = function(x)
+            for function in (torch.neg, torch.floor, torch.ceil, torch.relu, torch.sqrt, torch.erf):
+                x = function(x)
+            return x
+
+    with tapml.debug(Many().eval(), (torch.randn(2, 4),), granularity="module") as session:
+        report = session.run()
+    assert len(report.graph.ops[0].kind) > 100
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report.to_html(tmp_path / "report.html")
 
 
 def test_a_report_that_outlives_its_session_says_so():

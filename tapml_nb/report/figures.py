@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tapml_nb.judge.verdict import FAULTS
+from tapml_nb.report.drawing import shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,9 @@ METRICS = ("ratio", "max_abs", "max_rel", "max_ulp", "rmse", "snr_db", "acc_rati
 _BLUE, _ORANGE, _GREY, _RED = "#0072b2", "#e69f00", "#777777", "#d55e00"
 _LEAST = 1e-3
 """Ratios below this are drawn here: a log scale has no zero."""
+
+_LONGEST = 40
+"""Characters of a name on an axis; the kind of a group of many calls has more."""
 
 
 def divergence(report: Report) -> Figure:
@@ -109,7 +113,7 @@ def draw_heatmap(
         shown = _scaled(badness)
     image = axes.imshow(shown, aspect="auto", cmap="cividis", interpolation="nearest")
     # Names come from models: "$" is no mathematics.
-    columns, rows = [str(c) for c in table.columns], [str(r) for r in table.index]
+    columns, rows = [_label(c) for c in table.columns], [_label(r) for r in table.index]
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", parse_math=False)
     axes.set_yticks(range(len(rows)), rows, fontsize=8, parse_math=False)
     if values.size <= 400 if numbers is None else numbers:
@@ -171,6 +175,12 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
     plt.close(figure)
     return figure, axes
+
+
+def _label(name: object) -> str:
+    """A name for an axis, cut in the middle where it would leave the figure no room."""
+    text = str(name)
+    return text if len(text) <= _LONGEST else shortened(text, _LONGEST)
 
 
 def _largest(values: np.ndarray) -> float:
