@@ -75,6 +75,24 @@ class TestGraph:
         expected = (np.maximum(2 * x @ w, 0) + 2 * x[:, :4])[:4]
         np.testing.assert_allclose(outputs(program, values)[0], expected, rtol=1e-5, atol=1e-6)
 
+    def test_every_binding_has_an_id_of_its_own(self):
+        """Also where functions are called what call sites are numbered."""
+        builder = relax.BlockBuilder()
+        first = builder.add_func(Kernels["double"], "double")
+        second = builder.add_func(Kernels["double"].with_attr("other", 1), "double_1")
+        x = relax.Var("x", relax.TensorType((2, 8), "float32"))
+        with builder.function("main", [x]):
+            with builder.dataflow():
+                result = x
+                for function in (first, first, second):
+                    result = builder.emit(relax.op.call_tir(function, (result,), out_ty=x.ty))
+                result = builder.emit_output(result)
+            builder.emit_func_output(result)
+        program = import_relax(builder.get(), normal(0, 2, 8))
+        assert len(program.graph) == 3
+        values = run(program)
+        np.testing.assert_array_equal(outputs(program, values)[0], values["x"] * 8)
+
     def test_sizes_that_are_matched(self):
         x = normal(0, 3, 4)
         with tapml.debug(Matched, [(x,), (x[:2],)], target="llvm") as session:

@@ -303,7 +303,8 @@ class RelaxProgram:
             scope = where[program.id]
             base = f"{scope}/{short_kind(program.kind)}" if scope else short_kind(program.kind)
             count = used[base] = used.get(base, -1) + 1
-            ops[f"{base}_{count}" if count else base] = program
+            op = f"{base}_{count}" if count else base
+            ops[op if op not in ops else f"{op}/{program.id}"] = program
         return ops
 
     def _first_run(self) -> dict[ValueId, Any]:
@@ -452,6 +453,8 @@ def _match(dims: Sequence[Any], shape: Sequence[int], sizes: dict[Any, int]) -> 
 
 def _evaluated(dim: Any, sizes: Mapping[Any, int]) -> int | None:
     """An expression of sizes as a number; None where one is not known."""
+    if isinstance(dim, tirx.IntImm):
+        return int(dim.value)
     if isinstance(dim, int):
         return dim
     analyzer = Analyzer()
