@@ -130,16 +130,16 @@ def test_unsupported_stays_unsupported_with_its_reason(tmp_path):
     import torch
     from torch import nn
 
-    class Histogram(nn.Module):
+    class Inverse(nn.Module):
         def forward(self, x):
-            return torch.histc(x, 4) + 1
+            return torch.linalg.inv(x) + 1
 
-    with tapml.debug(Histogram().eval(), (torch.rand(16),)) as session:
+    with tapml.debug(Inverse().eval(), (torch.eye(4) + torch.rand(4, 4),)) as session:
         session.run()
-        bundle = session.carve(tmp_path / "h.tapml")
+        bundle = session.carve(tmp_path / "i.tapml")
     report = bundle.replay()
-    assert report.verdict("histc") is Verdict.UNSUPPORTED
-    assert "no rule for aten.histc" in report.introduced["histc", 0].message
+    assert report.verdict("linalg_inv") is Verdict.UNSUPPORTED
+    assert "no rule for aten.linalg_inv" in report.introduced["linalg_inv", 0].message
     assert report.verdict("add") is Verdict.PASS
 
 
