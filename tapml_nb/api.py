@@ -39,8 +39,8 @@ def debug(
     """Open a session that debugs a model on a target.
 
     Args:
-        model: a PyTorch module in eval mode, an ``ExportedProgram``, or an ONNX model (a path
-            or a ``ModelProto``).
+        model: a PyTorch module in eval mode, an ``ExportedProgram``, an ONNX model (a path or a
+            ``ModelProto``), or a Relax ``tvm.IRModule``.
         inputs: what to run it on: a tuple (positional) or dict (by name) of tensors for one
             step, or a list of these for several steps.  Use realistic inputs: they are what
             every operator is judged on.
@@ -48,13 +48,14 @@ def debug(
             :class:`~tapml_nb.targets.spec.Target`.
         source: the reference platform.  ``"torch"`` (default for PyTorch models) runs the model
             where its tensors are, ``"torch:cuda"`` a copy of it on that device;
-            ``"onnxruntime"`` (default for ONNX models) runs on the CPU, unoptimized.
-        granularity: what one operator is.  ``"operator"``: one ATen call or ONNX node; of PyTorch
-            models also ``"fused"``: what becomes one kernel when TVM deploys the whole model on
-            this target; ``"module"``: the calls of one innermost module; ``"module:N"``: those of
-            a module whose path has N components (``"module:3"``: ``model.layers.0``).  What a
-            coarse operator holds is in ``graph[op].members``; ``report.drill(op)`` judges these
-            one by one.
+            ``"onnxruntime"`` (default for ONNX models) runs on the CPU, unoptimized;
+            ``"tvm:llvm"`` (default for Relax modules) and ``"tvm:cuda"`` run TVM's own kernels.
+        granularity: what one operator is.  ``"operator"``: one ATen call, ONNX node or Relax
+            binding; of PyTorch models also ``"fused"``: what becomes one kernel when TVM deploys
+            the whole model on this target; ``"module"``: the calls of one innermost module;
+            ``"module:N"``: those of a module whose path has N components (``"module:3"``:
+            ``model.layers.0``).  What a coarse operator holds is in ``graph[op].members``;
+            ``report.drill(op)`` judges these one by one.
         tolerance: how many noise floors the target may be away from the exact result; default
             8 (see :mod:`tapml_nb.judge.verdict`).
         dynamic_shapes: as for ``torch.export.export``, where steps differ in shape.

@@ -231,7 +231,7 @@ def assert_honest(report, dtype):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_a_whole_llama(dtype):
     """What fails is TVM's: matrix products in float32, sums of bools.  All else is right."""
-    model, (tokens,) = llama(layers=2)
+    model, (tokens,) = llama(layers=1)
     with tapml.debug(model.to(dtype), (tokens,)) as session:
         report = session.run()
         wrong = {session.graph[c.op].kind for c in report.culprits}
@@ -239,5 +239,5 @@ def test_a_whole_llama(dtype):
         assert all("result is float32" in c.diagnosis for c in report.culprits)
         assert {session.graph[r.op].kind for r in report.missing} == {"aten.cumsum"}
         migration = session.migrate()
-        assert len(migration.offloaded) > 80
+        assert len(migration.offloaded) > 50
         assert session.report.info.outputs is Verdict.PASS

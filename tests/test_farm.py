@@ -105,7 +105,7 @@ def test_when_the_last_is_gone_the_run_ends_with_what_it_has(kernel_cache, nothi
             session.on("RunProgress", close)
             with pytest.raises(TargetLost):
                 session.run()
-            assert 20 <= len(session.report.introduced) < 40
+            assert 1 <= len(session.report.introduced) < len(session.graph)
     finally:
         for server in servers:
             server.close()

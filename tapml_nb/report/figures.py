@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tapml_nb.judge.verdict import FAULTS
+from tapml_nb.report.drawing import shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,9 @@ an end, and a name takes milliseconds to draw."""
 
 _LEAST = 1e-3
 """Ratios below this are drawn here: a log scale has no zero."""
+
+_LONGEST = 40
+"""Characters of a name on an axis; the kind of a group of many calls has more."""
 
 
 def divergence(report: Report) -> Figure:
@@ -129,7 +133,7 @@ def draw_heatmap(
         (axes.set_yticks, table.index, _ROWS, {"fontsize": 8}),
     ):
         named = range(0, len(names), math.ceil(len(names) / most) or 1)
-        places(named, [str(names[k]) for k in named], parse_math=False, **style)
+        places(named, [_label(names[k]) for k in named], parse_math=False, **style)
     if values.size <= 400 if numbers is None else numbers:
         middle = np.nanmean([np.nanmin(shown), np.nanmax(shown)]) if np.isfinite(shown).any() else 0
         for (i, j), value in np.ndenumerate(values):
@@ -216,6 +220,12 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
     plt.close(figure)
     return figure, axes
+
+
+def _label(name: object) -> str:
+    """A name for an axis, cut in the middle where it would leave the figure no room."""
+    text = str(name)
+    return text if len(text) <= _LONGEST else shortened(text, _LONGEST)
 
 
 def _largest(values: np.ndarray) -> float:

@@ -138,6 +138,13 @@ class TestGraph:
         op = import_onnx(model, (np.ones(2, np.float32),)).graph.ops[0]
         assert (op.id, op.scope, op.layer) == ("layers.0.act/Relu", "layers.0.act", "layers.0")
 
+    def test_every_node_has_an_id_of_its_own(self):
+        names = ["a", "a", "a_1", ""]
+        nodes = [("Relu", [f"v{k}"], [f"v{k + 1}"], {"name": n}) for k, n in enumerate(names)]
+        model = hand_made(nodes, {"v0": (TensorProto.FLOAT, [2])}, results=["v4"])
+        graph = import_onnx(model, (np.ones(2, np.float32),)).graph
+        assert len({op.id for op in graph.ops}) == len(graph) == 4
+
     def test_functions_of_the_model_are_opened(self):
         body = [helper.make_node("Mul", ["a", "a"], ["b"])]
         square = helper.make_function(

@@ -139,6 +139,11 @@ CASES = {
     ),
     "shifts": (lambda x: (x << 3) + (x >> 1), whole(19, 4, 5)),
     "heaviside": (torch.heaviside, normal(4, 5), normal(4, 5)),
+    "clamp by float32": (
+        lambda x, low: torch.ops.aten.clamp.Tensor(x, low, low + 1),
+        normal(4, 5).half(),
+        torch.tensor(-0.5),
+    ),
     "group_norm without scale": (lambda x: F.group_norm(x, 2), normal(4, 6, 5)),
     "sine of integers": (torch.sin, whole(5, 4, 5)),
     "one_hot": (lambda x: F.one_hot(x, 9), whole(9, 4, 5)),

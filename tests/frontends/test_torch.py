@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+import tapml_nb as tapml
 from tapml_nb import FrontendError
 from tapml_nb.frontends.program import Unsupported
 from tapml_nb.frontends.torch import import_torch
+from tapml_nb.frontends.torch.device import to_device
 from tests.models import llama, two_layers
 
 
@@ -192,6 +194,26 @@ def test_numpy_and_back(dtype):
     assert back.dtype == dtype
     assert torch.equal(back, tensor)
     assert isinstance(program.to_numpy(tensor), np.ndarray)
+
+
+class TestDevices:
+    def test_a_device_gets_a_copy(self):
+        model, inputs = two_layers()
+        moved, (x,) = to_device(model, inputs, "meta")
+        assert moved.first.weight.device.type == x.device.type == "meta"
+        assert model.first.weight.device.type == inputs[0].device.type == "cpu"
+
+    def test_a_program_on_a_device_computes_the_same(self):
+        model, inputs = two_layers()
+        exported = torch.export.export(model, inputs)
+        program = import_torch(*to_device(exported, inputs, "cpu"))
+        torch.testing.assert_close(outputs(program, run(program))[0], model(*inputs))
+
+    @pytest.mark.parametrize("device", ["cuda", "cuba"])
+    def test_one_that_is_not_there(self, device):
+        """The tests' PyTorch has no CUDA (see test_packaging)."""
+        with pytest.raises(ValueError, match=f"source: 'torch:{device}' cannot be used here: "):
+            tapml.debug(*two_layers(), source=f"torch:{device}")
 
 
 class TestBadInput:

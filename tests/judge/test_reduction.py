@@ -38,6 +38,15 @@ def f32(*shape):
         (["aten.slice.Tensor"], [f32(4, 4096)], [f32(4, 1)], 1, 1),
         (["aten.embedding.default"], [f32(32000, 64), f32(1, 4)], [f32(1, 4, 64)], 1, 1),
         (["aten.full.default"], [], [f32(4)], 1, 1),
+        (["onnx.MatMul"], [f32(16, 1024), f32(1024, 512)], [f32(16, 512)], 1024, 1024),
+        (["onnx.Gemm"], [f32(16, 64), f32(32, 64)], [f32(16, 32)], 64, 64),
+        (["onnx.ReduceMean"], [f32(4, 256)], [f32(4, 1)], 256, 256),
+        (["onnx.LayerNormalization"], [f32(2, 768)], [f32(2, 768)], 768, 768),
+        (["onnx.Relu"], [f32(4, 4096)], [f32(4, 4096)], 1, 1),
+        (["relax.nn.conv2d"], [f32(1, 32, 9, 9), f32(64, 32, 3, 3)], [f32(1, 64, 9, 9)], 90, 300),
+        (["relax.nn.softmax"], [f32(8, 77)], [f32(8, 77)], 77, 77),
+        (["function.fused", "relax.matmul"], [f32(4, 64), f32(64, 4)], [f32(4, 4)], 64, 64),
+        (["tir.mine", "relax.sum"], [f32(4, 64), f32(64, 4)], [f32(4, 4)], 64, 64),
     ],
 )
 def test_lengths(ops, inputs, outputs, least, most):

@@ -146,6 +146,7 @@ class OnnxProgram:
     def _named_ops(self) -> dict[OpId, _OnnxOp]:
         constants = self._model.constants
         ops: dict[OpId, _OnnxOp] = {}
+        used: dict[str, int] = {}
         for node in self._model.nodes:
             fixed = node.fixed()
             baked = {
@@ -156,11 +157,9 @@ class OnnxProgram:
             inputs = tuple(name for name in read_names(node.proto) if name not in baked)
             scope, _ = scope_and_class(node.proto)
             base = f"{scope}/{label(node.proto)}" if scope else label(node.proto)
-            op, count = base, 0
-            while op in ops:
-                count += 1
-                op = f"{base}_{count}"
-            ops[op] = _OnnxOp(node, inputs, baked)
+            count = used[base] = used.get(base, -1) + 1
+            op = f"{base}_{count}" if count else base
+            ops[op if op not in ops else f"{op}/{node.outputs[0]}"] = _OnnxOp(node, inputs, baked)
         return ops
 
     def _first_run(self) -> dict[ValueId, Any]:

@@ -7,12 +7,13 @@ its tensors.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import tvm
-from tvm import relax, tirx
+from tvm import relax
 
 from tapml_nb.frontends.program import FrontendError
 from tapml_nb.graph import OpId, ValueId
@@ -21,6 +22,7 @@ from tapml_nb.graph.model import Constant
 Tree = Any
 """The id of a value, an expression without variables of its own, or a list of trees."""
 
+_REDUCED = re.compile(r"T\.axis\.(reduce\(|remap\(\"[SO]*R)")
 _PACKED = ("relax.call_dps_packed", "relax.call_pure_packed", "relax.call_inplace_packed")
 
 
@@ -103,6 +105,7 @@ class _Walk:
         self._function = module[name]
         self._found = Anatomy()
         self._env: dict[Any, Tree] = {}
+        self._ids: dict[Any, ValueId] = {}
         self._used: dict[str, int] = {}
 
     def walk(self) -> Anatomy:
@@ -152,9 +155,10 @@ class _Walk:
     def _match(self, binding: Any) -> None:
         """A match renames a tensor, and computes the sizes in its type that are new."""
         self._env[binding.var] = tree = self._resolve(binding.value)
-        new = [s for s in sizes_in(binding.ty) if isinstance(s, tvm.ir.Var) and not self._knows(s)]
+        sizes = [size for size in sizes_in(binding.ty) if isinstance(size, tvm.ir.Var)]
+        new = dict.fromkeys(size for size in sizes if size not in self._ids)
         if new and isinstance(tree, str):
-            outputs = tuple(self._learn(size) for size in new)
+            outputs = tuple(self._value(size) for size in new)
             self._add("relax.match_cast", None, (tree,), outputs, None, binding.ty)
 
     def _add(
@@ -187,10 +191,9 @@ class _Walk:
         outer = [var for var in free if not is_size(var)]
         mapping = {var: self._expression(self._env[var]) for var in outer}
         expr = substitute(expr, ty, mapping)
-        ids = {var: key for key, var in self._found.variables.items()}
-        used = [var for var in relax.analysis.free_vars(expr) if var in ids]
-        tensors = [ids[var] for var in used if not is_size(var)]
-        return expr, (*tensors, *(ids[var] for var in used if is_size(var)))
+        used = [var for var in relax.analysis.free_vars(expr) if var in self._ids]
+        tensors = [self._ids[var] for var in used if not is_size(var)]
+        return expr, (*tensors, *(self._ids[var] for var in used if is_size(var)))
 
     def _expression(self, tree: Tree) -> Any:
         if isinstance(tree, list):
@@ -209,20 +212,18 @@ class _Walk:
         if isinstance(var.ty, relax.TupleType):
             members = enumerate(var.ty.fields)
             return [self._leaves(relax.Var(f"{var.name}.{k}", ty)) for k, ty in members]
+        return self._value(var)
+
+    def _value(self, var: Any) -> ValueId:
         key = self._name(var.name)
         self._found.variables[key] = var
+        self._ids[var] = key
         return key
 
-    def _knows(self, size: Any) -> bool:
-        return any(size.same_as(var) for var in self._found.variables.values())
-
-    def _learn(self, size: Any) -> ValueId:
+    def _learn(self, size: Any) -> None:
         """Make a value of a symbolic size, unless it is one already."""
-        if not isinstance(size, tvm.ir.Var) or self._knows(size):
-            return ""
-        key = self._name(size.name)
-        self._found.variables[key] = size
-        return key
+        if isinstance(size, tvm.ir.Var) and size not in self._ids:
+            self._value(size)
 
     def _name(self, name: str, space: str = "") -> str:
         count = self._used[space + name] = self._used.get(space + name, -1) + 1
@@ -303,14 +304,7 @@ def _operations(function: Any) -> list[str]:
 
 def _reduces(function: Any) -> bool:
     """Whether a PrimFunc has an axis that it reduces over."""
-    found: list[bool] = []
-
-    def visit(node: Any) -> None:
-        axes = getattr(node, "iter_vars", ())
-        found.extend(axis.iter_type == tirx.IterVar.CommReduce for axis in axes)
-
-    tirx.stmt_functor.post_order_visit(function.body, visit)
-    return any(found)
+    return _REDUCED.search(function.script()) is not None
 
 
 def _constants(call: Any) -> dict[str, Constant]:

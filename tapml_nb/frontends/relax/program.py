@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -75,8 +76,10 @@ class RelaxProgram:
         self._anatomy: Anatomy = take_apart(module, function)
         self._units: dict[tuple[Any, ...], tuple[str, Any]] = {}
         self._prepared: set[bool] = set()
+        self._building = RLock()  # TVM's builders know one scope for all threads
         self._effects = self._made_objects()
         self._steps = [self._bound(step, index) for index, step in enumerate(steps)]
+        self._check_weights()
         where = scopes(self._anatomy.ops, self._weights())
         self._ops = self._named(where)
         self.graph = self._build_graph(name, where, self._first_run())
@@ -150,8 +153,10 @@ class RelaxProgram:
                 f"{program.kind} takes or gives an object of TVM's virtual machine (such as a KV "
                 f"cache), which is on the source alone"
             )
+        with self._building:
+            module = specialized(unit)
         return Unit(
-            specialized(unit),
+            module,
             tuple(look for look in seen.values() if isinstance(look, TensorSpec)),
             tuple(_spec(values[name]) for name in program.outputs),
         )
@@ -189,12 +194,13 @@ class RelaxProgram:
     ) -> tuple[str, Any]:
         """Key and module of an operator's unit; the module is None if there is no exact one."""
         slot = (program.id, exact, *seen.values())
-        if slot not in self._units:
-            variables = self._anatomy.variables
-            unit = build_module(self._module, program, variables, seen, exact=exact)
-            text = tvm.ir.save_json(unit) if unit is not None else ""
-            self._units[slot] = (f"{'float64' if exact else 'as it is'}|{text}", unit)
-        return self._units[slot]
+        with self._building:
+            if slot not in self._units:
+                variables = self._anatomy.variables
+                unit = build_module(self._module, program, variables, seen, exact=exact)
+                text = tvm.ir.save_json(unit) if unit is not None else ""
+                self._units[slot] = (f"{'float64' if exact else 'as it is'}|{text}", unit)
+            return self._units[slot]
 
     def _compile_all(self, *, exact: bool) -> None:
         """Compile what all operators need for what is known of the first step, at once."""
@@ -268,6 +274,23 @@ class RelaxProgram:
         asked = [name for name in names if name not in known]
         return by_name({**known, **by_name(step, asked, index)}, names, index)
 
+    def _parameters(self) -> set[ValueId]:
+        """The leaves that are weights: parameters of the function behind its inputs."""
+        params = self._function.params
+        inputs = int((self._function.attrs or {}).get("num_input", len(params)))
+        weights = {param.name for param in params[inputs:]}
+        return {key for key, name in self._anatomy.params.items() if name in weights}
+
+    def _check_weights(self) -> None:
+        first = self._steps[0]
+        for index, step in enumerate(self._steps[1:], 1):
+            for key in self._parameters():
+                if step[key] is not first[key] and not np.array_equal(step[key], first[key]):
+                    raise ValueError(
+                        f"inputs: step {index}: {key} differs from step 0's; weights must not "
+                        f"change between steps"
+                    )
+
     def _weights(self) -> dict[ValueId, str]:
         """The leaves whose names say which module they belong to."""
         labels = self._anatomy.labels
@@ -280,7 +303,8 @@ class RelaxProgram:
             scope = where[program.id]
             base = f"{scope}/{short_kind(program.kind)}" if scope else short_kind(program.kind)
             count = used[base] = used.get(base, -1) + 1
-            ops[f"{base}_{count}" if count else base] = program
+            op = f"{base}_{count}" if count else base
+            ops[op if op not in ops else f"{op}/{program.id}"] = program
         return ops
 
     def _first_run(self) -> dict[ValueId, Any]:
@@ -326,8 +350,7 @@ class RelaxProgram:
         self, name: str, where: Mapping[OpId, str], looks: Mapping[ValueId, Any]
     ) -> Graph:
         self._looks = dict(looks)
-        inputs = int((self._function.attrs or {}).get("num_input", len(self._function.params)))
-        weights = {param.name for param in self._function.params[inputs:]}
+        weights = self._parameters()
 
         def value(key: ValueId, role: Any, text: str, producer: OpId | None = None) -> Value:
             spec, host = looks[key], not isinstance(looks[key], TensorSpec)
@@ -335,7 +358,7 @@ class RelaxProgram:
 
         values: dict[ValueId, Value] = {}
         for key in self._steps[0]:
-            role = "parameter" if self._anatomy.params.get(key) in weights else "input"
+            role = "parameter" if key in weights else "input"
             role = "buffer" if key in self._effects else role
             values[key] = value(key, role, self._anatomy.labels.get(key, key))
         ops: list[Op] = []
@@ -358,7 +381,7 @@ class RelaxProgram:
                     constants=program.constants,
                 )
             )
-        users = tuple(key for key, v in values.items() if v.role == "input")
+        users = tuple(key for key in self._anatomy.params if values[key].role == "input")
         outputs = tuple(key for key in self._anatomy.outputs if not values[key].host)
         return Graph(name, tuple(ops), values, users, outputs)
 
@@ -430,6 +453,8 @@ def _match(dims: Sequence[Any], shape: Sequence[int], sizes: dict[Any, int]) -> 
 
 def _evaluated(dim: Any, sizes: Mapping[Any, int]) -> int | None:
     """An expression of sizes as a number; None where one is not known."""
+    if isinstance(dim, tirx.IntImm):
+        return int(dim.value)
     if isinstance(dim, int):
         return dim
     analyzer = Analyzer()

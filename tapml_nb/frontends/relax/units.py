@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import relax, tirx
+from tvm.sym import Analyzer
 
 from tapml_nb.frontends.relax.anatomy import RelaxOp, called, is_size, is_tensor, substitute
 from tapml_nb.frontends.relax.exact import NARROW, decomposed
@@ -52,7 +53,7 @@ def build_module(
         mapping[var] = new
         if isinstance(new, tvm.ir.Var):
             params.append(new)
-    expr = substitute(op.expr, op.ty, mapping)
+    expr = _folded(substitute(op.expr, op.ty, mapping))
     pure = not relax.analysis.contains_impure_call(
         relax.Function(params, relax.SeqExpr([], expr), expr.ty, is_pure=False)
     )
@@ -60,8 +61,23 @@ def build_module(
         expr = decomposed(expr) if op.kind in NARROW else None
         if expr is None:
             return None
+    return _module(expr, params, called(module, expr), pure=pure)
+
+
+def _folded(expr: Any) -> Any:
+    """An expression with its arithmetic on sizes done."""
+    if isinstance(expr, relax.Tuple):
+        return relax.Tuple([_folded(member) for member in expr.fields])
+    if isinstance(expr, relax.ShapeExpr):
+        return relax.ShapeExpr([_folded(size) for size in expr.values])
+    if isinstance(expr, relax.Call) and not tvm.ir.is_prim_expr(expr):
+        args = [_folded(argument) for argument in expr.args]
+        return relax.Call(expr.op, args, expr.attrs, expr.ty_args, expr.span)
+    return Analyzer().simplify(expr) if tvm.ir.is_prim_expr(expr) else expr
+
+
+def _module(expr: Any, params: list[Any], functions: Mapping[Any, Any], *, pure: bool) -> Any:
     builder = relax.BlockBuilder()
-    functions = called(module, expr)
     with builder.function("main", params, pure=pure):
         if pure:
             with builder.dataflow():
@@ -72,19 +88,52 @@ def build_module(
     return tvm.IRModule({"main": builder.get()["main"], **functions})
 
 
-def specialized(module: Any) -> Any:
-    """The same with its PrimFuncs for the very shapes that they are called with, as far as TVM
-    can do that; and without functions that only stand for their bodies."""
-    passes = (
-        relax.transform.InlinePrivateFunctions(),
-        relax.transform.SpecializePrimFuncBasedOnCallSite(),
-    )
-    for apply in passes:
-        try:
-            module = apply(module)
-        except Exception:  # then it is compiled as it is, or its compiler says why it cannot be
-            continue
-    return module
+def specialized(unit: Any) -> Any:
+    """The same, the function that it calls made one for the very shapes that it is called with.
+
+    So its symbolic sizes are no arguments at run time, and kernels are scheduled for what they
+    are.  What TVM cannot make so stays as it is.
+    """
+    call = unit["main"].body.blocks[0].bindings[0].value
+    if not isinstance(call, relax.Call):
+        return unit
+    by_name = isinstance(call.op, tvm.ir.Op) and str(call.op.name) == "relax.call_tir"
+    callee = call.args[0] if by_name else call.op
+    if not isinstance(callee, tvm.ir.GlobalVar):
+        return unit
+    function = unit[callee]
+    if not by_name:
+        types = [argument.ty for argument in call.args]
+        sizes = _sizes([param.ty for param in function.params], types)
+        bound = function.bind_symbolic_vars(sizes) if sizes else function
+        unit = tvm.IRModule({**unit.functions, callee: bound})
+        kernel = bound.attrs is not None and "Primitive" in bound.attrs
+        return unit if kernel else relax.transform.InlinePrivateFunctions()(unit)
+    results = call.ty_args[0]
+    fields = list(results.fields) if isinstance(results, relax.TupleType) else [results]
+    given = list(call.args[1].fields)
+    sizes = _sizes([param.ty for param in function.params], [*(g.ty for g in given), *fields])
+    numbers = zip(function.params, given, strict=False)
+    sizes |= {param: value for param, value in numbers if isinstance(value, tirx.IntImm)}
+    if not sizes:
+        return unit
+    free = [size for size in sizes if not any(size.same_as(p) for p in function.params)]
+    fixed = tirx.PrimFunc([*function.params, *free], function.body, None, function.attrs)
+    tensors = relax.Tuple([value for value in given if not isinstance(value, tirx.IntImm)])
+    call = relax.Call(call.op, [callee, tensors], call.attrs, call.ty_args)
+    functions = {callee: fixed.specialize(sizes)}
+    return _module(call, list(unit["main"].params), functions, pure=True)
+
+
+def _sizes(declared: Sequence[Any], given: Sequence[Any]) -> dict[Any, Any]:
+    """What symbolic sizes are, by shapes declared with them and given without."""
+    sizes: dict[Any, Any] = {}
+    for ours, theirs in zip(declared, given, strict=False):
+        if getattr(ours, "shape", None) is not None and getattr(theirs, "shape", None) is not None:
+            for size, number in zip(list(ours.shape), list(theirs.shape), strict=True):
+                if isinstance(size, tvm.ir.Var):
+                    sizes.setdefault(size, number)
+    return sizes
 
 
 def widened(module: Any) -> Any:

@@ -7,7 +7,7 @@ force, and for which operators.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,8 @@ class Workaround:
     Attributes:
         name: what the user calls it.
         fault: what TVM does wrong, in a sentence.
-        rules: the right rules by ATen overload.
+        rules: the right rules by ATen overload; of several for one, the first that does not
+            return ``NotImplemented`` is used.
     """
 
     name: str
@@ -55,7 +56,7 @@ def choose(names: Sequence[str]) -> tuple[Workaround, ...]:
             raise ValueError(
                 f"workarounds: there is none called {name!r}; choose from {', '.join(known)}"
             )
-    return tuple(known[name] for name in dict.fromkeys(names))
+    return tuple(workaround for workaround in WORKAROUNDS if workaround.name in names)
 
 
 def _select(call: Call, x: Expr, dim: int, at: int) -> Expr:
@@ -69,6 +70,21 @@ def _cumsum(call: Call, x: Expr, dim: int, dtype: str | None) -> Expr:
         return NotImplemented
     # Relax's cumsum can convert on its own, but does not compile for booleans.
     return relax.op.cumsum(call.emit(cast(x, call.dtype)), dim)
+
+
+def _scaled(combine: Callable[[Expr, Expr], Expr]) -> Rule:
+    def rule(call: Call, a: Any, b: Any, alpha: float) -> Any:
+        if alpha == 1:
+            return NotImplemented
+        a, b = (
+            call.emit(cast(v, call.dtype))
+            if isinstance(v, relax.Expr)
+            else relax.const(v, call.dtype)
+            for v in (a, b)
+        )
+        return combine(a, relax.op.multiply(b, relax.const(alpha, call.dtype)))
+
+    return rule
 
 
 def _promoted(call: Call, *_: Any) -> Any:
@@ -133,13 +149,18 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         {"aten.cumsum.default": _cumsum},
     ),
     Workaround(
+        "alpha",
+        "add and sub leave out alpha, the factor of their second operand",
+        {"aten.add.Tensor": _scaled(relax.op.add), "aten.sub.Tensor": _scaled(relax.op.subtract)},
+    ),
+    Workaround(
         "integer_promotion",
         "true division of integers, and arithmetic of integers with floating-point numbers, "
         "yields integers",
         {
             f"aten.{name}": _promoted
             for name in (
-                *("add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar", "rsub.Scalar"),
+                *("add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar"),
                 *("mul.Tensor", "mul.Scalar", "div.Tensor", "div.Scalar", "pow.Scalar"),
                 "pow.Tensor_Scalar",
             )

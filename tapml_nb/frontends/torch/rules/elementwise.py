@@ -83,6 +83,15 @@ def where(call: Call, condition: Expr, a: Expr, b: Expr) -> Expr:
     return relax.op.where(condition, cast(a, call.dtype), cast(b, call.dtype))
 
 
+def clamp_by_tensors(call: Call, x: Expr, low: Expr | None, high: Expr | None) -> Expr:
+    """Bounds of another dtype, which PyTorch promotes."""
+    x = call.emit(cast(x, call.dtype))
+    for bound, choose in ((low, relax.op.maximum), (high, relax.op.minimum)):
+        if bound is not None:
+            x = call.emit(choose(x, call.emit(cast(bound, call.dtype))))
+    return x
+
+
 def group_norm(
     call: Call,
     x: Expr,
@@ -130,6 +139,7 @@ RULES: dict[str, Rule] = {
     "aten.__rshift__.Tensor": right_shift,
     "aten.ldexp.Tensor": ldexp,
     "aten.where.self": where,
+    "aten.clamp.Tensor": clamp_by_tensors,
     "aten.native_group_norm.default": group_norm,
     **{
         f"aten.{name}.default": of_integers(getattr(relax.op, name))
