@@ -125,4 +125,14 @@ EXPLANATIONS = (
         verdicts=("COMPILE_ERROR",),
         says="(in tvm::codegen::CodeGenLLVM::Create",
     ),
+    Explanation(
+        title="Softplus of negative numbers",
+        text="`topi.nn.softplus` is log(1 + exp(x)) as it stands: where exp(x) is small, its "
+        "digits are lost in the sum, all of them below -17. PyTorch uses `log1p`. State spaces "
+        "compute their time steps so, most of which are small.",
+        repro="check(lambda x: 1e6 * torch.nn.functional.softplus(x), torch.tensor([-12.0]))",
+        kinds=("aten.softplus",),
+        verdicts=("FAIL",),
+        says="noise floors",
+    ),
 )
