@@ -163,8 +163,9 @@ def _listed(found: Sequence[tuple[Record, Finding]]) -> Iterator[str]:
         count = sum(finding.count for _, finding in those)
         first = those[0][1]
         yield (
-            f"- `{kind}` {verdict}{looks}, {count} operators in {names}; for instance "
-            f"`{first.op}` of {first.inputs}: {_cell(essence(first.message))}"
+            f"- `{kind}` {verdict}{looks}, {count} operator{'s' * (count > 1)} in {names}; for "
+            f"instance `{first.op}` of {first.inputs or 'nothing'}: "
+            f"{_cell(essence(first.message))}"
         )
 
 
