@@ -202,10 +202,8 @@ class TestDequantize:
         with session:
             assert_honest(report, dtype)
             op = {op.kind: op.id for op in session.graph.ops}
-            shift = op["aten.__rshift__"]  # which TVM 0.27 has no rule for
-            assert [r.op for r in report.missing] == [shift]
-            session.override(shift, lambda packed: packed >> 4)
-            assert session.run(shift).verdict(shift) is Verdict.PASS
+            assert not report.missing  # TVM 0.27 has no rule for the shift, but we have
+            assert "tapml_nb" in report.conversions[op["aten.__rshift__"]]
             faults = {
                 "aten.__rshift__": lambda packed: packed.view(np.int8) >> 4,
                 "aten.stack": lambda low, high: np.stack([high, low], -1),

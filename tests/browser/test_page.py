@@ -62,6 +62,7 @@ def test_a_whole_llama_in_the_notebooks_own_tab(gpu_lab):
     assert gpu_lab.run_cell(2, timeout=120)
     assert_is_llama(gpu_lab)
     expect(state(gpu_lab)).to_contain_text("This page is the target")
+    state(gpu_lab).scroll_into_view_if_needed()
     screenshot(gpu_lab.page, "page-target")
 
 
