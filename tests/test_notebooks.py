@@ -24,6 +24,14 @@ def executed(name: str, page: Path) -> str:
     return done.stdout
 
 
+def left_behind(text: str) -> int:
+    """How many operators a migration leaves on the source; a model's number varies with
+    transformers' version."""
+    moved, movable = re.search(r"(\d+) of (\d+) operators on the target", text).groups()
+    assert int(moved) > 100
+    return int(movable) - int(moved)
+
+
 def test_quickstart_finds_the_planted_fault(tmp_path):
     page = tmp_path / "quickstart.html"
     before, broken, hybrid = executed("quickstart.ipynb", page).split("Llama on llvm:")[1:]
@@ -43,7 +51,7 @@ def test_triage_tells_three_stories(tmp_path):
     assert "outputs NOT within the noise floor" in falcon
     assert falcon.count("it reaches 128 bytes before the start of input 0") >= 4
     assert "indices: [-2] into an axis of 6" in falcon
-    assert "125 of 129 operators on the target" in falcon
+    assert left_behind(falcon) == falcon.count("  quarantined ") >= 4
     assert "outputs within the noise floor" in falcon
     assert "unobserved run: the same outputs, bit for bit" in falcon
     assert "no culprit" in mamba
@@ -53,7 +61,7 @@ def test_triage_tells_three_stories(tmp_path):
     assert "outputs NOT within the noise floor" in llama
     assert "culprit 1:" not in llama
     assert "together: model.layers.3.mlp.act_fn/silu, model.layers.3.mlp/mul" in llama
-    assert "378 of 380 operators on the target" in llama
+    assert left_behind(llama) == 2
     assert len(re.findall(r"<img[^>]*data:image/png", page.read_text())) == 1
 
 

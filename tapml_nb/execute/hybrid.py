@@ -133,6 +133,8 @@ class HybridRun:
     # -- one operator --------------------------------------------------------------------------
 
     def _advance(self, op: Op, where: str, step: int, afresh: bool) -> HybridStep:
+        if not op.outputs:  # an assertion of the model's: nothing depends on it
+            return HybridStep(op, where, False, 0.0)
         if where == SOURCE and all(self.is_source(v, step) for v in op.inputs):
             for value in op.outputs:
                 self._entries.pop((step, value), None)
