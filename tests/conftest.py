@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -38,14 +39,24 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", None)
     me = psutil.Process()
-    children = {p.pid for p in me.children(recursive=True)}
+    children = descendants()
     sockets = {c.laddr for c in me.net_connections("inet")}
     yield folder
-    wait_until(lambda: {p.pid for p in me.children(recursive=True)} <= children)
-    assert {p.pid for p in me.children(recursive=True)} <= children
+    wait_until(lambda: descendants() <= children)
+    assert descendants() <= children
     assert wait_until(lambda: {c.laddr for c in me.net_connections("inet")} <= sockets)
     left = [path.name for path in folder.iterdir() if path.name.startswith("tapml")]
     assert left == []
+
+
+def descendants() -> set[int]:
+    """This process's, but for those of a browser, which come and go as it likes."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "chromium" not in process.name():
+                found.add(process.pid)
+    return found
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
