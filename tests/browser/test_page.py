@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def judged(lab: Lab) -> int:
 
 def assert_is_llama(lab: Lab) -> None:
     """Everything was judged on the page: what WGSL has no word for was rejected there."""
-    counts = eval(lab.execute(COUNTS))
+    counts = ast.literal_eval(lab.execute(COUNTS))
     assert sum(counts.values()) == int(lab.execute("print(len(session.graph))"))
     assert counts["PASS"] > 100
     # Of sine and cosine WGSL promises 2^-11, which SwiftShader uses up; bool it does not have.
@@ -97,7 +98,7 @@ def test_behind_a_hub(playwright: Playwright, kernel_cache, tmp_path, request):
                 lab.page.on("websocket", lambda socket: sockets.append(socket.url))
                 open_page(lab, "session.run()", model="two_layers")
                 assert lab.run_cell(1, timeout=120)
-                assert eval(lab.execute(COUNTS)) == {"PASS": 3}
+                assert ast.literal_eval(lab.execute(COUNTS)) == {"PASS": 3}
                 assert [url for url in sockets if url.endswith("/device")]
                 assert all(url.startswith(origin.replace("http", "ws")) for url in sockets)
                 link = lab.output(0).get_by_role("link").get_attribute("href")
