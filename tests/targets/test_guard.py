@@ -100,8 +100,9 @@ def test_what_is_seen(guarded, kernel, wanted, words):
     assert guarded.run("first").verdict("first/linear") is Verdict.PASS
 
 
-@pytest.mark.parametrize("kernel", [past_the_end_by_one, past_the_end_by_a_hundred, reads_too_far])
+@pytest.mark.parametrize("kernel", [past_the_end_by_one, reads_too_far])
 def test_without_guard_nothing_is_seen(kernel):
+    """A store farther away may hit anything, and now and then something that crashes."""
     model, inputs = models.two_layers()
     with tapml.debug(model, inputs) as session:
         assert verdict(session, kernel).verdict is Verdict.PASS
