@@ -442,6 +442,7 @@ class Runs:
         result = self.introduced[op.id, step]
         inputs = self.inputs(op, step)
         references = self._references.local(op, step)
+        unit = self.kernels.unit_key(op.id, step)
         return repro.write(
             path,
             repro.Case(
@@ -451,6 +452,7 @@ class Runs:
                 self.kernels.unit_text(op.id, step),
                 self.kernels.target,
                 inputs,
+                unit[1] if isinstance(unit, tuple) else (),
                 references,
                 self.info.tolerance,
                 self.kernels.conversions.get(op.id, ""),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.carve.archive import Archive, unit_member
+from tapml_nb.frontends.open_units import leaves_sizes_open, with_sizes
 from tapml_nb.frontends.program import Unit, Unsupported
 from tapml_nb.graph import Graph, Member, Op, OpId, SourceLine, TensorSpec, Value, ValueId
 from tapml_nb.numerics import is_float
@@ -48,6 +49,11 @@ class CarvedProgram:
             for test in self._by_step[step]
             for entry in (*test["inputs"], *test["outputs"])
         )
+        values.update(
+            (entry["value"], entry["number"])
+            for test in self._by_step[step]
+            for entry in test.get("scalars", ())
+        )
         values.step = step
         return values
 
@@ -73,8 +79,10 @@ class CarvedProgram:
             results.append(source)
         return results
 
-    def unit(self, op: OpId, values: Mapping[ValueId, Any]) -> Unit:
-        """The unit that was carved with the operator.
+    def unit(
+        self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False
+    ) -> Unit:
+        """The unit that was carved with the operator; its open sizes filled in unless ``symbolic``.
 
         Raises:
             Unsupported: if there was none, with the reason recorded.
@@ -84,11 +92,20 @@ class CarvedProgram:
         operator, test = self.graph[op], self._test(op, values)
         if test["unit"] is None:
             raise Unsupported(test["unsupported"])
+        module = tvm.ir.load_json(self._archive.text(unit_member(test["unit"])))
+        tensors = [v for v in operator.inputs if not self.graph.values[v].host]
+        numbers = tuple(test.get("numbers", ()))
+        is_open = leaves_sizes_open(module)
+        if is_open and not symbolic:
+            shapes = [values[v].shape for v in tensors]
+            module, numbers, is_open = with_sizes(module, shapes, numbers), (), False
         return Unit(
-            tvm.ir.load_json(self._archive.text(unit_member(test["unit"]))),
-            tuple(self.graph.values[v].spec for v in operator.inputs),
+            module,
+            tuple(self.graph.values[v].spec for v in tensors),
             tuple(self.graph.values[v].spec for v in operator.outputs),
             test.get("conversion", ""),
+            is_open,
+            numbers,
         )
 
     def to_numpy(self, tensor: np.ndarray) -> np.ndarray:
@@ -115,6 +132,9 @@ class CarvedProgram:
                 values.setdefault(
                     entry["value"], Value(entry["value"], "input", spec, entry["value"])
                 )
+            for entry in test.get("scalars", ()):
+                value = entry["value"]
+                values[value] = Value(value, "input", TensorSpec((), "host"), value, host=True)
             for k, entry in enumerate(test["outputs"]):
                 label = f"{test['op']}#{k}" if k else test["op"]
                 spec = self._spec(entry["tensor"])
@@ -127,7 +147,9 @@ class CarvedProgram:
                     scope=test["scope"],
                     module=test["module"],
                     layer=test["layer"],
-                    inputs=tuple(entry["value"] for entry in test["inputs"]),
+                    inputs=tuple(
+                        entry["value"] for entry in (*test["inputs"], *test.get("scalars", ()))
+                    ),
                     outputs=tuple(entry["value"] for entry in test["outputs"]),
                     source=SourceLine(**test["source"]) if test["source"] else None,
                     primitives=tuple(test["primitives"]),

@@ -101,7 +101,7 @@ def main():
         return 1 if VERDICT == "COMPILE_ERROR" else 2
     found = 0
     for attempt in (1, 2):
-        result = machine["main"](*[tvm.runtime.tensor(x, DEVICE) for x in INPUTS])
+        result = machine["main"](*[tvm.runtime.tensor(x, DEVICE) for x in INPUTS], *SIZES)
         results = [result] if len(OUTPUTS) == 1 else list(result)
         for k, (tensor, output) in enumerate(zip(results, OUTPUTS)):
             if words := fault(tensor.numpy(), *output):
@@ -127,6 +127,7 @@ class Case:
         unit: TVM's JSON of its Relax module.
         target: the ``tvm.target.Target``.
         inputs: its tensors.
+        numbers: sizes that the module takes behind them.
         references: the source's outputs with their floors.
         limit: how many floors an element may be off.
         conversion: who converted it, in words, where not TVM's importer alone.
@@ -138,6 +139,7 @@ class Case:
     unit: str
     target: Any
     inputs: Sequence[np.ndarray]
+    numbers: Sequence[int]
     references: Sequence[Reference]
     limit: float
     conversion: str
@@ -183,6 +185,7 @@ def write(path: Path, case: Case) -> Path:
         f"LIMIT = {case.limit!r}",
         arrays.loading(),
         f"INPUTS = [\n{_listed(inputs)}]",
+        f"SIZES = [tvm.runtime.ShapeTuple({list(case.numbers)})]" if case.numbers else "SIZES = []",
         "# The source's outputs: values, noise per element, limits of noise and of bias.",
         f"OUTPUTS = [\n{_listed(outputs)}]\n\n",
         _PROGRAM,

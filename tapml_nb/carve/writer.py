@@ -93,8 +93,10 @@ class _Carver:
             "members": [asdict(member) for member in op.members],
             "step": step,
             "inputs": [],
+            "scalars": [],
             "outputs": [],
             "unit": None,
+            "numbers": [],
             "conversion": self._kernels.conversions.get(op.id, ""),
             "unsupported": None,
             "verdict": str(result.verdict) if result else None,
@@ -105,6 +107,8 @@ class _Carver:
         for value in op.inputs:
             if not self._graph.values[value].host:
                 test["inputs"].append({"value": value, "tensor": self._keep(value, step)})
+            elif isinstance(number := self._source.values(step)[value], int | float):
+                test["scalars"].append({"value": value, "number": number})
         for k, reference in enumerate(self._references.local(op, step)):
             value, delta = op.outputs[k], reference.delta
             exact = None
@@ -113,13 +117,14 @@ class _Carver:
                 self._tensors.setdefault(exact, self._delta(op, step, k))
             tensor = self._keep(value, step)
             test["outputs"].append({"value": value, "tensor": tensor, "delta": exact})
-        key = self._kernels.unit_key(op.id, step)
-        if isinstance(key, str):
+        unit = self._kernels.unit_key(op.id, step)
+        if isinstance(unit, tuple):
+            key, numbers = unit
             if key not in self._units:
                 self._units[key] = self._kernels.unit_text(op.id, step)
-            test["unit"] = key
+            test |= {"unit": key, "numbers": list(numbers)}
         else:
-            test["unsupported"] = key.message
+            test["unsupported"] = unit.message
         return test
 
     def members(self) -> Iterator[tuple[str, bytes]]:

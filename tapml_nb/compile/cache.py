@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,10 +51,24 @@ class Failure:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel on disk: its plan, and its code unless it launches nothing."""
+    """A kernel on disk: its plan, and its code unless it launches nothing.
+
+    ``numbers`` are sizes that come with each call, where the plan is one for certain shapes.
+    """
 
     kernel: Kernel
     folder: Path
+    numbers: tuple[int, ...] = ()
+
+    def at(self, shapes: Sequence[Sequence[int]], numbers: Sequence[int]) -> Compiled:
+        """The same kernel for inputs of these shapes.
+
+        Raises:
+            SizeMisfit: if it is for others.
+        """
+        if not self.kernel.is_open:
+            return self
+        return Compiled(self.kernel.at(shapes, numbers), self.folder, tuple(numbers))
 
     @property
     def code(self) -> Path | None:

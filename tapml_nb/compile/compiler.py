@@ -68,6 +68,14 @@ class Compiler:
         self._lock = threading.Lock()
         self._start()
 
+    @property
+    def leaves_sizes_open(self) -> bool:
+        """Whether one kernel can be for tensors of many shapes.
+
+        Not where a driver compiles source text: launches there are worked out beforehand.
+        """
+        return self.target.kind.name not in SOURCE_KINDS
+
     def key(self, module: Any) -> str:
         """The cache key of a unit's ``IRModule``."""
         text = tvm.ir.save_json(module)

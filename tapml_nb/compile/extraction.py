@@ -66,6 +66,8 @@ def extract(functions: Any, kernel: Kernel, target: Any) -> SourcePackage:
     hosts = {var.name_hint: function for var, function in split[-1].functions.items()}
     found: dict[str, HostFunction] = {}
     for launch in kernel.launches:
+        if launch.sizes:
+            raise NotStraight(f"{launch.function} takes sizes as numbers")
         shapes = [kernel.buffers[number].shape for number in launch.args]
         host = _Host(hosts[launch.function], shapes).run()
         if found.setdefault(launch.function, host) != host:

@@ -8,7 +8,6 @@ bytecode) does not change a kernel and is replaced by the plan.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +18,14 @@ from tvm import relax, s_tir, tirx
 from tvm.relax import pipeline
 from tvm.relax.backend import cpu_generic, gpu_generic
 from tvm.s_tir import dlight
+from tvm.sym import Analyzer
 
 from tapml_nb.compile.kernel import BufferSpec, Kernel, Launch
-from tapml_nb.compile.primfunc import buffer_specs
+from tapml_nb.compile.primfunc import SizeNames, UnknownSize, buffer_specs
+from tapml_nb.compile.sizes import Size
 from tapml_nb.numerics import digest, np_dtype
 
-PIPELINE = "relax-default/3"
+PIPELINE = "relax-default/4"
 """Version of this lowering; part of every cache key."""
 
 
@@ -94,9 +95,9 @@ def function_name(key: str, name: str) -> str:
 
 def _lower_primfunc(module: Any, target: Any, key: str) -> Lowered:
     ((var, function),) = module.functions.items()
-    specs = buffer_specs(function)
-    name = function_name(key, var.name_hint)
     outputs = int(function.attrs["tapml.outputs"])
+    specs = buffer_specs(function, outputs)
+    name = function_name(key, var.name_hint)
     first = len(specs) - outputs
     kernel = Kernel(
         key=key,
@@ -156,15 +157,21 @@ class _Planner:
         self.module = module
         self.key = key
         self.main = module["main"]
+        self.sizes = SizeNames()
         self.buffers: list[BufferSpec] = []
+        self.elements: list[Any] = []
         self.constants: dict[int, np.ndarray] = {}
-        self.launches: list[tuple[str, list[Any]]] = []
+        self.launches: list[tuple[str, list[int], list[tuple[int, Size]]]] = []
         self.views: list[tuple[int, int]] = []
         self.used: dict[str, Any] = {}
         self.env: dict[Any, Any] = {}
 
     def plan(self) -> Lowered:
-        for param in self.main.params:
+        tensors = [p for p in self.main.params if not isinstance(p.ty, relax.ShapeType)]
+        numbers = [n for p in self.main.params[len(tensors) :] for n in p.ty.values]
+        self.sizes.declare([p.ty.shape for p in tensors if isinstance(p.ty, relax.TensorType)])
+        given = tuple(self.sizes.name(number) for number in numbers)
+        for param in tensors:
             self.env[param] = self._new_buffer(param.ty)
         params = len(self.buffers)
         body = self.main.body
@@ -172,9 +179,9 @@ class _Planner:
             for binding in block.bindings:
                 self.env[binding.var] = self._bind(binding)
         results = self._flat(self._value(body.body))
-        return self._numbered(params, results)
+        return self._numbered(params, results, given)
 
-    def _numbered(self, params: int, results: list[int]) -> Lowered:
+    def _numbered(self, params: int, results: list[int], numbers: tuple[str, ...]) -> Lowered:
         """Move the constants behind the parameters, where :class:`Kernel` wants them."""
         old = [*range(params), *self.constants]
         old += [i for i in range(len(self.buffers)) if i >= params and i not in self.constants]
@@ -186,11 +193,12 @@ class _Planner:
             params=params,
             constants=tuple(digests[i] for i in self.constants),
             launches=tuple(
-                Launch(function_name(self.key, name), tuple(new[a] for a in args))
-                for name, args in self.launches
+                Launch(function_name(self.key, name), tuple(new[a] for a in args), tuple(sizes))
+                for name, args, sizes in self.launches
             ),
             views=tuple((new[d], new[s]) for d, s in self.views),
             results=tuple(new[r] for r in results),
+            numbers=numbers,
         )
         functions = {
             function_name(self.key, name): function.with_attr(
@@ -219,27 +227,26 @@ class _Planner:
         raise UnsupportedLowering(f"the target's pipeline has no legalization for {name}")
 
     def _call_tir(self, call: Any, ty: Any) -> Any:
-        callee, arguments = call.args[0], call.args[1]
-        if len(call.args) > 2:
-            raise UnsupportedLowering(f"{callee.name_hint} takes symbolic shapes at run time")
+        callee, arguments = call.args[0], list(call.args[1])
         function = self.module[callee]
-        inputs = [self._value(argument) for argument in arguments]
+        sizes = [(k, self._size(a)) for k, a in enumerate(arguments) if tvm.ir.is_prim_expr(a)]
+        inputs = [self._value(a) for a in arguments if not tvm.ir.is_prim_expr(a)]
         if len(inputs) == 1 and isinstance(ty, relax.TensorType):
-            before, after = self.buffers[inputs[0]], _buffer_spec(ty)
-            if math.prod(before.shape) == math.prod(after.shape) and _is_reshape(function):
+            before, after = self.elements[inputs[0]], _elements(ty)
+            if Analyzer().can_prove_equal(before, after) and _is_reshape(function):
                 return self._view(inputs[0], ty)
         outputs = self._new_tuple(ty)
         self.used[callee.name_hint] = function
-        self.launches.append((callee.name_hint, [*inputs, *self._flat(outputs)]))
+        self.launches.append((callee.name_hint, [*inputs, *self._flat(outputs)], sizes))
         return outputs
 
     def _view(self, source: int, ty: Any) -> int:
-        spec = _buffer_spec(ty)
+        spec = self._spec(ty)
         if spec == self.buffers[source]:
             return source
-        self.buffers.append(spec)
-        self.views.append((len(self.buffers) - 1, source))
-        return len(self.buffers) - 1
+        view = self._new_buffer(ty)
+        self.views.append((view, source))
+        return view
 
     def _value(self, expr: Any) -> Any:
         if isinstance(expr, relax.Var):
@@ -253,17 +260,29 @@ class _Planner:
         raise UnsupportedLowering(f"the lowered unit holds a {type(expr).__name__}")
 
     def _constant(self, expr: Any) -> int:
-        spec = _buffer_spec(expr.ty)
-        self.buffers.append(spec)
+        number = self._new_buffer(expr.ty)
+        spec = self.buffers[number]
         array = expr.value.numpy()
-        self.constants[len(self.buffers) - 1] = np.ascontiguousarray(
+        self.constants[number] = np.ascontiguousarray(
             array if array.dtype == np_dtype(spec.dtype) else array.view(np_dtype(spec.dtype))
         ).reshape(spec.shape)
-        return len(self.buffers) - 1
+        return number
 
     def _new_buffer(self, ty: Any) -> int:
-        self.buffers.append(_buffer_spec(ty))
+        self.buffers.append(self._spec(ty))
+        self.elements.append(_elements(ty))
         return len(self.buffers) - 1
+
+    def _spec(self, ty: Any) -> BufferSpec:
+        if not isinstance(ty, relax.TensorType) or ty.shape is None:
+            raise UnsupportedLowering(f"a value of type {ty} has no shape that is known")
+        return BufferSpec(tuple(map(self._size, ty.shape)), str(ty.dtype))
+
+    def _size(self, expr: Any) -> Size:
+        try:
+            return self.sizes.size(expr)
+        except UnknownSize as reason:
+            raise UnsupportedLowering(f"size {expr} is known only at run time: {reason}") from None
 
     def _new_tuple(self, ty: Any) -> Any:
         if isinstance(ty, relax.TupleType):
@@ -283,14 +302,12 @@ def _callee(call: Any) -> str:
     return str(name)
 
 
-def _buffer_spec(ty: Any) -> BufferSpec:
-    if not isinstance(ty, relax.TensorType) or ty.shape is None:
-        raise UnsupportedLowering(f"a value of type {ty} has no static shape")
-    try:
-        shape = tuple(int(n) for n in ty.shape)
-    except TypeError:
-        raise UnsupportedLowering(f"shape {ty.shape} is known only at run time") from None
-    return BufferSpec(shape, str(ty.dtype))
+def _elements(ty: Any) -> Any:
+    """How many elements a tensor has, as TVM's arithmetic has it."""
+    count: Any = tirx.IntImm("int64", 1)
+    for size in ty.shape:
+        count = count * size
+    return count
 
 
 def _is_reshape(function: Any) -> bool:

@@ -152,10 +152,15 @@ def _build(lowered: Lowered, target: Any, folder: Path) -> None:
 
     from tapml_nb.compile import cache, toolchain
     from tapml_nb.compile.extraction import extract
+    from tapml_nb.compile.lowering import UnsupportedLowering
     from tapml_nb.compile.sources import SOURCE_KINDS
 
     kind = target.kind.name
     if kind in SOURCE_KINDS:
+        if lowered.kernel.is_open:
+            raise UnsupportedLowering(
+                f"it leaves sizes open; launches on {kind} are worked out when it is compiled"
+            )
         package = extract(lowered.functions, lowered.kernel, target)
         (folder / cache.SOURCES).write_text(package.dump(), encoding="utf-8")
         return

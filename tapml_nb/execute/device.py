@@ -110,6 +110,7 @@ class Device:
                     list(outputs),
                     list(references) or [None] * len(outputs),
                     repeats=repeats,
+                    numbers=compiled.numbers,
                 )
             except _Refused as error:
                 message = f"the target cannot hold an input: {error}"

@@ -23,11 +23,12 @@ from tapml_nb.compile.cache import Compiled, Failure
 from tapml_nb.compile.code import KernelCode, shortened
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.primfunc import buffer_specs, is_primfunc
+from tapml_nb.compile.sizes import Size, SizeMisfit, bind
 from tapml_nb.compile.toolchain import ToolchainError
 from tapml_nb.execute.events import EventStream, RunProgress
 from tapml_nb.execute.source import SourceRun, Stopped
-from tapml_nb.frontends.program import Unsupported
-from tapml_nb.graph import Graph, Op, OpId, TensorSpec
+from tapml_nb.frontends.program import Unit, Unsupported
+from tapml_nb.graph import Graph, OpId, TensorSpec
 from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
 from tapml_nb.targets.session import TargetSession
 
@@ -35,6 +36,16 @@ NumpyFunction = Callable[..., Any]
 
 _Slot = tuple[OpId, tuple[TensorSpec, ...]]
 """An operator and the shapes it meets."""
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What is to be compiled for a slot: a unit's key, whether it leaves sizes open, and the sizes
+    that no tensor tells."""
+
+    key: str
+    is_open: bool
+    numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,9 @@ class KernelTable:
         self._events = events
         self._known: dict[str, Compiled | Failure] = {}
         self._conversions: dict[OpId, str] = {}
-        self._keys: dict[_Slot, str | Failure] = {}
+        self._plans: dict[_Slot, _Planned | Failure] = {}
+        self._placed: dict[tuple[str, _Slot], Implementation] = {}
+        self._of_fixed_sizes: dict[OpId, str] = {}
         self._needed: Counter[str] = Counter()
         self._overrides: dict[OpId, str | NumpyOverride] = {}
         self._override_modules: dict[str, Any] = {}
@@ -96,10 +109,12 @@ class KernelTable:
         override = self._overrides.get(op)
         if isinstance(override, NumpyOverride):
             return override
-        if override and (misfit := self._misfit(override, op, step)):
-            return misfit
-        key = override or self._key(op, step)
-        return self._known[key] if isinstance(key, str) else key
+        if override:
+            return self._misfit(override, op, step) or self._place(override, op, step, ())
+        plan = self._plan(op, step)
+        if isinstance(plan, Failure):
+            return plan
+        return self._place(plan.key, op, step, plan.numbers)
 
     def prepared(self, op: OpId, step: int) -> Implementation | None:
         """What runs for an operator in a step if that is known already.  From any thread."""
@@ -113,7 +128,9 @@ class KernelTable:
         implementation = self[op, step]
         if isinstance(implementation, NumpyOverride):
             return f"numpy:{implementation.version}"
-        return implementation.kernel.key if isinstance(implementation, Compiled) else "none"
+        if isinstance(implementation, Failure):
+            return "none"
+        return "/".join((implementation.kernel.key, *map(str, implementation.numbers)))
 
     def overridden(self, op: OpId) -> bool:
         """Whether the user put something in the operator's place."""
@@ -148,8 +165,17 @@ class KernelTable:
 
     @property
     def conversions(self) -> dict[OpId, str]:
-        """By what operators were converted, in words, where not by the importer alone."""
-        return {op: by for op, by in self._conversions.items() if op not in self._overrides}
+        """By what operators were converted, in words, where not by the importer alone; and why
+        operators have a kernel for each shape where one was to be for all."""
+        each = {
+            op: f"a kernel for each shape, as there can be none for all: {' '.join(reason.split())}"
+            for op, reason in self._of_fixed_sizes.items()
+        }
+        return {
+            op: "; ".join(filter(None, (self._conversions.get(op), each.get(op))))
+            for op in (self._conversions | each)
+            if op not in self._overrides
+        }
 
     @property
     def unique(self) -> int:
@@ -158,18 +184,21 @@ class KernelTable:
 
     def labels(self) -> dict[OpId, str]:
         """The short name of every operator's kernel that is known already."""
-        return {op: key[:12] for (op, _), key in list(self._keys.items()) if isinstance(key, str)}
+        plans = list(self._plans.items())
+        return {op: plan.key[:12] for (op, _), plan in plans if isinstance(plan, _Planned)}
 
-    def unit_key(self, op: OpId, step: int) -> str | Failure:
-        """The key of what is compiled for an operator, or why there is nothing.
+    def unit_key(self, op: OpId, step: int) -> tuple[str, tuple[int, ...]] | Failure:
+        """The key of what is compiled for an operator, and the sizes that it is called with beside
+        its inputs; or why there is nothing.
 
         A NumPy override cannot be written down; the operator's own unit stands for it.
         """
         override = self._overrides.get(op)
         if isinstance(override, str):
-            return self._misfit(override, op, step) or override
+            return self._misfit(override, op, step) or (override, ())
         self._add_unit(op, step, {})
-        return self._key(op, step)
+        plan = self._plan(op, step)
+        return plan if isinstance(plan, Failure) else (plan.key, plan.numbers)
 
     def unit_text(self, op: OpId, step: int) -> str:
         """What is compiled for an operator that has a key, as TVM's JSON."""
@@ -178,8 +207,7 @@ class KernelTable:
         override = self._overrides.get(op)
         if isinstance(override, str):
             return str(tvm.ir.save_json(self._override_modules[override]))
-        module = self._source.program.unit(op, self._source.values(step)).module
-        return str(tvm.ir.save_json(module))
+        return str(tvm.ir.save_json(self._unit(op, step).module))
 
     def code(self, op: OpId, step: int) -> KernelCode:
         """What runs for an operator, as code; the step's source run must be complete.
@@ -196,7 +224,7 @@ class KernelTable:
             if self._graph[op].host:
                 return KernelCode("", "", "", language, HOST_OPERATOR)
             try:
-                module = self._source.program.unit(op, self._source.values(step)).module
+                module = self._unit(op, step).module
             except Unsupported as reason:
                 return KernelCode("", "", "", language, " ".join(str(reason).split()))
             key = self._compiler.key(module)
@@ -208,14 +236,9 @@ class KernelTable:
 
     def forget(self, op: OpId, step: int, tensors: Sequence[str]) -> None:
         """Forget what was prepared for a made-up step, and its tensors on the target."""
-        shapes = self._shapes(self._graph[op], step)
-        real = range(self._source.program.steps)
-        if all(self._shapes(self._graph[op], s) != shapes for s in real):
-            key = self._keys.pop((op, shapes), None)
-            if isinstance(key, str):
-                self._needed[key] -= 1
-                if not self._needed[key]:
-                    del self._needed[key]
+        slot = self._slot(op, step)
+        if all(self._slot(op, s) != slot for s in range(self._source.program.steps)):
+            self._forget(slot)
         self._target.drop(tensors)
 
     # -- preparing -------------------------------------------------------------------------------
@@ -228,14 +251,21 @@ class KernelTable:
         Raises:
             Stopped: if ``stopped`` says so in between; what is compiled stays.
         """
-        modules: dict[str, Any] = {}
-        for op, step in calls:
-            override = self._overrides.get(op)
-            if isinstance(override, str):
-                if override not in self._known:
-                    modules[override] = self._override_modules[override]
-            elif override is None:
-                self._add_unit(op, step, modules)
+        waiting: Sequence[tuple[OpId, int]] = calls
+        while waiting:
+            modules: dict[str, Any] = {}
+            for op, step in waiting:
+                override = self._overrides.get(op)
+                if isinstance(override, str):
+                    if override not in self._known:
+                        modules[override] = self._override_modules[override]
+                elif override is None:
+                    self._add_unit(op, step, modules)
+            self._compile(modules, stopped)
+            waiting = self._fix_sizes(waiting)
+        self._load()
+
+    def _compile(self, modules: dict[str, Any], stopped: Callable[[], bool]) -> None:
         total = len(modules)
         with contextlib.closing(self._compiler.compile(modules)) as results:
             for done, (key, result) in enumerate(results, 1):
@@ -243,7 +273,29 @@ class KernelTable:
                 self._events.emit(RunProgress("compile", done, total))
                 if stopped():
                     raise Stopped
-        self._load()
+
+    def _fix_sizes(self, calls: Sequence[tuple[OpId, int]]) -> list[tuple[OpId, int]]:
+        """The calls for which there can be no kernel with open sizes; from now on their operators
+        have one for each shape."""
+        failing: list[tuple[OpId, int]] = []
+        for op, step in calls:
+            plan = self._plans.get(self._slot(op, step))
+            if isinstance(plan, _Planned) and plan.is_open:
+                known = self._known[plan.key]
+                if isinstance(known, Failure) and op not in self._overrides:
+                    self._of_fixed_sizes[op] = known.message
+                    failing.append((op, step))
+        for slot in [slot for slot in self._plans if failing and slot[0] in self._of_fixed_sizes]:
+            self._forget(slot)
+        return failing
+
+    def _forget(self, slot: _Slot) -> None:
+        plan = self._plans.pop(slot, None)
+        if isinstance(plan, _Planned):
+            self._placed.pop((plan.key, slot), None)
+            self._needed[plan.key] -= 1
+            if not self._needed[plan.key]:
+                del self._needed[plan.key]
 
     def override(self, op: OpId, kernel: Any) -> None:
         """Put a PrimFunc or a NumPy function in an operator's place; None takes it back."""
@@ -266,50 +318,86 @@ class KernelTable:
     def _misfit(self, override: str, op: OpId, step: int) -> Failure | None:
         """Why a PrimFunc of the user's cannot run in a step, if its shapes are another step's."""
         ((_, function),) = self._override_modules[override].functions.items()
-        operator, values = self._graph[op], self._source.values(step)
-        takes = [spec.shape for spec in buffer_specs(function)]
-        needs = [tuple(values[v].shape) for v in (*operator.inputs, *operator.outputs)]
-        if takes == needs:
-            return None
-        took, needed = (" ".join(str(list(shape)) for shape in x) for x in (takes, needs))
-        return Failure("unsupported", f"your PrimFunc is for shapes {took}; here they are {needed}")
+        operator = self._graph[op]
+        takes = [spec.shape for spec in buffer_specs(function, len(operator.outputs))]
+        needs = [
+            self._source.shape(v, step)
+            for v in (*operator.inputs, *operator.outputs)
+            if not self._graph.values[v].host
+        ]
+        try:
+            bind(takes, needs, {})
+        except SizeMisfit:
+            took, needed = (", ".join(map(_written, shapes)) for shapes in (takes, needs))
+            return Failure(
+                "unsupported", f"your PrimFunc is for shapes {took}; here they are {needed}"
+            )
+        return None
 
-    def _key(self, op: OpId, step: int) -> str | Failure:
-        return self._keys[op, self._shapes(self._graph[op], step)]
+    def _place(self, key: str, op: OpId, step: int, numbers: tuple[int, ...]) -> Implementation:
+        """A kernel as it is for the shapes of a step."""
+        known = self._known[key]
+        if isinstance(known, Failure) or not known.kernel.is_open:
+            return known
+        slot = self._slot(op, step)
+        if (key, slot) not in self._placed:
+            tensors = [v for v in self._graph[op].inputs if not self._graph.values[v].host]
+            shapes = [self._source.shape(v, step) for v in tensors]
+            self._placed[key, slot] = known.at(shapes, numbers)
+        return self._placed[key, slot]
 
-    def _shapes(self, op: Op, step: int) -> tuple[TensorSpec, ...]:
-        """What distinguishes the units of one operator: the shapes it sees in a step.
+    def _plan(self, op: OpId, step: int) -> _Planned | Failure:
+        return self._plans[self._slot(op, step)]
 
-        Host numbers are baked into a unit, so they count as part of its shape.
+    def _slot(self, op: OpId, step: int) -> _Slot:
+        """What distinguishes the calls of one operator: the shapes it sees in a step.
+
+        Host numbers may be baked into a unit, so they count as part of its shape.
         """
         values = self._source.values(step)
-        return tuple(
+        return op, tuple(
             TensorSpec((), f"={values[v]}")
             if self._graph.values[v].host
             else TensorSpec(self._source.shape(v, step), self._graph.values[v].spec.dtype)
-            for v in op.inputs
+            for v in self._graph[op].inputs
         )
 
+    def _unit(self, op: OpId, step: int) -> Unit:
+        """What is compiled for an operator: for all sizes that it may meet, where that can be.
+
+        Raises:
+            Unsupported: as :meth:`Program.unit <tapml_nb.frontends.program.Program.unit>`.
+        """
+        program, values = self._source.program, self._source.values(step)
+        if self._compiler.leaves_sizes_open and op not in self._of_fixed_sizes:
+            try:
+                return program.unit(op, values, symbolic=True)
+            except Unsupported as reason:
+                unit = program.unit(op, values)
+                self._of_fixed_sizes[op] = str(reason)
+                return unit
+        return program.unit(op, values)
+
     def _add_unit(self, op: OpId, step: int, modules: dict[str, Any]) -> None:
-        slot = (op, self._shapes(self._graph[op], step))
-        if slot in self._keys:
-            key = self._keys[slot]
-            if isinstance(key, str) and key not in self._known and key not in modules:
+        slot = self._slot(op, step)
+        if slot in self._plans:
+            plan = self._plans[slot]
+            if isinstance(plan, _Planned) and not (plan.key in self._known or plan.key in modules):
                 # compiled for, but an earlier preparation was stopped before it
-                modules[key] = self._source.program.unit(op, self._source.values(step)).module
+                modules[plan.key] = self._unit(op, step).module
             return
         if self._graph[op].host:
-            self._keys[slot] = Failure("unsupported", HOST_OPERATOR)
+            self._plans[slot] = Failure("unsupported", HOST_OPERATOR)
             return
         try:
-            unit = self._source.program.unit(op, self._source.values(step))
+            unit = self._unit(op, step)
         except Unsupported as reason:
-            self._keys[slot] = Failure("unsupported", str(reason))
+            self._plans[slot] = Failure("unsupported", str(reason))
             return
         if unit.conversion:
             self._conversions[op] = unit.conversion
         key = self._compiler.key(unit.module)
-        self._keys[slot] = key
+        self._plans[slot] = _Planned(key, unit.is_open, unit.numbers)
         self._needed[key] += 1
         if key not in self._known:
             modules[key] = unit.module
@@ -406,14 +494,23 @@ def check_override(graph: Graph, op: OpId, kernel: Any) -> None:
     values = [graph.values[v] for v in (*operator.inputs, *operator.outputs)]
     wanted = [value.spec for value in values if not value.host]
     try:
-        found = [TensorSpec(spec.shape, spec.dtype) for spec in buffer_specs(kernel)]
+        found = buffer_specs(kernel, len(operator.outputs))
     except ValueError as error:
         raise ValueError(f"kernel: {error}") from None
-    if found != wanted:
-        raise ValueError(
-            f"kernel: the PrimFunc takes ({', '.join(map(str, found))}), {op} needs its inputs "
-            f"and then its outputs: ({', '.join(map(str, wanted))})"
-        )
+    fits = [spec.dtype for spec in found] == [spec.dtype for spec in wanted]
+    with contextlib.suppress(SizeMisfit):
+        if fits and bind([s.shape for s in found], [s.shape for s in wanted], {}) is not None:
+            return
+    takes = ", ".join(f"{spec.dtype}{_written(spec.shape)}" for spec in found)
+    raise ValueError(
+        f"kernel: the PrimFunc takes ({takes}), {op} needs its inputs and then its outputs: "
+        f"({', '.join(map(str, wanted))})"
+    )
+
+
+def _written(shape: Sequence[Size]) -> str:
+    """A shape as people read it, with names for what is open."""
+    return f"[{', '.join(str(n) if isinstance(n, int | str) else '…' for n in shape)}]"
 
 
 def resolve_result(compiled: Compiled, number: int, params: Sequence[np.ndarray]) -> np.ndarray:

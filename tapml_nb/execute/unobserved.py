@@ -241,7 +241,8 @@ class _Step:
             self._session.put(key, compiled.constants[key])
         outputs = [f"unobserved/{self._step}/{v}" for v in op.outputs]
         if kernel.launches:
-            self._pending.append(ChainCall(kernel.key, tuple(inputs), tuple(outputs)))
+            call = ChainCall(kernel.key, tuple(inputs), tuple(outputs), compiled.numbers)
+            self._pending.append(call)
         else:
             views = dict(kernel.views)
             known = [*inputs, *kernel.constants]
@@ -249,7 +250,9 @@ class _Step:
                 spec = kernel.buffers[number]
                 while number in views:
                     number = views[number]
-                view = ChainCall(None, (known[number],), (output,), spec.shape, spec.dtype)
+                view = ChainCall(
+                    None, (known[number],), (output,), shape=spec.shape, dtype=spec.dtype
+                )
                 self._pending.append(view)
         self._there.update(zip(op.outputs, outputs, strict=True))
         self._made.update(dict.fromkeys(op.outputs))

@@ -73,9 +73,11 @@ class Inside:
         """As the whole program does."""
         return self._program.run_exact(op, values)
 
-    def unit(self, op: OpId, values: Mapping[ValueId, SourceTensor]) -> Unit:
+    def unit(
+        self, op: OpId, values: Mapping[ValueId, SourceTensor], *, symbolic: bool = False
+    ) -> Unit:
         """As the whole program does."""
-        return self._program.unit(op, values)
+        return self._program.unit(op, values, symbolic=symbolic)
 
     def to_numpy(self, tensor: SourceTensor) -> np.ndarray:
         """As the whole program does."""

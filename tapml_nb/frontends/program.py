@@ -38,12 +38,17 @@ class Unit:
         outputs: what the source produces here, so what the kernel should.
         conversion: by what the operator was converted, in words, where not by the importer alone:
             by a rule of tapml_nb's, or with a workaround.
+        is_open: whether it leaves sizes open.
+        numbers: where ``main`` has one more parameter, a shape: its sizes here, which no input
+            tells.
     """
 
     module: Any
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     conversion: str = ""
+    is_open: bool = False
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,16 @@ class Program(Protocol):
     ) -> list[SourceTensor] | None:
         """The same in float64, or None where the operator cannot be run so."""
 
-    def unit(self, op: OpId, values: Mapping[ValueId, SourceTensor]) -> Unit:
+    def unit(
+        self, op: OpId, values: Mapping[ValueId, SourceTensor], *, symbolic: bool = False
+    ) -> Unit:
         """The operator as a Relax function for these inputs' shapes and dtypes.
+
+        Args:
+            op: the operator.
+            values: its inputs.
+            symbolic: whether sizes that the model leaves open are to be left open here, so that
+                one function is for all of them.
 
         Raises:
             Unsupported: if the importer has no rule for it.

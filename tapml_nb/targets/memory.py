@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -79,12 +79,37 @@ class TensorMemory:
         return sum(dict(map(self.device.owner, list(self._tensors.values()))).values())
 
 
-@dataclass(frozen=True)
+_Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass
 class _Loaded:
-    """A kernel and its launches, each a function with the numbers of its buffers."""
+    """A kernel with its functions.
+
+    Attributes:
+        plan: how they are launched.
+        functions: by name.
+        harmless: whether it was watched, and changed none of its inputs.
+        known: the same for shapes and numbers that it was called with, where it leaves sizes open.
+    """
 
     plan: Kernel
-    launches: list[tuple[Any, tuple[int, ...]]]
+    functions: Mapping[str, Any]
+    harmless: bool = False
+    known: dict[tuple[_Shapes, tuple[int, ...]], _Loaded] = field(default_factory=dict)
+
+    def at(self, shapes: _Shapes, numbers: Sequence[int]) -> _Loaded:
+        """The same for shapes of its parameters.
+
+        Raises:
+            SizeMisfit: if it is for others.
+        """
+        if not self.plan.is_open:
+            return self
+        call = (shapes, tuple(numbers))
+        if call not in self.known:
+            self.known[call] = _Loaded(self.plan.at(shapes, numbers), self.functions)
+        return self.known[call]
 
 
 class KernelRunner:
@@ -94,7 +119,6 @@ class KernelRunner:
         self._memory = memory
         self._device = memory.device
         self._kernels: dict[str, _Loaded] = {}
-        self._harmless: set[str] = set()
 
     def load(self, library: str, plans: Sequence[dict[str, Any]], within: Within) -> None:
         """Load a library and the plans of the kernels in it.
@@ -107,8 +131,7 @@ class KernelRunner:
         wanted = {launch.function for kernel in kernels for launch in kernel.launches}
         functions = self._device.load(library, wanted, within)
         for kernel in kernels:
-            launches = [(functions[launch.function], launch.args) for launch in kernel.launches]
-            self._kernels[kernel.key] = _Loaded(kernel, launches)
+            self._kernels[kernel.key] = _Loaded(kernel, functions)
 
     def call(
         self,
@@ -117,24 +140,25 @@ class KernelRunner:
         outputs: Sequence[str],
         references: Sequence[str | None],
         repeats: int,
+        numbers: Sequence[int] = (),
         guard: bool = False,
     ) -> dict[str, Any]:
         """Run a kernel; see :meth:`TargetSession.call`.
 
         Raises:
             NoTensor: if a tensor is not there.
-            ValueError: if the kernel is not loaded, or takes or gives another number of tensors.
+            ValueError: if the kernel is not loaded, takes or gives another number of tensors, or
+                is for other shapes.
         """
-        loaded = self._find(kernel)
-        plan = loaded.plan
+        plan = self._find(kernel).plan
         _expect("inputs", plan.params, inputs)
         _expect("outputs", len(plan.results), outputs)
         _expect("references", len(plan.results), references)
-        given = [self._memory[key] for key in (*inputs, *plan.constants)]
+        loaded, given = self._given(kernel, [self._memory[key] for key in inputs], numbers)
         compared = [None if key is None else self._memory[key] for key in references]
         # A kernel that writes what it should only read would spoil tensors that later calls
         # rely on, so it is watched, unless it was and did no harm.
-        watched = inputs if repeats > 1 or kernel not in self._harmless else []
+        watched = inputs if repeats > 1 or not loaded.harmless else []
         before = self._copies(watched)
         runs: list[list[Any]] = []
         ms: list[float] = []
@@ -160,7 +184,7 @@ class KernelRunner:
         ]
         spoiled = self._drop_changed(before)
         if watched and not spoiled:
-            self._harmless.add(kernel)
+            loaded.harmless = True
         stale = False
         if not all(deterministic) and not spoiled:
             # By chance, or because of what was in memory before?  The first run's poison again:
@@ -189,21 +213,16 @@ class KernelRunner:
         last = {key: number for number, call in enumerate(calls) for key in call["inputs"]}
         kept = frozenset(keep)
         tensors: dict[str, Any] = {}  # what the chain makes; freed after its last use
-        outside = [
-            key
-            for call in calls
-            if call["kernel"] not in self._harmless
-            for key in call["inputs"]
-            if key in self._memory
-        ]
-        before = self._copies(outside)
+        before: dict[str, np.ndarray] = {}
         for number, call in enumerate(calls):
             given = [tensors[k] if k in tensors else self._memory[k] for k in call["inputs"]]
             if call["kernel"] is None:
                 made = [self._device.view(given[0], call["shape"], call["dtype"])]
             else:
-                loaded = self._find(call["kernel"])
-                given += [self._memory[key] for key in loaded.plan.constants]
+                loaded, given = self._given(call["kernel"], given, call["numbers"])
+                if not loaded.harmless:
+                    outside = [k for k in call["inputs"] if k in self._memory and k not in before]
+                    before |= self._copies(outside)
                 buffers = self._buffers(loaded.plan, given, None, self._device.new)
                 within(partial(self._launch, loaded, buffers))
                 made = [buffers[i] for i in loaded.plan.results]
@@ -271,8 +290,11 @@ class KernelRunner:
     def _launch(self, loaded: _Loaded, buffers: list[Any]) -> float:
         """Run a kernel to its end; milliseconds."""
         begin = time.perf_counter()
-        for function, arguments in loaded.launches:
-            function(*[buffers[i] for i in arguments])
+        for launch in loaded.plan.launches:
+            arguments = [buffers[i] for i in launch.args]
+            for place, size in launch.sizes:
+                arguments.insert(place, size)
+            loaded.functions[launch.function](*arguments)
         self._device.finish()
         return (time.perf_counter() - begin) * 1e3
 
@@ -290,6 +312,15 @@ class KernelRunner:
             return self._kernels[kernel]
         except KeyError:
             raise ValueError(f"kernel {kernel} is not loaded") from None
+
+    def _given(
+        self, kernel: str, inputs: list[Any], numbers: Sequence[int]
+    ) -> tuple[_Loaded, list[Any]]:
+        """A kernel for these inputs, and all that is there before it runs: they and constants."""
+        loaded = self._find(kernel)
+        constants = [self._memory[key] for key in loaded.plan.constants]
+        shapes = tuple(tuple(int(n) for n in tensor.shape) for tensor in inputs)
+        return loaded.at(shapes, numbers), [*inputs, *constants]
 
     def _bytes(self, key: str) -> np.ndarray:
         return self._device.read(self._memory[key])

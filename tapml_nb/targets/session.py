@@ -81,7 +81,7 @@ class CallResult:
 
 @dataclass(frozen=True)
 class ChainCall:
-    """One kernel of a chain, by the keys of its inputs and outputs.
+    """One kernel of a chain, by the keys of its inputs and outputs; ``numbers`` as for a call.
 
     Without a ``kernel`` it is a view: the output is the input's memory with this shape and dtype.
     """
@@ -89,6 +89,7 @@ class ChainCall:
     kernel: str | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    numbers: tuple[int, ...] = ()
     shape: tuple[int, ...] = ()
     dtype: str = ""
 
@@ -301,6 +302,7 @@ class TargetSession:
         references: Sequence[str | None] = (),
         *,
         repeats: int = 2,
+        numbers: Sequence[int] = (),
         timeout: float | None = None,
     ) -> CallResult:
         """Run a loaded kernel on resident tensors.
@@ -313,6 +315,7 @@ class TargetSession:
             references: for each output a resident tensor to compare with bit for bit, or None;
                 empty to compare none.
             repeats: how often to run; all memory that it writes is poisoned before each run.
+            numbers: sizes that the kernel cannot read off its inputs.
             timeout: seconds for all runs together; default the target's.
 
         Raises:
@@ -332,6 +335,7 @@ class TargetSession:
             "outputs": list(outputs),
             "references": list(references) or [None] * len(outputs),
             "repeats": repeats,
+            "numbers": list(numbers),
             "timeout": seconds,
         }
         if self.target.guard:

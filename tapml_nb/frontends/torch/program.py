@@ -28,7 +28,8 @@ from tapml_nb.frontends.torch.export import (
 from tapml_nb.frontends.torch.grouping import Group, group_nodes, is_assertion, is_tensor
 from tapml_nb.frontends.torch.naming import Part, call_name, kernel_name, module_name
 from tapml_nb.frontends.torch.provenance import constants, source_line
-from tapml_nb.frontends.torch.units import build_module
+from tapml_nb.frontends.torch.sizes import OpenSizes
+from tapml_nb.frontends.torch.units import Conversion, build_module
 from tapml_nb.frontends.torch.workarounds import Workaround, choose
 from tapml_nb.graph import Graph, Member, Op, OpId, TensorSpec, Value, ValueId
 from tapml_nb.graph.model import Role, layer_of
@@ -120,6 +121,13 @@ class TorchProgram:
         self._nodes = {node.name: node for node in exported.graph.nodes}
         self._ops: dict[OpId, _TorchOp] = {}
         self._operators = self
+        self._open_units: dict[OpId, Conversion] = {}
+        self._has_open_sizes = any(
+            isinstance(size, torch.SymInt)
+            for node in exported.graph.nodes
+            if is_tensor(node.meta.get("val"))
+            for size in node.meta["val"].shape
+        )
         self._constants = {
             node.name: getattr(exported.graph_module, str(node.target))
             for node in exported.graph.nodes
@@ -152,6 +160,7 @@ class TorchProgram:
             groups = fused_groups(graph, results, decide, self._workarounds)
         coarse = copy(self)
         coarse._ops = {}
+        coarse._open_units = {}
         coarse.graph = coarse._build_graph(self.graph.name, groups, granularity)
         return coarse
 
@@ -211,21 +220,31 @@ class TorchProgram:
         except (RuntimeError, TypeError, NotImplementedError):
             return None  # no float64 kernel: the operator has no noise floor, and says so
 
-    def unit(self, op: OpId, values: Mapping[ValueId, Any]) -> Unit:
+    def unit(
+        self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False
+    ) -> Unit:
         """The operator as a Relax function (see :class:`~tapml_nb.frontends.program.Program`)."""
         program = self._ops[op]
-        conversion = build_module(
-            program.nodes,
-            program.inputs,
-            program.outputs,
-            {node: values[node.name] for node in program.inputs},
-            self._workarounds,
-        )
+        env = {node: values[node.name] for node in program.inputs}
+        conversion: Conversion | None = None
+        sizes = OpenSizes(program.inputs) if symbolic and self._has_open_sizes else None
+        if sizes and not (sizes.variables and sizes.fit(env)):
+            sizes = None  # a derived input's shape need not be one of the model's
+        if sizes:
+            conversion = self._open_units.get(op)
+        if conversion is None:
+            conversion = build_module(
+                program.nodes, program.inputs, program.outputs, env, self._workarounds, sizes
+            )
+        if sizes:
+            self._open_units[op] = conversion
         return Unit(
             conversion.module,
             tuple(_spec(values[n.name]) for n in program.inputs if is_tensor(values[n.name])),
             tuple(_spec(values[n.name]) for n in program.outputs),
             conversion.words,
+            sizes is not None,
+            tuple(int(env[node]) for node in sizes.numbers) if sizes else (),
         )
 
     def to_numpy(self, tensor: torch.Tensor) -> np.ndarray:

@@ -21,6 +21,7 @@ from tapml_nb.frontends.program import Unsupported
 from tapml_nb.frontends.torch.export import first_line, last_line
 from tapml_nb.frontends.torch.grouping import is_complex
 from tapml_nb.frontends.torch.rules import COMPLEX_RULES, RULES, apply, concerns_complex
+from tapml_nb.frontends.torch.sizes import OpenSizes
 from tapml_nb.frontends.torch.workarounds import Workaround
 
 
@@ -52,6 +53,7 @@ def build_module(
     outputs: Sequence[fx.Node],
     env: Mapping[fx.Node, Any],
     workarounds: Sequence[Workaround] = (),
+    sizes: OpenSizes | None = None,
 ) -> Conversion:
     """An ``IRModule`` whose ``main`` computes ``outputs`` from ``inputs``.
 
@@ -62,6 +64,7 @@ def build_module(
         env: values of ``inputs``: tensors become parameters (shape and dtype), numbers and
             graph modules are baked in.
         workarounds: what is to stand in for rules of the importer's.
+        sizes: sizes that are to stay open; those that no tensor tells are in a last parameter.
 
     Raises:
         Unsupported: if neither the importer nor we can convert a node.
@@ -79,9 +82,15 @@ def build_module(
         value = env[node]
         if isinstance(value, torch.Tensor):
             # p0, p1, …: call sites that differ in names alone must hash alike.
-            value = relax.Var(f"p{len(params)}", tensor_type(value))
+            shape = sizes.shape(node) if sizes else None
+            value = relax.Var(f"p{len(params)}", tensor_type(value, shape))
             params.append(value)
+        elif sizes and isinstance(node.meta.get("val"), torch.SymInt):
+            value = sizes.of(node.meta["val"])
         importer.env[node] = value
+    if sizes and sizes.numbers:
+        told = [sizes.of(node.meta["val"]) for node in sizes.numbers]
+        params.append(relax.Var("sizes", relax.ShapeType(told)))
     rules: dict[str, None] = {}
     used: dict[str, None] = {}
     with builder.function("main", params):
@@ -89,6 +98,10 @@ def build_module(
             for node in nodes:
                 if node.meta.get("val") is None:
                     continue  # an assertion computes nothing
+                if sizes and isinstance(node.meta["val"], torch.SymInt):
+                    importer.env[node] = sizes.of(node.meta["val"])
+                    if importer.env[node] is not None:
+                        continue
                 if fixed := _worked_around(importer, node, workarounds):
                     name, importer.env[node] = fixed
                     used[name] = None
@@ -105,8 +118,8 @@ def build_module(
     return Conversion(module, tuple(rules), tuple(used))
 
 
-def tensor_type(tensor: torch.Tensor) -> Any:
-    """The Relax type of a tensor's shape and dtype.
+def tensor_type(tensor: torch.Tensor, shape: Sequence[Any] | None = None) -> Any:
+    """The Relax type of a tensor's dtype and shape, or of another shape.
 
     Raises:
         Unsupported: if the importer does not know the dtype.
@@ -116,7 +129,7 @@ def tensor_type(tensor: torch.Tensor) -> Any:
         dtype = importer._convert_data_type(tensor.dtype)
     except Exception as error:
         raise Unsupported(f"dtype {tensor.dtype}: {first_line(error)}") from error
-    return relax.TensorType([int(size) for size in tensor.shape], dtype)
+    return relax.TensorType([int(n) for n in tensor.shape] if shape is None else shape, dtype)
 
 
 def _worked_around(

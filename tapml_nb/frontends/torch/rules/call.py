@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.utils import _pytree as pytree
-from tvm import relax
+from tvm import relax, tirx
 
 Expr = Any
 """A ``relax.Expr``."""
@@ -97,6 +97,16 @@ def shape_of(tensor: Expr) -> list[int]:
         TypeError: if one is known only at run time.
     """
     return [int(size) for size in tensor.ty.shape]
+
+
+def sizes_of(tensor: Expr) -> list[Any]:
+    """The same, symbolic where they are known only at run time."""
+    return [size if is_open(size) else int(size) for size in tensor.ty.shape]
+
+
+def is_open(size: Any) -> bool:
+    """Whether a size is known only at run time."""
+    return not isinstance(size, int | tirx.IntImm)
 
 
 def axes_of(dims: int | Sequence[int] | None, rank: int) -> list[int]:

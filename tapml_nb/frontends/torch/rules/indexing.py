@@ -16,7 +16,9 @@ from tapml_nb.frontends.torch.rules.call import (
     constant,
     dtype_of,
     is_floating,
+    is_open,
     shape_of,
+    sizes_of,
 )
 
 _REDUCTIONS = {
@@ -59,26 +61,31 @@ def index(call: Call, x: Expr, indices: Sequence[Expr | None]) -> Expr:
 
 def _indexed(
     x: Expr, indices: Sequence[Expr | None]
-) -> tuple[list[int], list[int], list[Expr], list[int]]:
+) -> tuple[list[Any], list[int], list[Expr], list[Any]]:
     """Shape of the tensor, its indexed axes, their index tensors, and what these broadcast to."""
     axes = [axis for axis, tensor in enumerate(indices) if tensor is not None]
     tensors = [tensor for tensor in indices if tensor is not None]
     if any(dtype_of(tensor) == "bool" for tensor in tensors):
         raise ValueError("a mask as index selects a number of elements that its values decide")
-    return shape_of(x), axes, tensors, _broadcast([shape_of(t) for t in tensors])
+    return sizes_of(x), axes, tensors, _broadcast([sizes_of(t) for t in tensors])
 
 
-def _broadcast(shapes: Sequence[Sequence[int]]) -> list[int]:
+def _broadcast(shapes: Sequence[Sequence[Any]]) -> list[Any]:
     rank = max(map(len, shapes))
     aligned = [[1] * (rank - len(shape)) + list(shape) for shape in shapes]
-    return [next((n for n in sizes if n != 1), 1) for sizes in zip(*aligned, strict=True)]
+    return [next((n for n in sizes if not _is_one(n)), 1) for sizes in zip(*aligned, strict=True)]
 
 
-def _wrapped(places: te.Tensor, at: Sequence[Any], size: int) -> Any:
+def _is_one(size: Any) -> bool:
+    """Whether a size is 1, so that its axis is broadcast; one that is open never is."""
+    return not is_open(size) and int(size) == 1
+
+
+def _wrapped(places: te.Tensor, at: Sequence[Any], size: Any) -> Any:
     """An element of an index tensor, broadcast; negative ones count from the end."""
     rank = len(places.shape)
     own = at[len(at) - rank :] if rank else []
-    place = places(*(0 if int(n) == 1 else i for n, i in zip(places.shape, own, strict=True)))
+    place = places(*(0 if _is_one(n) else i for n, i in zip(places.shape, own, strict=True)))
     return tirx.if_then_else(place < 0, place + size, place)
 
 

@@ -1,0 +1,115 @@
+"""Sizes that an exported model leaves open, as one operator sees them.
+
+``torch.export`` has a sympy expression for every such size.  In an operator's unit each becomes an
+expression of TVM's over variables ``n0``, ``n1``, …: one for every expression that is an axis of an
+input and cannot be computed from other axes, then one for every number that no axis tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+from torch.utils._sympy.functions import FloorDiv, Mod
+from tvm import tirx
+
+from tapml_nb.frontends.torch.grouping import is_tensor
+
+
+class OpenSizes:
+    """The open sizes among what an operator reads.
+
+    Attributes:
+        variables: all variables.
+        numbers: the inputs that are variables by themselves: no axis tells them.
+    """
+
+    def __init__(self, inputs: Sequence[fx.Node]) -> None:
+        self._inputs = inputs
+        self.variables: list[Any] = []
+        self.numbers: list[fx.Node] = []
+        self._known: dict[sympy.Expr, Any] = {}
+        axes = [
+            _expression(size) for node in inputs for size in _shape(node) if not _is_fixed(size)
+        ]
+        for axis in axes:
+            if isinstance(axis, sympy.Symbol):
+                self._name(axis)
+        for axis in axes:
+            if self._computed(axis) is None:
+                self._name(axis)
+        for node in inputs:
+            value = node.meta.get("val")
+            if isinstance(value, torch.SymInt) and self.of(value) is None:
+                self._name(_expression(value))
+                self.numbers.append(node)
+
+    def of(self, size: int | torch.SymInt) -> Any:
+        """A size in a unit: a number or an expression of TVM's; None if nothing tells it."""
+        return size if isinstance(size, int) else self._computed(_expression(size))
+
+    def shape(self, node: fx.Node) -> list[Any]:
+        """The shape of a tensor input in a unit."""
+        return [self.of(size) for size in _shape(node)]
+
+    def fit(self, values: Mapping[fx.Node, Any]) -> bool:
+        """Whether inputs have the sizes that the model says they have."""
+        bound: dict[sympy.Expr, int] = {}
+        pairs: list[tuple[Any, int]] = []
+        for node in self._inputs:
+            value, expected = values[node], node.meta.get("val")
+            if is_tensor(value):
+                if value.dim() != len(_shape(node)):
+                    return False
+                pairs += zip(_shape(node), map(int, value.shape), strict=True)
+            elif isinstance(expected, torch.SymInt):
+                pairs.append((expected, int(value)))
+        for size, number in pairs:
+            if not _is_fixed(size) and _expression(size) in self._known:
+                bound.setdefault(_expression(size), number)
+        return all(
+            _expression(size).xreplace(bound) == number if not _is_fixed(size) else size == number
+            for size, number in pairs
+        )
+
+    def _name(self, expression: sympy.Expr) -> None:
+        if expression not in self._known:
+            variable = tirx.Var(f"n{len(self.variables)}", "int64")
+            self._known[expression] = variable
+            self.variables.append(variable)
+
+    def _computed(self, expression: sympy.Expr) -> Any:
+        """An expression over the variables; None if it cannot be made of them."""
+        if expression in self._known:
+            return self._known[expression]
+        if isinstance(expression, sympy.Integer):
+            return tirx.IntImm("int64", int(expression))
+        parts = [self._computed(part) for part in expression.args]
+        if not parts or any(part is None for part in parts):
+            return None
+        if isinstance(expression, sympy.Add):
+            return reduce(lambda a, b: a + b, parts)
+        if isinstance(expression, sympy.Mul):
+            return reduce(lambda a, b: a * b, parts)
+        if isinstance(expression, FloorDiv):
+            return tirx.floordiv(*parts)
+        if isinstance(expression, Mod):
+            return tirx.floormod(*parts)
+        return None
+
+
+def _shape(node: fx.Node) -> tuple[Any, ...]:
+    value: Any = node.meta.get("val")
+    return tuple(value.shape) if is_tensor(value) else ()
+
+
+def _is_fixed(size: Any) -> bool:
+    return isinstance(size, int) or isinstance(_expression(size), sympy.Integer)
+
+
+def _expression(size: Any) -> sympy.Expr:
+    return size.node.expr
