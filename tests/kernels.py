@@ -119,3 +119,27 @@ def crashes_on_its_second_call(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 
         T.evaluate(T.call_extern("int64", "memset", T.reinterpret("handle", T.uint64(8)), 0, 64))
     for i, j in T.grid(3, 16):
         y[i, j] = x[i, j] / (T.float32(1) + T.exp(-x[i, j]))
+
+
+@T.prim_func(s_tir=True)
+def honest_for_any_rows(a: T.handle, b: T.handle):
+    """SiLU, for any number of rows."""
+    n = T.int64()
+    x = T.match_buffer(a, (n, 16), "float32")
+    y = T.match_buffer(b, (n, 16), "float32")
+    for i, j in T.grid(n, 16):
+        y[i, j] = x[i, j] / (T.float32(1) + T.exp(-x[i, j]))
+
+
+@T.prim_func(s_tir=True)
+def wrong_beyond_four_rows(a: T.handle, b: T.handle):
+    """SiLU, for any number of rows; 1 % too large if they are more than four."""
+    n = T.int64()
+    x = T.match_buffer(a, (n, 16), "float32")
+    y = T.match_buffer(b, (n, 16), "float32")
+    for i, j in T.grid(n, 16):
+        y[i, j] = (
+            x[i, j]
+            / (T.float32(1) + T.exp(-x[i, j]))
+            * T.if_then_else(n > T.int64(4), T.float32(1.01), T.float32(1))
+        )

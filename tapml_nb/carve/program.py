@@ -79,9 +79,7 @@ class CarvedProgram:
             results.append(source)
         return results
 
-    def unit(
-        self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False
-    ) -> Unit:
+    def unit(self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False) -> Unit:
         """The unit that was carved with the operator; its open sizes filled in unless ``symbolic``.
 
         Raises:

@@ -35,6 +35,10 @@ _USE = (
 _HOOK = '''\
 import os
 import sys
+
+# This file may be called as a module is that others import, say select.py.
+sys.path[:] = [p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__))]
+
 import tempfile
 import traceback
 from pathlib import Path

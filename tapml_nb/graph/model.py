@@ -23,13 +23,16 @@ Role = Literal["input", "parameter", "buffer", "constant", "operator"]
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape (elements per axis) and dtype name (``"float32"``, ``"bool"``, …) of a tensor."""
+    """Shape (elements per axis) and dtype name (``"float32"``, ``"bool"``, …) of a tensor.
+
+    A size that depends on values, so that only a run tells it, is -1.
+    """
 
     shape: tuple[int, ...]
     dtype: str
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+        return f"{self.dtype}[{', '.join('?' if n < 0 else str(n) for n in self.shape)}]"
 
 
 @dataclass(frozen=True)

@@ -319,12 +319,16 @@ class IntroducedRun:
         output = op.outputs[k]
         if 0 < step < self._source.program.steps:
             yield f"its own result of step {step - 1}", self._source.array(output, step - 1)
-        alike = self._alike(step)[values[output].spec]
+        alike = self._alike(step)[self._seen(output, step)]
         k = next(k for k, (_, value) in enumerate(alike) if value == output)
         at, _ = alike[k]
         before, after = reversed(alike[:k]), alike[k + 1 :]
         for _, value in heapq.merge(before, after, key=lambda place: abs(place[0] - at)):
             yield values[value].name, self._source.array(value, step)
+
+    def _seen(self, value: ValueId, step: int) -> TensorSpec:
+        """What a tensor is in a step."""
+        return TensorSpec(self._source.shape(value, step), self._graph.values[value].spec.dtype)
 
     def _alike(self, step: int) -> Mapping[TensorSpec, Sequence[tuple[int, ValueId]]]:
         """The tensors of a step by shape and dtype, each with its place among all of them."""
@@ -334,7 +338,7 @@ class IntroducedRun:
         for place, name in enumerate(self._source.values(step)):
             value = self._graph.values.get(name)  # a step binds more than tensors
             if value and not value.host:
-                found.setdefault(value.spec, []).append((place, name))
+                found.setdefault(self._seen(name, step), []).append((place, name))
         if step < self._source.program.steps:  # not one that was made up
             self._by_spec[step] = found
         return found

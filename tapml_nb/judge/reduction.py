@@ -13,8 +13,6 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from tapml_nb.graph import TensorSpec
-
 _CONTRACTION = re.compile(
     r"\.(\w*mm\b|matmul|linear|einsum|lstm|gru|rnn|\w*conv\w*|\w*attention\w*)",
     re.IGNORECASE,
@@ -28,19 +26,21 @@ _REDUCTION = re.compile(
 
 
 def reduction_length(
-    primitives: Iterable[str], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    primitives: Iterable[str],
+    inputs: Sequence[Sequence[int]],
+    outputs: Sequence[Sequence[int]],
 ) -> int:
     """Terms that one output element sums, estimated from above; 1 for element-wise operators.
 
     Args:
         primitives: core operations, e.g. ``aten.mm.default``, ``onnx.MatMul``.
-        inputs: its tensor inputs.
-        outputs: its tensor outputs.
+        inputs: shapes of its tensor inputs; sizes that are unknown, and negative, count as 1.
+        outputs: shapes of its tensor outputs.
     """
     ops = list(primitives)
-    sizes = sorted((math.prod(spec.shape) for spec in inputs), reverse=True)
-    result = max([1, *(math.prod(spec.shape) for spec in outputs)])
-    longest = max([1, *(n for spec in (*inputs, *outputs) for n in spec.shape)])
+    sizes = sorted(map(_elements, inputs), reverse=True)
+    result = max([1, *map(_elements, outputs)])
+    longest = max([1, *(n for shape in (*inputs, *outputs) for n in shape)])
     length = 1
     if any(_CONTRACTION.search(op) for op in ops) and len(sizes) >= 2:
         # C[M,N] = Σ_k A[M,K] B[K,N], so |A|·|B| / |C| = K².
@@ -48,3 +48,7 @@ def reduction_length(
     if any(_REDUCTION.search(op) for op in ops) and sizes:
         length = max(length, sizes[0] // result, longest)
     return max(1, length)
+
+
+def _elements(shape: Sequence[int]) -> int:
+    return math.prod(1 if n < 0 else n for n in shape)

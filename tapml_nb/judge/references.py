@@ -44,7 +44,7 @@ class References:
         if known is None:
             try:
                 exact = self._source.exact(op.id, step)
-                result.set_result(self._references(op, step, exact, self._length(op)))
+                result.set_result(self._references(op, step, exact, self._length(op, step)))
             except BaseException as error:
                 with self._lock:
                     del self._local[slot]
@@ -112,7 +112,7 @@ class References:
             outputs = program.run_exact(op.id, values)
             exact = None if outputs is None else [program.to_numpy(t) for t in outputs]
             # Noise of a long sum stays in everything that depends on it.
-            length = max([self._length(op), *(lengths.get(v, 1) for v in op.inputs)])
+            length = max([self._length(op, step), *(lengths.get(v, 1) for v in op.inputs)])
             lengths.update(dict.fromkeys(op.outputs, length))
             result.update(zip(op.outputs, self._references(op, step, exact, length), strict=True))
             if outputs is not None:
@@ -127,15 +127,22 @@ class References:
         )
         return result
 
-    def _length(self, op: Op) -> int:
+    def _length(self, op: Op, step: int) -> int:
         if op.members:  # sums in a row: their errors add up as those of one sum of all the terms
-            return sum(reduction_length(m.primitives, m.inputs, m.outputs) for m in op.members)
+            return sum(
+                reduction_length(
+                    member.primitives,
+                    [spec.shape for spec in member.inputs],
+                    [spec.shape for spec in member.outputs],
+                )
+                for member in op.members
+            )
         values = self._source.program.graph.values
-        return reduction_length(
-            op.primitives,
-            [values[v].spec for v in op.inputs if not values[v].host],
-            [values[v].spec for v in op.outputs if not values[v].host],
+        inputs, outputs = (
+            [self._source.shape(v, step) for v in ends if not values[v].host]
+            for ends in (op.inputs, op.outputs)
         )
+        return reduction_length(op.primitives, inputs, outputs)
 
     def _references(self, op: Op, step: int, exact: Any, length: int) -> list[_Stored]:
         found = [

@@ -100,9 +100,7 @@ class OnnxProgram:
                 return None
         return results
 
-    def unit(
-        self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False
-    ) -> Unit:
+    def unit(self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False) -> Unit:
         """The node as a Relax function (see :class:`~tapml_nb.frontends.program.Program`)."""
         program = self._ops[op]
         hosts = {v for v in program.inputs if self.graph.values[v].host}

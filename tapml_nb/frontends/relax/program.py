@@ -143,9 +143,7 @@ class RelaxProgram:
                 return None
         return results
 
-    def unit(
-        self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False
-    ) -> Unit:
+    def unit(self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False) -> Unit:
         """The operator as a Relax function (see :class:`~tapml_nb.frontends.program.Program`)."""
         program = self._ops[op]
         seen = self._seen(program, values)

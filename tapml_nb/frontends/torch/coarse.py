@@ -18,6 +18,7 @@ from tapml_nb.frontends.torch.grouping import (
     main_node,
 )
 from tapml_nb.frontends.torch.provenance import module_calls
+from tapml_nb.frontends.torch.sizes import exported_size
 from tapml_nb.frontends.torch.whole import build_whole
 from tapml_nb.frontends.torch.workarounds import Workaround
 
@@ -124,13 +125,10 @@ def fused_groups(
 
 def _concrete(value: Any) -> Any:
     """An example value with the numbers of the export in place of symbols."""
-    if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
-        try:
-            return {torch.SymInt: int, torch.SymFloat: float, torch.SymBool: bool}[type(value)](
-                value
-            )
-        except Exception:  # it depends on data: whoever needs it cannot be converted ahead
-            return None
+    if isinstance(value, torch.SymInt):
+        return exported_size(value)
+    if isinstance(value, torch.SymFloat | torch.SymBool):
+        return value.node.hint  # None if it depends on data: who needs it cannot be converted
     return value
 
 

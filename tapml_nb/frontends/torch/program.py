@@ -28,7 +28,7 @@ from tapml_nb.frontends.torch.export import (
 from tapml_nb.frontends.torch.grouping import Group, group_nodes, is_assertion, is_tensor
 from tapml_nb.frontends.torch.naming import Part, call_name, kernel_name, module_name
 from tapml_nb.frontends.torch.provenance import constants, source_line
-from tapml_nb.frontends.torch.sizes import OpenSizes
+from tapml_nb.frontends.torch.sizes import OpenSizes, exported_size
 from tapml_nb.frontends.torch.units import Conversion, build_module
 from tapml_nb.frontends.torch.workarounds import Workaround, choose
 from tapml_nb.graph import Graph, Member, Op, OpId, TensorSpec, Value, ValueId
@@ -220,9 +220,7 @@ class TorchProgram:
         except (RuntimeError, TypeError, NotImplementedError):
             return None  # no float64 kernel: the operator has no noise floor, and says so
 
-    def unit(
-        self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False
-    ) -> Unit:
+    def unit(self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False) -> Unit:
         """The operator as a Relax function (see :class:`~tapml_nb.frontends.program.Program`)."""
         program = self._ops[op]
         env = {node: values[node.name] for node in program.inputs}
@@ -444,13 +442,8 @@ def _node_spec(node: fx.Node) -> TensorSpec:
 
 
 def _spec(tensor: torch.Tensor) -> TensorSpec:
-    return TensorSpec(tuple(map(_size, tensor.shape)), str(tensor.dtype).removeprefix("torch."))
-
-
-def _size(size: int | torch.SymInt) -> int:
-    """A size when the model was exported; ``int()`` of a symbolic one would fix it for good."""
-    hint = None if isinstance(size, int) else size.node.hint
-    return int(size if hint is None else hint)
+    shape = tuple(-1 if (n := exported_size(size)) is None else n for size in tensor.shape)
+    return TensorSpec(shape, str(tensor.dtype).removeprefix("torch."))
 
 
 def _describe(value: Any) -> str:

@@ -102,6 +102,18 @@ class OpenSizes:
         return None
 
 
+def exported_size(size: int | torch.SymInt) -> int | None:
+    """A size as it was when the model was exported; None if values decide it.
+
+    ``int()`` of a symbolic one would fix it for good.
+    """
+    if isinstance(size, int):
+        return size
+    if isinstance(size.node.expr, sympy.Integer):
+        return int(size.node.expr)
+    return None if size.node.hint is None else int(size.node.hint)
+
+
 def _shape(node: fx.Node) -> tuple[Any, ...]:
     value: Any = node.meta.get("val")
     return tuple(value.shape) if is_tensor(value) else ()

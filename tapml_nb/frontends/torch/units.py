@@ -21,7 +21,7 @@ from tapml_nb.frontends.program import Unsupported
 from tapml_nb.frontends.torch.export import first_line, last_line
 from tapml_nb.frontends.torch.grouping import is_complex
 from tapml_nb.frontends.torch.rules import COMPLEX_RULES, RULES, apply, concerns_complex
-from tapml_nb.frontends.torch.sizes import OpenSizes
+from tapml_nb.frontends.torch.sizes import OpenSizes, exported_size
 from tapml_nb.frontends.torch.workarounds import Workaround
 
 
@@ -121,15 +121,21 @@ def build_module(
 def tensor_type(tensor: torch.Tensor, shape: Sequence[Any] | None = None) -> Any:
     """The Relax type of a tensor's dtype and shape, or of another shape.
 
+    Of an example value of the export, sizes are those of the export.
+
     Raises:
-        Unsupported: if the importer does not know the dtype.
+        Unsupported: if the importer does not know the dtype, or nobody the shape.
     """
     importer = ExportedProgramImporter()
     try:
         dtype = importer._convert_data_type(tensor.dtype)
     except Exception as error:
         raise Unsupported(f"dtype {tensor.dtype}: {first_line(error)}") from error
-    return relax.TensorType([int(n) for n in tensor.shape] if shape is None else shape, dtype)
+    if shape is None:
+        shape = [exported_size(size) for size in tensor.shape]
+    if None in shape:
+        raise Unsupported("a size that values decide is not known before a run")
+    return relax.TensorType(shape, dtype)
 
 
 def _worked_around(
