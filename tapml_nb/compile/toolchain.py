@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,17 +77,27 @@ def link_shared(objects: Sequence[Path], library: Path, machine: str) -> None:
     Kernels call nothing but the C library, which the process that loads them has; so for another
     machine a bare linker does.  ``-z now``: a missing symbol fails at load, with its name, and not
     in the middle of a call.  ``-z muldefs``: every object of TVM's C generator defines the same
-    library context; kernels' own names are unique.
+    library context; kernels' own names are unique.  The objects are listed in a response file: a
+    command line has no room for those of some ten thousand kernels.
 
     Raises:
         ToolchainError: if there is no linker, or it fails; with its message.
     """
-    files = ["-o", str(library), *map(str, objects)]
     compiler = _system_compiler() if machine == platform.machine() else None
-    if compiler:
-        _run([compiler, "-shared", "-Wl,-z,now,-z,muldefs", *files, "-lm"])
-    else:
-        _run([*bare_linker(machine), "-shared", "-z", "now", "-z", "muldefs", *files])
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".objects") as listed:
+        listed.writelines(f"{_quoted(path)}\n" for path in objects)
+        listed.flush()
+        files = ["-o", str(library), f"@{listed.name}"]
+        if compiler:
+            _run([compiler, "-shared", "-Wl,-z,now,-z,muldefs", *files, "-lm"])
+        else:
+            _run([*bare_linker(machine), "-shared", "-z", "now", "-z", "muldefs", *files])
+
+
+def _quoted(path: Path) -> str:
+    """A path as one argument in a response file; gcc, clang, GNU's linker and lld agree on it."""
+    escaped = str(path).replace("\\", r"\\").replace('"', r"\"")
+    return f'"{escaped}"'
 
 
 def compile_c(source: Path, output: Path) -> None:
