@@ -25,7 +25,13 @@ from tapml_nb.frontends.relax.anatomy import (
 )
 from tapml_nb.frontends.relax.machine import HeldObject, Machine
 from tapml_nb.frontends.relax.provenance import scopes, source_line
-from tapml_nb.frontends.relax.units import build_module, last_line, only_tensors, specialized
+from tapml_nb.frontends.relax.units import (
+    build_module,
+    build_open_module,
+    last_line,
+    only_tensors,
+    specialized,
+)
 from tapml_nb.graph import Graph, Op, OpId, TensorSpec, Value, ValueId
 from tapml_nb.graph.model import layer_of
 from tapml_nb.graph.select import short_kind
@@ -75,6 +81,7 @@ class RelaxProgram:
         self._machine = machine
         self._anatomy: Anatomy = take_apart(module, function)
         self._units: dict[tuple[Any, ...], tuple[str, Any]] = {}
+        self._open_units: dict[str, tuple[Any, list[Any]] | None] = {}
         self._prepared: set[bool] = set()
         self._building = RLock()  # TVM's builders know one scope for all threads
         self._effects = self._made_objects()
@@ -147,6 +154,8 @@ class RelaxProgram:
         """The operator as a Relax function (see :class:`~tapml_nb.frontends.program.Program`)."""
         program = self._ops[op]
         seen = self._seen(program, values)
+        if symbolic and (opened := self._open_unit(program, seen)):
+            return opened
         _, unit = self._unit(program, seen)
         if not only_tensors(unit):
             raise Unsupported(
@@ -201,6 +210,29 @@ class RelaxProgram:
                 text = tvm.ir.save_json(unit) if unit is not None else ""
                 self._units[slot] = (f"{'float64' if exact else 'as it is'}|{text}", unit)
             return self._units[slot]
+
+    def _open_unit(self, program: RelaxOp, seen: Mapping[ValueId, Any]) -> Unit | None:
+        """An operator's unit for all sizes; None if there are no open ones, or these are others."""
+        sizes: dict[Any, int] = {}
+        for key, look in seen.items():
+            var = self._anatomy.variables[key]
+            if isinstance(look, TensorSpec):
+                if not _match(sizes_in(var.ty), look.shape, sizes):
+                    return None
+            elif not is_size(var) or sizes.setdefault(var, look) != look:
+                return None
+        if not sizes:
+            return None
+        with self._building:
+            if program.id not in self._open_units:
+                variables = self._anatomy.variables
+                self._open_units[program.id] = build_open_module(self._module, program, variables)
+        built = self._open_units[program.id]
+        if built is None or not only_tensors(built[0]):
+            return None
+        module, numbers = built
+        inputs = tuple(look for look in seen.values() if isinstance(look, TensorSpec))
+        return Unit(module, inputs, (), "", True, tuple(sizes[size] for size in numbers))
 
     def _compile_all(self, *, exact: bool) -> None:
         """Compile what all operators need for what is known of the first step, at once."""

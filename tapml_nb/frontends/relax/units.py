@@ -10,7 +10,14 @@ import tvm
 from tvm import relax, tirx
 from tvm.sym import Analyzer
 
-from tapml_nb.frontends.relax.anatomy import RelaxOp, called, is_size, is_tensor, substitute
+from tapml_nb.frontends.relax.anatomy import (
+    RelaxOp,
+    called,
+    is_size,
+    is_tensor,
+    sizes_in,
+    substitute,
+)
 from tapml_nb.frontends.relax.exact import NARROW, decomposed
 from tapml_nb.graph import TensorSpec, ValueId
 
@@ -62,6 +69,41 @@ def build_module(
         if expr is None:
             return None
     return _module(expr, params, called(module, expr), pure=pure)
+
+
+def build_open_module(
+    module: Any, op: RelaxOp, variables: Mapping[ValueId, Any]
+) -> tuple[Any, list[Any]] | None:
+    """The same for all sizes that the model leaves open, and the sizes that no tensor tells.
+
+    These are in a last parameter, a shape.  None if an input is no tensor and no size, or has a
+    shape that its own axes do not tell.
+    """
+    inputs = [variables[key] for key in op.inputs]
+    tensors = [var for var in inputs if is_tensor(var.ty)]
+    numbers = [var for var in inputs if is_size(var)]
+    if len(tensors) + len(numbers) < len(inputs):
+        return None
+    axes = [size for var in tensors for size in sizes_in(var.ty) if isinstance(size, tvm.ir.Var)]
+    numbers = [var for var in numbers if not any(var.same_as(axis) for axis in axes)]
+    names = {size: tirx.Var(f"n{k}", "int64") for k, size in enumerate(dict.fromkeys(axes))}
+    names |= {size: tirx.Var(f"n{len(names) + k}", "int64") for k, size in enumerate(numbers)}
+    mapping: dict[Any, Any] = dict(names)
+    params: list[Any] = []
+    for var in tensors:
+        sizes = sizes_in(var.ty)
+        unknown = [v for v in relax.analysis.free_vars(relax.ShapeExpr(sizes)) if v not in names]
+        if len(sizes) != var.ty.ndim or unknown:
+            return None
+        shape = substitute(relax.ShapeExpr(sizes), relax.ShapeType(sizes), names).values
+        mapping[var] = relax.Var(f"p{len(params)}", relax.TensorType(shape, var.ty.dtype))
+        params.append(mapping[var])
+    expr = substitute(op.expr, op.ty, mapping)
+    if numbers:
+        params.append(relax.Var("sizes", relax.ShapeType([names[size] for size in numbers])))
+    unit = _module(expr, params, called(module, expr), pure=True)
+    callee = expr.op if isinstance(expr, relax.Call) else None
+    return (specialized(unit) if isinstance(callee, tvm.ir.GlobalVar) else unit), numbers
 
 
 def _folded(expr: Any) -> Any:
