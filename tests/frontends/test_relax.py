@@ -174,7 +174,14 @@ class TestSession:
         report = session.report
         assert report.ok
         assert set(report.counts) <= {Verdict.PASS, Verdict.SKIPPED}
-        assert report.info.kernels > 30
+
+    def test_one_kernel_is_for_all_shapes(self, session):
+        """Of prefill and decode, of caches of two lengths."""
+        used: dict[str, set[str]] = {}
+        for (op, _), result in session.report.introduced.items():
+            used.setdefault(op, set()).add(result.kernel)
+        assert {op for op, kernels in used.items() if len(kernels) > 1} == set()
+        assert len(set.union(*used.values())) == session.report.info.kernels
 
     def test_a_planted_fault_is_the_only_culprit(self, session):
         op = "layers.1.up/matmul"
