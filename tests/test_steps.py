@@ -299,6 +299,17 @@ class TestOpenSizes:
         ) as session:
             assert session.run().ok
 
+    def test_numbers_that_are_no_sizes_are_those_of_the_step(self):
+        class Scaled(torch.nn.Module):
+            def forward(self, x, scale):
+                return x * scale.item()
+
+        steps = [(torch.randn(n, 8), torch.tensor(float(n))) for n in (4, 6)]
+        rows = torch.export.Dim.DYNAMIC
+        with tapml.debug(Scaled().eval(), steps, dynamic_shapes=({0: rows}, {})) as session:
+            report = session.run()
+            assert [report.verdict("mul", step) for step in range(2)] == [Verdict.PASS] * 2
+
     def test_sizes_that_values_decide(self):
         class Nonzero(torch.nn.Module):
             def forward(self, x):

@@ -84,6 +84,8 @@ def build_open_module(
     numbers = [var for var in inputs if is_size(var)]
     if len(tensors) + len(numbers) < len(inputs):
         return None
+    if any(str(size.ty.dtype) != "int64" for size in numbers):
+        return None  # a number, but no size
     axes = [size for var in tensors for size in sizes_in(var.ty) if isinstance(size, tvm.ir.Var)]
     numbers = [var for var in numbers if not any(var.same_as(axis) for axis in axes)]
     names = {size: tirx.Var(f"n{k}", "int64") for k, size in enumerate(dict.fromkeys(axes))}

@@ -54,6 +54,9 @@ _ROLES: dict[InputKind, Role] = {
     InputKind.CONSTANT_TENSOR: "constant",
 }
 
+_OPEN = (torch.Tensor, torch.SymInt)
+"""What an operator may read that need not be part of its unit."""
+
 _ANY_STRIDES: dict[Any, Any] = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
 """Calls that depend on strides, and what computes the same without: the strides that PyTorch
 foresees when it exports are not always those that its kernels give (batch norm's of a permuted
@@ -121,7 +124,7 @@ class TorchProgram:
         self._nodes = {node.name: node for node in exported.graph.nodes}
         self._ops: dict[OpId, _TorchOp] = {}
         self._operators = self
-        self._open_units: dict[OpId, Conversion] = {}
+        self._open_units: dict[tuple[str, ...], Conversion] = {}
         self._has_open_sizes = any(
             isinstance(size, torch.SymInt)
             for node in exported.graph.nodes
@@ -228,14 +231,17 @@ class TorchProgram:
         sizes = OpenSizes(program.inputs) if symbolic and self._has_open_sizes else None
         if sizes and not (sizes.variables and sizes.fit(env)):
             sizes = None  # a derived input's shape need not be one of the model's
+        # Numbers that are no sizes are part of a unit, so there is one for each.
+        baked = [env[n] for n in program.inputs if not isinstance(n.meta.get("val"), _OPEN)]
+        slot = (op, *map(repr, baked))
         if sizes:
-            conversion = self._open_units.get(op)
+            conversion = self._open_units.get(slot)
         if conversion is None:
             conversion = build_module(
                 program.nodes, program.inputs, program.outputs, env, self._workarounds, sizes
             )
         if sizes:
-            self._open_units[op] = conversion
+            self._open_units[slot] = conversion
         return Unit(
             conversion.module,
             tuple(_spec(values[n.name]) for n in program.inputs if is_tensor(values[n.name])),

@@ -50,7 +50,9 @@ class OpenSizes:
 
     def of(self, size: int | torch.SymInt) -> Any:
         """A size in a unit: a number or an expression of TVM's; None if nothing tells it."""
-        return size if isinstance(size, int) else self._computed(_expression(size))
+        if _is_fixed(size):
+            return int(size)
+        return self._computed(_expression(size))
 
     def shape(self, node: fx.Node) -> list[Any]:
         """The shape of a tensor input in a unit."""
