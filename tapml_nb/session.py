@@ -28,7 +28,8 @@ from tapml_nb.execute.events import (
     TargetStarted,
 )
 from tapml_nb.execute.hybrid import SOURCE, TARGET
-from tapml_nb.execute.kernels import KernelTable, check_override
+from tapml_nb.execute.kernels import KernelTable
+from tapml_nb.execute.override import check_override
 from tapml_nb.execute.storage import Storage
 from tapml_nb.frontends.program import Program
 from tapml_nb.graph import Graph, Op, OpId, Selector, SelectorError, select

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tapml_nb.compile.cache import Compiled
-from tapml_nb.execute.kernels import NumpyOverride
+from tapml_nb.execute.override import NumpyOverride
 from tapml_nb.execute.source import Stopped
 from tapml_nb.graph import TensorSpec
 from tapml_nb.numerics import bitwise_equal, np_dtype

@@ -20,7 +20,8 @@ import numpy as np
 from tapml_nb.compile.cache import Compiled, Failure
 from tapml_nb.execute.device import Device, Send, call_numpy
 from tapml_nb.execute.events import EventStream, OpStarted
-from tapml_nb.execute.kernels import KernelTable, NumpyOverride, resolve_result
+from tapml_nb.execute.kernels import KernelTable, resolve_result
+from tapml_nb.execute.override import NumpyOverride
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.execute.storage import Kept
 from tapml_nb.graph import Op, OpId, ValueId

@@ -7,7 +7,6 @@ target, a NumPy function of the user's, or the reason why there is nothing.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import shutil
 import tempfile
@@ -20,19 +19,17 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.compile.cache import Compiled, Failure
-from tapml_nb.compile.code import KernelCode, shortened
+from tapml_nb.compile.code import KernelCode
 from tapml_nb.compile.compiler import Compiler
-from tapml_nb.compile.primfunc import buffer_specs, is_primfunc
-from tapml_nb.compile.sizes import Size, SizeMisfit, bind
+from tapml_nb.compile.primfunc import is_primfunc
 from tapml_nb.compile.toolchain import ToolchainError
 from tapml_nb.execute.events import EventStream, RunProgress
+from tapml_nb.execute.override import NumpyOverride, misfit, python_code
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.frontends.program import Unit, Unsupported
 from tapml_nb.graph import Graph, OpId, TensorSpec
 from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
 from tapml_nb.targets.session import TargetSession
-
-NumpyFunction = Callable[..., Any]
 
 _Slot = tuple[OpId, tuple[TensorSpec, ...]]
 """An operator and the shapes it meets."""
@@ -46,19 +43,6 @@ class _Planned:
     key: str
     is_open: bool
     numbers: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class NumpyOverride:
-    """A function of NumPy arrays that stands in an operator's place, in this process."""
-
-    function: NumpyFunction
-    version: int
-
-    @property
-    def name(self) -> str:
-        """What people called it."""
-        return getattr(self.function, "__name__", repr(self.function))
 
 
 Implementation = Compiled | NumpyOverride | Failure
@@ -216,7 +200,7 @@ class KernelTable:
         """
         override = self._overrides.get(op)
         if isinstance(override, NumpyOverride):
-            return _python_code(override)
+            return python_code(override)
         if isinstance(override, str):
             key, module = override, self._override_modules[override]
         else:
@@ -319,20 +303,12 @@ class KernelTable:
         """Why a PrimFunc of the user's cannot run in a step, if its shapes are another step's."""
         ((_, function),) = self._override_modules[override].functions.items()
         operator = self._graph[op]
-        takes = [spec.shape for spec in buffer_specs(function, len(operator.outputs))]
-        needs = [
-            self._source.shape(v, step)
-            for v in (*operator.inputs, *operator.outputs)
-            if not self._graph.values[v].host
+        tensors = [
+            v for v in (*operator.inputs, *operator.outputs) if not self._graph.values[v].host
         ]
-        try:
-            bind(takes, needs, {})
-        except SizeMisfit:
-            took, needed = (", ".join(map(_written, shapes)) for shapes in (takes, needs))
-            return Failure(
-                "unsupported", f"your PrimFunc is for shapes {took}; here they are {needed}"
-            )
-        return None
+        shapes = [self._source.shape(v, step) for v in tensors]
+        reason = misfit(function, len(operator.outputs), shapes)
+        return Failure("unsupported", reason) if reason else None
 
     def _place(self, key: str, op: OpId, step: int, numbers: tuple[int, ...]) -> Implementation:
         """A kernel as it is for the shapes of a step."""
@@ -464,53 +440,6 @@ class KernelTable:
             self._target.load(file, inside)
             for other in self._others:
                 other.know(file, inside)
-
-
-def _python_code(override: NumpyOverride) -> KernelCode:
-    try:
-        source = shortened(inspect.getsource(override.function))
-    except (OSError, TypeError):  # built in, or typed where nothing keeps the text
-        return KernelCode("", "", "", "python", f"the source of {override.name} cannot be found")
-    return KernelCode("", "", source, "python", "")
-
-
-def check_override(graph: Graph, op: OpId, kernel: Any) -> None:
-    """Refuse an override that cannot stand in the operator's place, before any work.
-
-    Raises:
-        TypeError: if it is neither a PrimFunc nor a function.
-        ValueError: if a PrimFunc's buffers do not fit the operator.
-    """
-    if kernel is None:
-        return
-    if not is_primfunc(kernel):
-        if not callable(kernel):
-            raise TypeError(
-                f"kernel: a {type(kernel).__name__}; give a tvm.tirx.PrimFunc in "
-                f"destination-passing style or a function of NumPy arrays"
-            )
-        return
-    operator = graph[op]
-    values = [graph.values[v] for v in (*operator.inputs, *operator.outputs)]
-    wanted = [value.spec for value in values if not value.host]
-    try:
-        found = buffer_specs(kernel, len(operator.outputs))
-    except ValueError as error:
-        raise ValueError(f"kernel: {error}") from None
-    fits = [spec.dtype for spec in found] == [spec.dtype for spec in wanted]
-    with contextlib.suppress(SizeMisfit):
-        if fits and bind([s.shape for s in found], [s.shape for s in wanted], {}) is not None:
-            return
-    takes = ", ".join(f"{spec.dtype}{_written(spec.shape)}" for spec in found)
-    raise ValueError(
-        f"kernel: the PrimFunc takes ({takes}), {op} needs its inputs and then its outputs: "
-        f"({', '.join(map(str, wanted))})"
-    )
-
-
-def _written(shape: Sequence[Size]) -> str:
-    """A shape as people read it, with names for what is open."""
-    return f"[{', '.join(str(n) if isinstance(n, int | str) else '…' for n in shape)}]"
 
 
 def resolve_result(compiled: Compiled, number: int, params: Sequence[np.ndarray]) -> np.ndarray:

@@ -18,7 +18,8 @@ import numpy as np
 from tapml_nb.compile.cache import Compiled
 from tapml_nb.execute.device import Device, call_numpy
 from tapml_nb.execute.hybrid import TARGET, HybridRun
-from tapml_nb.execute.kernels import KernelTable, NumpyOverride
+from tapml_nb.execute.kernels import KernelTable
+from tapml_nb.execute.override import NumpyOverride
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.numerics import bitwise_equal, statistics

@@ -17,7 +17,8 @@ import numpy as np
 
 from tapml_nb.compile.cache import Compiled, Failure
 from tapml_nb.execute.device import Accident, Device, Outcome, Send, call_numpy
-from tapml_nb.execute.kernels import KernelTable, NumpyOverride, resolve_result
+from tapml_nb.execute.kernels import KernelTable, resolve_result
+from tapml_nb.execute.override import NumpyOverride
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op, TensorSpec, ValueId
 from tapml_nb.judge.diagnosis import Pattern, diagnose, found
