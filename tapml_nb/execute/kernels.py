@@ -263,14 +263,14 @@ class KernelTable:
         have one for each shape."""
         failing: list[tuple[OpId, int]] = []
         for op, step in calls:
-            plan = self._plans.get(self._slot(op, step))
+            plan = None if op in self._overrides else self._plan(op, step)
             if isinstance(plan, _Planned) and plan.is_open:
                 known = self._known[plan.key]
-                if isinstance(known, Failure) and op not in self._overrides:
+                if isinstance(known, Failure):
                     self._of_fixed_sizes[op] = known.message
                     failing.append((op, step))
-        for slot in [slot for slot in self._plans if failing and slot[0] in self._of_fixed_sizes]:
-            self._forget(slot)
+        for op, step in failing:
+            self._forget(self._slot(op, step))
         return failing
 
     def _forget(self, slot: _Slot) -> None:
