@@ -142,7 +142,8 @@ class Report:
         augmented: results on inputs derived from the real ones (``run(augment=True)``), apart
             from all others: they change neither verdicts nor :attr:`culprits` nor :attr:`ok`.
         conversions: by what operators were converted to Relax, in words, where not by TVM's
-            importer alone: by a rule of tapml_nb's, or with a workaround.
+            importer alone: by a rule of tapml_nb's, or with a workaround; and why those that meet
+            several shapes have not one kernel for all of them, where the model leaves sizes open.
         opener: judges the calls that an operator holds (:meth:`drill`); None where no session is
             behind the report.
     """
