@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import tvm_ffi
 from torch import nn
 
 import tapml_nb as tapml
@@ -265,3 +266,40 @@ class TestBadInput:
 
         with pytest.raises(FrontendError, match=r"return x \* mask\[0\]\); .*optional input"):
             import_torch(Masked().eval(), (torch.ones(2),))
+
+
+class _Pairs(torch.nn.Module):
+    def forward(self, x):
+        halves = torch.nn.functional.silu(x).reshape(x.shape[0] // 2, 16)
+        return torch.cat([halves, halves]) + 1
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """A model that takes twice as many rows as a number that is left open."""
+    rows = 2 * torch.export.Dim("pairs", min=2, max=64)
+    steps = [(torch.randn(n, 8),) for n in (4, 10)]
+    return import_torch(_Pairs().eval(), steps, dynamic_shapes=({0: rows},))
+
+
+class TestOpenSizes:
+    def test_a_unit_is_one_for_all_sizes(self, pairs):
+        steps = [run(pairs, step) for step in range(2)]
+        for op in pairs.graph.ops:
+            if not op.host:
+                first, second = (pairs.unit(op.id, values, symbolic=True) for values in steps)
+                assert first.is_open
+                assert tvm_ffi.structural_equal(first.module, second.module), op.id
+                assert first.outputs != second.outputs, "they are those of the step"
+
+    def test_shapes_that_the_model_never_has_get_a_unit_of_their_own(self, pairs):
+        (x,) = pairs.graph.inputs
+        output = pairs.graph["silu"].outputs[0]
+        for shape, is_open in [((6, 8), True), ((6, 9), False), ((6, 8, 1), False)]:
+            values = {x: torch.randn(shape), output: torch.randn(shape)}
+            assert pairs.unit("silu", values, symbolic=True).is_open == is_open
+            assert not pairs.unit("silu", values).is_open
+
+    def test_what_is_fixed_stays_closed(self):
+        program = import_torch(_Pairs().eval(), (torch.randn(4, 8),))
+        assert not program.unit("silu", run(program), symbolic=True).is_open
