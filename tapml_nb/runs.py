@@ -405,11 +405,14 @@ class Runs:
             given = [self._source.values(step) for step in self.steps]
             inside = Inside(self._program.operators(), [m.op for m in op.members], given)
             info = RunInfo(target=self.info.target, tolerance=self.info.tolerance)
+            events = EventStream()
+            for shown in (RunStarted, RunProgress, RunFinished):  # results are of other operators
+                events.on(shown, self.events.emit)
             self._opened[op.id] = opened = Runs(
                 inside,
                 self._target,
                 self._compiler,
-                EventStream(),
+                events,
                 self._thread,
                 info,
                 self._others,

@@ -391,7 +391,11 @@ class TestOneSession:
             replayed.drill("addmm+silu")
 
     def test_the_operators_inside_are_those_of_operator_granularity(self, session):
+        told: list[object] = []
+        unsubscribe = session.on("Event", lambda event: told.append(type(event).__name__))
         inside = session.report.drill("addmm+silu")
+        unsubscribe()
+        assert {"RunStarted", "RunProgress", "RunFinished"} == set(told), "but no results"
         assert [op.id for op in inside.graph.ops] == ["first/linear", "act/silu"]
         assert set(inside.counts) == {Verdict.PASS}
         with pytest.raises(ValueError, match=r"first/linear is one ATen call"):
