@@ -58,7 +58,8 @@ def debug(
             ``report.drill(op)`` judges these one by one.
         tolerance: how many noise floors the target may be away from the exact result; default
             8 (see :mod:`tapml_nb.judge.verdict`).
-        dynamic_shapes: as for ``torch.export.export``, where steps differ in shape.
+        dynamic_shapes: as for ``torch.export.export``, where steps differ in shape.  What it leaves
+            open, kernels leave open where TVM can make them so.
         name: what to call the model in reports.
         workarounds: names of fixes for rules of TVM's PyTorch importer that are wrong, such as
             ``["negative_index"]`` (see ``docs/importer.md``); none by default, for what TVM

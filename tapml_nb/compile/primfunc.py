@@ -55,6 +55,8 @@ class SizeNames:
         """
         from tvm.sym import Analyzer
 
+        if type(expr).__name__ == "IntImm":
+            return int(expr)
         return self._size(Analyzer().simplify(expr))
 
     def _size(self, expr: Any) -> Size:

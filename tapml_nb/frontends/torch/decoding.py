@@ -49,7 +49,8 @@ def decode_steps(
         steps: decode steps after the prefill.
         cache: ``"static"``: buffers as long as all steps need, written in place: what a step on
             the target leaves, the next one finds.  ``"dynamic"``: tensors that grow, inputs and
-            outputs of every step: each step begins with what the source left.
+            outputs of every step: each step begins with what the source left.  With both, sizes
+            that differ from step to step are open, and an operator has one kernel for all steps.
 
     Returns:
         The exported program and the inputs of all ``1 + steps`` steps.  The program takes token
