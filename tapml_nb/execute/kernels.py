@@ -348,8 +348,8 @@ class KernelTable:
         if self._compiler.leaves_sizes_open and op not in self._of_fixed_sizes:
             try:
                 return program.unit(op, values, symbolic=True)
-            except Unsupported as reason:
-                unit = program.unit(op, values)
+            except Exception as reason:  # also what TVM's builders say of open sizes
+                unit = program.unit(op, values)  # raises the same if it is no matter of these
                 self._of_fixed_sizes[op] = str(reason)
                 return unit
         return program.unit(op, values)

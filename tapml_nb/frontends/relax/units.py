@@ -61,9 +61,7 @@ def build_module(
         if isinstance(new, tvm.ir.Var):
             params.append(new)
     expr = _folded(substitute(op.expr, op.ty, mapping))
-    pure = not relax.analysis.contains_impure_call(
-        relax.Function(params, relax.SeqExpr([], expr), expr.ty, is_pure=False)
-    )
+    pure = _is_pure(expr, params)
     if exact and not NARROW.isdisjoint(op.primitives):
         expr = decomposed(expr) if op.kind in NARROW else None
         if expr is None:
@@ -103,9 +101,14 @@ def build_open_module(
     expr = substitute(op.expr, op.ty, mapping)
     if numbers:
         params.append(relax.Var("sizes", relax.ShapeType([names[size] for size in numbers])))
-    unit = _module(expr, params, called(module, expr), pure=True)
+    unit = _module(expr, params, called(module, expr), pure=_is_pure(expr, params))
     callee = expr.op if isinstance(expr, relax.Call) else None
     return (specialized(unit) if isinstance(callee, tvm.ir.GlobalVar) else unit), numbers
+
+
+def _is_pure(expr: Any, params: Sequence[Any]) -> bool:
+    function = relax.Function(list(params), relax.SeqExpr([], expr), expr.ty, is_pure=False)
+    return not relax.analysis.contains_impure_call(function)
 
 
 def _folded(expr: Any) -> Any:
