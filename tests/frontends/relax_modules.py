@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tvm
+from tvm import relax, tirx
 from tvm.relax.frontend import nn
+from tvm.relax.frontend.nn.llm.kv_cache import PagedKVCache, RopeMode, TIRPagedKVCache
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
@@ -64,6 +69,91 @@ class Decoder(nn.Module):
         keys = self.cache.view(total)
         weights = nn.op.softmax(nn.op.matmul(q, nn.op.permute_dims(keys, [1, 0])), axis=-1)
         return nn.op.matmul(weights, keys)
+
+
+class PagedLayer(nn.Module):
+    """Attention of four heads over two of a paged cache, as mlc's models have it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.qkv = nn.Linear(32, 64, bias=False)
+        self.out = nn.Linear(32, 32, bias=False)
+
+    def forward(self, x: nn.Tensor, cache: PagedKVCache) -> nn.Tensor:
+        tokens = x.shape[1]
+        qkv = nn.op.reshape(self.qkv(x), (1, tokens, 8, 8))
+        y = cache.attention_with_fused_qkv(self.number, qkv, 4, sm_scale=8**-0.5)
+        return x + self.out(nn.op.reshape(y, (1, tokens, 32)))
+
+
+class Paged(nn.Module):
+    """Two layers, and what makes their cache."""
+
+    def __init__(self) -> None:
+        self.layers = nn.ModuleList([PagedLayer(0), PagedLayer(1)])
+
+    def forward(self, x: nn.Tensor, cache: PagedKVCache) -> tuple[nn.Tensor, PagedKVCache]:
+        for layer in self.layers:
+            x = layer(x, cache)
+        return x, cache
+
+    def create(
+        self, batch: tirx.Var, total: tirx.Var, chunk: tirx.Var, page: tirx.Var, sliding: tirx.Var
+    ) -> PagedKVCache:
+        return TIRPagedKVCache(
+            attn_kind="mha",
+            max_batch_size=batch,
+            max_total_seq_len=total,
+            prefill_chunk_size=chunk,
+            page_size=page,
+            support_sliding_window=sliding,
+            layer_partition=relax.ShapeExpr([0, 2]),
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            qk_head_dim=8,
+            v_head_dim=8,
+            mla_original_qk_head_dim=0,
+            mla_original_v_head_dim=0,
+            rope_mode=RopeMode.NORMAL,
+            rope_scale=1,
+            rope_theta=10000,
+            rope_scaling={},
+            rope_ext_factors=relax.prim_value(0),
+            rotary_dim=8,
+            enable_disaggregation=False,
+            dtype="float32",
+            target=tvm.target.Target("llvm"),
+        )
+
+
+def paged() -> tuple[tvm.IRModule, list[np.ndarray], Callable[[int], Any]]:
+    """The module, its weights, and what makes a cache that is about to take tokens."""
+    sizes = dict.fromkeys(("batch", "total", "chunk", "page", "sliding"), int)
+    whole, params = Paged().export_tvm(
+        {
+            "forward": {
+                "x": nn.spec.Tensor([1, "tokens", 32], "float32"),
+                "cache": nn.spec.Object(object_type=PagedKVCache),
+            },
+            "create": {**sizes, "$": {"param_mode": "none", "effect_mode": "none"}},
+        }
+    )
+    weights = [normal(k, *map(int, param.shape)) * 0.2 for k, (_, param) in enumerate(params)]
+    parts = whole.functions.items()
+    machine = relax.VirtualMachine(
+        tvm.compile(tvm.IRModule({v: f for v, f in parts if v.name_hint != "forward"}), "llvm"),
+        tvm.cpu(),
+    )
+    shape = tvm.runtime.ShapeTuple
+
+    def cache(tokens: int) -> Any:
+        made = machine["create"](*(shape([size]) for size in (1, 64, 16, 16, 0)))
+        tvm.get_global_func("vm.builtin.kv_state_add_sequence")(made, 0)
+        tvm.get_global_func("vm.builtin.kv_state_begin_forward")(made, shape([0]), shape([tokens]))
+        return made
+
+    return tvm.IRModule({v: f for v, f in parts if v.name_hint != "create"}), weights, cache
 
 
 def transformer() -> tuple[tvm.IRModule, list[np.ndarray]]:

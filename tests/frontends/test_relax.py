@@ -1,5 +1,7 @@
 """Relax modules → graphs that compute what the module computes on TVM's virtual machine."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ import tapml_nb as tapml
 from tapml_nb import Bundle, FrontendError, Verdict
 from tapml_nb.frontends.program import Unsupported
 from tapml_nb.frontends.relax import import_relax
-from tests.frontends.relax_modules import Kernels, Matched, decoder, normal, transformer
+from tests.frontends.relax_modules import Kernels, Matched, decoder, normal, paged, transformer
 from tests.frontends.test_torch import outputs, run
 
 
@@ -334,3 +336,23 @@ class TestBadInput:
         if not tvm.cuda().exist:
             with pytest.raises(ValueError, match="'tvm:cuda' cannot be used here"):
                 tapml.debug(module, inputs, source="tvm:cuda")
+
+
+def test_a_paged_cache_of_mlcs():
+    """Attention over it stays on the source, and says so; all else is judged and moves over."""
+    module, weights, cache = paged()
+    steps = [(normal(tokens, 1, tokens, 32), partial(cache, tokens), *weights) for tokens in (5, 3)]
+    with tapml.debug(module, steps, target="llvm") as session:
+        report = session.run()
+        assert report.culprits == []
+        attention = {op.id for op in session.graph.ops if "attention_kv_cache" in op.kind}
+        assert len(attention) == 2
+        assert {result.op for result in report.missing} == attention
+        assert {report.verdict(op) for op in attention} == {Verdict.UNSUPPORTED}
+        matmuls = [op.id for op in session.graph.ops if op.kind == "relax.matmul"]
+        assert all(report.verdict(op, step) is Verdict.PASS for op in matmuls for step in range(2))
+        session.offload([op.id for op in session.graph.ops if op.id not in attention])
+        assert session.hybrid().info.outputs is Verdict.PASS
+        # What the target computes reaches the cache: a wrong projection changes what is read.
+        session.override("layers.0.qkv/matmul", lambda x, w: (x @ w) * np.float32(1.01))
+        assert session.hybrid().info.outputs is Verdict.FAIL
