@@ -27,8 +27,8 @@ def compiled(tmp_path):
 def _linker(request, monkeypatch, compiled):
     """Both ways to link: by this machine's compiler, or, once all is compiled, without one."""
     if request.param == "bare linker":
-        if not (linker := shutil.which("ld")):
-            pytest.skip("no ld on PATH")
+        linker = shutil.which("ld")
+        assert linker, "where gcc is, it is, too"
         monkeypatch.setattr(toolchain, "_system_compiler", lambda: None)
         monkeypatch.setattr(toolchain, "bare_linker", lambda machine: [linker])
 
