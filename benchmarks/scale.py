@@ -237,7 +237,7 @@ def _print(results: Sequence[dict[str, Any]]) -> None:
         else:
             cells = [f"{wall:.1f} s ({cpu:.1f})" for wall, cpu in values]
             grown = [cpu for _, cpu in values]
-        growth = ", ".join(f"{b / a:.2f}" if a else "–" for a, b in pairwise(grown))
+        growth = ", ".join(f"{b / a:.2f}" if a else "-" for a, b in pairwise(grown))
         print(f"| {name} | {' | '.join(cells)} | {growth} |")
 
 
