@@ -572,7 +572,7 @@ class TestRunning:
         with tapml.debug(model, steps, dynamic_shapes=shapes) as session:
             report = session.run()
             assert report.ok
-            assert report.info.kernels == 6
+            assert report.info.kernels == 3, "each is for any number of rows"
             assert session.tensor("act", step=1).shape == (5, 16)
             session.offload("*")
             assert session.hybrid().info.outputs is Verdict.PASS

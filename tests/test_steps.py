@@ -263,10 +263,11 @@ class TestOpenSizes:
     @pytest.mark.parametrize("target", ["llvm", "opencl"])
     def test_carved_tests_keep_their_sizes(self, open_sizes, tmp_path, target):
         """Also where there must be a kernel for each: launches on OpenCL are worked out before."""
-        replayed = open_sizes.carve(tmp_path / "sizes.tapml").replay(target)
+        ops = ["softmax", "arange", "slice", "full", "var"]
+        replayed = open_sizes.carve(tmp_path / "sizes.tapml", ops).replay(target)
         assert replayed.ok
+        assert {replayed.verdict("softmax", step) for step in range(3)} == {Verdict.PASS}
         assert replayed.counts[Verdict.UNSUPPORTED] == 0
-        assert replayed.counts[Verdict.PASS] >= 6
 
     def test_a_rounding_error_of_a_long_step_is_none(self):
         """How many terms a sum has is another number in every step, and so is its noise."""
