@@ -56,6 +56,14 @@ def digest(array: np.ndarray) -> str:
     return hasher.hexdigest()
 
 
+def as_bytes(array: np.ndarray) -> np.ndarray:
+    """Booleans as the bytes that they are in memory, anything else as it is.
+
+    NumPy takes any byte but 0 for True, so that memory nobody wrote would pass for it.
+    """
+    return array.view(np.uint8) if array.dtype == np.bool_ else array
+
+
 def bitwise_equal(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two tensors agree in dtype, shape and every bit (so NaN equals the same NaN)."""
     if a.dtype != b.dtype or a.shape != b.shape:
@@ -129,8 +137,8 @@ def statistics(target: np.ndarray, reference: np.ndarray) -> Statistics:
         raise ValueError(f"shapes differ: target {target.shape}, reference {reference.shape}")
     if bitwise_equal(target, reference):
         return identical_statistics(reference)
-    t_all = np.ascontiguousarray(target).reshape(-1)
-    r_all = np.ascontiguousarray(reference).reshape(-1)
+    t_all = as_bytes(np.ascontiguousarray(target).reshape(-1))
+    r_all = as_bytes(np.ascontiguousarray(reference).reshape(-1))
     by_ulp = is_float(t_all.dtype) and t_all.dtype == r_all.dtype
     max_abs = max_rel = max_ulp = 0.0
     tt = rr = tr = dd = 0.0

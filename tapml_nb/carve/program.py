@@ -79,6 +79,11 @@ class CarvedProgram:
             results.append(source)
         return results
 
+    def scales(self, op: OpId, values: Mapping[ValueId, Any]) -> list[np.ndarray | None]:
+        """The recorded scales (None for integers, and in bundles of earlier versions)."""
+        keys = [entry.get("beside") for entry in self._test(op, values)["outputs"]]
+        return [None if key is None else self._archive.tensor(key) for key in keys]
+
     def unit(self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False) -> Unit:
         """The unit that was carved with the operator; its open sizes filled in unless ``symbolic``.
 

@@ -110,13 +110,11 @@ class _Carver:
             elif isinstance(number := self._source.values(step)[value], int | float):
                 test["scalars"].append({"value": value, "number": number})
         for k, reference in enumerate(self._references.local(op, step)):
-            value, delta = op.outputs[k], reference.delta
-            exact = None
-            if delta is not None:
-                exact = digest(delta)
-                self._tensors.setdefault(exact, self._delta(op, step, k))
-            tensor = self._keep(value, step)
-            test["outputs"].append({"value": value, "tensor": tensor, "delta": exact})
+            value = op.outputs[k]
+            entry: dict[str, str | None] = {"value": value, "tensor": self._keep(value, step)}
+            for part in ("delta", "beside"):
+                entry[part] = self._keep_part(op, step, k, part, getattr(reference, part))
+            test["outputs"].append(entry)
         unit = self._kernels.unit_key(op.id, step)
         if isinstance(unit, tuple):
             key, numbers = unit
@@ -140,10 +138,12 @@ class _Carver:
         self._tensors.setdefault(key, lambda: self._source.array(value, step))
         return key
 
-    def _delta(self, op: Op, step: int, k: int) -> Callable[[], np.ndarray]:
-        def delta() -> np.ndarray:
-            found = self._references.local(op, step)[k].delta
-            assert found is not None
-            return found
-
-        return delta
+    def _keep_part(
+        self, op: Op, step: int, k: int, part: str, array: np.ndarray | None
+    ) -> str | None:
+        """Have a tensor of a reference written; returns its key, if there is one."""
+        if array is None:
+            return None
+        key = digest(array)
+        self._tensors.setdefault(key, lambda: getattr(self._references.local(op, step)[k], part))
+        return key

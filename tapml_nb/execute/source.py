@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -200,6 +201,17 @@ class SourceRun:
     def exact(self, op: OpId, step: int) -> list[np.ndarray] | None:
         """The operator's outputs in float64 on the source's inputs, if that can be computed."""
         result = self.program.run_exact(op, self._step(step).values)
+        if result is None:
+            return None
+        return [self.program.to_numpy(tensor) for tensor in result]
+
+    def exact_on(
+        self, op: OpId, step: int, given: Mapping[ValueId, np.ndarray]
+    ) -> list[np.ndarray] | None:
+        """The same with float64 arrays in the place of some inputs."""
+        values = self._step(step).values
+        changed = {v: self.program.from_numpy(a, values[v]) for v, a in given.items()}
+        result = self.program.run_exact(op, ChainMap(changed, cast(dict[ValueId, Any], values)))
         if result is None:
             return None
         return [self.program.to_numpy(tensor) for tensor in result]

@@ -120,6 +120,15 @@ class Program(Protocol):
 
 
 @runtime_checkable
+class RecordedProgram(Program, Protocol):
+    """A program whose operators ran elsewhere, and cannot be run on other inputs."""
+
+    def scales(self, op: OpId, values: Mapping[ValueId, SourceTensor]) -> list[np.ndarray | None]:
+        """What stood beside the elements of each output
+        (:func:`tapml_nb.judge.scale.beside`), as it was recorded."""
+
+
+@runtime_checkable
 class CoarseProgram(Program, Protocol):
     """A program whose operators may hold several calls (:class:`~tapml_nb.graph.Member`)."""
 

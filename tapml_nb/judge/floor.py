@@ -5,20 +5,24 @@ own result is what the source's precision costs here, on these values, and a tar
 to be about as good, not better.
 
 Errors are measured in *units*: multiples of ``u · w``, where ``u`` is the dtype's unit roundoff
-and ``w`` an element's scale, its own magnitude plus that of its row or column (the elements that
-share its operands).  An honest rounding is one unit at most; a sum of n terms a few √n.  The
-floor has a lower bound of that size, so that a source that happens to be exact does not make
+and ``w`` an element's scale, its own magnitude plus that of the operands that it really has
+(:mod:`tapml_nb.judge.scale`).  An honest rounding is one unit at most; a sum of n terms a few √n.
+The floor has a lower bound of that size, so that a source that happens to be exact does not make
 every rounding of the target a fault.
+
+What only moves or selects values rounds nothing, and is *exact*; and so is what the source gives
+exactly for many different values.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tapml_nb.judge.arithmetic import Arithmetic
 from tapml_nb.numerics import is_float, largest_finite, unit_roundoff
 
 _ACCUMULATOR = unit_roundoff(np.dtype(np.float32))
@@ -33,6 +37,13 @@ _SAMPLE = 1 << 20
 _QUANTILE = 0.99
 """The floor is what all but 1 % of the source's own errors stay under; the rest count by
 element, so that a few cancellations do not hide a fault elsewhere."""
+
+_PIECES = 32
+_NEARLY_ALL = 0.9
+"""A block is taken in so many pieces, of which this part speaks for the whole."""
+
+_DISTINCT = 32
+"""How many different values of a source have to be exact for its operator to be."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,8 @@ class Floor:
         length: terms summed per element.
         known: whether a float64 run was possible; if not, the floor is the lower bound around
             the source's result.
+        exact: whether nothing is rounded, so that there is no noise, and values compare as they
+            are.
     """
 
     units: float
@@ -58,6 +71,7 @@ class Floor:
     absolute: float
     length: int
     known: bool
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,13 +81,20 @@ class Reference:
     Attributes:
         source: the source's result.
         delta: exact minus source as float32 (a small number, so nothing is lost); None where
-            there is no float64 run, or the dtype is not a floating-point one.
+            there is no float64 run, or the dtype is not a floating-point one.  Where the source
+            is infinite, it is 1 if the exact value lies within rounding of the largest number,
+            so that a target may be finite there, else 0.
         floor: its noise floor; None for integers and booleans, which have none.
+        beside: what stands beside each element's own magnitude in its scale, in the tensor's own
+            unit: float32 of its shape, or with one column where rows share it
+            (:func:`tapml_nb.judge.scale.beside`).  None for the root mean squares of its row and
+            column, which is what can be said of a value without its operator.
     """
 
     source: np.ndarray
     delta: np.ndarray | None
     floor: Floor | None
+    beside: np.ndarray | None = None
 
     def exact(self) -> np.ndarray:
         """The float64 result; where it or the source is not finite, the source's."""
@@ -107,16 +128,21 @@ def _sum_noise(dtype: np.dtype, length: int) -> float:
 class Scale:
     """One unit of error per element (the module's ``u · w``), block by block.
 
-    ``w`` is an element's magnitude plus the larger root mean square of its row and its column.
-    Values beyond a quarter of the dtype's range are sentinels (masks filled with the most
-    negative number) and do not count towards their row and column.  A unit is never below what
-    flushing subnormal numbers to zero costs (float16 excepted: its hardware does not flush).
+    ``w`` is an element's magnitude plus what stands beside it; where that is not known, the larger
+    root mean square of its row and its column.  Values beyond a quarter of the dtype's range are
+    sentinels (masks filled with the most negative number) and do not count towards their row and
+    column.  A unit is never below what flushing subnormal numbers to zero costs, or, in float16,
+    whose hardware does not flush, what rounding them does.
     """
 
-    def __init__(self, source: np.ndarray) -> None:
+    def __init__(self, source: np.ndarray, beside: np.ndarray | None = None) -> None:
         self._u = unit_roundoff(source.dtype)
         self._sentinel = largest_finite(source.dtype) / 4
-        self._least = 0.0 if source.dtype == np.float16 else float(np.finfo(np.float32).tiny)
+        self._least = flushed(source.dtype) or float(np.finfo(np.float16).smallest_subnormal) / 2
+        self._beside: np.ndarray | None = None
+        if beside is not None:
+            self._beside = beside.reshape(len(as_matrix(source)), -1)
+            return
         squares = np.zeros((1, as_matrix(source).shape[1]))
         rows = 0
         for (block,) in blocks(source):
@@ -125,14 +151,17 @@ class Scale:
             rows += len(block)
         self._columns = np.sqrt(squares / max(1, rows))
 
-    def units(self, block: np.ndarray) -> np.ndarray:
-        """One unit for each element of a block of whole rows."""
+    def units(self, block: np.ndarray, row: int) -> np.ndarray:
+        """One unit for each element of a block of whole rows, of which the first is ``row``."""
         size = np.abs(block)
-        counted = self._counted(size)
-        rows = np.sqrt(np.einsum("ij,ij->i", counted, counted) / counted.shape[1])
-        size += np.maximum(rows[:, None], self._columns)
+        if self._beside is not None:
+            size += self._beside[row : row + len(block)]
+        else:
+            counted = self._counted(size)
+            rows = np.sqrt(np.einsum("ij,ij->i", counted, counted) / counted.shape[1])
+            size += np.maximum(rows[:, None], self._columns)
         size *= self._u
-        result: np.ndarray = np.maximum(size, self._least or np.finfo(np.float64).tiny, out=size)
+        result: np.ndarray = np.maximum(size, self._least, out=size)
         return result
 
     def _counted(self, size: np.ndarray) -> np.ndarray:
@@ -140,6 +169,11 @@ class Scale:
             return size
         result: np.ndarray = np.where(size < self._sentinel, size, 0.0)
         return result
+
+
+def flushed(dtype: np.dtype) -> float:
+    """What flushing subnormal numbers to zero costs; 0 where hardware does not."""
+    return 0.0 if dtype == np.float16 else float(np.finfo(np.float32).tiny)
 
 
 def as_matrix(array: np.ndarray) -> np.ndarray:
@@ -157,42 +191,96 @@ def blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
         yield tuple(matrix[start : start + step].astype(np.float64) for matrix in matrices)
 
 
-def reference_of(source: np.ndarray, exact: np.ndarray | None, length: int) -> Reference:
+def reference_of(
+    source: np.ndarray,
+    exact: np.ndarray | None,
+    length: int,
+    *,
+    arithmetic: Arithmetic = Arithmetic.ROWS,
+    beside: np.ndarray | None = None,
+) -> Reference:
     """A source tensor with its floor.
 
     Args:
         source: the source's result.
         exact: the float64 run's result of the same shape, if there is one.
         length: terms summed per element (:func:`~tapml_nb.judge.reduction.reduction_length`).
+        arithmetic: how its elements come about.
+        beside: what stands beside them (see :class:`Reference`).
     """
     if not is_float(source.dtype):
         return Reference(source, None, None)
     if exact is None or exact.shape != source.shape or source.dtype == np.float64:
-        return Reference(source, None, noise_floor(source, None, length))
+        floor = noise_floor(source, None, length)
+        moves = arithmetic is Arithmetic.MOVES and exact is not None and same(source, exact)
+        return Reference(source, None, exactly(floor) if moves else floor, beside)
     exact = np.ascontiguousarray(exact)
     delta = np.empty(source.shape, np.float32)
     rows, start = as_matrix(delta), 0
+    low, high = edge_of(source.dtype, length)
     with np.errstate(all="ignore"):
         for s, r in blocks(source, exact):
-            rows[start : start + len(s)] = np.where(np.isfinite(s) & np.isfinite(r), r - s, 0.0)
+            near = np.isinf(s) & (low < r * np.sign(s)) & (r * np.sign(s) < high)
+            both = np.isfinite(s) & np.isfinite(r)
+            rows[start : start + len(s)] = np.where(both, r - s, near)
             start += len(s)
-    return Reference(source, delta, noise_floor(source, exact, length))
+    floor = noise_floor(source, exact, length, beside)
+    if not delta.any() and _rounds_nothing(source, exact, arithmetic):
+        floor = exactly(floor)
+    return Reference(source, delta, floor, beside)
 
 
-def noise_floor(source: np.ndarray, exact: np.ndarray | None, length: int) -> Floor:
+def edge_of(dtype: np.dtype, length: int) -> tuple[float, float]:
+    """Between which magnitudes one side may round to infinity and the other to a number.
+
+    It lies beyond the largest number, which honest arithmetic keeps; but a sum of many terms may
+    be off by its own noise.
+    """
+    u, top = unit_roundoff(dtype), largest_finite(dtype)
+    noise = 2.0 * u * (_sum_noise(dtype, length) - _sum_noise(dtype, 1))
+    return top * (1 - noise), top * (1 + 4 * u + noise)
+
+
+def _rounds_nothing(source: np.ndarray, exact: np.ndarray, arithmetic: Arithmetic) -> bool:
+    if not same(source, exact):
+        return False
+    if arithmetic is Arithmetic.MOVES:
+        return True
+    if arithmetic in (Arithmetic.FUNCTION, Arithmetic.ROWS):
+        return False  # what they round inside need not show here, and may on the target
+    every = max(1, source.size // _DISTINCT**2)
+    return len(np.unique(source.reshape(-1)[::every].astype(np.float64))) >= _DISTINCT
+
+
+def same(source: np.ndarray, exact: np.ndarray) -> bool:
+    """Whether two tensors hold the same values; NaN equals NaN, and 0 equals -0."""
+    wide = source.astype(np.float64)
+    return bool(np.array_equal(wide, exact.astype(np.float64), equal_nan=True))
+
+
+def exactly(floor: Floor) -> Floor:
+    """The floor of what is not rounded."""
+    return replace(floor, source_ratio=0.0, absolute=0.0, exact=True)
+
+
+def noise_floor(
+    source: np.ndarray, exact: np.ndarray | None, length: int, beside: np.ndarray | None = None
+) -> Floor:
     """The floor of a floating-point tensor from its source and exact values."""
     least = lower_bound(source.dtype, length)
     least_rms = lower_bound_rms(source.dtype, length)
     if source.size == 0 or exact is None:
         return Floor(least, least_rms, 0.0, 0.0, 0.0, length, exact is not None)
-    scale = Scale(source)
+    scale = Scale(source, beside)
     every = max(1, source.size // _SAMPLE)
     sample: list[np.ndarray] = []
     squares, top, at_top = 0.0, 0.0, 0.0
     bias = Bias()
+    row = 0
     with np.errstate(all="ignore"):
         for s, r in blocks(source, exact):
-            one = scale.units(r)
+            one = scale.units(r, row)
+            row += len(r)
             valid = np.isfinite(s) & np.isfinite(r)
             error = np.where(valid, (s - r) / one, 0.0)
             bias.add(error, np.where(valid, r / one, 0.0))
@@ -223,13 +311,28 @@ class Bias:
 
     def __init__(self) -> None:
         self._product = self._power = 0.0
+        self._parts: list[np.ndarray] = []
 
     def add(self, error: np.ndarray, exact: np.ndarray) -> None:
-        """Take in one block."""
-        self._product += float(np.vdot(error, exact))
-        self._power += float(np.vdot(exact, exact))
+        """Take in one block of whole rows."""
+        products = np.einsum("ij,ij->i", error, exact)
+        powers = np.einsum("ij,ij->i", exact, exact)
+        self._product += float(products.sum())
+        self._power += float(powers.sum())
+        if len(products) == 1:
+            products, powers = error[0] * exact[0], exact[0] * exact[0]
+        starts = np.unique(np.linspace(0, len(products), _PIECES, endpoint=False, dtype=np.int64))
+        self._parts.append(np.stack([np.add.reduceat(x, starts) for x in (products, powers)]))
 
     @property
     def factor(self) -> float:
         """The factor minus one; 0 for a tensor of zeros."""
         return self._product / self._power if self._power > 0 else 0.0
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether nearly every part of the tensor has about this factor."""
+        products, powers = np.concatenate(self._parts, axis=1)
+        seen = powers > 0
+        ratios = products[seen] / powers[seen] / self.factor
+        return bool(seen.any() and np.mean((ratios > 0.5) & (ratios < 2.0)) > _NEARLY_ALL)

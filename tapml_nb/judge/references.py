@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections import ChainMap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
+
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.execute.storage import Kept
+from tapml_nb.frontends.program import RecordedProgram
 from tapml_nb.graph import Op, OpId, ValueId
+from tapml_nb.judge.arithmetic import Arithmetic
 from tapml_nb.judge.floor import Floor, Reference, reference_of
 from tapml_nb.judge.reduction import reduction_length
+from tapml_nb.judge.scale import arithmetic_of, beside
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class _Stored:
 
     delta: Kept | None
     floor: Floor | None
+    beside: Kept | None = None
 
 
 class References:
@@ -44,7 +50,9 @@ class References:
         if known is None:
             try:
                 exact = self._source.exact(op.id, step)
-                result.set_result(self._references(op, step, exact, self._length(op, step)))
+                scales = None if exact is None else self._scales(op, step, exact)
+                length = self._length(op, step)
+                result.set_result(self._references(op, step, exact, length, scales))
             except BaseException as error:
                 with self._lock:
                     del self._local[slot]
@@ -127,6 +135,23 @@ class References:
         )
         return result
 
+    def _scales(
+        self, op: Op, step: int, exact: Sequence[np.ndarray]
+    ) -> Sequence[np.ndarray | None]:
+        """What stands beside the elements of an operator's outputs."""
+        source, values = self._source, self._source.values(step)
+        if isinstance(source.program, RecordedProgram):
+            return source.program.scales(op.id, values)
+        graph = source.program.graph
+        tensors = [v for v in op.inputs if not graph.values[v].host]
+
+        def run(given: Mapping[int, np.ndarray]) -> list[np.ndarray] | None:
+            return source.exact_on(op.id, step, {tensors[k]: a for k, a in given.items()})
+
+        inputs = [source.array(v, step) for v in tensors]
+        dtypes = [source.array(v, step).dtype for v in op.outputs]
+        return beside(op, inputs, dtypes, exact, run)
+
     def _length(self, op: Op, step: int) -> int:
         if op.members:  # sums in a row: their errors add up as those of one sum of all the terms
             return sum(
@@ -144,16 +169,30 @@ class References:
         )
         return reduction_length(op.primitives, inputs, outputs)
 
-    def _references(self, op: Op, step: int, exact: Any, length: int) -> list[_Stored]:
+    def _references(
+        self,
+        op: Op,
+        step: int,
+        exact: Any,
+        length: int,
+        scales: Sequence[np.ndarray | None] | None = None,
+    ) -> list[_Stored]:
+        kind = arithmetic_of(op) if scales else Arithmetic.ROWS
         found = [
             reference_of(
-                self._source.array(value, step), None if exact is None else exact[k], length
+                self._source.array(value, step),
+                None if exact is None else exact[k],
+                length,
+                arithmetic=kind,
+                beside=scales[k] if scales else None,
             )
             for k, value in enumerate(op.outputs)
         ]
-        keep = self._source.storage.keep
-        return [_Stored(None if r.delta is None else keep(r.delta), r.floor) for r in found]
+        return [_Stored(self._keep(r.delta), r.floor, self._keep(r.beside)) for r in found]
+
+    def _keep(self, array: np.ndarray | None) -> Kept | None:
+        return None if array is None else self._source.storage.keep(array)
 
     def _reference(self, value: ValueId, step: int, stored: _Stored) -> Reference:
-        delta = None if stored.delta is None else stored.delta.array()
-        return Reference(self._source.array(value, step), delta, stored.floor)
+        delta, scale = (None if k is None else k.array() for k in (stored.delta, stored.beside))
+        return Reference(self._source.array(value, step), delta, stored.floor, scale)

@@ -10,7 +10,8 @@ Three questions are asked of a floating-point tensor, because three kinds of fau
   preferred sign, cannot explain?  Sees a scale that is off by less than the dtype's precision.
 
 An element that equals the source's, or lies between it and the exact value, is never a fault.
-Integers and booleans are compared exactly.
+Integers and booleans are compared exactly, booleans byte by byte, and so is what an operator only
+moves or selects.
 """
 
 from __future__ import annotations
@@ -22,13 +23,22 @@ from enum import StrEnum
 
 import numpy as np
 
-from tapml_nb.judge.floor import Bias, Floor, Reference, Scale, blocks, lower_bound
+from tapml_nb.judge.floor import (
+    Bias,
+    Floor,
+    Reference,
+    Scale,
+    blocks,
+    edge_of,
+    flushed,
+    lower_bound,
+)
 from tapml_nb.numerics import (
     Statistics,
+    as_bytes,
     bitwise_equal,
     identical_statistics,
     is_float,
-    largest_finite,
     nothing_to_compare,
     statistics,
     unit_roundoff,
@@ -159,14 +169,17 @@ def judge_identical(reference: Reference, axis: int | None = None) -> Judgement:
 def _judge_exactly(target: np.ndarray, source: np.ndarray, stats: Statistics) -> Judgement:
     if not stats.mismatched:
         return Judgement(Verdict.PASS, math.nan, 0.0, stats)
-    return Judgement(
-        Verdict.FAIL,
-        math.inf,
-        0.0,
-        stats,
-        f"{stats.mismatched} of {stats.elements} elements differ, and {source.dtype.name} "
-        f"compares exactly; {_worst(target, source, stats.worst)}",
-    )
+    why = f"{source.dtype.name} compares exactly"
+    return _differing(target, source, stats, stats.mismatched, stats.worst, why)
+
+
+def _differing(
+    target: np.ndarray, source: np.ndarray, stats: Statistics, count: int, worst: int, why: str
+) -> Judgement:
+    """The judgement on what compares as it is, and differs."""
+    message = f"{count} of {stats.elements} elements differ, and {why}; "
+    message += _worst(target, source, worst)
+    return Judgement(Verdict.FAIL, math.inf, 0.0, stats, message)
 
 
 def _judge_by_floor(
@@ -215,7 +228,7 @@ def deviation(target: np.ndarray, reference: Reference, limit: float = LIMIT) ->
     if target.shape != source.shape or target.dtype != source.dtype:
         raise ValueError(f"target: {target.dtype.name}{list(target.shape)} is not the source's")
     if floor is None or not is_float(source.dtype):
-        return Deviation(target != source, np.zeros(source.shape, np.float32))
+        return Deviation(as_bytes(target) != as_bytes(source), np.zeros(source.shape, np.float32))
     beyond, allowed = np.zeros(source.size, np.bool_), np.zeros(source.size, np.float32)
     with np.errstate(all="ignore"):
         for block in _walk(target, reference, floor):
@@ -250,30 +263,61 @@ class _Block:
 def _walk(target: np.ndarray, reference: Reference, floor: Floor) -> Iterator[_Block]:
     """Measure a target of the source's shape and dtype, block by block."""
     source, dtype = reference.source, reference.source.dtype
-    scale = Scale(source)
+    scale = Scale(source, reference.beside)
+    measured = _exactly if floor.exact else _by_units
     arrays = [target, source, *([reference.delta] if reference.delta is not None else [])]
-    start = 0
+    start = row = 0
     for t, s, *delta in blocks(*arrays):
-        r = s + delta[0] if delta else s
-        one = scale.units(r)
+        by = delta[0] if delta else np.zeros_like(s)
+        r = s + by
+        one = scale.units(r, row)
         finite = np.isfinite(t) & np.isfinite(s)
-        if finite.all():
-            d, source_error = t - r, np.abs(s - r)
-            allowed = np.maximum(floor.units * one, source_error)
-            ratios = np.minimum(np.abs(d), np.abs(t - s)) / allowed
-            yield _Block(start, ratios, allowed, d / one, r / one)
-        else:
-            excused = (t == s) | (np.isnan(t) & np.isnan(s)) | _near_overflow(t, s, dtype)
-            bad = ~finite & ~excused & ~_near_overflow(s, t, dtype)
+        bad = None
+        was_finite = finite
+        if not finite.all():
+            same = (t == s) | (np.isnan(t) & np.isnan(s))
+            bad = ~finite & ~same & ~_at_edge(t, s, by, edge_of(dtype, floor.length))
             was_finite = np.isfinite(s)
             one = np.where(finite, one, 1.0)  # of a NaN it is NaN, and would hide its neighbours
             t, s, r = (np.where(finite, x, 0.0) for x in (t, s, r))
-            d, source_error = t - r, np.abs(s - r)
-            allowed = np.maximum(floor.units * one, source_error)
-            ratios = np.where(bad, np.inf, np.minimum(np.abs(d), np.abs(t - s)) / allowed)
+        allowed, ratios = measured(t, s, r, one, floor, dtype)
+        d = (t - r) / one
+        if bad is None:
+            yield _Block(start, ratios, allowed, d, r / one)
+        else:
+            ratios = np.where(bad, np.inf, ratios)
             allowed = np.where(bad, np.nan, allowed)
-            yield _Block(start, ratios, allowed, d / one, r / one, bad & was_finite)
+            yield _Block(start, ratios, allowed, d, r / one, bad & was_finite)
         start += t.size
+        row += len(t)
+
+
+def _by_units(
+    t: np.ndarray, s: np.ndarray, r: np.ndarray, one: np.ndarray, floor: Floor, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """One floor for each element, and the error in floors."""
+    allowed = np.maximum(floor.units * one, np.abs(s - r))
+    return allowed, np.minimum(np.abs(t - r), np.abs(t - s)) / allowed
+
+
+def _exactly(
+    t: np.ndarray, s: np.ndarray, r: np.ndarray, one: np.ndarray, floor: Floor, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same where nothing is rounded: no error, or one beyond all floors."""
+    return one, np.where(np.abs(t - s) <= flushed(dtype), 0.0, np.inf)
+
+
+def _at_edge(
+    t: np.ndarray, s: np.ndarray, delta: np.ndarray, edge: tuple[float, float]
+) -> np.ndarray:
+    """Whether one side overflowed where the other just did not, and may have."""
+    low, high = edge
+    alike = np.sign(t) == np.sign(s)
+    size = np.abs(s + delta)
+    overflows = np.isinf(t) & np.isfinite(s) & (low < size) & (size < high)
+    holds = np.isinf(s) & (delta != 0) & (np.abs(t) > low * (1 - 1e-2))
+    result: np.ndarray = alike & (overflows | holds)
+    return result
 
 
 class _Seen:
@@ -292,6 +336,7 @@ class _Seen:
             self.first_nonfinite = start + int(bad.argmax())
 
     def ratios(self, ratios: np.ndarray, allowed: np.ndarray, start: int) -> None:
+        """Take in one block."""
         self.beyond += int(np.count_nonzero(ratios > self.limit))
         index = int(ratios.argmax())
         if ratios.flat[index] > self.ratio:
@@ -335,6 +380,11 @@ def _conclude(
             f"{_worst(target, source, seen.first_nonfinite)}",
         )
     ratio = max(seen.ratio, floor.source_ratio)
+    if floor.exact:
+        if not seen.beyond:
+            return Judgement(Verdict.PASS, 0.0, 0.0, stats)
+        why = "nothing is rounded here, so values compare exactly"
+        return _differing(target, source, stats, seen.beyond, seen.worst, why)
     if seen.ratio > seen.limit:
         message = (
             f"{seen.beyond} of {stats.elements} elements are beyond {seen.limit:g} noise floors; "
@@ -349,7 +399,9 @@ def _conclude(
     bias = seen.bias.factor
     limit = seen.limit * bias_floor(floor, source.dtype, stats.elements)
     if abs(bias) > limit:
-        message = f"the whole tensor is scaled by {1 + bias:.6g}, which rounding cannot explain"
+        whole = f"the whole tensor is scaled by {1 + bias:.6g}"
+        some = f"what is wrong adds up to a factor of {1 + bias:.6g} over the whole tensor"
+        message = f"{whole if seen.bias.is_uniform else some}, which rounding cannot explain"
         ratio = max(ratio, seen.limit * abs(bias) / limit)
         return Judgement(Verdict.FAIL, ratio, seen.allowed, stats, message)
     return Judgement(Verdict.PASS, ratio, seen.allowed, stats)
@@ -373,18 +425,11 @@ def bias_floor(floor: Floor, dtype: np.dtype, elements: int) -> float:
     return max(abs(floor.bias), independent, shared)
 
 
-def _near_overflow(finite: np.ndarray, infinite: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Whether one side overflowed where the other just did not."""
-    result: np.ndarray = (
-        np.isinf(infinite)
-        & (np.sign(finite) == np.sign(infinite))
-        & (np.abs(finite) > largest_finite(dtype) * (1 - 1e-2))
-    )
-    return result
-
-
 def _worst(target: np.ndarray, source: np.ndarray, flat: int) -> str:
     if flat < 0:
         return "nothing differs"
     index = [int(i) for i in np.unravel_index(flat, source.shape)]
+    here, there = (as_bytes(array).flat[flat] for array in (target, source))
+    if target.dtype == np.bool_ and here > 1:
+        return f"worst at {index}: the target holds the byte {here}, the source {bool(there)}"
     return f"worst at {index}: target {target.flat[flat]!s}, source {source.flat[flat]!s}"

@@ -1,0 +1,138 @@
+"""What kind of arithmetic an operator is, which decides what its elements' errors lean on.
+
+Read off the names of its primitives, whatever front end they come from: ``aten.add.Tensor``,
+``onnx.Add`` and ``relax.add`` are one thing here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import Enum, auto
+
+
+class Arithmetic(Enum):
+    """How the elements of an operator's result come about."""
+
+    MOVES = auto()
+    """They are moved or selected, and no number is made anew."""
+    ROUNDED = auto()
+    """Each is one product or quotient, or the like, of its own operands."""
+    ADDED = auto()
+    """Each is a sum or difference of its own operands."""
+    FUNCTION = auto()
+    """Each is a function of its own operands that libraries approximate."""
+    SUMMED = auto()
+    """Each is a sum of many products: linear in every one of the operator's operands."""
+    ROWS = auto()
+    """Rows share what normalizes them; also whatever is not known."""
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_MOVES = _names(
+    """
+    abs adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d alias amax amin as_strided
+    broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min clip clone
+    compress concat concatenate constant constant_of_shape constant_pad_nd constantofshape
+    contiguous copy cummax cummin depth_to_space depthtospace detach diagonal dropout embedding
+    expand expand_dims fill flatten flip floor full full_like gather gather_elements gather_nd
+    gatherelements gathernd getitem globalmaxpool hardtanh identity index index_select kthvalue
+    layout_transform lift_fresh lift_fresh_copy masked_fill masked_scatter max max_pool1d
+    max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices maximum maxpool min
+    minimum narrow neg negative new_full new_ones new_zeros numpy_T ones ones_like pad permute
+    permute_dims pixel_shuffle pixel_unshuffle reducemax reducemin reflection_pad1d
+    reflection_pad2d reflection_pad3d relu relu6 repeat repeat_interleave replication_pad1d
+    replication_pad2d replication_pad3d reshape roll round scalar_tensor scatter
+    scatter_elements scatter_nd scatterelements scatternd select select_scatter sign slice
+    slice_scatter sort space_to_depth spacetodepth split split_with_sizes squeeze stack
+    strided_slice t take tile topk transpose tril trilu triu trunc unbind unfold unsqueeze
+    unsafe_view upsample_nearest1d upsample_nearest2d upsample_nearest3d view where zeros
+    zeros_like
+    """
+)
+
+_ROUNDED = _names(
+    """
+    astype cast castlike convert_element_type copysign deg2rad div divide exp2i leaky_relu
+    leakyrelu mul multiply prelu rad2deg reciprocal rsqrt sqrt square to_copy true_divide
+    dequantize dequantizelinear
+    """
+)
+
+_ADDED = _names("add fmod mod remainder rsub sub subtract")
+
+_FUNCTION = _names(
+    """
+    acos acosh asin asinh atan atan2 atanh celu cos cosh digamma elu erf erfc erfinv exp exp2 expm1
+    gelu gelu_tanh hardsigmoid hardswish hypot lgamma log log10 log1p log2 log_sigmoid
+    log_sigmoid_forward logit mish pow power selu sigmoid silu sin sinc sinh softplus softsign
+    special_erf swish tan tanh
+    """
+)
+
+_SUMMED = _names(
+    """
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d addbmm addmm addmv averagepool
+    avg_pool1d avg_pool2d avg_pool3d baddbmm bmm conv conv1d conv1d_transpose conv2d
+    conv2d_transpose conv3d conv3d_transpose conv_transpose1d conv_transpose2d conv_transpose3d
+    convolution convtranspose cumsum dot einsum gemm globalaveragepool grouped_mm
+    grouped_mm_fallback index_add index_put linear matmul mean mm mv reducemean reducesum
+    scatter_add sum upsample_bilinear2d upsample_linear1d upsample_trilinear3d
+    """
+)
+
+MEANS = re.compile(r"mean|avg|average")
+"""Sums that are divided by the number of their terms."""
+
+ABSOLUTE = _names(
+    "acos asin atan atan2 celu cos cosh elu erf erfinv hardsigmoid log selu sin sinh tan tanh"
+)
+"""Functions made of numbers of order one, whose error has that size wherever they are small:
+``tanh`` as a quotient of sums of 1 and an exponential, ``sin`` after its argument was reduced."""
+
+PROPORTIONAL = _names("gelu gelu_tanh hardswish mish")
+"""Products of the argument and such a function."""
+
+PERIODIC = _names("cos sin tan")
+"""Functions whose argument counts as exact however large: reducing it is their own business."""
+
+
+def arithmetic(primitives: Iterable[str], *, several: bool = False) -> Arithmetic:
+    """What kind of arithmetic these primitives are together.
+
+    Args:
+        primitives: as of :class:`~tapml_nb.graph.Op`.
+        several: whether they are several calls, of which one reads what another has made.
+    """
+    made = {bare(name) for name in primitives} - _MOVES
+    if not made:
+        return Arithmetic.MOVES
+    if several:
+        return Arithmetic.ROWS
+    if made <= _ROUNDED and len(made) == 1:
+        return Arithmetic.ROUNDED
+    if made <= _ADDED and len(made) == 1:
+        return Arithmetic.ADDED
+    if not made.isdisjoint(_FUNCTION) and made <= _FUNCTION | _ROUNDED | _ADDED:
+        return Arithmetic.FUNCTION
+    if not made.isdisjoint(_SUMMED) and made <= _SUMMED | {"add"}:
+        return Arithmetic.SUMMED
+    return Arithmetic.ROWS
+
+
+def bare(name: str) -> str:
+    """A primitive's name without its library and overload: ``add`` for ``aten.add.Tensor``."""
+    if name.startswith("<"):
+        return "getitem"
+    library, _, rest = name.partition(".")
+    if library == "relax":
+        return rest.rpartition(".")[2]
+    return rest.partition(".")[0].strip("_") if library == "aten" else _of_others(rest)
+
+
+def _of_others(rest: str) -> str:
+    name = rest.partition(".")[0].strip("_")
+    return name.lower() if name[:1].isupper() else name

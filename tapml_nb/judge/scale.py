@@ -1,0 +1,207 @@
+"""An element's scale: the size of the operands that it really has.
+
+Rounding errors are proportional to what is rounded.  That is seldom the result alone: a sum that
+cancels is small, and its terms are not.  So an element's unit of error is the dtype's roundoff
+times its own magnitude *plus what stands beside it*, and what that is depends on the arithmetic
+(N. Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd ed., §3.3 and §4.2):
+
+* of sums of products (matrix products, convolutions, means, pooling) the root of the sum of the
+  squared terms, which independent roundings of the terms amount to.  These operators are linear in
+  each operand, so the same operator gives it, run in float64 on the squares of its inputs;
+* of a sum or difference its addends;
+* of a product or quotient nothing;
+* of a function what a rounding of its argument moves, and 1 where it is made of numbers of order
+  one (``tanh`` near 0);
+* of what is normalized row by row, and of all else, what roundings of all inputs move along the
+  row, and the root mean square of the row: its elements share what they are divided by.
+
+Elements that share nothing thus share no scale: a massive token excuses nothing in others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from tapml_nb.graph import Op
+from tapml_nb.judge.arithmetic import (
+    ABSOLUTE,
+    MEANS,
+    PERIODIC,
+    PROPORTIONAL,
+    Arithmetic,
+    arithmetic,
+    bare,
+)
+from tapml_nb.numerics import is_float, largest_finite
+
+Exact = Callable[[Mapping[int, np.ndarray]], Sequence[np.ndarray] | None]
+"""Runs the operator in float64 with other arrays in the place of some of its tensor inputs, by
+their number; None where that cannot be done."""
+
+_STEP = 2.0**-24
+"""Relative change of an input that stands for a rounding, small enough to be linear."""
+
+_DRAWS = 2
+"""How often the roundings of all inputs are drawn; rows are averaged over."""
+
+_FEW = 4096
+"""Elements up to which they are drawn four times as often."""
+
+_SPREAD = 8.0
+"""How far above its middle a row's moves may be on the whole."""
+
+_SEED = 0x7A9
+
+
+def arithmetic_of(op: Op) -> Arithmetic:
+    """What kind of arithmetic an operator is."""
+    return arithmetic(op.primitives, several=len(op.members) > 1)
+
+
+def beside(
+    op: Op,
+    inputs: Sequence[np.ndarray],
+    outputs: Sequence[np.dtype],
+    exact: Sequence[np.ndarray],
+    run: Exact,
+) -> list[np.ndarray | None]:
+    """What stands beside each element of an operator's outputs, in the outputs' own unit.
+
+    Args:
+        op: the operator.
+        inputs: its tensor inputs as the source had them.
+        outputs: the dtypes of its outputs.
+        exact: its outputs in float64.
+        run: how to run it in float64 on others.
+
+    Returns:
+        For each output float32 of its shape, or of its shape with one column where rows share it;
+        None where that is not known, and for integers.
+    """
+    kind = arithmetic_of(op)
+    floats = {k: x.astype(np.float64) for k, x in enumerate(inputs) if is_float(x.dtype)}
+    found: list[np.ndarray] | None = None
+    with np.errstate(all="ignore"):
+        if kind in (Arithmetic.MOVES, Arithmetic.ROUNDED):
+            found = [np.zeros_like(result) for result in exact]
+        elif kind is Arithmetic.ADDED:
+            found = _addends(floats, exact)
+        elif kind is Arithmetic.FUNCTION:
+            found = _of_function(op, floats, exact, run)
+        elif kind is Arithmetic.SUMMED:
+            found = _terms(op, floats, exact, run)
+        if found is None:
+            found = _rows(op, floats, outputs, exact, run)
+        return [
+            _plain(x) if is_float(dtype) else None for x, dtype in zip(found, outputs, strict=True)
+        ]
+
+
+def _addends(
+    floats: Mapping[int, np.ndarray], exact: Sequence[np.ndarray]
+) -> list[np.ndarray] | None:
+    """Root of the sum of the squares of what is added."""
+    result = exact[0]
+    total = np.zeros(result.shape)
+    for x in floats.values():
+        try:
+            total += np.broadcast_to(x * x, result.shape)
+        except ValueError:  # not added as it is, but parts of it
+            return None
+    return [np.sqrt(total)]
+
+
+def _of_function(
+    op: Op, floats: Mapping[int, np.ndarray], exact: Sequence[np.ndarray], run: Exact
+) -> list[np.ndarray] | None:
+    names = {bare(name) for name in op.primitives} | {bare(op.kind)}
+    total = [np.zeros(result.shape) for result in exact]
+    for k, x in floats.items():
+        if not names.isdisjoint(PERIODIC):
+            break
+        moved = run({k: x * (1 + _STEP)})
+        if moved is None or any(m.shape != r.shape for m, r in zip(moved, exact, strict=True)):
+            return None
+        for sum_, m, result in zip(total, moved, exact, strict=True):
+            sum_ += _finite(np.abs(m - result) / _STEP)
+    if not names.isdisjoint(ABSOLUTE):
+        return [sum_ + 1.0 for sum_ in total]
+    if not names.isdisjoint(PROPORTIONAL) and len(floats) == 1:
+        (x,) = floats.values()
+        if x.shape == exact[0].shape:
+            return [sum_ + np.abs(x) for sum_ in total]
+    return total
+
+
+def _terms(
+    op: Op, floats: Mapping[int, np.ndarray], exact: Sequence[np.ndarray], run: Exact
+) -> list[np.ndarray] | None:
+    """Root of the sum of the squared terms."""
+    squares = run({k: x * x for k, x in floats.items()})
+    if squares is None or any(s.shape != r.shape for s, r in zip(squares, exact, strict=True)):
+        return None
+    terms = 1.0
+    if any(MEANS.search(bare(name)) for name in op.primitives) and floats:
+        # The squares of x/n add up to 1/n of the mean of the squares.
+        terms = max(1.0, max(x.size for x in floats.values()) / max(1, exact[0].size))
+    return [np.sqrt(np.abs(s) / terms) for s in squares]
+
+
+def _rows(
+    op: Op,
+    floats: Mapping[int, np.ndarray],
+    outputs: Sequence[np.dtype],
+    exact: Sequence[np.ndarray],
+    run: Exact,
+) -> list[np.ndarray]:
+    """Along each row, what roundings of the inputs move, and the row's own magnitude."""
+    powers = [np.zeros(result.shape) for result in exact]
+    random = np.random.default_rng(_SEED)
+    draws = _DRAWS if max(result.size for result in exact) > _FEW else _DRAWS * 4
+    for _ in range(draws):
+        moved = run({k: x * (1 + _STEP * _signs(random, x.shape)) for k, x in floats.items()})
+        if moved is None:
+            break
+        for power, m, result in zip(powers, moved, exact, strict=True):
+            if m.shape == result.shape:
+                power += _finite(np.square((m - result) / _STEP)) / draws
+    axis = op.constants.get("dim", op.constants.get("axis", -1))
+    return [
+        _along(power, result, axis if isinstance(axis, int) else -1, dtype)
+        for power, result, dtype in zip(powers, exact, outputs, strict=True)
+    ]
+
+
+def _signs(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(random.integers(0, 2, shape, dtype=np.int8) * 2.0 - 1.0)
+
+
+def _along(power: np.ndarray, result: np.ndarray, axis: int, dtype: np.dtype) -> np.ndarray:
+    """Root mean squares along an axis, of what moves and of the result itself."""
+    if not result.ndim or not result.size or not is_float(dtype):
+        return np.sqrt(power)
+    last = result.ndim - 1
+    axis = axis % result.ndim if -result.ndim <= axis < result.ndim else last
+    moves = np.sqrt(power.mean(axis, keepdims=True))
+    # A comparison that falls the other way moves an element by all that it is: no rounding does.
+    middle = np.sqrt(np.median(power, axis, keepdims=True))
+    moves = np.where(middle > 0, np.minimum(moves, _SPREAD * middle), moves)
+    size = np.abs(_finite(result))
+    size = np.where(size < largest_finite(dtype) / 4, size, 0.0)  # no mask's filling
+    row = moves + np.sqrt(np.square(size).mean(axis, keepdims=True))
+    return np.asarray(row if axis == last else np.broadcast_to(row, result.shape))
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    result: np.ndarray = np.where(np.isfinite(array), array, 0.0)
+    return result
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """As it is kept: float32, nothing infinite."""
+    most = float(np.finfo(np.float32).max)
+    return np.ascontiguousarray(
+        np.minimum(np.nan_to_num(array, nan=0.0, posinf=0.0), most), dtype=np.float32
+    )
