@@ -32,7 +32,7 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_MOVES = _names(
+MOVES = _names(
     """
     abs adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d alias amax amin as_strided
     broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min clip clone
@@ -53,6 +53,7 @@ _MOVES = _names(
     zeros_like
     """
 )
+"""Primitives that move or select values."""
 
 _ROUNDED = _names(
     """
@@ -107,7 +108,7 @@ def arithmetic(primitives: Iterable[str], *, several: bool = False) -> Arithmeti
         primitives: as of :class:`~tapml_nb.graph.Op`.
         several: whether they are several calls, of which one reads what another has made.
     """
-    made = {bare(name) for name in primitives} - _MOVES
+    made = {bare(name) for name in primitives} - MOVES
     if not made:
         return Arithmetic.MOVES
     if several:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,8 +26,9 @@ from tapml_nb.judge.positions import TokenAxes
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.ties import chooses, same_choice, same_selection, unordered
+from tapml_nb.judge.undefined import undefined
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
-from tapml_nb.numerics import bitwise_equal
+from tapml_nb.numerics import bitwise_equal, is_float, np_dtype
 from tapml_nb.targets.errors import TargetLost
 from tapml_nb.targets.poison import unwritten
 
@@ -39,7 +40,14 @@ _FAILURES = {
 }
 _UNDEFINED = frozenset(
     f"aten.{name}"
-    for name in ("empty", "empty_like", "empty_strided", "new_empty", "empty_permuted")
+    for name in (
+        "empty",
+        "empty_like",
+        "empty_permuted",
+        "empty_strided",
+        "new_empty",
+        "new_empty_strided",
+    )
 )
 """Kinds whose result is whatever was in memory."""
 
@@ -175,7 +183,7 @@ class IntroducedRun:
             )
             for run in runs
         ]
-        result = self._weigh(base, op, by_run, all(outcome.deterministic))
+        result = self._weigh(base, op, by_run, _varying(outcome))
         note = f"override {override.name} (NumPy, in this process)"
         return replace(result, message=f"{note}: {result.message}" if result.message else note)
 
@@ -198,20 +206,24 @@ class IntroducedRun:
             message = f"it writes into its own input {which}, which it may only read"
             return replace(base, verdict=Verdict.FAIL, ratio=math.inf, message=message)
         by_run = self._judge_outputs(op, base.step, keys, outcome)
-        deterministic = all(outcome.deterministic)
-        if deterministic and _verdict(by_run[-1]) is not Verdict.PASS:
+        varying = self._varying(op, base.step, keys, outcome)
+        if not varying and _verdict(by_run[-1]) is not Verdict.PASS:
             # Wrong, or only wrong this time?  Two more runs must agree with what was fetched.
             first = [self._device.fetch(key) for key in keys]
             again = self._call(compiled, op, base.step, keys)
             if again.accident:
                 return _accident(base, again.accident)
             second = [self._device.fetch(key) for key in keys]
-            deterministic = all(again.deterministic) and all(map(bitwise_equal, first, second))
-            if not deterministic:
+            varying = self._varying(op, base.step, keys, again) | {
+                k
+                for k, pair in enumerate(zip(first, second, strict=True))
+                if not self._same_where_defined(op, base.step, k, *pair)
+            }
+            if varying:
                 by_run.append(self._judge_outputs(op, base.step, keys, again)[-1])
             outcome = again
-        result = self._weigh(base, op, by_run, deterministic)
-        if result.verdict is Verdict.NONDETERMINISTIC and not all(outcome.deterministic):
+        result = self._weigh(base, op, by_run, varying)
+        if varying and not all(outcome.deterministic):
             result = self._explain_unwritten(result, keys, outcome)
         self._drop(keys)
         return result
@@ -254,8 +266,13 @@ class IntroducedRun:
     def _judge_output(self, op: Op, step: int, k: int, array: np.ndarray) -> _Judged:
         """Judge one output; indices that choose among equals may choose differently."""
         reference = self._references.local(op, step)[k]
-        judgement = judge(array, reference, self._limit, self._axes.axis(op.outputs[k], step))
         source = reference.source
+        mask = self._undefined(op, step, k, array)
+        if mask is not None:
+            array = np.where(mask, source, array)
+        judgement = judge(array, reference, self._limit, self._axes.axis(op.outputs[k], step))
+        if mask is not None:
+            judgement = _partly_undefined(judgement, mask)
         if (
             judgement.verdict is Verdict.FAIL
             and (array.shape, array.dtype) == (source.shape, source.dtype)
@@ -265,6 +282,31 @@ class IntroducedRun:
         ):
             judgement = replace(judgement, verdict=Verdict.PASS, ratio=math.nan, message=_TIES)
         return _Judged(judgement, array)
+
+    def _undefined(self, op: Op, step: int, k: int, array: np.ndarray) -> np.ndarray | None:
+        """Which elements of what the target gave the operator's specification leaves open."""
+        source = self._source.array(op.outputs[k], step)
+        if (array.shape, array.dtype) != (source.shape, source.dtype):
+            return None
+        return undefined(op, self._inputs(op, step), source)
+
+    def _varying(self, op: Op, step: int, keys: Sequence[str], outcome: Outcome) -> set[int]:
+        """Outputs that differ between two runs, in elements that mean something."""
+        return {
+            k
+            for k in _varying(outcome)
+            if not self._same_where_defined(
+                op, step, k, self._device.fetch(f"{keys[k]}#1"), self._device.fetch(keys[k])
+            )
+        }
+
+    def _same_where_defined(
+        self, op: Op, step: int, k: int, first: np.ndarray, second: np.ndarray
+    ) -> bool:
+        if bitwise_equal(first, second):
+            return True
+        mask = self._undefined(op, step, k, first)
+        return mask is not None and bool((mask | (first == second)).all())
 
     def _in_any_order(self, op: Op, step: int, judged: list[_Judged]) -> list[_Judged]:
         """Judgements on a run, passed where only the order differs, and that is left open."""
@@ -289,16 +331,23 @@ class IntroducedRun:
         ]
 
     def _weigh(
-        self, base: OpResult, op: Op, by_run: list[list[_Judged]], deterministic: bool
+        self, base: OpResult, op: Op, by_run: list[list[_Judged]], varying: Collection[int]
     ) -> OpResult:
+        """One result of all runs; ``varying``: the outputs in which they differ."""
         results = [(_conclude(base, judged), judged) for judged in by_run]
         result, worst = max(results, key=lambda r: (r[0].verdict is not Verdict.PASS, r[0].ratio))
         result = self._diagnosed(result, op, worst)
-        if deterministic:
+        if not varying:
             return result
+        message = "differs from run to run on the same inputs"
         if result.verdict is Verdict.PASS:
-            return replace(result, message="varies from run to run, within the noise floor")
-        message = f"differs from run to run on the same inputs; {result.message}"
+            dtypes = [self._graph.values[op.outputs[k]].spec.dtype for k in varying]
+            rigid = next((name for name in dtypes if not is_float(np_dtype(name))), None)
+            if rigid is None:
+                return replace(result, message="varies from run to run, within the noise floor")
+            message += f", and {rigid} has no noise"
+        elif result.message:
+            message += f"; {result.message}"
         return replace(result, verdict=Verdict.NONDETERMINISTIC, message=message)
 
     def _diagnosed(self, result: OpResult, op: Op, judged: Sequence[_Judged]) -> OpResult:
@@ -387,6 +436,24 @@ class IntroducedRun:
         self._device.session.drop([name for key in keys for name in (key, f"{key}#1")])
 
 
+def _varying(outcome: Outcome) -> set[int]:
+    """Outputs whose runs differ."""
+    return {k for k, same in enumerate(outcome.deterministic) if not same}
+
+
+def _partly_undefined(judgement: Judgement, mask: np.ndarray) -> Judgement:
+    """A judgement on the rest of an output, with a word on what was not judged."""
+    if mask.all():
+        message = "every element is undefined by the operator's own specification"
+        return replace(judgement, verdict=Verdict.SKIPPED, message=message)
+    note = (
+        f"{np.count_nonzero(mask)} of {mask.size} elements are undefined by the operator's own "
+        f"specification, and were not judged"
+    )
+    message = f"{judgement.message}; {note}" if judgement.message else note
+    return replace(judgement, message=message)
+
+
 def _verdict(judged: Sequence[_Judged]) -> Verdict:
     verdict = Verdict.PASS
     for one in judged:
@@ -402,7 +469,8 @@ def _conclude(base: OpResult, judged: Sequence[_Judged]) -> OpResult:
 
     def badness(k: int) -> tuple[bool, float]:
         ratio = judgements[k].ratio
-        return judgements[k].verdict is not Verdict.PASS, -1.0 if math.isnan(ratio) else ratio
+        sound = judgements[k].verdict in (Verdict.PASS, Verdict.SKIPPED)
+        return not sound, -1.0 if math.isnan(ratio) else ratio
 
     worst = max(range(len(judgements)), key=badness)
     judgement = judgements[worst]

@@ -80,6 +80,8 @@ def beside(
         For each output float32 of its shape, or of its shape with one column where rows share it;
         None where that is not known, and for integers.
     """
+    if not any(map(is_float, outputs)):
+        return [None] * len(outputs)
     kind = arithmetic_of(op)
     floats = {k: x.astype(np.float64) for k, x in enumerate(inputs) if is_float(x.dtype)}
     found: list[np.ndarray] | None = None
@@ -165,7 +167,7 @@ def _rows(
         if moved is None:
             break
         for power, m, result in zip(powers, moved, exact, strict=True):
-            if m.shape == result.shape:
+            if m.shape == result.shape and result.dtype == m.dtype == np.float64:
                 power += _finite(np.square((m - result) / _STEP)) / draws
     axis = op.constants.get("dim", op.constants.get("axis", -1))
     return [
@@ -181,7 +183,7 @@ def _signs(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 def _along(power: np.ndarray, result: np.ndarray, axis: int, dtype: np.dtype) -> np.ndarray:
     """Root mean squares along an axis, of what moves and of the result itself."""
     if not result.ndim or not result.size or not is_float(dtype):
-        return np.sqrt(power)
+        return np.asarray(np.sqrt(power))
     last = result.ndim - 1
     axis = axis % result.ndim if -result.ndim <= axis < result.ndim else last
     moves = np.sqrt(power.mean(axis, keepdims=True))
@@ -191,12 +193,11 @@ def _along(power: np.ndarray, result: np.ndarray, axis: int, dtype: np.dtype) ->
     size = np.abs(_finite(result))
     size = np.where(size < largest_finite(dtype) / 4, size, 0.0)  # no mask's filling
     row = moves + np.sqrt(np.square(size).mean(axis, keepdims=True))
-    return np.asarray(row if axis == last else np.broadcast_to(row, result.shape))
+    return np.asarray(np.broadcast_to(row, result.shape) if axis != last else row)
 
 
 def _finite(array: np.ndarray) -> np.ndarray:
-    result: np.ndarray = np.where(np.isfinite(array), array, 0.0)
-    return result
+    return np.asarray(np.where(np.isfinite(array), array, 0.0))
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
