@@ -55,6 +55,8 @@ class Floor:
         rms: root mean square of the source's errors, in units, at least
             :func:`lower_bound_rms`.
         bias: relative bias of the source: its projection on the exact result, minus one.
+        leverage: the relative bias of a tensor whose every element is off by one unit: the unit
+            roundoff, and more where results are small beside what they are made of.
         source_ratio: the source's own largest error over the floor, at most 1.
         absolute: the floor in the tensor's own unit at the source's worst element.
         length: terms summed per element.
@@ -67,6 +69,7 @@ class Floor:
     units: float
     rms: float
     bias: float
+    leverage: float
     source_ratio: float
     absolute: float
     length: int
@@ -270,7 +273,8 @@ def noise_floor(
     least = lower_bound(source.dtype, length)
     least_rms = lower_bound_rms(source.dtype, length)
     if source.size == 0 or exact is None:
-        return Floor(least, least_rms, 0.0, 0.0, 0.0, length, exact is not None)
+        u = unit_roundoff(source.dtype)
+        return Floor(least, least_rms, 0.0, u, 0.0, 0.0, length, exact is not None)
     scale = Scale(source, beside)
     every = max(1, source.size // _SAMPLE)
     sample: list[np.ndarray] = []
@@ -296,6 +300,7 @@ def noise_floor(
         units=units,
         rms=max(math.sqrt(squares / source.size), least_rms),
         bias=bias.factor,
+        leverage=bias.leverage(source.size) or unit_roundoff(source.dtype),
         source_ratio=min(1.0, top / units),
         absolute=max(units, top) * at_top,
         length=length,
@@ -328,6 +333,10 @@ class Bias:
     def factor(self) -> float:
         """The factor minus one; 0 for a tensor of zeros."""
         return self._product / self._power if self._power > 0 else 0.0
+
+    def leverage(self, elements: int) -> float:
+        """The factor that errors of one unit in each of so many elements amount to; 0 for zeros."""
+        return math.sqrt(elements / self._power) if self._power > 0 else 0.0
 
     @property
     def is_uniform(self) -> bool:

@@ -419,10 +419,10 @@ def bias_floor(floor: Floor, dtype: np.dtype, elements: int) -> float:
     That of the source; that of independent roundings, which fall with √elements; and that of
     sums in float32, whose error the elements may share.
     """
-    independent = floor.rms * unit_roundoff(dtype) / math.sqrt(max(1, elements))
+    independent = floor.rms / math.sqrt(max(1, elements))
     f32 = np.dtype(np.float32)
-    shared = unit_roundoff(f32) * lower_bound(f32, floor.length)
-    return max(abs(floor.bias), independent, shared)
+    shared = lower_bound(f32, floor.length) * unit_roundoff(f32) / unit_roundoff(dtype)
+    return max(abs(floor.bias), floor.leverage * max(independent, shared))
 
 
 def _worst(target: np.ndarray, source: np.ndarray, flat: int) -> str:
