@@ -85,7 +85,7 @@ EXPLANATIONS = (
         repro="check(lambda x: x[:, -1], torch.randn(2, 64, 3))",
         kinds=("aten.select", "aten.index"),
         verdicts=("FAIL", "NONDETERMINISTIC"),
-        says="beyond",
+        says="differ",
     ),
     Explanation(
         title="Tensors full of infinity",

@@ -210,7 +210,7 @@ class SourceRun:
     ) -> list[np.ndarray] | None:
         """The same with float64 arrays in the place of some inputs."""
         values = self._step(step).values
-        changed = {v: self.program.from_numpy(a, values[v]) for v, a in given.items()}
+        changed = {v: self.program.from_numpy(np.asarray(a), values[v]) for v, a in given.items()}
         result = self.program.run_exact(op, ChainMap(changed, cast(dict[ValueId, Any], values)))
         if result is None:
             return None
