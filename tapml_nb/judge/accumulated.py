@@ -15,6 +15,7 @@ from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import ValueId
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import AccumulatedResult
+from tapml_nb.judge.undefined import undefined
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
 
 
@@ -75,7 +76,20 @@ class AccumulatedRun:
         reference = self._references.whole(value, step)
         if self._hybrid.is_source(value, step):
             return judge_identical(reference)
-        return judge(self._hybrid.array(value, step), reference, self._limit)
+        target = self._hybrid.array(value, step)
+        mask = self._undefined(value, step, target)
+        if mask is not None:
+            target = np.where(mask, reference.source, target)
+        return judge(target, reference, self._limit)
+
+    def _undefined(self, value: ValueId, step: int, target: np.ndarray) -> np.ndarray | None:
+        """Which elements its operator's specification leaves open."""
+        producer, source = self._graph.values[value].producer, self._source.array(value, step)
+        if producer is None or (target.shape, target.dtype) != (source.shape, source.dtype):
+            return None
+        op = self._graph[producer]
+        tensors = [v for v in op.inputs if not self._graph.values[v].host]
+        return undefined(op, [self._source.array(v, step) for v in tensors], source)
 
     def _relate(self, value: ValueId, judgement: Judgement, step: int) -> float:
         """Root mean square error over the root mean square of the source's value."""

@@ -27,7 +27,7 @@ def undefined(op: Op, inputs: Sequence[np.ndarray], source: np.ndarray) -> np.nd
         inputs: its tensor inputs.
         source: what the source gives.
     """
-    if source.dtype.kind not in "iu" or len(op.members) > 1:
+    if not op.primitives or source.dtype.kind not in "iu" or len(op.members) > 1:
         return None
     made = {name for name in map(bare, op.primitives) if name not in MOVES}
     rule = _RULES.get(made.pop()) if len(made) == 1 else None
