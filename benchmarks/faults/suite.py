@@ -66,6 +66,7 @@ class Plant:
         patterns: diagnoses that are true of it; empty where it has no look of its own, so that
             any diagnosis is false.
         benign: whether it is none at all.
+        verdicts: those that are right of it, if it is benign.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Plant:
     make: Make
     patterns: frozenset[Pattern] = frozenset()
     benign: bool = False
+    verdicts: frozenset[Verdict] = frozenset((Verdict.PASS, Verdict.SKIPPED))
 
 
 PLANTS: list[Plant] = []
@@ -84,18 +86,27 @@ def fault(model: str, *ops: str | tuple[str, int], patterns: Sequence[Pattern] =
     return _register(model, ops, frozenset(patterns), benign=False)
 
 
-def control(model: str, *ops: str | tuple[str, int]) -> Any:
-    """Register a benign kernel."""
-    return _register(model, ops, frozenset(), benign=True)
+def control(
+    model: str,
+    *ops: str | tuple[str, int],
+    verdicts: Sequence[Verdict] = (Verdict.PASS, Verdict.SKIPPED),
+) -> Any:
+    """Register a benign kernel (or None, for the operator's own) with the verdicts that fit it."""
+    return _register(model, ops, frozenset(), benign=True, verdicts=frozenset(verdicts))
 
 
 def _register(
-    model: str, ops: Sequence[str | tuple[str, int]], patterns: frozenset[Pattern], *, benign: bool
+    model: str,
+    ops: Sequence[str | tuple[str, int]],
+    patterns: frozenset[Pattern],
+    *,
+    benign: bool,
+    verdicts: frozenset[Verdict] = frozenset(),
 ) -> Any:
     places = tuple((op, 0) if isinstance(op, str) else op for op in ops)
 
     def register(make: Make) -> Make:
-        PLANTS.append(Plant(make.__name__, model, places, make, patterns, benign))
+        PLANTS.append(Plant(make.__name__, model, places, make, patterns, benign, verdicts))
         return make
 
     return register
@@ -194,7 +205,7 @@ class Stage:
             seen = alone[0] in FAULTS
             first = bool(culprits and culprits[0].op == ops[0]) or ops[0] in missing
         if plant.benign:
-            seen = bool(culprits) or alone[0] not in (Verdict.PASS, Verdict.SKIPPED)
+            seen = bool(culprits) or alone[0] not in plant.verdicts
         target = self._target(ops[0]) if len(ops) == 1 else None
         source = session.tensor(ops[0])
         return Score(

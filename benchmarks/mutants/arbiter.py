@@ -151,8 +151,10 @@ def truth(
     """
     if all(a.tobytes() == b.tobytes() for run in runs for a, b in zip(run, own, strict=True)):
         return Truth.EQUIVALENT, 0.0
-    least = max([1.0, *(g.distance(a) for g, a in zip(grounds, own, strict=True))])
-    times = max(g.distance(a) for run in runs for g, a in zip(grounds, run, strict=True)) / least
+    with np.errstate(all="ignore"):
+        least = max([1.0, *(g.distance(a) for g, a in zip(grounds, own, strict=True))])
+        farthest = max(g.distance(a) for run in runs for g, a in zip(grounds, run, strict=True))
+    times = farthest / least
     if any(op.kind.rpartition(".")[2] == name for name in _SELECTS) and times == math.inf:
         return Truth.UNCLEAR, times
     if times >= CLEAR:

@@ -1,7 +1,9 @@
 """What can be wrong with a kernel: changes to TIR, each at one place, as bugs are.
 
 Indices stay within their buffers: what lies outside would be chance, and a kernel that writes there
-spoils what others are judged by.  (Crashes and hangs are in :mod:`benchmarks.faults`.)
+spoils what others are judged by.  For the same reason workspaces are filled before a mutant begins,
+floating-point ones with NaN: one that it forgets to write might hold the right values of before.
+(Crashes and hangs are in :mod:`benchmarks.faults`.)
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from benchmarks.mutants.tir import (
     rebuilt,
     replaced,
     walk,
+    with_filled_workspaces,
 )
 
 Mutate = Callable[[Node, Stack, random.Random], Node | None]
@@ -58,7 +61,8 @@ def mutant(function: Any, rng: random.Random) -> tuple[str, Any] | None:
         for node, number, stack in places:
             new = MUTATIONS[name](node, stack, rng)
             if new is not None:
-                return name, function.with_body(replaced(function.body, number, new))
+                changed = function.with_body(replaced(function.body, number, new))
+                return name, with_filled_workspaces(changed)
     return None
 
 
@@ -119,6 +123,8 @@ def _another_epsilon(node: Node, stack: Stack, rng: random.Random) -> Node | Non
 @mutation("another integer", rare=True)
 def _another_integer(node: Node, stack: Stack, rng: random.Random) -> Node | None:
     if kind(node) != "IntImm" or not in_value(stack) or dtype(node) == "bool":
+        return None
+    if not -100 < int(node) < 100:  # the ends of a range: there is nothing beyond
         return None
     return tirx.IntImm(dtype(node), node.value + rng.choice((-1, 1)))
 

@@ -181,6 +181,34 @@ def refreshed(function: Node) -> Node:
     return function.with_body(rebuilt(function.body, fresh))
 
 
+def with_filled_workspaces(function: Node) -> Node:
+    """A PrimFunc that fills the buffers it allocates before all else: with NaN, or with zeros."""
+    root = function.body.block
+    fills = [_filled(buffer) for buffer in root.alloc_buffers]
+    if not fills:
+        return function
+    rest = list(root.body.seq) if kind(root.body) == "SeqStmt" else [root.body]
+    body = tirx.SeqStmt([*fills, *rest])
+    block = s_tir.SBlock(
+        root.iter_vars, root.reads, root.writes, root.name_hint, body, root.init,
+        root.alloc_buffers, root.match_buffers, root.annotations,
+    )  # fmt: skip
+    return function.with_body(s_tir.SBlockRealize([], True, block))
+
+
+def _filled(buffer: Node) -> Node:
+    """A loop nest that fills a buffer."""
+    at = [tirx.Var(f"f{k}", "int64") for k in range(len(buffer.shape))]
+    name = str(buffer.dtype)
+    value = tirx.const(float("nan"), name) if "float" in name else tirx.const(0, name)
+    statement: Node = tirx.BufferStore(buffer, value, at)
+    for var, size in reversed(list(zip(at, buffer.shape, strict=True))):
+        extent = tirx.const(int(size), "int64")
+        zero = tirx.const(0, "int64")
+        statement = tirx.For(var, zero, extent, tirx.ForKind.SERIAL, statement)
+    return statement
+
+
 def is_buffer(var: Node) -> bool:
     """Whether a variable is a buffer."""
     return type(var.ty).__name__ == "BufferType"

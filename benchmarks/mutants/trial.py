@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -132,8 +132,6 @@ class Trial:
 
     def whole(self, records: Sequence[Record]) -> Iterator[Record]:
         """Judge whole models with one mutant each: is it what the report names first?"""
-        from dataclasses import replace
-
         sites = {site.op.id: site for site in self.sites}
         for record in records:
             changed = self._made(sites[record.op], record.seed, honest=False)
@@ -171,7 +169,10 @@ class Trial:
         return None
 
     def _made(self, site: _Site, seed: int, honest: bool) -> _Changed | None:
-        made = (rewritten if honest else mutant)(site.function, random.Random(seed))
+        try:
+            made = (rewritten if honest else mutant)(site.function, random.Random(seed))
+        except ValueError:  # TVM: a constant that its dtype cannot hold
+            return None
         if made is None:
             return None
         return _Changed(site, made[0], seed, refreshed(made[1]))
