@@ -10,7 +10,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 from tvm.script import tirx as T
 
-from benchmarks.faults.suite import Site, control, fault
+from benchmarks.faults.suite import NONE, Site, control, fault
 from tapml_nb.judge.diagnosis import Pattern
 from tapml_nb.judge.verdict import Verdict
 
@@ -62,7 +62,7 @@ def a_boolean_that_varies(site: Site) -> Any:
 
     def kernel(x: np.ndarray) -> np.ndarray:
         y = x > 0
-        y[0, 0, 0] ^= next(calls) % 2 == 0
+        y[0, 0, 0] ^= next(calls) % 2 == 1
         return y
 
     return kernel
@@ -96,19 +96,19 @@ def integers_by_shifts(site: Site) -> Any:
 # -- the largest numbers, infinity, NaN ------------------------------------------------------------
 
 
-@fault("extremes", "masked_fill", patterns=[Pattern.OVERFLOW])
+@fault("extremes", "masked_fill", patterns=[Pattern.OVERFLOW, NONE])
 def lowest_becomes_infinite(site: Site) -> Any:
     """A mask of the lowest number becomes -inf (huggingface/transformers#17306)."""
     return lambda mask, x: np.where(mask, np.float32(-np.inf), x)
 
 
-@fault("channels-fp16", "masked_fill", patterns=[Pattern.OVERFLOW])
+@fault("channels-fp16", "masked_fill", patterns=[Pattern.OVERFLOW, NONE])
 def lowest_becomes_infinite_in_float16(site: Site) -> Any:
     """The same of -65504 (huggingface/transformers#17306)."""
     return lambda mask, x: np.where(mask, np.float16(-np.inf), x)
 
 
-@fault("channels-bf16", "masked_fill", patterns=[Pattern.OVERFLOW])
+@fault("channels-bf16", "masked_fill", patterns=[Pattern.OVERFLOW, NONE])
 def lowest_becomes_infinite_in_bfloat16(site: Site) -> Any:
     """float32's lowest number, rounded to bfloat16 (huggingface/transformers#17306)."""
     return lambda mask, x: np.where(mask, np.float32(-np.inf), x.astype(np.float32)).astype(
@@ -116,7 +116,7 @@ def lowest_becomes_infinite_in_bfloat16(site: Site) -> Any:
     )
 
 
-@fault("extremes", "masked_fill_1", patterns=[Pattern.INFINITY_LOST])
+@fault("extremes", "masked_fill_1", patterns=[Pattern.INFINITY_LOST, Pattern.CLIPPED])
 def infinity_becomes_lowest(site: Site) -> Any:
     """-inf becomes the lowest number (microsoft/onnxruntime#26055 replaces it)."""
     lowest = np.finfo(np.float32).min

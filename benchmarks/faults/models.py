@@ -182,6 +182,7 @@ class Extremes(nn.Module):
         tokens: torch.Tensor,
         wide: torch.Tensor,
         rows: torch.Tensor,
+        spread: torch.Tensor,
         long: torch.Tensor,
         image: torch.Tensor,
         scores: torch.Tensor,
@@ -194,7 +195,7 @@ class Extremes(nn.Module):
         joined = torch.cat([tokens, normed], 1)
         turned = tokens.transpose(1, 2)
         part = tokens[:, 2:11]
-        centred = rows - rows.mean(-1, keepdim=True)
+        centred = spread - spread.mean(-1, keepdim=True)
         rest = centred.mean(-1)
         pooled = nn.functional.instance_norm(image).mean((2, 3))
         product = self.long(long)
@@ -221,8 +222,9 @@ def extremes() -> Made:
         tokens,
         torch.empty(8, 64).uniform_(-30, 30),
         30 + torch.randn(12, 64),
+        torch.randn(6, 2048),
         3 + torch.randn(6, 4096),
-        torch.randn(2, 8, 9, 9),
+        torch.randn(2, 8, 24, 24),
         torch.randn(16, 16),
         torch.rand(16, 16) < 0.3,
         gaps,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_dtypes import bfloat16
 
-from benchmarks.faults.suite import Site, control, fault
+from benchmarks.faults.suite import NONE, Site, control, fault
 from tapml_nb.judge.diagnosis import Pattern
 
 
@@ -48,7 +48,7 @@ def _product(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
     return (x.astype(np.float32) * gain.astype(np.float32)).astype(bfloat16)
 
 
-@fault("channels-bf16", "mul", patterns=[Pattern.FLUSHED])
+@fault("channels-bf16", "mul", patterns=[Pattern.FLUSHED, NONE])
 def small_ones_zeroed_beside_massive_channels(site: Site) -> Any:
     """Everything below 0.05 becomes 0 (tenstorrent/tt-metal#51866: a softplus that is 0 below
     -5)."""
@@ -60,7 +60,7 @@ def small_ones_zeroed_beside_massive_channels(site: Site) -> Any:
     return kernel
 
 
-@fault("channels-bf16", "mul", patterns=[Pattern.SIGN, Pattern.ABSOLUTE])
+@fault("channels-bf16", "mul", patterns=[Pattern.SIGN, NONE])
 def small_ones_negated_beside_massive_channels(site: Site) -> Any:
     """Everything below 0.05 has the other sign (pytorch/pytorch#185480 loses that of small
     ones)."""
@@ -78,7 +78,7 @@ def rounded_once(site: Site) -> Any:
     return _product
 
 
-@fault("channels-bf16", "add", patterns=[Pattern.FLUSHED, Pattern.STALE_COPY])
+@fault("channels-bf16", "add", patterns=[Pattern.FLUSHED, NONE])
 def small_terms_dropped_beside_massive_channels(site: Site) -> Any:
     """Sums below 0.05 become 0 (tenstorrent/tt-llk#675: a packer flushes)."""
 
@@ -98,7 +98,7 @@ def added_in_float32(site: Site) -> Any:
 # -- wide ranges -----------------------------------------------------------------------------------
 
 
-@fault("extremes", "exp", patterns=[Pattern.FACTOR, Pattern.OTHER_FUNCTION])
+@fault("extremes", "exp", patterns=[Pattern.FACTOR, Pattern.OTHER_FUNCTION, NONE])
 def exp_wrong_where_it_is_small(site: Site) -> Any:
     """10 % off below 1e-3, where others are 1e13 (tenstorrent/tt-metal#3189: approximate for
     negative exponents)."""
@@ -130,14 +130,14 @@ def _altered(y: np.ndarray) -> np.ndarray:
     return np.where(np.abs(y) < 2, y * np.float32(1.001), y)
 
 
-@fault("extremes", "cat", patterns=[Pattern.FACTOR])
+@fault("extremes", "cat", patterns=[Pattern.FACTOR, NONE])
 def concatenation_that_scales(site: Site) -> Any:
     """What is joined is not what was given (PaddlePaddle/Paddle-Lite#6243, where dtypes are mixed
     up)."""
     return lambda a, b: _altered(np.concatenate([a, b], 1))
 
 
-@fault("extremes", "slice", patterns=[Pattern.NARROWER])
+@fault("extremes", "slice", patterns=[Pattern.NARROWER, NONE])
 def slice_through_bfloat16(site: Site) -> Any:
     """A part of a tensor goes through a narrower format (tenstorrent/tt-metal#54899: a copy that
     converts)."""
@@ -146,7 +146,8 @@ def slice_through_bfloat16(site: Site) -> Any:
     )
 
 
-@fault("extremes", "transpose", patterns=[Pattern.NARROWER])
+@fault("extremes", "transpose", patterns=[
+    Pattern.NARROWER, Pattern.TRUNCATED, Pattern.ROUNDING_MODE, NONE])  # fmt: skip
 def transpose_that_loses_bits(site: Site) -> Any:
     """The last four bits are cut off (tenstorrent/tt-llk#675: a move that rounds)."""
 
@@ -182,19 +183,19 @@ def transpose_as_it_is(site: Site) -> Any:
 def mean_of_centred_values_short_of_one(site: Site) -> Any:
     """The last term is left out of a sum that is 0 but for rounding (tile-ai/tilelang#2381 drops a
     tail)."""
-    return lambda x: _in_order(x[..., :-1]) / np.float32(64)
+    return lambda x: _in_order(x[..., :-1]) / np.float32(2048)
 
 
 @control("extremes", "mean_1")
 def mean_of_centred_values(site: Site) -> Any:
     """One term after the other; the result is noise, and so is its difference from any other."""
-    return lambda x: _in_order(x) / np.float32(64)
+    return lambda x: _in_order(x) / np.float32(2048)
 
 
 @control("extremes", "mean_1")
 def mean_of_centred_values_by_a_factor(site: Site) -> Any:
     """Each term is divided before it is added."""
-    return lambda x: _in_order(x * np.float32(1 / 64))
+    return lambda x: _in_order(x * np.float32(1 / 2048))
 
 
 @control("extremes", "sub")
@@ -207,19 +208,21 @@ def centred(site: Site) -> Any:
 def pooling_short_of_a_row(site: Site) -> Any:
     """A mean after an instance norm leaves out the last row (tenstorrent/tt-metal#53267 pools a
     padded picture)."""
-    return lambda x: x[:, :, :-1].astype(np.float64).sum((2, 3)).astype(np.float32) / np.float32(81)
+    return lambda x: (
+        x[:, :, :-1].astype(np.float64).sum((2, 3)).astype(np.float32) / np.float32(576)
+    )
 
 
 @control("extremes", "mean_2")
 def pooling_in_order(site: Site) -> Any:
     """All of a channel, one after the other: the exact result is 0."""
-    return lambda x: _in_order(x.reshape(2, 8, 81)) / np.float32(81)
+    return lambda x: _in_order(x.reshape(2, 8, 576)) / np.float32(576)
 
 
 @control("extremes", "mean_2")
 def pooling_by_columns(site: Site) -> Any:
     """Columns first, then their sums."""
-    return lambda x: _in_order(_in_order(x.swapaxes(2, 3))) / np.float32(81)
+    return lambda x: _in_order(_in_order(x.swapaxes(2, 3))) / np.float32(576)
 
 
 @fault("extremes", "long/linear", patterns=[])
