@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tvm
 
 from benchmarks.mutants.apart import Batch, line, read
 from benchmarks.mutants.arbiter import Ground, Truth
@@ -48,6 +47,7 @@ def _record(**changes: object) -> Record:
         "change": "c",
         "honest": False,
         "seed": 1,
+        "digest": "d",
         "truth": "clear",
         "times": 200.0,
         "verdict": "PASS",
@@ -89,7 +89,7 @@ def test_a_round_of_each():
         first, second = (trial._made(site, 7, honest=False) for _ in range(2))
         assert first
         assert second
-        tvm.ir.assert_structural_equal(first.function, second.function)
+        assert first.digest == second.digest
     finally:
         trial.close()
 

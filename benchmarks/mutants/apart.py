@@ -100,6 +100,7 @@ def _work(
 
 def _made(model: str, seed: int, quota: Quota, known: Sequence[Batch], key: str) -> Iterator[Batch]:
     places = {batch.place: batch for batch in known}
+    known_records = [record for batch in known for record in batch.records]
     trial: Trial | None = None
     mutants: list[Record] = []
     try:
@@ -108,16 +109,18 @@ def _made(model: str, seed: int, quota: Quota, known: Sequence[Batch], key: str)
             while count < due and number <= due:
                 batch = places.get((model, part, number))
                 if batch is None:
-                    trial = trial or Trial(model, seed)
+                    trial = trial or Trial(model, seed, known_records)
                     if not trial.sites:
                         return
                     found = trial.round(number, honest=part == "rewrites")
                     yield (batch := Batch(model, part, number, key, tuple(found)))
+                if not batch.records:  # there are no others
+                    break
                 count += sum(r.truth != "not compiled" for r in batch.records)
                 mutants += batch.records
                 number += 1
         if quota.whole and (model, "whole", 0) not in places:
-            trial = trial or Trial(model, seed)
+            trial = trial or Trial(model, seed, known_records)
             wrong = clear(mutants)
             chosen = wrong[:: max(1, len(wrong) // quota.whole)][: quota.whole]
             yield Batch(model, "whole", 0, key, tuple(trial.whole(chosen)))

@@ -5,12 +5,14 @@ Every operator is judged on the source's own inputs, so a run carries one mutant
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import tvm
 
 import tapml_nb as tapml
 from benchmarks.mutants import arbiter, kernels
@@ -29,7 +31,7 @@ BATCH = 60
 """Operators that are changed in one run."""
 
 _ATTEMPTS = 20
-"""Other seeds that are tried where a change gives the same text, or applies nowhere."""
+"""Seeds that are tried for a change that was not made before."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Record:
         change: the kind of mutation, or of rewrite.
         honest: whether it is a rewrite.
         seed: makes the same change again, with the model and the operator.
+        digest: of the kernel as it was changed; no two of an operator are the same.
         truth: what it is (:class:`~benchmarks.mutants.arbiter.Truth`); ``"crash"`` and
             ``"timeout"`` where it gives no result, ``"not compiled"`` where there is none.
         times: its distance from the exact result, over that of the operator's own kernel.
@@ -60,6 +63,7 @@ class Record:
     change: str
     honest: bool
     seed: int
+    digest: str
     truth: str
     times: float
     verdict: str
@@ -91,15 +95,18 @@ class _Changed:
     site: _Site
     change: str
     seed: int
+    digest: str
     function: Any
 
 
 class Trial:
     """One model, whose operators' kernels are replaced again and again."""
 
-    def __init__(self, model: str, seed: int) -> None:
+    def __init__(self, model: str, seed: int, known: Iterable[Record] = ()) -> None:
+        """Begin; what is ``known`` from earlier is not made again."""
         self.model = model
         self._seed = seed
+        self._tried = {(record.op, record.digest) for record in known}
         made, inputs = MODELS[model]()
         self.session: Session = tapml.debug(made, inputs, target=tapml.Target("llvm", timeout=5))
         report = self.session.run()
@@ -164,7 +171,8 @@ class Trial:
         begin = random.Random(f"{self._seed} {self.model} {site.op.id} {turn} {honest}")
         for _ in range(_ATTEMPTS):
             changed = self._made(site, begin.randrange(2**31), honest)
-            if changed is not None:
+            if changed is not None and (site.op.id, changed.digest) not in self._tried:
+                self._tried.add((site.op.id, changed.digest))
                 return changed
         return None
 
@@ -175,7 +183,9 @@ class Trial:
             return None
         if made is None:
             return None
-        return _Changed(site, made[0], seed, refreshed(made[1]))
+        function = refreshed(made[1])
+        digest = hashlib.sha256(tvm.ir.save_json(function).encode()).hexdigest()[:16]
+        return _Changed(site, made[0], seed, digest, function)
 
     def _judged(self, changed: Sequence[_Changed], honest: bool) -> list[Record]:
         for one in changed:
@@ -213,6 +223,7 @@ class Trial:
             change=one.change,
             honest=honest,
             seed=one.seed,
+            digest=one.digest,
             truth=str(found),
             times=float(times),
             verdict=str(result.verdict),
