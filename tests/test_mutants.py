@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from benchmarks.mutants import __main__ as command
 from benchmarks.mutants.apart import Batch, line, read
 from benchmarks.mutants.arbiter import Ground, Truth
 from benchmarks.mutants.results import alarms, missed, recall, report
 from benchmarks.mutants.trial import Record, Trial
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_each_element_has_a_noise_of_its_own():
@@ -94,8 +89,8 @@ def test_a_round_of_each():
         trial.close()
 
 
-def test_an_unknown_model():
-    arguments = [sys.executable, "-m", "benchmarks.mutants", "nonsense"]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "no model is called nonsense" in done.stderr
+def test_an_unknown_model(capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["nonsense"])
+    assert ended.value.code == 2
+    assert "no model is called nonsense" in capsys.readouterr().err

@@ -19,14 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+from benchmarks.mutants.apart import Batch, Quota, batches, line, programs, read
+from benchmarks.mutants.models import MODELS
+from benchmarks.mutants.results import alarms, missed, recall, report
+
 BUILD = Path(__file__).resolve().parents[2] / "build"
-os.environ.setdefault("TAPML_CACHE", str(BUILD / "mutants-kernels"))  # thousands, for one use
-
-from benchmarks.mutants.apart import Batch, Quota, batches, line, programs, read  # noqa: E402
-from benchmarks.mutants.models import MODELS  # noqa: E402
-from benchmarks.mutants.results import alarms, missed, recall, report  # noqa: E402
-
 KEPT = BUILD / "mutants.jsonl"
 RECALL = 0.995
 
@@ -50,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     quota = Quota(
         *(-(-n // len(MODELS)) for n in (options.mutants, options.rewrites, options.whole))
     )
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TAPML_CACHE", str(BUILD / "mutants-kernels"))  # thousands, for one use
     begin = time.perf_counter()
     found, errors = take(models, options.seed, quota, options.jobs)
     records = [r for batch in found for r in batch.records]
