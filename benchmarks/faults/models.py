@@ -191,6 +191,7 @@ class Extremes(nn.Module):
         codes: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         normed = nn.functional.rms_norm(tokens, (64,), self.gain, 1e-6)
+        power = tokens.square().mean(-1)
         powers = torch.exp(wide)
         joined = torch.cat([tokens, normed], 1)
         turned = tokens.transpose(1, 2)
@@ -206,7 +207,7 @@ class Extremes(nn.Module):
         every = torch.ge(tokens.abs(), 0)
         some = torch.gt(tokens, 0)
         scaled = codes * 5
-        return (normed, powers, joined, turned, part, rest, pooled, product, normal, lowest,
+        return (normed, power, powers, joined, turned, part, rest, pooled, product, normal, lowest,
                 left_out, larger, every, some, scaled)  # fmt: skip
 
 
@@ -222,9 +223,9 @@ def extremes() -> Made:
         tokens,
         torch.empty(8, 64).uniform_(-30, 30),
         30 + torch.randn(12, 64),
-        torch.randn(6, 2048),
+        torch.randn(24, 8192),
         3 + torch.randn(6, 4096),
-        torch.randn(2, 8, 24, 24),
+        torch.randn(2, 8, 96, 96),
         torch.randn(16, 16),
         torch.rand(16, 16) < 0.3,
         gaps,

@@ -44,6 +44,25 @@ def rms_norm_in_order(site: Site) -> Any:
     return lambda x, gain: _rms_norm(x, gain, _in_order(x * x)[..., None])
 
 
+@fault("extremes", "mean", patterns=[])
+def a_square_lost_beside_a_massive_token(site: Site) -> Any:
+    """The mean of squares of all tokens but a massive one lacks its last term
+    (tile-ai/tilelang-ascend#890)."""
+
+    def kernel(x: np.ndarray) -> np.ndarray:
+        terms = x.copy()
+        terms[:, [k for k in range(16) if k != 3], -1] = 0
+        return _in_order(terms) / np.float32(64)
+
+    return kernel
+
+
+@control("extremes", "mean")
+def mean_of_squares_in_order(site: Site) -> Any:
+    """One square after the other."""
+    return lambda x: _in_order(x) / np.float32(64)
+
+
 def _product(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
     return (x.astype(np.float32) * gain.astype(np.float32)).astype(bfloat16)
 
@@ -179,23 +198,23 @@ def transpose_as_it_is(site: Site) -> Any:
 # -- sums that cancel ------------------------------------------------------------------------------
 
 
-@fault("extremes", "mean_1", patterns=[])
+@fault("extremes", "mean_2", patterns=[])
 def mean_of_centred_values_short_of_one(site: Site) -> Any:
     """The last term is left out of a sum that is 0 but for rounding (tile-ai/tilelang#2381 drops a
     tail)."""
-    return lambda x: _in_order(x[..., :-1]) / np.float32(2048)
+    return lambda x: _in_order(x[..., :-1]) / np.float32(8192)
 
 
-@control("extremes", "mean_1")
+@control("extremes", "mean_2")
 def mean_of_centred_values(site: Site) -> Any:
     """One term after the other; the result is noise, and so is its difference from any other."""
-    return lambda x: _in_order(x) / np.float32(2048)
+    return lambda x: _in_order(x) / np.float32(8192)
 
 
-@control("extremes", "mean_1")
+@control("extremes", "mean_2")
 def mean_of_centred_values_by_a_factor(site: Site) -> Any:
     """Each term is divided before it is added."""
-    return lambda x: _in_order(x * np.float32(1 / 2048))
+    return lambda x: _in_order(x * np.float32(1 / 8192))
 
 
 @control("extremes", "sub")
@@ -204,25 +223,25 @@ def centred(site: Site) -> Any:
     return lambda x, mean: x + np.float32(-1) * mean
 
 
-@fault("extremes", "mean_2", patterns=[])
+@fault("extremes", "mean_3", patterns=[])
 def pooling_short_of_a_row(site: Site) -> Any:
     """A mean after an instance norm leaves out the last row (tenstorrent/tt-metal#53267 pools a
     padded picture)."""
     return lambda x: (
-        x[:, :, :-1].astype(np.float64).sum((2, 3)).astype(np.float32) / np.float32(576)
+        x[:, :, :-1].astype(np.float64).sum((2, 3)).astype(np.float32) / np.float32(9216)
     )
 
 
-@control("extremes", "mean_2")
+@control("extremes", "mean_3")
 def pooling_in_order(site: Site) -> Any:
     """All of a channel, one after the other: the exact result is 0."""
-    return lambda x: _in_order(x.reshape(2, 8, 576)) / np.float32(576)
+    return lambda x: _in_order(x.reshape(2, 8, 9216)) / np.float32(9216)
 
 
-@control("extremes", "mean_2")
+@control("extremes", "mean_3")
 def pooling_by_columns(site: Site) -> Any:
     """Columns first, then their sums."""
-    return lambda x: _in_order(_in_order(x.swapaxes(2, 3))) / np.float32(576)
+    return lambda x: _in_order(_in_order(x.swapaxes(2, 3))) / np.float32(9216)
 
 
 @fault("extremes", "long/linear", patterns=[])
