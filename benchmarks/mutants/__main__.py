@@ -11,6 +11,7 @@ rewritten kernel is reported, or where a model does not get to its end.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -64,7 +65,7 @@ def take(
 ) -> tuple[list[Batch], list[str]]:
     """All batches that are due, and what kept models from their end."""
     key = f"{programs()} {seed}"
-    kept = [batch for batch in lines() if batch.key == key]
+    kept = lines(key)
     known = {batch.place for batch in kept}
     found: list[Batch] = []
     errors: list[str] = []
@@ -87,11 +88,12 @@ def take(
     return found, errors
 
 
-def lines() -> list[Batch]:
-    """What earlier runs have found."""
+def lines(key: str) -> list[Batch]:
+    """What earlier runs with these programs have found; others may have written other records."""
     if not KEPT.exists():
         return []
-    return [read(text) for text in KEPT.read_text().splitlines() if text.endswith("}")]
+    whole = (text for text in KEPT.read_text().splitlines() if text.endswith("}"))
+    return [read(text) for text in whole if json.loads(text)["key"] == key]
 
 
 def said(batch: Batch) -> str:
