@@ -78,7 +78,7 @@ def take(
                 with lock:
                     found.append(batch)
                     if batch.place not in known:
-                        print(line(batch), file=file, flush=True)
+                        print(f"\n{line(batch)}", file=file, flush=True)
                         print(said(batch), file=sys.stderr, flush=True)
         except RuntimeError as error:
             errors.append(str(error))
@@ -90,10 +90,15 @@ def take(
 
 def lines(key: str) -> list[Batch]:
     """What earlier runs with these programs have found; others may have written other records."""
-    if not KEPT.exists():
-        return []
-    whole = (text for text in KEPT.read_text().splitlines() if text.endswith("}"))
-    return [read(text) for text in whole if json.loads(text)["key"] == key]
+    found: list[Batch] = []
+    for text in KEPT.read_text().splitlines() if KEPT.exists() else []:
+        try:
+            mine = json.loads(text)["key"] == key
+        except ValueError:  # the last line of a run that was killed
+            continue
+        if mine:
+            found.append(read(text))
+    return found
 
 
 def said(batch: Batch) -> str:
