@@ -2,7 +2,7 @@
 
     python -m benchmarks.faults [--only NAME ...] [--json FILE]
 
-Ends with 1 where a goal is missed: recall 0.97, first place 0.95, no false alarm.
+Ends with 1 where a goal is missed: recall 0.995, first place 0.97, no false alarm.
 """
 
 from __future__ import annotations
@@ -21,12 +21,24 @@ from benchmarks.faults import (
     composition,
     controls,
     convolution,
+    exactness,
     layout,
     memory,
+    scales,
 )
 from benchmarks.faults.suite import PLANTS, Plant, Score, Stage, limit
 
-SOURCES = (arithmetic, attention, composition, controls, convolution, layout, memory)
+SOURCES = (
+    arithmetic,
+    attention,
+    composition,
+    controls,
+    convolution,
+    exactness,
+    layout,
+    memory,
+    scales,
+)
 """The modules that register the plants."""
 
 
@@ -54,7 +66,7 @@ def main() -> int:
     recall = share([s.seen for s in faults])
     first = share([s.first for s in faults])
     alarms = sum(s.seen for s in scores if s.plant.benign)
-    return int(bool(idle) or recall < 0.97 or first < 0.95 or alarms > 0)
+    return int(bool(idle) or recall < 0.995 or first < 0.97 or alarms > 0)
 
 
 def play(plants: Sequence[Plant]) -> list[Score]:

@@ -167,6 +167,112 @@ def arithmetic() -> Made:
     return Arithmetic().eval(), (x, large, numbers, masked)
 
 
+class Extremes(nn.Module):
+    """Elements that share nothing but a tensor: massive tokens, wide ranges, sums that cancel,
+    masks, booleans, NaN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(1 + 0.1 * torch.randn(64))
+        self.norm = nn.LayerNorm(64)
+        self.long = nn.Linear(4096, 24, bias=False)
+
+    def forward(
+        self,
+        tokens: torch.Tensor,
+        wide: torch.Tensor,
+        rows: torch.Tensor,
+        spread: torch.Tensor,
+        long: torch.Tensor,
+        image: torch.Tensor,
+        scores: torch.Tensor,
+        mask: torch.Tensor,
+        gaps: torch.Tensor,
+        codes: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        normed = nn.functional.rms_norm(tokens, (64,), self.gain, 1e-6)
+        power = tokens.square().mean(-1)
+        powers = torch.exp(wide)
+        joined = torch.cat([tokens, normed], 1)
+        turned = tokens.transpose(1, 2)
+        part = tokens[:, 2:11]
+        centred = spread - spread.mean(-1, keepdim=True)
+        rest = centred.mean(-1)
+        pooled = nn.functional.instance_norm(image).mean((2, 3))
+        product = self.long(long)
+        normal = self.norm(rows)
+        lowest = scores.masked_fill(mask, torch.finfo(scores.dtype).min)
+        left_out = scores.masked_fill(mask, -torch.inf)
+        larger = torch.maximum(gaps, scores)
+        every = torch.ge(tokens.abs(), 0)
+        some = torch.gt(tokens, 0)
+        scaled = codes * 5
+        return (normed, power, powers, joined, turned, part, rest, pooled, product, normal, lowest,
+                left_out, larger, every, some, scaled)  # fmt: skip
+
+
+def extremes() -> Made:
+    """The module; one token has a magnitude of a thousand, means are large beside deviations."""
+    tokens = torch.randn(1, 16, 64)
+    tokens[0, 3] *= 1000
+    gaps = torch.randn(16, 16)
+    gaps[::3, ::5] = torch.nan
+    model = Extremes()
+    nn.init.normal_(model.long.weight, std=64**-1.0)
+    return model.eval(), (
+        tokens,
+        torch.empty(8, 64).uniform_(-30, 30),
+        30 + torch.randn(12, 64),
+        torch.randn(24, 8192),
+        3 + torch.randn(6, 4096),
+        torch.randn(2, 8, 96, 96),
+        torch.randn(16, 16),
+        torch.rand(16, 16) < 0.3,
+        gaps,
+        torch.randint(-60, 60, (16, 24)),
+    )
+
+
+class Channels(nn.Module):
+    """What narrow dtypes meet: channels of magnitude 500 among those of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(1 + 0.1 * torch.randn(64))
+        self.shift = nn.Parameter(0.1 * torch.randn(64))
+
+    def forward(
+        self, channels: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        scaled = channels * self.gain
+        shifted = channels + self.shift
+        lowest = scores.masked_fill(mask, torch.finfo(scores.dtype).min)
+        cubic = scores * 0.044715
+        return scaled, shifted, lowest, cubic
+
+
+def channels(dtype: torch.dtype) -> Made:
+    """The module in a narrow dtype."""
+    massive = torch.randn(1, 32, 64)
+    massive[..., [5, 40]] *= 500
+    inputs = (massive.to(dtype), torch.randn(48, 48).to(dtype), torch.rand(48, 48) < 0.3)
+    return Channels().eval().to(dtype), inputs
+
+
+class Undefined(nn.Module):
+    """What no specification and no generator settles: casts of what does not fit, and chance."""
+
+    def forward(self, odd: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return odd.to(torch.int32), nn.functional.dropout(x, 0.5, training=True)
+
+
+def undefined() -> Made:
+    """The module, with NaN, infinities and numbers beyond the range of integers."""
+    odd = 100 * torch.randn(8, 16)
+    odd[0, :4] = torch.tensor([torch.nan, torch.inf, -torch.inf, 3e10])
+    return Undefined().eval(), (odd, torch.randn(32, 16))
+
+
 MODELS: dict[str, Callable[[], Made]] = {
     "llama": lambda: llama(6),
     "llama-long": lambda: llama(1, length=64),
@@ -178,6 +284,10 @@ MODELS: dict[str, Callable[[], Made]] = {
     "t5": t5,
     "convolutions": convolutions,
     "arithmetic": arithmetic,
+    "extremes": extremes,
+    "channels-bf16": lambda: channels(torch.bfloat16),
+    "channels-fp16": lambda: channels(torch.float16),
+    "undefined": undefined,
 }
 
 

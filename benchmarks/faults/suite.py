@@ -14,7 +14,6 @@ from ml_dtypes import finfo
 import tapml_nb as tapml
 from benchmarks.faults import libcompare, models
 from tapml_nb.graph import Op, TensorSpec
-from tapml_nb.judge.diagnosis import Pattern
 from tapml_nb.judge.verdict import FAULTS, Verdict
 
 Session = Any
@@ -52,6 +51,9 @@ class Site:
 
 Make = Callable[..., Any]
 
+NONE = ""
+"""Among a fault's patterns: no diagnosis is right, too."""
+
 
 @dataclass(frozen=True)
 class Plant:
@@ -66,36 +68,47 @@ class Plant:
         patterns: diagnoses that are true of it; empty where it has no look of its own, so that
             any diagnosis is false.
         benign: whether it is none at all.
+        verdicts: those that are right of it, if it is benign.
     """
 
     name: str
     model: str
     ops: tuple[tuple[str, int], ...]
     make: Make
-    patterns: frozenset[Pattern] = frozenset()
+    patterns: frozenset[str] = frozenset()
     benign: bool = False
+    verdicts: frozenset[Verdict] = frozenset((Verdict.PASS, Verdict.SKIPPED))
 
 
 PLANTS: list[Plant] = []
 
 
-def fault(model: str, *ops: str | tuple[str, int], patterns: Sequence[Pattern] = ()) -> Any:
+def fault(model: str, *ops: str | tuple[str, int], patterns: Sequence[str] = ()) -> Any:
     """Register a fault; the decorated function makes its kernel."""
     return _register(model, ops, frozenset(patterns), benign=False)
 
 
-def control(model: str, *ops: str | tuple[str, int]) -> Any:
-    """Register a benign kernel."""
-    return _register(model, ops, frozenset(), benign=True)
+def control(
+    model: str,
+    *ops: str | tuple[str, int],
+    verdicts: Sequence[Verdict] = (Verdict.PASS, Verdict.SKIPPED),
+) -> Any:
+    """Register a benign kernel (or None, for the operator's own) with the verdicts that fit it."""
+    return _register(model, ops, frozenset(), benign=True, verdicts=frozenset(verdicts))
 
 
 def _register(
-    model: str, ops: Sequence[str | tuple[str, int]], patterns: frozenset[Pattern], *, benign: bool
+    model: str,
+    ops: Sequence[str | tuple[str, int]],
+    patterns: frozenset[str],
+    *,
+    benign: bool,
+    verdicts: frozenset[Verdict] = frozenset(),
 ) -> Any:
     places = tuple((op, 0) if isinstance(op, str) else op for op in ops)
 
     def register(make: Make) -> Make:
-        PLANTS.append(Plant(make.__name__, model, places, make, patterns, benign))
+        PLANTS.append(Plant(make.__name__, model, places, make, patterns, benign, verdicts))
         return make
 
     return register
@@ -194,7 +207,7 @@ class Stage:
             seen = alone[0] in FAULTS
             first = bool(culprits and culprits[0].op == ops[0]) or ops[0] in missing
         if plant.benign:
-            seen = bool(culprits) or alone[0] not in (Verdict.PASS, Verdict.SKIPPED)
+            seen = bool(culprits) or alone[0] not in plant.verdicts
         target = self._target(ops[0]) if len(ops) == 1 else None
         source = session.tensor(ops[0])
         return Score(
@@ -207,7 +220,7 @@ class Stage:
             bound=len(session.graph),
             seconds=seconds,
             peer=(False, False) if len(ops) > 1 else libcompare.raises(target, source),
-            effective=len(ops) > 1 or target is None or not np.array_equal(target, source),
+            effective=len(ops) > 1 or target is None or target.tobytes() != source.tobytes(),
             message=result.message,
         )
 
