@@ -192,7 +192,7 @@ def test_a_change_after_half_of_the_operators(change, tmp_path):
             session.run()
         with pytest.raises(ModelChanged, match=r"second\.weight"):
             session.carve(tmp_path / "mixed.tapml")
-        assert verdicts(session.report) - {"UNKNOWN"} == {"PASS"}
+        assert verdicts(session.report) - {"UNKNOWN"} <= GOOD
 
 
 def test_a_view_of_what_changed():

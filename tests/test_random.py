@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tapml_nb as tapml
-from tapml_nb import Bundle, Verdict
+from tapml_nb import Verdict
 
 
 class Around(nn.Module):

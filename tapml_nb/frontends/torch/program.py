@@ -367,9 +367,15 @@ class TorchProgram:
                 continue
             expected = self._nodes[spec.arg.name].meta["val"]
             if is_tensor(leaf) and not _fits(leaf, expected):
+                other = is_tensor(expected) and leaf.dtype != expected.dtype
+                remedy = (
+                    f"convert it with .to({expected.dtype})"
+                    if other
+                    else "pass dynamic_shapes if its shape varies"
+                )
                 raise ValueError(
                     f"inputs: step {step}: {spec.arg.name} is {_describe(leaf)}, the model was "
-                    f"exported for {_describe(expected)}; pass dynamic_shapes if its shape varies"
+                    f"exported for {_describe(expected)}; {remedy}"
                 )
         return leaves
 
