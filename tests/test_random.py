@@ -49,8 +49,6 @@ RANDOM = {
 HONEST = {
     "dropout that is off": lambda x: F.dropout(x, 0.5, False).tanh(),
     "dropout of nothing": lambda x: F.dropout(x, 0.0, True).tanh(),
-    "a draw without chance": lambda x: torch.bernoulli((x > 0).float()),
-    "rrelu that is off": lambda x: F.rrelu(x, training=False),
     "attention": lambda x: attention(x, 0.0),
 }
 
@@ -88,6 +86,22 @@ def test_what_only_might_be_random_is_judged(name):
         }
         session.offload("*")
         assert session.hybrid().info.outputs is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("function", "verdict", "message"),
+    [
+        (lambda x: F.dropout(x, 1.0), Verdict.FAIL, "source 0.0"),  # the importer drops it
+        (lambda x: torch.bernoulli((x > 0).float()), Verdict.UNSUPPORTED, "no rule for aten.rand"),
+        (lambda x: F.rrelu(x, training=False), Verdict.UNSUPPORTED, "no rule for aten.rrelu"),
+    ],
+    ids=["all is dropped", "probabilities of 0 and 1", "off"],
+)
+def test_a_draw_without_chance(function, verdict, message):
+    """The result is the same each time, whatever is drawn for it."""
+    with session_of(function) as session:
+        (found,) = [r for r in session.run().introduced.values() if r.verdict is verdict]
+        assert message in found.message
 
 
 def test_one_module_that_trains(tmp_path):
