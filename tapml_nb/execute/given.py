@@ -106,6 +106,11 @@ class Given:
             return
         self._sure[slot] = self._command
 
+    def forget(self, step: int) -> None:
+        """The source did not come to the end of a step, which begins anew later."""
+        for value in self.inputs:
+            self._keys.pop((value, step), None)
+
     def vouch(self, slots: Iterable[Slot], *, afresh: bool = False) -> None:
         """Make sure that tensors have the bytes that they had.
 

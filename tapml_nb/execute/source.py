@@ -159,7 +159,12 @@ class SourceRun:
         """
         self._given_tensors.begin(anew=not self._steps)
         while len(self._steps) < self.program.steps:
-            self._steps.append(self._run_step(len(self._steps), stopped))
+            step = len(self._steps)
+            try:
+                self._steps.append(self._run_step(step, stopped))
+            except BaseException:
+                self._given_tensors.forget(step)
+                raise
 
     def values(self, step: int) -> Mapping[ValueId, Any]:
         """All tensors of a step, as the source framework's own."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tapml_nb.execute.events import EventStream
+from tapml_nb.execute.given import ModelChanged
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.frontends.torch import import_torch
 from tapml_nb.numerics import digest
@@ -61,3 +62,19 @@ def test_stopping_and_going_on(program):
         source.complete(lambda: True)
     source.complete()
     assert source.array("x", 1).shape == (3, 8)
+
+
+def test_inputs_may_change_until_their_step_has_run():
+    model, (x,) = two_layers()
+    later = 2 * x
+    source = SourceRun(import_torch(model, [(x,), (later,)]), EventStream())
+    asked = iter(range(100))
+    with pytest.raises(Stopped):  # in the second step, whose inputs are known by then
+        source.complete(lambda: next(asked) > len(source.program.graph))
+    later.mul_(3)
+    source.complete()
+    np.testing.assert_array_equal(source.array("x", 1), later)
+    assert source.key("x", 1) == digest(later.numpy())
+    later.mul_(3)
+    with pytest.raises(ModelChanged, match="input x of step 1"):
+        source.complete()

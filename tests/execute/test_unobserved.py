@@ -213,11 +213,11 @@ def test_a_fault_that_only_shows_behind_the_source(kernel_cache, nothing_left):
 
 
 class Buckets(nn.Module):
-    """Logarithms as integers: that of 0 is one that 32 bits cannot hold, until it is masked."""
+    """Logarithms as integers: that of 0 is one that 32 bits cannot hold, until it is bounded."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         far = x.log().to(torch.int64)
-        near = torch.where(x > 0, far.reshape(-1).reshape(3, 3), 0)
+        near = torch.maximum(far.reshape(-1).reshape(3, 3), torch.zeros_like(far))
         return near.float().tanh()
 
 
@@ -232,7 +232,7 @@ def test_numbers_that_the_device_cannot_hold(kernel_cache, nothing_left):
         session._runs.run_hybrid(whole=True)
         info = session.report.info
         assert info.outputs is Verdict.PASS
-        assert "cannot hold" in session.report.accumulated["where", 0].message
+        assert "cannot hold" in session.report.accumulated["maximum", 0].message
         assert info.unobserved.same, info.unobserved.message
 
 
