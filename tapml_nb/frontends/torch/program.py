@@ -258,6 +258,7 @@ class TorchProgram:
         """Whether PyTorch says of a node of the operator that its result depends on a seed."""
         return any(
             torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+            and constants(node).get("dropout_p") != 0
             for node in self._ops[op].nodes
         )
 
