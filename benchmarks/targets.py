@@ -217,7 +217,8 @@ def row(
             models.append(name)
     movable = sum(not op.host for op in report.graph.ops)
     unobserved = after.info.unobserved
-    same = "not run" if unobserved is None else "the same" if unobserved.same else "DIFFERENT"
+    outcome = None if unobserved is None else unobserved.same
+    same = {None: "not run", True: "the same", False: "DIFFERENT"}[outcome]
     return (
         f"| {name} | {len(report.graph)} | {verdicts} | {seconds:.1f} "
         f"| {len(moved.offloaded)}/{movable} | {after.info.outputs}, unobserved {same} |"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tapml_nb.api import debug
     from tapml_nb.carve import Bundle, BundleError, CarvedTest
+    from tapml_nb.execute.given import ModelChanged
     from tapml_nb.frontends.program import FrontendError
     from tapml_nb.frontends.torch.decoding import decode_steps
     from tapml_nb.graph import Graph, Op, SelectorError
@@ -31,6 +32,7 @@ _HOMES = {
     "Graph": "graph",
     "Localization": "migrate",
     "Migration": "migrate",
+    "ModelChanged": "execute.given",
     "Op": "graph",
     "Report": "report",
     "SelectorError": "graph",
@@ -50,6 +52,7 @@ __all__ = [
     "Graph",
     "Localization",
     "Migration",
+    "ModelChanged",
     "Op",
     "Report",
     "SelectorError",

@@ -189,6 +189,8 @@ class Runs:
                     done += 1
                     fresh |= computed.fresh
                     result = self._accumulated_run.judge(computed, step)
+                    if result.verdict is not Verdict.PASS:
+                        self._source.vouch_for_all()
                     self.accumulated[result.op, step] = result
                     self.events.emit(OpAccumulated(result.op, step, result))
                     self.events.emit(RunProgress("hybrid", done, total))
@@ -201,6 +203,8 @@ class Runs:
             self.info = replace(self.info, outputs=outputs, agreement=said, unobserved=unobserved)
             if fresh and moved and (whole or self._is_whole(placement)):
                 unobserved = self._unobserved_run.check(placement, steps, self._thread.stopping)
+                if unobserved.same is False:
+                    self._source.vouch_for_all()
                 self.info = replace(self.info, unobserved=unobserved)
                 self.events.emit(OutputsCompared(unobserved))
 
@@ -218,6 +222,7 @@ class Runs:
 
     def migrate(self, order: str, ops: Sequence[OpId]) -> Migration:
         """See :meth:`Session.migrate <tapml_nb.session.Session.migrate>`."""
+        self._source.complete(self._thread.stopping)
         judged = self._judged(ops)
         if judged is None:
             return Migration(self._graph, [], {}, [], {}, stopped=True)
@@ -250,6 +255,7 @@ class Runs:
 
     def localize(self, criterion: Criterion, ops: Sequence[OpId]) -> Localization:
         """See :meth:`Session.localize <tapml_nb.session.Session.localize>`."""
+        self._source.complete(self._thread.stopping)
         judged = self._judged(ops)
         if judged is None:
             return Localization([], 0, [], stopped=True)
@@ -313,6 +319,8 @@ class Runs:
                 if computed.accident:
                     accidents[computed.op.id] = computed.accident
             right &= self._right(criterion, step)
+        if not right:
+            self._source.vouch_for_all()
         return Answer(right, accidents)
 
     def _right(self, criterion: Criterion, step: int) -> bool:
@@ -400,6 +408,8 @@ class Runs:
     def drill(self, op: Op) -> Runs:
         """Judge the calls that an operator holds, each alone on what the source gave it."""
         self._source.complete(self._thread.stopping)
+        for step in self.steps:
+            self._source.vouch_for(op, step)
         if op.id not in self._opened:
             assert isinstance(self._program, CoarseProgram), "or its operators have no members"
             given = [self._source.values(step) for step in self.steps]
@@ -444,6 +454,7 @@ class Runs:
 
         result = self.introduced[op.id, step]
         inputs = self.inputs(op, step)
+        self._source.vouch_for(op, step)
         references = self._references.local(op, step)
         unit = self.kernels.unit_key(op.id, step)
         return repro.write(

@@ -167,6 +167,8 @@ class Session:
 
         Raises:
             SelectorError: if ``ops`` names no operator.
+            ModelChanged: if a weight or an input is not what it was in the session's first run;
+                so do all methods that look at tensors.
             RuntimeError: if the session is busy or closed.
         """
         chosen = select(self.graph, ops)

@@ -135,7 +135,9 @@ def measure(one: Architecture, key: str) -> Record:
         scale=scale,
         moved=len(moved),
         outputs=str(info.outputs),
-        unobserved="" if unobserved is None else "same" if unobserved.same else "different",
+        unobserved={None: "", True: "same", False: "different"}[
+            None if unobserved is None else unobserved.same
+        ],
         seconds=seconds,
         megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from tapml_nb.carve.archive import Archive, unit_member
 from tapml_nb.frontends.open_units import leaves_sizes_open, with_sizes
-from tapml_nb.frontends.program import Unit, Unsupported
+from tapml_nb.frontends.program import Mark, Unit, Unsupported
 from tapml_nb.graph import Graph, Member, Op, OpId, SourceLine, TensorSpec, Value, ValueId
 from tapml_nb.numerics import is_float
 
@@ -61,6 +61,17 @@ class CarvedProgram:
     def mutations(self) -> dict[ValueId, ValueId]:
         """None: every step carries its own inputs."""
         return {}
+
+    def marks(self) -> dict[tuple[ValueId, int], Mark]:
+        """None: nobody else has these tensors."""
+        return {}
+
+    def may_be_random(self, op: OpId) -> bool:
+        """No: what was recorded stays."""
+        return False
+
+    def repeatable(self, op: OpId) -> None:
+        """None: no operator here draws random numbers."""
 
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
         """What the source computed when the operator was carved."""

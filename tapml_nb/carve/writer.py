@@ -13,6 +13,7 @@ import numpy as np
 from tapml_nb import tensorfile
 from tapml_nb.carve.archive import tensor_member, unit_member, write_archive
 from tapml_nb.carve.bundle import Bundle
+from tapml_nb.execute.given import ModelChanged
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op, OpId, ValueId
@@ -130,7 +131,11 @@ class _Carver:
         for key, text in self._units.items():
             yield unit_member(key), text.encode()
         for key, array in self._tensors.items():
-            yield tensor_member(key), tensorfile.dump({"data": array()})
+            data = array()
+            if digest(data) != key:  # a write that was noticed by nobody before
+                self._source.vouch_for_all()
+                raise ModelChanged("a tensor changed while it was carved; carve again")
+            yield tensor_member(key), tensorfile.dump({"data": data})
 
     def _keep(self, value: ValueId, step: int) -> str:
         """Have a tensor of the source written; returns its key."""

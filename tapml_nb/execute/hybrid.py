@@ -118,6 +118,11 @@ class HybridRun:
             return self._source.array(value, step)
         return entry.kept.array()
 
+    def number(self, value: ValueId, step: int) -> Any:
+        """A host value of the last hybrid run."""
+        entry = self._entries.get((step, value))
+        return self._source.values(step)[value] if entry is None else entry.number
+
     def accident(self, op: Op, step: int) -> str:
         """Why the source computed an operator of the last run that is placed on the target; ""
         if it did not."""
@@ -193,7 +198,7 @@ class HybridRun:
         program = self._source.program
         pure = self._source.values(step)
         inputs = {value: self._tensor(value, step, pure[value]) for value in op.inputs}
-        outputs = program.run(op.id, inputs)
+        outputs = self._source.compute(op, step, inputs)
         return [
             result if self._graph.values[value].host else program.to_numpy(result)
             for value, result in zip(op.outputs, outputs, strict=True)
@@ -264,4 +269,6 @@ class HybridRun:
         return f"version/{self._version(value, step)}"
 
     def _send(self, value: ValueId, step: int) -> Send:
+        if self.is_source(value, step):
+            return lambda: self._source.outgoing(value, step)
         return lambda: self.array(value, step)

@@ -25,7 +25,7 @@ from tapml_nb.compile.primfunc import is_primfunc
 from tapml_nb.compile.toolchain import ToolchainError
 from tapml_nb.execute.events import EventStream, RunProgress
 from tapml_nb.execute.override import NumpyOverride, misfit, python_code
-from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.execute.source import RANDOM, SourceRun, Stopped
 from tapml_nb.frontends.program import Unit, Unsupported
 from tapml_nb.graph import Graph, OpId, TensorSpec
 from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
@@ -90,6 +90,8 @@ class KernelTable:
     def __getitem__(self, call: tuple[OpId, int]) -> Implementation:
         """What runs for an operator in a step; :meth:`prepare` must have seen it."""
         op, step = call
+        if self._source.is_random(op, step):
+            return Failure("unsupported", RANDOM)
         override = self._overrides.get(op)
         if isinstance(override, NumpyOverride):
             return override
@@ -177,6 +179,8 @@ class KernelTable:
 
         A NumPy override cannot be written down; the operator's own unit stands for it.
         """
+        if self._source.is_random(op, step):
+            return Failure("unsupported", RANDOM)
         override = self._overrides.get(op)
         if isinstance(override, str):
             return self._misfit(override, op, step) or (override, ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,10 +13,23 @@ from typing import Any, cast
 import numpy as np
 
 from tapml_nb.execute.events import EventStream, RunProgress
+from tapml_nb.execute.given import Given, Slot
 from tapml_nb.execute.storage import Kept, Storage
 from tapml_nb.frontends.program import Program, SourceTensor
 from tapml_nb.graph import Op, OpId, ValueId
-from tapml_nb.numerics import digest
+from tapml_nb.numerics import bitwise_equal, digest
+
+RANDOM = (
+    "the source itself is random here: it draws other numbers each time, so there is nothing to "
+    "judge a kernel by"
+)
+"""Why an operator that :meth:`SourceRun.is_random` tells of has no kernel."""
+
+_DRAWS = {1 << 16: 16, math.inf: 2}
+"""How often an operator that may draw random numbers is run again, by elements that it gives at
+most: a few booleans may well be the same twice."""
+
+Again = Callable[[Mapping[ValueId, SourceTensor]], list[SourceTensor]]
 
 
 class Stopped(Exception):
@@ -59,6 +73,10 @@ class _Values(Mapping[ValueId, Any]):
     def shape(self, value: ValueId) -> tuple[int, ...]:
         """A tensor's shape, without looking at the tensor."""
         return tuple(self._values[value].shape)
+
+    def is_kept(self, value: ValueId) -> bool:
+        """Whether a value lies in memory that is the session's own."""
+        return isinstance(self._values[value], _Made)
 
     def carry(self, changed: Mapping[ValueId, ValueId], before: _Values) -> None:
         """Take over what the step before has left in buffers."""
@@ -110,6 +128,11 @@ class _Step:
     values: Mapping[ValueId, Any]
     ms: dict[OpId, float] = field(default_factory=dict)
     keys: dict[ValueId, str] = field(default_factory=dict)
+    random: dict[OpId, Again | None] = field(default_factory=dict)
+    """Operators that draw random numbers, with what runs them again with the same ones."""
+
+    homes: dict[int, list[Slot]] | None = None
+    """The step's inputs by the address of the memory they lie in; None until that is asked."""
 
 
 class SourceRun:
@@ -123,18 +146,26 @@ class SourceRun:
         self.storage = storage or Storage()
         self._events = events
         self._steps: list[_Step] = []
-        self._shared_keys: dict[ValueId, str] = {}
+        self._given_tensors = Given(program, self.array)
+        self._shared_homes: dict[int, list[Slot]] = {}
         self._derived: dict[int, _Step] = {}
         self._numbers = itertools.count(program.steps)
 
     def complete(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Run every step that has not been run yet.
+        """Run every step that has not been run yet.  Whatever uses the values calls this first.
 
         Raises:
             Stopped: between two operators, if ``stopped`` says so; the step begins anew later.
+            ModelChanged: if something that was given has changed since the first run.
         """
+        self._given_tensors.begin(anew=not self._steps)
         while len(self._steps) < self.program.steps:
-            self._steps.append(self._run_step(len(self._steps), stopped))
+            step = len(self._steps)
+            try:
+                self._steps.append(self._run_step(step, stopped))
+            except BaseException:
+                self._given_tensors.forget(step)
+                raise
 
     def values(self, step: int) -> Mapping[ValueId, Any]:
         """All tensors of a step, as the source framework's own."""
@@ -150,12 +181,57 @@ class SourceRun:
         return values.shape(value) if isinstance(values, _Values) else tuple(values[value].shape)
 
     def key(self, value: ValueId, step: int) -> str:
-        """The content address of a tensor; parameters are hashed once for all steps."""
-        shared = self.program.graph.values[value].role in ("parameter", "constant")
-        keys = self._shared_keys if shared else self._step(step).keys
+        """The content address of a tensor: for one that was given, of what it was in the first
+        run."""
+        keys = self._step(step).keys
         if value not in keys:
+            slot = self._slot(value, step)
+            if slot and (known := self._given_tensors.key(slot)):
+                return known
             keys[value] = digest(self.array(value, step))
         return keys[value]
+
+    def outgoing(self, value: ValueId, step: int) -> np.ndarray:
+        """A tensor to be sent under its key: it has the bytes that the key is of.
+
+        Raises:
+            ModelChanged: if it lies in memory that was given and has changed.
+        """
+        self._given_tensors.vouch(self._roots([value], step))
+        return self.array(value, step)
+
+    def vouch_for(self, op: Op, step: int) -> None:
+        """Before a kernel is blamed: what the operator reads is what it was.
+
+        Raises:
+            ModelChanged: if it is not.
+        """
+        self._given_tensors.vouch(self._roots([*op.inputs, *op.outputs], step), afresh=True)
+
+    def vouch_for_all(self) -> None:
+        """Before a placement is blamed: all that was given is what it was.
+
+        Raises:
+            ModelChanged: if it is not.
+        """
+        self._given_tensors.vouch_for_all()
+
+    def is_random(self, op: OpId, step: int) -> bool:
+        """Whether an operator draws other random numbers each time it is run."""
+        return op in self._step(step).random
+
+    def compute(
+        self, op: Op, step: int, inputs: Mapping[ValueId, SourceTensor]
+    ) -> list[SourceTensor]:
+        """What the source computes of other inputs, with the random numbers that it drew in this
+        step; where it cannot draw them again, what it computed then."""
+        step_random = self._step(step).random
+        if op.id not in step_random:
+            return self.program.run(op.id, inputs)
+        again = step_random[op.id]
+        if again is None:
+            return [self.values(step)[value] for value in op.outputs]
+        return again(inputs)
 
     def derive(self, op: Op, step: int, arrays: Sequence[np.ndarray]) -> int | None:
         """Make up a step in which one operator alone meets other tensors.
@@ -169,6 +245,7 @@ class SourceRun:
             The number of the new step, beyond those of the model; None if the source cannot
             compute the operator there.
         """
+        self._given_tensors.vouch(self._roots(op.inputs, step))
         values = self._step(step).values
         tensors = [v for v in op.inputs if not self.program.graph.values[v].host]
         inputs = {v: values[v] for v in op.inputs} | {
@@ -199,7 +276,14 @@ class SourceRun:
         return self._step(step).ms[op]
 
     def exact(self, op: OpId, step: int) -> list[np.ndarray] | None:
-        """The operator's outputs in float64 on the source's inputs, if that can be computed."""
+        """The operator's outputs in float64 on the source's inputs, if that can be computed.
+
+        Raises:
+            ModelChanged: if an input was given and has changed.
+        """
+        if self.is_random(op, step):
+            return None  # it would draw other numbers
+        self._given_tensors.vouch(self._roots(self.program.graph[op].inputs, step))
         result = self.program.run_exact(op, self._step(step).values)
         if result is None:
             return None
@@ -222,15 +306,20 @@ class SourceRun:
     def _run_step(self, step: int, stopped: Callable[[], bool]) -> _Step:
         graph = self.program.graph
         values = self._given(step)
+        self._given_tensors.note(step, values)
         record = _Step(values)
         for done, op in enumerate(graph.ops):
             if stopped():
                 raise Stopped
             reading = _Reading(values)
             given = reading if isinstance(values, _Values) else values
+            may_be_random = self.program.may_be_random(op.id)
+            again = self.program.repeatable(op.id) if may_be_random else None
             begin = time.perf_counter()
             outputs = self.program.run(op.id, given)
             record.ms[op.id] = (time.perf_counter() - begin) * 1e3
+            if may_be_random and self._draws(op, given, outputs):
+                record.random[op.id] = again
             made = dict(zip(op.outputs, outputs, strict=True))
             if isinstance(values, _Values):
                 values.record(reading.found, made)
@@ -241,6 +330,64 @@ class SourceRun:
                     RunProgress("source", step * len(graph) + done, len(graph) * self.program.steps)
                 )
         return record
+
+    def _draws(
+        self, op: Op, inputs: Mapping[ValueId, SourceTensor], outputs: Sequence[SourceTensor]
+    ) -> bool:
+        """Whether an operator gives something else when it is run again."""
+        numpy = self.program.to_numpy
+        hosts = [self.program.graph.values[value].host for value in op.outputs]
+        first = [o if h else numpy(o) for o, h in zip(outputs, hosts, strict=True)]
+        size = sum(np.size(output) for output in first)
+        for _ in range(next(draws for most, draws in _DRAWS.items() if size <= most)):
+            again = self.program.run(op.id, inputs)
+            for host, ours, theirs in zip(hosts, first, again, strict=True):
+                if theirs != ours if host else not bitwise_equal(ours, numpy(theirs)):
+                    return True
+        return False
+
+    def _slot(self, value: ValueId, step: int) -> Slot | None:
+        """Where a value of a step was given, if it was."""
+        if step in self._derived:  # in which activations are made up
+            shared = self.program.graph.values[value].role in ("parameter", "constant")
+            return self._given_tensors.slot(value, 0) if shared else None
+        return self._given_tensors.slot(value, step)
+
+    def _roots(self, values: Sequence[ValueId], step: int) -> list[Slot]:
+        """The given tensors in whose memory values lie: themselves, or what they are views of."""
+        record = self._step(step)
+        found: dict[Slot, None] = {}
+        for value in values:
+            if self.program.graph.values[value].host:
+                continue
+            if slot := self._slot(value, step):
+                found[slot] = None
+            elif not (isinstance(record.values, _Values) and record.values.is_kept(value)):
+                memory = self.program.memory(record.values[value])
+                found.update(dict.fromkeys(self._homes(memory.address, step)) if memory else ())
+        return list(found)
+
+    def _homes(self, address: int, step: int) -> Iterator[Slot]:
+        """The given tensors that lie in the memory at an address."""
+        if step in self._derived:
+            return
+        if not self._shared_homes:
+            self._shared_homes = self._addresses(self._given_tensors.shared, 0)
+        record = self._step(step)
+        if record.homes is None:
+            record.homes = self._addresses(self._given_tensors.inputs, step)
+        for homes in (self._shared_homes, record.homes):
+            yield from homes.get(address, ())
+
+    def _addresses(self, values: Sequence[ValueId], step: int) -> dict[int, list[Slot]]:
+        tensors = self._step(step).values
+        found: dict[int, list[Slot]] = {}
+        for value in values:
+            slot = self._given_tensors.slot(value, step)
+            memory = self.program.memory(tensors[value]) if slot and value in tensors else None
+            if slot and memory:
+                found.setdefault(memory.address, []).append(slot)
+        return found
 
     def _given(self, step: int) -> dict[ValueId, Any] | _Values:
         """The values that a step starts from."""

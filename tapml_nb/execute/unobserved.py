@@ -18,12 +18,12 @@ import numpy as np
 from tapml_nb.compile.cache import Compiled
 from tapml_nb.execute.device import Device, call_numpy
 from tapml_nb.execute.hybrid import TARGET, HybridRun
-from tapml_nb.execute.kernels import KernelTable
+from tapml_nb.execute.kernels import KernelTable, resolve_result
 from tapml_nb.execute.override import NumpyOverride
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.numerics import bitwise_equal, statistics
-from tapml_nb.targets.errors import TargetError, TargetLost
+from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
 from tapml_nb.targets.session import ChainCall
 
 
@@ -32,13 +32,13 @@ class Unobserved:
     """How an unobserved run compares with the hybrid run of the same placement.
 
     Attributes:
-        same: whether all outputs agree bit for bit.
-        message: what differs, in words; empty if nothing does.
+        same: whether all outputs agree bit for bit; None if the run could not be made.
+        message: what differs, or why there was no run, in words; empty if nothing differs.
         op: the first operator whose result differs; empty if none does, or if the difference
             goes away when one looks.
     """
 
-    same: bool
+    same: bool | None
     message: str = ""
     op: OpId = ""
 
@@ -51,7 +51,11 @@ class _Difference:
 
 
 class _NoResult(Exception):
-    """The run broke off."""
+    """The run broke off, by what the target did."""
+
+
+class _Impossible(Exception):
+    """The run cannot be made."""
 
 
 class UnobservedRun:
@@ -95,6 +99,8 @@ class UnobservedRun:
             first = self._different(placement, steps, True, stopped)
         except _NoResult as reason:
             return Unobserved(False, str(reason))
+        except _Impossible as reason:
+            return Unobserved(None, str(reason))
         if first is None:
             hint = "it does not where each operator is looked at: a race, or memory reused"
             return Unobserved(False, f"{message}; {hint}")
@@ -120,6 +126,8 @@ class UnobservedRun:
         for attempt in (1, 2):
             try:
                 return next(self._differences(placement, steps, traced, stopped), None)
+            except BeyondTarget as error:
+                raise _Impossible(f"the target cannot do that: {error}") from None
             except TargetError as error:
                 raise _NoResult(f"a kernel raised: {error}") from None
             except TargetLost as lost:
@@ -188,7 +196,10 @@ class _Step:
         implementation = self._run.kernels.prepared(op.id, self._step)
         by_target = where == TARGET and not self._run.hybrid.accident(op, self._step)
         if by_target and isinstance(implementation, Compiled):
-            self._note(op, implementation)
+            if implementation.kernel.launches or any(v in self._there for v in op.inputs):
+                self._note(op, implementation)
+            else:  # as in a hybrid run: what nothing has computed there need not go there
+                self._resolve(op, implementation)
         elif by_target and isinstance(implementation, NumpyOverride):
             self.flush(number, op.inputs)
             tensors = [v for v in op.inputs if not self._graph.values[v].host]
@@ -239,7 +250,7 @@ class _Step:
         kernel = compiled.kernel
         inputs = [self._key(v) for v in op.inputs if not self._graph.values[v].host]
         for key in kernel.constants:
-            self._session.put(key, compiled.constants[key])
+            self._put(key, compiled.constants[key])
         outputs = [f"unobserved/{self._step}/{v}" for v in op.outputs]
         if kernel.launches:
             call = ChainCall(kernel.key, tuple(inputs), tuple(outputs), compiled.numbers)
@@ -258,18 +269,39 @@ class _Step:
         self._there.update(zip(op.outputs, outputs, strict=True))
         self._made.update(dict.fromkeys(op.outputs))
 
+    def _resolve(self, op: Op, compiled: Compiled) -> None:
+        """A view or a constant of what this process has."""
+        arrays = [self._value(v) for v in op.inputs if not self._graph.values[v].host]
+        for value, number in zip(op.outputs, compiled.kernel.results, strict=True):
+            self._here[value] = resolve_result(compiled, number, arrays)
+
     def _compute(self, op: Op) -> None:
-        """Compute an operator on the source."""
+        """Compute an operator on the source; of the inputs that it has in the hybrid run, it is
+        what it was there."""
         program, pure = self._source.program, self._source.values(self._step)
+        if all(map(self._is_hybrids, op.inputs)):
+            hybrid = self._run.hybrid
+            for v in op.outputs:
+                host = self._graph.values[v].host
+                self._here[v] = (hybrid.number if host else hybrid.array)(v, self._step)
+            return
         inputs = {}
         for v in op.inputs:
             known = v in self._here or v in self._there
             host = self._graph.values[v].host
             value = self._value(v) if known else pure[v]
             inputs[v] = program.from_numpy(value, pure[v]) if known and not host else value
-        for v, result in zip(op.outputs, program.run(op.id, inputs), strict=True):
+        outputs = self._source.compute(op, self._step, inputs)
+        for v, result in zip(op.outputs, outputs, strict=True):
             host = self._graph.values[v].host
             self._here[v] = result if host else program.to_numpy(result)
+
+    def _is_hybrids(self, value: ValueId) -> bool:
+        """Whether a value is what it is in the hybrid run, bit for bit."""
+        ours, hybrid = self._value(value), self._run.hybrid
+        if self._graph.values[value].host:
+            return bool(ours == hybrid.number(value, self._step))
+        return bitwise_equal(ours, hybrid.array(value, self._step))
 
     def _value(self, value: ValueId) -> Any:
         """A value as this process has it: an array, or a host number."""
@@ -277,6 +309,8 @@ class _Step:
             self._here[value] = self._session.fetch(self._there[value])
         if value in self._here:
             return self._here[value]
+        if self._graph.values[value].host:
+            return self._source.values(self._step)[value]
         return self._source.array(value, self._step)
 
     def _key(self, value: ValueId) -> str:
@@ -287,11 +321,18 @@ class _Step:
             key = f"unobserved/{self._step}/{value}"
             self._there[value] = key
             self._kept.append(key)
-            self._session.put(key, self._here[value])
+            self._put(key, self._here[value])
         else:
             key = self._source.key(value, self._step)
-            self._session.put(key, self._source.array(value, self._step))
+            if not self._session.resident(key):
+                self._put(key, self._source.outgoing(value, self._step))
         return key
+
+    def _put(self, key: str, array: np.ndarray) -> None:
+        try:
+            self._session.put(key, array)
+        except TargetError as error:
+            raise _Impossible(f"the target cannot hold a tensor: {error}") from None
 
 
 def _in_words(ours: np.ndarray, theirs: np.ndarray) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from tapml_nb.frontends.program import Memory, Program, SourceTensor, Unit
+from tapml_nb.frontends.program import Mark, Memory, Program, SourceTensor, Unit
 from tapml_nb.graph import Op, OpId, ValueId
 
 
@@ -63,9 +63,23 @@ class Inside:
         """None: what a step starts from is given."""
         return {}
 
+    def marks(self) -> dict[tuple[ValueId, int], Mark]:
+        """None: who opens it has looked at those of the whole program."""
+        return {}
+
     def run(self, op: OpId, values: Mapping[ValueId, SourceTensor]) -> list[SourceTensor]:
         """As the whole program does."""
         return self._program.run(op, values)
+
+    def may_be_random(self, op: OpId) -> bool:
+        """As the whole program says."""
+        return self._program.may_be_random(op)
+
+    def repeatable(
+        self, op: OpId
+    ) -> Callable[[Mapping[ValueId, SourceTensor]], list[SourceTensor]] | None:
+        """As the whole program does."""
+        return self._program.repeatable(op)
 
     def run_exact(
         self, op: OpId, values: Mapping[ValueId, SourceTensor]

@@ -6,8 +6,8 @@ the framework's own ("source tensors"); they become NumPy arrays only where they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -67,6 +67,19 @@ class Memory:
     over: Callable[[np.ndarray], SourceTensor]
 
 
+@dataclass(frozen=True)
+class Mark:
+    """What tells at little cost that a tensor which was given may be another now.
+
+    Attributes:
+        stamp: changes with every write that the framework notices; not with all there are.
+        tensor: the tensor as its owner has it now; None if there is none in its place.
+    """
+
+    stamp: Hashable
+    tensor: SourceTensor = field(compare=False)
+
+
 class Program(Protocol):
     """A model of some framework, operator by operator."""
 
@@ -86,8 +99,21 @@ class Program(Protocol):
     def mutations(self) -> Mapping[ValueId, ValueId]:
         """The buffers that a step changes, each with the value that it then holds."""
 
+    def marks(self) -> Mapping[tuple[ValueId, int], Mark]:
+        """Marks of the tensors that were given, by value and step (0 for what all steps share);
+        none where the framework notices no writes."""
+
     def run(self, op: OpId, values: Mapping[ValueId, SourceTensor]) -> list[SourceTensor]:
         """Run one operator on the source and return its outputs in graph order."""
+
+    def may_be_random(self, op: OpId) -> bool:
+        """Whether an operator may draw random numbers: its outputs tell whether it does."""
+
+    def repeatable(
+        self, op: OpId
+    ) -> Callable[[Mapping[ValueId, SourceTensor]], list[SourceTensor]] | None:
+        """What runs an operator, as often as one wishes, with the random numbers that it would
+        draw now; None if the source cannot."""
 
     def run_exact(
         self, op: OpId, values: Mapping[ValueId, SourceTensor]

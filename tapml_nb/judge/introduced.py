@@ -102,7 +102,14 @@ class IntroducedRun:
 
         Raises:
             Stopped, TargetLost: as :meth:`~tapml_nb.execute.device.Device.call`.
+            ModelChanged: if what it reads is not what the source has read.
         """
+        result = self._judge(op, step)
+        if result.verdict in _TO_DIAGNOSE:
+            self._source.vouch_for(op, step)
+        return result
+
+    def _judge(self, op: Op, step: int) -> OpResult:
         base = OpResult(op.id, step, Verdict.UNKNOWN, source_ms=self._source.ms(op.id, step))
         if op.host:
             message = "runs on the host: it computes no tensor"
@@ -427,7 +434,7 @@ class IntroducedRun:
         return [self._graph.values[v].spec for v in op.outputs]
 
     def _send(self, value: ValueId, step: int) -> Send:
-        return lambda: self._source.array(value, step)
+        return lambda: self._source.outgoing(value, step)
 
     def _output_keys(self, op: Op) -> list[str]:
         return [f"introduced/{op.id}/{k}" for k in range(len(op.outputs))]

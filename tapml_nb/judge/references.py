@@ -108,6 +108,7 @@ class References:
         graph = program.graph
         buffers, lengths = self._carried
         exact_values: dict[ValueId, Any] = dict(buffers)
+        self._source.vouch_for_all()
         values = ChainMap(exact_values, cast(dict[ValueId, Any], self._source.values(step)))
         lengths = dict(lengths)
         last_use = {v: op.id for op in graph.ops for v in op.inputs}
@@ -117,7 +118,11 @@ class References:
         for op in graph.ops:
             if op.host:
                 continue
-            outputs = program.run_exact(op.id, values)
+            outputs = (
+                self._redrawn(op, step, values)
+                if self._source.is_random(op.id, step)
+                else program.run_exact(op.id, values)
+            )
             exact = None if outputs is None else [program.to_numpy(t) for t in outputs]
             # Noise of a long sum stays in everything that depends on it.
             length = max([self._length(op, step), *(lengths.get(v, 1) for v in op.inputs)])
@@ -151,6 +156,19 @@ class References:
         inputs = [source.array(v, step) for v in tensors]
         dtypes = [source.array(v, step).dtype for v in op.outputs]
         return beside(op, inputs, dtypes, exact, run)
+
+    def _redrawn(self, op: Op, step: int, values: Mapping[ValueId, Any]) -> list[Any]:
+        """A random operator on exact inputs, with the numbers that the source drew: it draws
+        others in float64, so it is run in the source's own precision."""
+        program, source = self._source.program, self._source.values(step)
+        inputs: dict[ValueId, Any] = {}
+        for value in op.inputs:
+            inputs[value] = source[value]
+            if values[value] is not source[value] and not program.graph.values[value].host:
+                dtype = self._source.array(value, step).dtype
+                narrow = program.to_numpy(values[value]).astype(dtype)
+                inputs[value] = program.from_numpy(narrow, source[value])
+        return self._source.compute(op, step, inputs)
 
     def _length(self, op: Op, step: int) -> int:
         if op.members:  # sums in a row: their errors add up as those of one sum of all the terms

@@ -164,12 +164,13 @@ class Report:
 
         ``UNSUPPORTED`` operators stay on the source and do not count; operators not judged yet,
         and those whose kernel does not compile, do.  After a hybrid run the model's outputs must
-        be within the noise floor, too, and those of an unobserved run, if one was made, the same.
+        be within the noise floor, too, and those of an unobserved run, if one could be made, the
+        same.
         """
         verdicts = all(self.verdict(op.id) in _GOOD for op in self.graph.ops)
         unobserved = self.info.unobserved
-        outputs = self.info.outputs in (None, Verdict.PASS) and (not unobserved or unobserved.same)
-        return verdicts and outputs
+        outputs = self.info.outputs in (None, Verdict.PASS)
+        return verdicts and outputs and (unobserved is None or unobserved.same is not False)
 
     def __bool__(self) -> bool:
         return self.ok
@@ -449,11 +450,11 @@ def summarize(report: Report) -> str:
         lines.append(f"  hybrid: {moved} operators on the target, outputs {state}")
         lines += [f"    {info.agreement}"] if info.agreement else []
         if info.unobserved:
-            state = (
-                "the same outputs, bit for bit"
-                if info.unobserved.same
-                else f"DIFFERENT: {info.unobserved.message}"
-            )
+            state = {
+                True: "the same outputs, bit for bit",
+                False: f"DIFFERENT: {info.unobserved.message}",
+                None: f"could not be made: {info.unobserved.message}",
+            }[info.unobserved.same]
             lines.append(f"  unobserved run: {state}")
     for rank, culprit in enumerate(report.culprits[:10], 1):
         ratio = "" if math.isnan(culprit.ratio) else f", {culprit.ratio:.3g} floors"

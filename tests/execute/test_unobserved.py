@@ -13,6 +13,7 @@ from torch import nn
 import tapml_nb as tapml
 from tapml_nb.execute.events import OutputsCompared
 from tapml_nb.judge.verdict import Verdict
+from tapml_nb.targets.errors import TargetError
 from tests import kernels, models
 
 
@@ -166,3 +167,91 @@ def test_a_target_killed_in_between_is_nobodys_fault(gated):
     assert offloaded(gated).unobserved.same
     forget()
     assert gated._target.restarts == 1
+
+
+class Transposed(nn.Module):
+    """A sum whose order depends on how its input lies in memory."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.tanh().t().sum(-1).sigmoid()
+
+
+@pytest.mark.parametrize("left", ["source", "accident"])
+def test_what_the_source_computes_in_both_runs_is_the_same(kernel_cache, nothing_left, left):
+    """The target's values come back contiguous; the source's own lie otherwise."""
+    torch.manual_seed(0)
+    x = torch.randn(513, 129)
+    view = x.tanh().t()
+    assert not torch.equal(view.sum(-1), view.contiguous().sum(-1)), "or this shows nothing"
+    with tapml.debug(Transposed().eval(), (x,)) as session:
+        # Bit for bit what the source has, so that the hybrid run takes the source's own tensor.
+        session.override("tanh", lambda x: torch.from_numpy(x.copy()).tanh().numpy())
+        session.offload("*")
+        if left == "accident":
+            session.override("sum", lambda x: 1 / 0)
+        else:
+            session.restore("sum")
+        session._runs.run_hybrid(whole=True)
+        info = session.report.info
+        assert info.outputs is Verdict.PASS
+        assert info.unobserved.same, info.unobserved.message
+        accumulated = session.report.accumulated["sum", 0]
+        assert accumulated.max_abs == 0, "computed of the same values in the same layout"
+
+
+def test_a_fault_that_only_shows_behind_the_source(kernel_cache, nothing_left):
+    """That the source's results are taken as they were hides no kernel that spoils their input."""
+    torch.manual_seed(0)
+    with tapml.debug(Gated().eval(), (torch.randn(3, 8),)) as session:
+        session.override("act/silu", kernels.spoils_its_input)
+        session.offload("*")
+        session.restore("add")
+        session._runs.run_hybrid(whole=True)
+        unobserved = session.report.info.unobserved
+        assert unobserved.same is False
+        assert unobserved.op == "act/silu"
+
+
+class Buckets(nn.Module):
+    """Logarithms as integers: that of 0 is one that 32 bits cannot hold, until it is bounded."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        far = x.log().to(torch.int64)
+        near = torch.maximum(far.reshape(-1).reshape(3, 3), torch.zeros_like(far))
+        return near.float().tanh()
+
+
+def test_numbers_that_the_device_cannot_hold(kernel_cache, nothing_left):
+    """Views are made where their input is, so the numbers never go to the device for them."""
+    torch.manual_seed(0)
+    x = torch.rand(3, 3) * 100
+    x[0, 0] = 0
+    with tapml.debug(Buckets().eval(), (x,), target="webgpu") as session:
+        session.offload("*")
+        session.restore("to")  # what becomes of -inf there is another matter
+        session._runs.run_hybrid(whole=True)
+        info = session.report.info
+        assert info.outputs is Verdict.PASS
+        assert "cannot hold" in session.report.accumulated["maximum", 0].message
+        assert info.unobserved.same, info.unobserved.message
+
+
+def test_a_run_that_cannot_be_made_is_no_difference(gated, monkeypatch):
+    """The hybrid run's calls were all made; then there is no room for an input any more."""
+    gated.run()
+    gated.offload("*")
+    put = gated._target.put
+
+    def full(key, array):
+        if key.startswith("unobserved/"):
+            raise TargetError("no room for 192 bytes")
+        return put(key, array)
+
+    monkeypatch.setattr(gated._target, "put", full)
+    gated.override("act/silu", lambda x: x / (1 + np.exp(-x)))
+    info = gated.hybrid().info
+    assert info.unobserved.same is None
+    assert info.unobserved.message == "the target cannot hold a tensor: no room for 192 bytes"
+    summary = gated.report.summary()
+    assert "unobserved run: could not be made: the target cannot hold a tensor" in summary
+    assert "DIFFERENT" not in summary

@@ -303,3 +303,39 @@ class TestOpenSizes:
     def test_what_is_fixed_stays_closed(self):
         program = import_torch(_Pairs().eval(), (torch.randn(4, 8),))
         assert not program.unit("silu", run(program), symbolic=True).is_open
+
+
+def _views() -> dict[str, torch.Tensor]:
+    base = torch.arange(64.0).reshape(4, 16)
+    return {
+        "contiguous": base,
+        "transposed": base.t(),
+        "sliced": base[1:, 3:9],
+        "every other": base[:, ::2],
+        "expanded": base[:, :1].expand(4, 5),
+        "overlapping": base.reshape(-1).unfold(0, 8, 4),
+        "nothing": base[:0],
+        "a number": base[2, 3],
+        "half": base.to(torch.bfloat16).t(),
+        "boolean": (base > 7).t(),
+    }
+
+
+@pytest.mark.parametrize("name", _views())
+def test_values_take_a_tensors_layout(name):
+    program = import_torch(*two_layers())
+    like = _views()[name]
+    values = program.to_numpy(like).copy()
+    found = program.from_numpy(values, like)
+    assert torch.equal(found, like)
+    if like.numel():
+        assert found.stride() == like.stride()
+        assert found.data_ptr() % 64 == like.data_ptr() % 64
+
+
+def test_values_that_no_such_layout_holds():
+    program = import_torch(*two_layers())
+    like = torch.zeros(4, 1).expand(4, 5)
+    values = np.arange(20, dtype=np.float32).reshape(4, 5)
+    np.testing.assert_array_equal(program.from_numpy(values, like).numpy(), values)
+    np.testing.assert_array_equal(program.from_numpy(values[:3], like).numpy(), values[:3])

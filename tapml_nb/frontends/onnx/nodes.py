@@ -39,7 +39,28 @@ _FIXED: dict[str, tuple[int, ...]] = {
 }
 """Inputs that say what an operator does, not what with: TVM's importer wants their numbers."""
 
+_RANDOM = frozenset(
+    (
+        "Bernoulli",
+        "Dropout",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    )
+)
+"""Operators that draw random numbers; ``Dropout`` only if it is told that it trains."""
+
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
+
+def draws(node: Any) -> bool:
+    """Whether a ``NodeProto``, or one in a graph that it runs, may draw random numbers."""
+    if node.op_type in _RANDOM:
+        return True
+    graphs = [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
+    return any(draws(inner) for graph in graphs for inner in graph.node)
 
 
 @dataclass(frozen=True)

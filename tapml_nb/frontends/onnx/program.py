@@ -11,11 +11,11 @@ import onnx
 
 from tapml_nb.frontends.arrays import by_name, memory_of, split_steps, to_array
 from tapml_nb.frontends.onnx.model import OnnxModel, load
-from tapml_nb.frontends.onnx.nodes import OnnxNode, read_names
+from tapml_nb.frontends.onnx.nodes import OnnxNode, draws, read_names
 from tapml_nb.frontends.onnx.provenance import label, scope_and_class, source_line
 from tapml_nb.frontends.onnx.runtime import Runtime
 from tapml_nb.frontends.onnx.units import build_module
-from tapml_nb.frontends.program import FrontendError, Memory, Unit
+from tapml_nb.frontends.program import FrontendError, Mark, Memory, Unit
 from tapml_nb.graph import Graph, Op, OpId, TensorSpec, Value, ValueId
 from tapml_nb.graph.model import layer_of
 from tapml_nb.numerics import is_float, np_dtype
@@ -80,6 +80,17 @@ class OnnxProgram:
     def mutations(self) -> dict[ValueId, ValueId]:
         """None: an ONNX graph has no state."""
         return {}
+
+    def marks(self) -> dict[tuple[ValueId, int], Mark]:
+        """None: NumPy does not notice writes."""
+        return {}
+
+    def may_be_random(self, op: OpId) -> bool:
+        """Whether the node, or one inside it, is one of ONNX's random operators."""
+        return draws(self._ops[op].node.proto)
+
+    def repeatable(self, op: OpId) -> None:
+        """None: onnxruntime's generators cannot be set back."""
 
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
         """Run one node on onnxruntime; outputs in graph order."""

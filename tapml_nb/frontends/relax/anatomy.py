@@ -23,7 +23,8 @@ Tree = Any
 """The id of a value, an expression without variables of its own, or a list of trees."""
 
 _REDUCED = re.compile(r"T\.axis\.(reduce\(|remap\(\"[SO]*R)")
-_PACKED = ("relax.call_dps_packed", "relax.call_pure_packed", "relax.call_inplace_packed")
+_PURE = ("relax.call_dps_packed", "relax.call_pure_packed")
+_PACKED = (*_PURE, "relax.call_inplace_packed")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ class RelaxOp:
     primitives: tuple[str, ...]
     constants: Mapping[str, Constant]
     sizes: Any = None
+
+    @property
+    def calls_packed(self) -> bool:
+        """Whether it is a call of a function from outside TVM that is said to be pure."""
+        op = getattr(self.expr, "op", None)
+        return isinstance(op, tvm.ir.Op) and op.name in _PURE
 
 
 @dataclass

@@ -14,7 +14,7 @@ from tvm.sym import Analyzer
 
 from tapml_nb.frontends.arrays import by_name, memory_of, split_steps, to_array
 from tapml_nb.frontends.arrays import is_tensor as is_array
-from tapml_nb.frontends.program import FrontendError, Memory, Unit, Unsupported
+from tapml_nb.frontends.program import FrontendError, Mark, Memory, Unit, Unsupported
 from tapml_nb.frontends.relax.anatomy import (
     Anatomy,
     RelaxOp,
@@ -112,6 +112,20 @@ class RelaxProgram:
         made = [key for key in self._anatomy.params if key in self._effects]
         results = [key for key in self._anatomy.outputs if self._is_object(key)]
         return dict(zip(made, results, strict=False))
+
+    def marks(self) -> dict[tuple[ValueId, int], Mark]:
+        """None: NumPy does not notice writes."""
+        return {}
+
+    def may_be_random(self, op: OpId) -> bool:
+        """Whether it calls a function that TVM knows nothing of, and that may be called again;
+        none of Relax's own operators draws random numbers."""
+        program = self._ops[op]
+        ends = (*program.inputs, *program.outputs)
+        return program.calls_packed and not any(map(self._is_object, ends))
+
+    def repeatable(self, op: OpId) -> None:
+        """None: nobody knows where such a function has its numbers from."""
 
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
         """Run one operator on TVM's virtual machine; outputs in graph order."""

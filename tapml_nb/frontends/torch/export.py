@@ -17,6 +17,7 @@ import torch
 from torch.export import ExportedProgram
 
 from tapml_nb.frontends.program import FrontendError
+from tapml_nb.frontends.torch.dtypes import check_dtypes, unlike_weights
 
 StepInputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword inputs of one step."""
@@ -54,7 +55,8 @@ def export(
     """Export a module on its first step's inputs and decompose it to core ATen.
 
     Raises:
-        ValueError: if the model is in training mode or does not accept the inputs.
+        ValueError: if the model is in training mode or does not accept the inputs, their dtypes
+            included.
         FrontendError: if ``torch.export`` cannot capture a model that itself runs.
     """
     if model.training:
@@ -82,7 +84,9 @@ def export(
                 f"torch.export cannot capture {type(model).__name__}: {first_line(error)}"
                 f"{_where(error)}{_way_out(error)}"
             ) from error
-    return decompose(program)
+    decomposed = decompose(program)
+    check_dtypes(decomposed)
+    return decomposed
 
 
 def _way_out(error: BaseException) -> str:
@@ -118,6 +122,7 @@ def _reject_misfit(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[s
     except Exception as error:
         raise ValueError(
             f"inputs: {type(model).__name__} itself fails on them: {first_line(error)}"
+            f"{unlike_weights(model, args, kwargs)}"
         ) from error
 
 

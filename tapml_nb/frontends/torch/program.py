@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import ml_dtypes
@@ -17,7 +20,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from tapml_nb.frontends.granularity import Decide, Granularity
-from tapml_nb.frontends.program import Memory, Unit, Unsupported
+from tapml_nb.frontends.program import Mark, Memory, Unit, Unsupported
 from tapml_nb.frontends.torch.coarse import fused_groups, module_groups
 from tapml_nb.frontends.torch.export import (
     StepInputs,
@@ -26,6 +29,7 @@ from tapml_nb.frontends.torch.export import (
     split_steps,
 )
 from tapml_nb.frontends.torch.grouping import Group, group_nodes, is_assertion, is_tensor
+from tapml_nb.frontends.torch.layout import laid_out
 from tapml_nb.frontends.torch.naming import Part, call_name, kernel_name, module_name
 from tapml_nb.frontends.torch.provenance import constants, source_line
 from tapml_nb.frontends.torch.sizes import OpenSizes, exported_size
@@ -94,7 +98,8 @@ def import_torch(
     else:
         exported = export(model, steps, dynamic_shapes)
         default = type(model).__name__
-    return TorchProgram(exported, steps, name or default, chosen)
+    owner = None if isinstance(model, ExportedProgram) else model
+    return TorchProgram(exported, steps, name or default, chosen, owner)
 
 
 @dataclass(frozen=True)
@@ -118,8 +123,11 @@ class TorchProgram:
         steps: Sequence[StepInputs],
         name: str,
         workarounds: Sequence[Workaround] = (),
+        owner: torch.nn.Module | None = None,
     ) -> None:
+        """``owner`` is the module that was exported, if there is one."""
         self._exported = exported
+        self._owner = weakref.ref(owner) if owner is not None else lambda: None
         self._workarounds = workarounds
         self._nodes = {node.name: node for node in exported.graph.nodes}
         self._ops: dict[OpId, _TorchOp] = {}
@@ -210,9 +218,61 @@ class TorchProgram:
             if spec.kind is OutputKind.BUFFER_MUTATION
         }
 
+    def marks(self) -> dict[tuple[ValueId, int], Mark]:
+        """Marks of parameters, buffers, constants and inputs: where they are, and PyTorch's count
+        of the writes to them."""
+        exported = self._exported
+        owned: dict[tuple[ValueId, int], Any] = {(k, 0): v for k, v in self._constants.items()}
+        users = []
+        for spec in exported.graph_signature.input_specs:
+            if spec.kind is InputKind.USER_INPUT:
+                users.append(spec.arg)
+            elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+                owned[spec.arg.name, 0] = self._owned(str(spec.target))
+            elif spec.kind is InputKind.CONSTANT_TENSOR:
+                owned[spec.arg.name, 0] = exported.constants[spec.target]
+        for step, leaves in enumerate(self._steps):
+            for argument, leaf in zip(users, leaves, strict=True):
+                if is_tensor(leaf) and not isinstance(argument, ConstantArgument):
+                    owned[argument.name, step] = leaf
+        return {slot: Mark(_stamp(tensor), tensor) for slot, tensor in owned.items()}
+
+    def _owned(self, target: str) -> torch.Tensor | None:
+        """A parameter or buffer as the model has it now; None if it has none of that name."""
+        exported = self._exported
+        owner = self._owner()
+        if owner is None:
+            known = exported.state_dict.get(target)
+            return dict(exported.named_buffers()).get(target) if known is None else known
+        try:
+            tensor = attrgetter(target)(owner)
+        except AttributeError:
+            return None
+        return tensor if is_tensor(tensor) else None
+
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
         """Run one operator in PyTorch; outputs in graph order."""
         return self._run(self._ops[op], {n: values[n.name] for n in self._ops[op].inputs}, {})
+
+    def may_be_random(self, op: OpId) -> bool:
+        """Whether PyTorch says of a node of the operator that its result depends on a seed."""
+        return any(
+            torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+            and constants(node).get("dropout_p") != 0
+            for node in self._ops[op].nodes
+        )
+
+    def repeatable(self, op: OpId) -> Callable[[Mapping[ValueId, Any]], list[Any]]:
+        """What runs an operator from the state in which PyTorch's generators are now."""
+        on_cpu = torch.get_rng_state()
+        used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        on_cuda = torch.cuda.get_rng_state_all() if used else []
+
+        def again(values: Mapping[ValueId, Any]) -> list[Any]:
+            with _generators(on_cpu, on_cuda):
+                return self.run(op, values)
+
+        return again
 
     def run_exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any] | None:
         """Run one operator in float64: inputs widened, and dtypes named inside it, too."""
@@ -260,14 +320,14 @@ class TorchProgram:
         return np.asarray(tensor.resolve_conj().resolve_neg().numpy())
 
     def from_numpy(self, array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-        """A tensor with these values on the device of ``like``."""
+        """A tensor with these values on the device of ``like``, and laid out as it is."""
         if not array.flags.writeable:  # PyTorch cannot promise to leave it alone
             array = array.copy()
         for dtype, (bits, twin) in _BITS.items():
             if array.dtype == np.dtype(twin):
                 width = np.dtype(str(bits).removeprefix("torch."))
-                return torch.from_numpy(array.view(width)).view(dtype).to(like.device)
-        return torch.from_numpy(array).to(like.device)
+                return laid_out(torch.from_numpy(array.view(width)).view(dtype), like)
+        return laid_out(torch.from_numpy(array), like)
 
     def memory(self, tensor: torch.Tensor) -> Memory | None:
         """The tensor's storage (see :class:`~tapml_nb.frontends.program.Program`)."""
@@ -308,9 +368,15 @@ class TorchProgram:
                 continue
             expected = self._nodes[spec.arg.name].meta["val"]
             if is_tensor(leaf) and not _fits(leaf, expected):
+                other = is_tensor(expected) and leaf.dtype != expected.dtype
+                remedy = (
+                    f"convert it with .to({expected.dtype})"
+                    if other
+                    else "pass dynamic_shapes if its shape varies"
+                )
                 raise ValueError(
                     f"inputs: step {step}: {spec.arg.name} is {_describe(leaf)}, the model was "
-                    f"exported for {_describe(expected)}; pass dynamic_shapes if its shape varies"
+                    f"exported for {_describe(expected)}; {remedy}"
                 )
         return leaves
 
@@ -472,6 +538,27 @@ def _over(
     """A tensor at an offset, of a shape and strides (all in elements) in memory of its own."""
     storage = torch.from_numpy(data).to(device).untyped_storage()
     return torch.empty(0, dtype=dtype, device=device).set_(storage, *place)
+
+
+def _stamp(tensor: torch.Tensor | None) -> tuple[int, int]:
+    """Where a tensor is, and how often it was written to; what cannot be told is 0."""
+    where = writes = 0
+    if tensor is not None:
+        with suppress(RuntimeError, NotImplementedError):  # it has no address
+            where = tensor.data_ptr()
+        with suppress(RuntimeError):  # inference tensors count no writes
+            writes = tensor._version
+    return where, writes
+
+
+@contextmanager
+def _generators(on_cpu: torch.Tensor, on_cuda: Sequence[torch.Tensor]) -> Iterator[None]:
+    """While the block runs, random numbers are drawn from these states."""
+    with torch.random.fork_rng(devices=range(len(on_cuda))):
+        torch.set_rng_state(on_cpu)
+        for device, state in enumerate(on_cuda):
+            torch.cuda.set_rng_state(state, device)
+        yield
 
 
 def _widen(value: Any) -> Any:

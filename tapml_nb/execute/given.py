@@ -1,0 +1,158 @@
+"""The tensors that were given: weights, buffers and inputs, in memory that is the user's own.
+
+A session keeps what the source made of them, and sends their bytes more than once: after a target
+was lost, or in a later run.  So their contents are noted before the source first runs, and whoever
+uses the bytes for something new asks here first.  What an optimizer or an assignment does shows in
+marks that cost next to nothing; a write behind a framework's back shows in the bytes alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tapml_nb.frontends.program import Mark, Program
+from tapml_nb.graph import ValueId
+from tapml_nb.numerics import digest
+
+Slot = tuple[ValueId, int]
+"""A given value and the step it belongs to; 0 for what all steps share."""
+
+
+class ModelChanged(RuntimeError):
+    """A weight or an input is not what it was when the session first ran the model."""
+
+
+class Given:
+    """Keys of the given tensors, and whether these are still what they were.
+
+    Attributes:
+        inputs: values that each step is given.
+        shared: values that all steps share.
+    """
+
+    def __init__(self, program: Program, held: Callable[[ValueId, int], np.ndarray]) -> None:
+        """``held`` gives a tensor as the session holds it, in memory that the user may share."""
+        self._program = program
+        self._graph = program.graph
+        self._held = held
+        tensors = [v for v in self._graph.values.values() if not v.host and v.role != "operator"]
+        self.inputs = [v.id for v in tensors if v.role == "input"]
+        self.shared = [v.id for v in tensors if v.role != "input"]
+        self._marks: dict[Slot, Mark] = {}
+        self._keys: dict[Slot, str] = {}
+        self._sure: dict[Slot, int] = {}
+        self._command = 0
+
+    def slot(self, value: ValueId, step: int) -> Slot | None:
+        """Where a value of a step belongs; None if an operator or an earlier step has made it."""
+        known = self._graph.values[value]
+        if known.role == "operator" or known.host:
+            return None
+        if known.role == "input":
+            return value, step
+        return None if step and value in self._program.mutations else (value, 0)
+
+    def key(self, slot: Slot) -> str | None:
+        """The content address of a given tensor when the source first ran; None if that is not
+        known."""
+        return self._keys.get(slot)
+
+    def begin(self, *, anew: bool) -> None:
+        """Something new begins that uses these tensors.
+
+        Args:
+            anew: whether there are no results yet, so that they may be whatever they are now.
+
+        Raises:
+            ModelChanged: if one is another now, as far as marks tell.
+        """
+        self._command += 1
+        marks = self._program.marks()
+        if anew:
+            self._keys.clear()
+            self._sure.clear()
+            self._marks = dict(marks)
+            return
+        for slot, mark in marks.items():
+            if mark != self._marks.get(slot):
+                if slot in self._keys:  # else its step has not run yet
+                    self._compare(slot, mark.tensor)
+                self._marks[slot] = mark
+
+    def note(self, step: int, values: Mapping[ValueId, Any]) -> None:
+        """Note what a step is given, before the source runs it.
+
+        Raises:
+            ModelChanged: if it shares with an earlier step what has changed since.
+        """
+        for value in self.inputs:
+            if value in values:
+                self._note((value, step), values[value])
+        for value in self.shared:
+            slot = self.slot(value, step)
+            if slot and value in values and self._sure.get(slot) != self._command:
+                known = self._keys.get(slot)
+                self._note(slot, values[value])
+                if known and known != self._keys.get(slot):
+                    raise self._changed(slot)
+
+    def _note(self, slot: Slot, tensor: Any) -> None:
+        try:
+            self._keys[slot] = digest(self._program.to_numpy(tensor))
+        except Exception:  # a layout or a dtype without bytes: nobody can send it either
+            return
+        self._sure[slot] = self._command
+
+    def forget(self, step: int) -> None:
+        """The source did not come to the end of a step, which begins anew later."""
+        for value in self.inputs:
+            self._keys.pop((value, step), None)
+
+    def vouch(self, slots: Iterable[Slot], *, afresh: bool = False) -> None:
+        """Make sure that tensors have the bytes that they had.
+
+        Args:
+            slots: the tensors.
+            afresh: look again also where that was found out since the last :meth:`begin`.
+
+        Raises:
+            ModelChanged: if they have not.
+        """
+        for slot in slots:
+            if slot in self._keys and (afresh or self._sure[slot] != self._command):
+                self._check(slot)
+
+    def vouch_for_all(self) -> None:
+        """The same for every tensor that was given."""
+        self.vouch(list(self._keys))
+
+    def _compare(self, slot: Slot, tensor: Any) -> None:
+        """Writing what was there before is no change."""
+        try:
+            same = tensor is not None and self._is(slot, self._program.to_numpy(tensor))
+        except Exception:  # it has no bytes any more
+            same = False
+        if not same:
+            raise self._changed(slot)
+        self._check(slot)
+
+    def _check(self, slot: Slot) -> None:
+        if not self._is(slot, self._held(*slot)):
+            raise self._changed(slot)
+        self._sure[slot] = self._command
+
+    def _is(self, slot: Slot, array: np.ndarray) -> bool:
+        return digest(array) == self._keys[slot]
+
+    def _changed(self, slot: Slot) -> ModelChanged:
+        value, step = slot
+        known = self._graph.values[value]
+        where = f" of step {step}" if known.role == "input" and self._program.steps > 1 else ""
+        return ModelChanged(
+            f"the {known.role} {known.name}{where} has changed since this session first ran the "
+            f"model, and its results are of what it was then; to judge the model as it is now, "
+            f"make a new session with tapml.debug"
+        )
