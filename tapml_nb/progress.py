@@ -100,7 +100,7 @@ class ProgressLine:
 
     def _show(self, told: str) -> None:
         self._drawn = time.monotonic()
-        said = f": {told}" if told else ""
+        said = f", {told}" if told else ""
         line = f"{self._text}{said}, {self._drawn - self._begin:.1f} s"
         if self._in_terminal:
             sys.stderr.write(f"\r\x1b[K{line}")

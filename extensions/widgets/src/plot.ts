@@ -17,6 +17,7 @@ const LEAST = { floors: 1e-3, absolute: 1e-12 };
 const INTRODUCED = "#0072b2";
 const ACCUMULATED = "#e69f00";
 const FAULT = "#d55e00";
+const MISSING = "#8a7a3c";
 
 export class DivergencePlot {
   readonly element: HTMLElement;
@@ -26,7 +27,7 @@ export class DivergencePlot {
     role: "application",
     "aria-label": "Divergence over model order",
     "aria-description":
-      "Left and right arrows go from operator to operator, up and down from fault to fault, plus and minus zoom, Escape shows everything. Drag to zoom.",
+      "Left and right arrows go from operator to operator, up and down from culprit to culprit, plus and minus zoom, Escape shows everything. Drag to zoom.",
   });
   private tip = h("div", { class: "tapml-tip", hidden: true });
   private spoken = h("div", { class: "tapml-spoken", "aria-live": "polite" });
@@ -64,7 +65,8 @@ export class DivergencePlot {
         key(INTRODUCED, "introduced"),
         key(ACCUMULATED, "accumulated"),
         key("#888888", "noise floor"),
-        key(FAULT, "limit, × faulty"),
+        key(FAULT, "limit, × culprit"),
+        key(MISSING, "+ missing"),
         h("span", { class: "tapml-space" }),
         this.units,
         h("button", { type: "button", onclick: () => this.unzoom() }, "show all"),
@@ -206,7 +208,7 @@ export class DivergencePlot {
     return [10 ** Math.floor(Math.log10(low)) / 2, 10 ** Math.ceil(Math.log10(top) + 0.6)];
   }
 
-  /** Crosses for faulty operators, a line for the selected one and for the one at work. */
+  /** Crosses for culprits, pluses for what is missing, a line for the selected one and for the one at work. */
   private marks(plot: uPlot): void {
     const { store } = this;
     const { ctx } = plot;
@@ -233,19 +235,24 @@ export class DivergencePlot {
     ctx.lineWidth = 2 * dpr;
     const values = store.metrics[SERIES[this.unit].introduced];
     const size = 4.5 * dpr;
-    ctx.beginPath();
+    const [crosses, pluses] = [new Path2D(), new Path2D()];
     for (let at = 0; at < values.length; at++) {
-      if (!store.verdicts[store.verdict[at]!]!.fault) continue;
+      const { broken, missing } = store.verdicts[store.verdict[at]!]!;
+      if (!broken && !missing) continue;
       const x = plot.valToPos(at % n, "x", true);
       const value = values[at]!;
       // What has no finite error stands at the upper edge.
       const y = Number.isFinite(value) ? plot.valToPos(Math.max(value, LEAST[this.unit]), "y", true) : top + size;
-      ctx.moveTo(x - size, y - size);
-      ctx.lineTo(x + size, y + size);
-      ctx.moveTo(x + size, y - size);
-      ctx.lineTo(x - size, y + size);
+      const path = broken ? crosses : pluses;
+      const [a, b] = broken ? [size, size] : [size, 0];
+      path.moveTo(x - a, y - b);
+      path.lineTo(x + a, y + b);
+      path.moveTo(x + b, y - a);
+      path.lineTo(x - b, y + a);
     }
-    ctx.stroke();
+    ctx.stroke(crosses);
+    ctx.strokeStyle = MISSING;
+    ctx.stroke(pluses);
     ctx.restore();
   }
 
@@ -303,7 +310,7 @@ export class DivergencePlot {
     const n = store.ops.length;
     const here = store.selection.op;
     const fault = (way: 1 | -1) => {
-      for (let op = here + way; op >= 0 && op < n; op += way) if (store.info(op).fault) return op;
+      for (let op = here + way; op >= 0 && op < n; op += way) if (store.info(op).broken) return op;
       return here;
     };
     const moves: Record<string, () => number> = {
