@@ -145,7 +145,10 @@ def _recorded(name: str, frame: pd.DataFrame) -> Report:
     from tapml_nb.judge.verdict import Verdict
     from tapml_nb.report import Report
 
-    ops = {row.op: Op(row.op, row.kind, row.scope, "", "", (), ()) for row in frame.itertuples()}
+    ops = {
+        row.op: Op(row.op, row.kind, row.scope, "", "", (), (), None, ())
+        for row in frame.itertuples()
+    }
     said = [
         OpResult(row.op, row.step, Verdict(row.verdict), message=row.message)
         for row in frame[frame["verdict"].notna()].itertuples()

@@ -381,7 +381,7 @@ class Report:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {verdict}" for verdict, n in self.counts.items())
-        return f"<Report of {self.graph.name}: {counts}>"
+        return f"<Report of {self.graph.name}: {counts}; {self.outcome}>"
 
     # -- parts -----------------------------------------------------------------------------------
 

@@ -14,7 +14,8 @@ export class CauseLine {
   private worst: HTMLButtonElement;
   private first = this.link();
   private all = h("button", { type: "button", "aria-expanded": false, onclick: () => this.toggle() });
-  private others = h("div", { class: "tapml-others" }, h("span", { class: "tapml-dim" }, "first"), this.first, this.all);
+  private label = h("span", { class: "tapml-dim" });
+  private others = h("div", { class: "tapml-others" }, this.label, this.first, this.all);
   private list = h("div", { class: "tapml-all", hidden: true });
   private links = new Map<number, HTMLButtonElement>();
   private cause!: Cause;
@@ -43,6 +44,8 @@ export class CauseLine {
     this.worst.dataset["op"] = String(worst);
     if (count > 1) {
       this.point(this.first, cause.ops[0]!);
+      this.first.hidden = cause.ops[0] === worst;
+      setText(this.label, this.first.hidden ? "the first of them, too" : "first");
       const shown = cause.ops.length < count ? `the first ${cause.ops.length} of ${count}` : `all ${count}`;
       setText(this.all, `${this.list.hidden ? "▸" : "▾"} ${shown}`);
       this.listAll();

@@ -235,7 +235,8 @@ export class DivergencePlot {
     ctx.lineWidth = 2 * dpr;
     const values = store.metrics[SERIES[this.unit].introduced];
     const size = 4.5 * dpr;
-    const [crosses, pluses] = [new Path2D(), new Path2D()];
+    const crosses = new Path2D();
+    ctx.fillStyle = MISSING;
     for (let at = 0; at < values.length; at++) {
       const { broken, missing } = store.verdicts[store.verdict[at]!]!;
       if (!broken && !missing) continue;
@@ -243,16 +244,17 @@ export class DivergencePlot {
       const value = values[at]!;
       // What has no finite error stands at the upper edge.
       const y = Number.isFinite(value) ? plot.valToPos(Math.max(value, LEAST[this.unit]), "y", true) : top + size;
-      const path = broken ? crosses : pluses;
-      const [a, b] = broken ? [size, size] : [size, 0];
-      path.moveTo(x - a, y - b);
-      path.lineTo(x + a, y + b);
-      path.moveTo(x + b, y - a);
-      path.lineTo(x - b, y + a);
+      if (broken) {
+        crosses.moveTo(x - size, y - size);
+        crosses.lineTo(x + size, y + size);
+        crosses.moveTo(x + size, y - size);
+        crosses.lineTo(x - size, y + size);
+      } else {
+        ctx.fillRect(x - size, y - dpr, 2 * size, 2 * dpr);
+        ctx.fillRect(x - dpr, y - size, 2 * dpr, 2 * size);
+      }
     }
     ctx.stroke(crosses);
-    ctx.strokeStyle = MISSING;
-    ctx.stroke(pluses);
     ctx.restore();
   }
 
