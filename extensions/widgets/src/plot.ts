@@ -220,6 +220,7 @@ export class DivergencePlot {
     ctx.beginPath();
     ctx.rect(left, top - 6 * dpr, width, height + 6 * dpr);
     ctx.clip();
+    ctx.setLineDash([]); // the limit's would cut the marks to pieces
     const line = (op: number, colour: string) => {
       const x = Math.round(plot.valToPos(op, "x", true));
       ctx.strokeStyle = colour;
