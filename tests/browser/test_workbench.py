@@ -26,6 +26,15 @@ def bad_tail(x):
     return y
 
 
+def off_by(factor):
+    def tail(x):
+        y = x / (1 + np.exp(-x))
+        y[..., -3:] *= np.float32(factor)
+        return y
+
+    return tail
+
+
 @pytest.fixture(scope="module")
 def judged():
     """A Llama with one broken kernel, judged."""
@@ -444,7 +453,7 @@ class TestCauses:
         layers = [nn.Sequential(nn.Linear(8, 8), nn.SiLU()) for _ in range(5)]
         with tapml.debug(nn.Sequential(*layers).eval(), (torch.randn(3, 8),)) as session:
             for layer in range(4):
-                session.override(f"{layer}.1", bad_tail)
+                session.override(f"{layer}.1", off_by(1.5 if layer == 2 else 1.01))
             session.override("4.1", lambda x: np.maximum(x, 0) + 1)
             session.run()
             assert sorted(cause.count for cause in session.report.causes) == [1, 4]
@@ -455,6 +464,7 @@ class TestCauses:
         lines = bare[".tapml-cause"]
         assert lines.count() == 2
         causes = {cause.count: cause for cause in alike.report.causes}
+        assert (causes[4].worst, causes[4].first) == ("2.1/silu", "0.1/silu")
         line = bare[".tapml-cause:has(.tapml-others)"]
         assert causes[4].worst in line.locator("> button").text_content()
         assert line.locator(".tapml-times").text_content() == "\N{MULTIPLICATION SIGN}4"

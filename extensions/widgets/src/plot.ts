@@ -27,7 +27,7 @@ export class DivergencePlot {
     role: "application",
     "aria-label": "Divergence over model order",
     "aria-description":
-      "Left and right arrows go from operator to operator, up and down from culprit to culprit, plus and minus zoom, Escape shows everything. Drag to zoom.",
+      "Left and right arrows go from operator to operator, up and down to the next that is broken or missing, plus and minus zoom, Escape shows everything. Drag to zoom.",
   });
   private tip = h("div", { class: "tapml-tip", hidden: true });
   private spoken = h("div", { class: "tapml-spoken", "aria-live": "polite" });
@@ -312,15 +312,17 @@ export class DivergencePlot {
     const { store } = this;
     const n = store.ops.length;
     const here = store.selection.op;
-    const fault = (way: 1 | -1) => {
-      for (let op = here + way; op >= 0 && op < n; op += way) if (store.info(op).broken) return op;
+    const finding = (way: 1 | -1) => {
+      for (let op = here + way; op >= 0 && op < n; op += way) {
+        if (store.info(op).broken || store.info(op).missing) return op;
+      }
       return here;
     };
     const moves: Record<string, () => number> = {
       ArrowRight: () => here + 1,
       ArrowLeft: () => here - 1,
-      ArrowDown: () => fault(1),
-      ArrowUp: () => fault(-1),
+      ArrowDown: () => finding(1),
+      ArrowUp: () => finding(-1),
       Home: () => 0,
       End: () => n - 1,
     };
