@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tapml_nb.graph import Graph, Op, SelectorError
     from tapml_nb.judge import Verdict
     from tapml_nb.migrate import Localization, Migration
-    from tapml_nb.report import Culprit, Report
+    from tapml_nb.report import Cause, Culprit, Report
     from tapml_nb.session import Session
     from tapml_nb.targets.spec import Target
 
@@ -27,6 +27,7 @@ _HOMES = {
     "Bundle": "carve",
     "BundleError": "carve",
     "CarvedTest": "carve",
+    "Cause": "report",
     "Culprit": "report",
     "FrontendError": "frontends.program",
     "Graph": "graph",
@@ -47,6 +48,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "CarvedTest",
+    "Cause",
     "Culprit",
     "FrontendError",
     "Graph",

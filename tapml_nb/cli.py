@@ -11,8 +11,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tapml_nb.targets.errors import TargetLost
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tapml_nb.carve import Bundle
+    from tapml_nb.report import Report
+    from tapml_nb.targets.spec import Target
 
 OK, FAILED, ERROR = 0, 1, 2
 
@@ -52,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--guard", action="store_true", help="memory between guard pages (CPUs)")
     replay.add_argument("--tolerance", type=float, help="noise floors allowed (default: 8)")
     replay.add_argument("--html", type=Path, help="also write the report to this HTML file")
+    replay.add_argument(
+        "--repro", type=Path, help="also write one script into this folder for each cause"
+    )
     replay.set_defaults(run=_replay)
 
     report = commands.add_parser("report", help="show what a bundle holds and what was said of it")
@@ -87,7 +98,22 @@ def _replay(parsed: argparse.Namespace) -> int:
     print(report.summary())
     if parsed.html:
         print(f"report: {report.to_html(parsed.html)}")
+    if parsed.repro:
+        _write_repros(bundle, report, target, parsed.repro)
     return OK if report.ok else FAILED
+
+
+def _write_repros(bundle: Bundle, report: Report, target: Target, folder: Path) -> None:
+    """One script for the worst operator of each cause."""
+    folder.mkdir(parents=True, exist_ok=True)
+    worst = {culprit.op: culprit for culprit in report.culprits}
+    for number, cause in enumerate(report.causes, 1):
+        path = folder / f"culprit_{number}.py"
+        try:
+            bundle.repro(cause.worst, path, step=worst[cause.worst].step, target=target)
+            print(f"repro of culprit {number}: {path}")
+        except ValueError as error:
+            print(f"no repro of culprit {number}: {error}")
 
 
 def _report(parsed: argparse.Namespace) -> int:
@@ -102,8 +128,36 @@ def _report(parsed: argparse.Namespace) -> int:
         print(f"{bundle!r}\n  " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
         columns = ["op", "kind", "step", "verdict", "inputs", "outputs"]
         print(frame[columns].to_string(index=False, max_colwidth=60))
+        recorded = _recorded(bundle.name, frame)
+        print(f"  {recorded.outcome}")
+        for rank, cause in enumerate(recorded.causes, 1):
+            print(f"  culprit {rank}: {cause}: {cause.diagnosis}")
+            opened = f"Bundle.open({str(bundle.path)!r})"
+            print(f"    its repro: {opened}.repro({cause.worst!r}, 'bug.py')")
     broken = ~frame["verdict"].isin(["PASS", "SKIPPED", "UNSUPPORTED"])
     return FAILED if broken.any() else OK
+
+
+def _recorded(name: str, frame: pd.DataFrame) -> Report:
+    """What the session that carved a bundle said of its operators."""
+    from tapml_nb.graph import Graph, Op
+    from tapml_nb.judge.results import OpResult
+    from tapml_nb.judge.verdict import Verdict
+    from tapml_nb.report import Report
+
+    ops = {
+        row.op: Op(row.op, row.kind, row.scope, "", "", (), (), None, ())
+        for row in frame.itertuples()
+    }
+    said = [
+        OpResult(row.op, row.step, Verdict(row.verdict), message=row.message)
+        for row in frame[frame["verdict"].notna()].itertuples()
+    ]
+    return Report(
+        Graph(name, tuple(ops.values()), {}, (), ()),
+        1 + int(frame["step"].max()) if len(frame) else 1,
+        {(result.op, result.step): result for result in said},
+    )
 
 
 def _serve(parsed: argparse.Namespace) -> int:

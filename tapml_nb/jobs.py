@@ -57,6 +57,7 @@ class JobThread:
         self.awaited = False
         self._break_off = break_off
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._asking = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(
             target=_serve, args=(self._queue,), name="tapml-session", daemon=True
@@ -118,11 +119,12 @@ class JobThread:
         self.require_open()
         if threading.current_thread() is self._thread:
             return work()  # a callback asks
-        if self.busy:
-            job = Job(work)
-            self._queue.put(job)
-        else:
-            job = self.start(work)
+        with self._asking:  # or two that ask at once both find it idle, and one is refused
+            if self.busy:
+                job = Job(work)
+                self._queue.put(job)
+            else:
+                job = self.start(work)
         self._wait(job, lambda: None)
         if isinstance(job.error, Stopped):
             raise RuntimeError("stopped before it was done")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +19,9 @@ from tapml_nb.execute.events import (
     TargetAwaited,
     TargetStarted,
 )
-from tapml_nb.judge.verdict import FAULTS
+from tapml_nb.graph import OpId
+from tapml_nb.judge.verdict import Verdict, worse
+from tapml_nb.report.outcome import outcome
 
 _INTERVAL = 0.1
 """Seconds between redraws."""
@@ -36,9 +40,11 @@ _PHASES = {
 class ProgressLine:
     """Follows an event stream; :meth:`draw` shows where it is.  Use as a context manager."""
 
-    def __init__(self, events: EventStream) -> None:
+    def __init__(self, events: EventStream, told: Callable[[], str]) -> None:
+        """``told`` says at the end what came of it, in the report's own words."""
         self._text = self._resumed = "starting"
-        self._faults = 0
+        self._told = told
+        self._verdicts: dict[OpId, Verdict] = {}
         self._begin = time.monotonic()
         self._drawn = 0.0
         self._handle: Any = None
@@ -66,20 +72,23 @@ class ProgressLine:
             self._text = "done"
         elif kind is KeyboardInterrupt:
             self._text = "stopped; results so far are kept"
-        self._show()
+        self._show(told=self._told())
         if self._in_terminal:
             sys.stderr.write("\n")
 
     def draw(self) -> None:
         """Redraw if it is time to."""
         if time.monotonic() - self._drawn >= _INTERVAL:
-            self._show()
+            # Another thread may add to them.
+            counts = Counter(list(self._verdicts.values()))
+            self._show(told=outcome(counts) if counts else "")
 
     def _on_progress(self, event: RunProgress) -> None:
         self._text = f"{_PHASES[event.phase]} {event.done}/{event.total}"
 
     def _on_judged(self, event: OpJudged) -> None:
-        self._faults += event.result.verdict in FAULTS
+        op, verdict = event.result.op, event.result.verdict
+        self._verdicts[op] = worse(self._verdicts.get(op, verdict), verdict)
 
     def _on_awaited(self, event: TargetAwaited) -> None:
         self._resumed = self._text
@@ -89,10 +98,10 @@ class ProgressLine:
         if self._text.startswith("waiting"):
             self._text = self._resumed
 
-    def _show(self) -> None:
+    def _show(self, told: str) -> None:
         self._drawn = time.monotonic()
-        faults = f", {self._faults} faulty" if self._faults else ""
-        line = f"{self._text}{faults}, {self._drawn - self._begin:.1f} s"
+        said = f", {told}" if told else ""
+        line = f"{self._text}{said}, {self._drawn - self._begin:.1f} s"
         if self._in_terminal:
             sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()

@@ -50,6 +50,7 @@ from tapml_nb.judge.verdict import SEVERITY, Verdict
 from tapml_nb.migrate import Answer, Localization, Migration, Probes, localize, migrate
 from tapml_nb.migrate.migration import Step, in_order
 from tapml_nb.report import RunInfo
+from tapml_nb.report.causes import grouped
 from tapml_nb.targets.session import TargetSession
 
 if TYPE_CHECKING:
@@ -275,7 +276,10 @@ class Runs:
         with _Running(self, "localization", len(there)) as running:
             culprits = localize(there, suspects, probes)
         made = probes.journal[before:]
-        return Localization(culprits, len(made), made, stopped=running.stopped)
+        broken = [results[op] for op in suspects if frozenset({op}) in culprits]
+        groups = grouped(broken, lambda op: self._graph[op].kind)
+        alike = [[result.op for result in group] for group in groups]
+        return Localization(culprits, len(made), made, stopped=running.stopped, alike=alike)
 
     def _judged(self, ops: Sequence[OpId]) -> tuple[dict[OpId, OpResult], dict[OpId, str]] | None:
         """The worst result of every operator, judging what was not; and why some do not pass.

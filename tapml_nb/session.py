@@ -567,7 +567,12 @@ class Session:
         """Wait for a run's end, with a line that shows how far it is."""
         if not (progress and in_main_thread()):
             return self._thread.result_of(job, lambda: None)
-        with ProgressLine(self._events) as line:
+
+        def told() -> str:
+            opened = isinstance(job.result, Runs)  # another graph's, of a coarse operator
+            return self._report_of(job.result if opened else self._runs).outcome
+
+        with ProgressLine(self._events, told) as line:
             return self._thread.result_of(job, line.draw)
 
     def _report_of(self, runs: Runs) -> Report:

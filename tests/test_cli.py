@@ -53,7 +53,21 @@ def test_replay_fails_with_the_culprit(bundles):
 @pytest.mark.parametrize("name", ["good", "bad"])
 def test_report(bundles, capsys, name):
     assert cli.main(["report", str(bundles / f"{name}.tapml")]) == (name == "bad")
-    assert "second/linear" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "second/linear" in out
+    assert ("no culprit among 3 judged operators" in out) == (name == "good")
+    assert ("  1 culprit\n  culprit 1: act/silu FAIL" in out) == (name == "bad")
+    assert ("its repro: Bundle.open(" in out) == (name == "bad")
+
+
+@pytest.mark.parametrize("name", ["good", "bad"])
+def test_one_repro_for_each_cause(bundles, capsys, tmp_path, name):
+    folder = tmp_path / "repros"
+    arguments = ["replay", str(bundles / f"{name}.tapml"), "--repro", str(folder)]
+    assert cli.main(arguments) == (name == "bad")
+    written = [path.name for path in folder.iterdir()]
+    assert written == (["culprit_1.py"] if name == "bad" else [])
+    assert ("repro of culprit 1: " in capsys.readouterr().out) == (name == "bad")
 
 
 def test_report_as_csv(bundles, capsys):

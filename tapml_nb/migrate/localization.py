@@ -31,12 +31,15 @@ class Localization:
         runs: hybrid runs made for it.
         probes: these runs, in order.
         stopped: whether the search was stopped before its end.
+        alike: of the operators that break it alone, those that are broken on their own inputs
+            in the same way, together.
     """
 
     culprits: list[frozenset[OpId]]
     runs: int
     probes: list[Probe]
     stopped: bool = False
+    alike: Sequence[Sequence[OpId]] = ()
 
     @property
     def journal(self) -> pd.DataFrame:
@@ -47,15 +50,21 @@ class Localization:
         return pd.DataFrame(rows, columns=["operators", "ok", "seconds"])
 
     def summary(self) -> str:
-        """The culprits in plain text, one line each."""
+        """The culprits in plain text, those of one cause on one line."""
         ended = " (stopped)" if self.stopped else ""
         if not self.culprits:
             return f"nothing breaks the model's output; {self.runs} hybrid runs{ended}"
         count = f"{len(self.culprits)} culprit{'s' if len(self.culprits) > 1 else ''}"
         lines = [f"{count} in {self.runs} hybrid runs{ended}"]
+        size = {ops[0]: len(ops) for ops in self.alike}
+        told = {op for ops in self.alike for op in ops[1:]}
         for found in self.culprits:
+            if found <= told:
+                continue
             together = "together: " if len(found) > 1 else ""
-            lines.append(f"  {together}{', '.join(sorted(found))}")
+            alike = max(size.get(op, 1) for op in found)
+            more = f" ({alike} operators of this cause)" if alike > 1 else ""
+            lines.append(f"  {together}{', '.join(sorted(found))}{more}")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING
 from tapml_nb.graph import Graph, Op, OpId
 from tapml_nb.judge.results import OpResult
 from tapml_nb.migrate.probes import Probes
+from tapml_nb.report.causes import by_reason
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _FIRST_SHARE = 1 / 8
 """Of the operators, how many the first batch has: the model is all moved after four batches."""
+
+_LISTED = 10
+"""Causes in a summary."""
 
 BREAKS = "passes alone, but with it and what was moved before the model's output is wrong"
 
@@ -118,10 +122,10 @@ class Migration:
         share = f"{len(self.offloaded)} of {len(movable)} operators on the target"
         ended = " (stopped)" if self.stopped else ""
         lines = [f"{share} after {len(self.steps)} checks{ended}"]
-        shown = list(self.quarantined.items())[:10]
-        lines += [f"  quarantined {op}: {reason[:200]}" for op, reason in shown]
-        if len(self.quarantined) > len(shown):
-            lines.append(f"  and {len(self.quarantined) - len(shown)} more: see .quarantined")
+        reasons = by_reason(list(self.quarantined.items()), lambda op: self.graph[op].kind)
+        lines += [f"  quarantined {reason}" for reason in reasons[:_LISTED]]
+        if len(reasons) > _LISTED:
+            lines.append(f"  … and {len(reasons) - _LISTED} more causes: see .quarantined")
         return "\n".join(lines)
 
     def __repr__(self) -> str:

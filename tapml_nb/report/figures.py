@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tapml_nb.judge.verdict import FAULTS
+from tapml_nb.judge.verdict import Verdict
 from tapml_nb.report.drawing import shortened
+from tapml_nb.report.outcome import BROKEN, MISSING
+from tapml_nb.report.palette import VERDICT_COLOURS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +39,8 @@ _LONGEST = 40
 def divergence(report: Report) -> Figure:
     """Introduced and accumulated error over model order, in noise floors, on a log scale.
 
-    Operators with a faulty verdict are crosses, at the top where they have no finite ratio.
+    Culprits are crosses, at the top where they have no finite ratio; there stands a plus for what
+    is missing.
     """
     figure, axes = _figure(10, 3.6)
     draw_divergence(report, axes)
@@ -53,22 +56,27 @@ def draw_divergence(report: Report, axes: Axes) -> None:
     introduced, accumulated = _worst_ratios(report)
     x = np.arange(len(report.graph))
     top = 10 ** math.ceil(math.log10(max(100.0, _largest(introduced), _largest(accumulated)))) * 3
-    faulty = np.array([report.verdict(op.id) in FAULTS for op in report.graph.ops], dtype=bool)
+    verdicts = [report.verdict(op.id) for op in report.graph.ops]
     axes.plot(x, _clip(introduced, top), ".", color=_BLUE, markersize=4, label="introduced")
     if np.isfinite(accumulated).any():
         axes.plot(x, _clip(accumulated, top), "-", color=_ORANGE, linewidth=1, label="accumulated")
     axes.axhline(1, color=_GREY, linewidth=1, linestyle=":", label="noise floor")
     limit = report.info.tolerance
     axes.axhline(limit, color=_RED, linewidth=1, linestyle="--", label=f"limit ({limit:g} floors)")
-    if faulty.any():
-        height = np.where(np.isnan(introduced), top / 2, _clip(introduced, top))
-        axes.plot(x[faulty], height[faulty], "x", color=_RED, markersize=8, label="faulty")
+    height = np.where(np.isnan(introduced), top / 2, _clip(introduced, top))
+    for label, which, mark, colour in (
+        ("culprit", BROKEN, "x", _RED),
+        ("missing", MISSING, "+", VERDICT_COLOURS[Verdict.COMPILE_ERROR]),
+    ):
+        here = np.array([verdict in which for verdict in verdicts], dtype=bool)
+        if here.any():
+            axes.plot(x[here], height[here], mark, color=colour, markersize=8, label=label)
     axes.set_yscale("log")
     axes.set_ylim(_LEAST / 2, top)
     axes.set_xlim(-1, max(1, len(x)))
     axes.set_xlabel("operator, in model order")
     axes.set_ylabel("error / noise floor")
-    axes.legend(loc="upper right", ncols=5, fontsize=8, frameon=False)
+    axes.legend(loc="upper right", ncols=6, fontsize=8, frameon=False)
 
 
 def _worst_ratios(report: Report) -> tuple[np.ndarray, np.ndarray]:

@@ -34,14 +34,17 @@ _SHOWN = (
 
 
 def fragment(report: Report) -> str:
-    """A few lines for a notebook's output: summary, culprits, what is missing."""
+    """A few lines for a notebook's output: summary, causes, what is missing."""
+    evidence = {culprit.op: culprit.evidence for culprit in report.culprits}
     rows = "".join(
-        f"<tr><td><code>{escape(c.op)}</code></td><td>{escape(c.verdict)}</td>"
-        f"<td>{c.ratio:.3g}</td><td>{escape(c.diagnosis)}</td><td>{escape(c.evidence)}</td></tr>"
-        for c in report.culprits[:20]
+        f"<tr><td><code>{escape(c.worst)}</code></td><td>{escape(c.verdict)}</td>"
+        f"<td>{c.ratio:.3g}</td><td>{c.count}</td><td><code>{escape(c.first)}</code></td>"
+        f"<td>{escape(c.diagnosis)}</td><td>{escape(evidence[c.worst])}</td></tr>"
+        for c in report.causes[:20]
     )
     culprits = (
-        "<table><thead><tr><th>culprit</th><th>verdict</th><th>ratio</th><th>diagnosis</th>"
+        "<table><thead><tr><th>culprit</th><th>verdict</th><th>ratio</th>"
+        "<th>of this cause</th><th>the first</th><th>diagnosis</th>"
         f"<th>evidence</th></tr></thead><tbody>{rows}</tbody></table>"
         if rows
         else ""
@@ -68,7 +71,8 @@ def page(report: Report) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
-        f'<body class="tapml"><h1>{escape(title)}</h1><p>{escape(counts)}</p>{fragment(report)}'
+        f'<body class="tapml"><h1>{escape(title)}</h1><p>{escape(counts)}</p>'
+        f"<p>{escape(report.outcome)}</p>{fragment(report)}"
         f'{figures}<h2>Operators</h2><div class="scroll">{table}</div></body></html>'
     )
 

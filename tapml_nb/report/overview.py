@@ -28,6 +28,7 @@ from tapml_nb.report.drawing import (
     mix,
     restyle_legend,
 )
+from tapml_nb.report.outcome import BROKEN, MISSING
 from tapml_nb.report.palette import VERDICT_COLOURS, VERDICT_SYMBOLS
 
 if TYPE_CHECKING:
@@ -52,14 +53,16 @@ class Box:
         name: the scope; the first and the last one's where the box has several.
         ops: its operators, in model order.
         verdict: the worst of them.
-        faulty: how many have a faulty verdict.
+        broken: how many are culprits.
+        missing: how many have no kernel on the target.
         placement: ``"source"``, ``"target"`` or ``"mixed"``.
     """
 
     name: str
     ops: tuple[OpId, ...]
     verdict: Verdict
-    faulty: int
+    broken: int
+    missing: int
     placement: str
 
 
@@ -177,7 +180,8 @@ def _box(report: Report, name: str, ops: Iterable[int], verdicts: Sequence[Verdi
         name or "(model)",
         ids,
         worst_of(found),
-        sum(verdict in FAULTS for verdict in found),
+        sum(verdict in BROKEN for verdict in found),
+        sum(verdict in MISSING for verdict in found),
         _placement({report.placement.get(op, "source") for op in ids}),
     )
 
@@ -248,8 +252,9 @@ def _draw_box(box: Box, x: float, y: float, width: float, axes: Axes) -> None:
         x + _SYMBOL / 2, y + _BOX / 2, symbol, color=on_colour, fontsize=11, ha="center", **middle
     )
     room = width - _SYMBOL - 0.1
-    faulty = f", {box.faulty} faulty" if box.faulty else ""
-    count = f"{len(box.ops)} op{'s' if len(box.ops) > 1 else ''}, {box.verdict}{faulty}"
+    count = f"{len(box.ops)} op{'s' if len(box.ops) > 1 else ''}, {box.verdict}"
+    count += f", {box.broken} culprit{'s' if box.broken > 1 else ''}" if box.broken else ""
+    count += f", {box.missing} missing" if box.missing else ""
     for text, size, above in (
         (fitted_path(box.name, room, 7), 7, 0.25),
         (fitted(count, room, 6.5), 6.5, 0.1),

@@ -15,6 +15,8 @@ from tapml_nb.graph import Graph, OpId, Selector, SelectorError, select
 from tapml_nb.judge.agreement import Agreement
 from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
 from tapml_nb.judge.verdict import FAULTS, LIMIT, SEVERITY, Verdict, worse
+from tapml_nb.report.causes import Cause, grouped
+from tapml_nb.report.outcome import BROKEN, outcome
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,14 +54,8 @@ COLUMNS = [
 ]
 """Columns of :meth:`Report.frame`."""
 
-_BROKEN = (
-    Verdict.CRASH,
-    Verdict.TIMEOUT,
-    Verdict.NONFINITE,
-    Verdict.FAIL,
-    Verdict.NONDETERMINISTIC,
-)
-"""Verdicts that make an operator a culprit: its kernel exists, ran, and is broken."""
+_LISTED = 10
+"""Causes in a summary."""
 
 _GOOD = (Verdict.PASS, Verdict.SKIPPED, Verdict.UNSUPPORTED)
 
@@ -189,6 +185,14 @@ class Report:
         """How many operators have each verdict (the worst over their steps)."""
         return Counter(self.verdict(op.id) for op in self.graph.ops)
 
+    @property
+    def outcome(self) -> str:
+        """What is broken, what is missing and what was not judged, in one phrase.
+
+        It begins the summary, and ends every run: ``33 culprits of 2 causes, 1 missing``.
+        """
+        return outcome(self.counts, len(self.causes))
+
     @cached_property
     def culprits(self) -> list[Culprit]:
         """The operators whose kernels are broken, worst first.
@@ -196,17 +200,48 @@ class Report:
         An operator that TVM cannot compile or convert is missing, not broken: it is in
         :attr:`missing`.
         """
+        return [self._culprit(result) for result in self._broken]
+
+    @cached_property
+    def causes(self) -> list[Cause]:
+        """What is broken, by cause: culprits of one kind whose verdict, diagnosis and message
+        agree, but for numbers, indices and values; the cause with the worst of them first.
+
+        Each is worth one look and one repro::
+
+            for cause in report.causes:
+                print(cause.count, cause.kind, cause.verdict, cause.diagnosis)
+                session.repro(cause.worst, f"{cause.kind}.py")
+        """
+        culprits = {culprit.op: culprit for culprit in self.culprits}
         order = {op.id: i for i, op in enumerate(self.graph.ops)}
-        broken: dict[OpId, list[OpResult]] = {}
-        for result in self.introduced.values():
-            if result.verdict in _BROKEN:
-                broken.setdefault(result.op, []).append(result)
-        results = [min(found, key=_badness) for found in broken.values()]
-        results.sort(key=lambda r: (*_badness(r), order[r.op]))
         return [
-            self._culprit(result, tuple(sorted(r.step for r in broken[result.op])))
-            for result in results
+            Cause(
+                ops=tuple(sorted((result.op for result in group), key=order.__getitem__)),
+                kind=self.graph[worst.op].kind,
+                verdict=worst.verdict,
+                diagnosis=worst.diagnosis,
+                worst=worst.op,
+                ratio=worst.ratio,
+                pattern=worst.pattern,
+            )
+            for group in grouped(self._broken, self._kind_of)
+            for worst in [culprits[group[0].op]]
         ]
+
+    @cached_property
+    def _broken(self) -> list[OpResult]:
+        """Of every broken operator the step in which it is worst, the worst operator first."""
+        order = {op.id: i for i, op in enumerate(self.graph.ops)}
+        worst: dict[OpId, OpResult] = {}
+        for result in self.introduced.values():
+            if result.verdict in BROKEN:
+                known = worst.get(result.op, result)
+                worst[result.op] = min(known, result, key=_badness)
+        return sorted(worst.values(), key=lambda r: (*_badness(r), order[r.op]))
+
+    def _kind_of(self, op: OpId) -> str:
+        return self.graph[op].kind
 
     @cached_property
     def missing(self) -> list[OpResult]:
@@ -217,6 +252,12 @@ class Report:
             if result.verdict in wanted:
                 first.setdefault(result.op, result)
         return [first[op.id] for op in self.graph.ops if op.id in first]
+
+    @property
+    def gaps(self) -> list[list[OpResult]]:
+        """:attr:`missing` by cause: operators of one kind without a kernel for the same reason,
+        in graph order."""
+        return grouped(self.missing, self._kind_of)
 
     def frame(self) -> pd.DataFrame:
         """One row per operator and step, in graph order; columns as in :data:`COLUMNS`.
@@ -341,12 +382,14 @@ class Report:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {verdict}" for verdict, n in self.counts.items())
-        return f"<Report of {self.graph.name}: {counts}>"
+        return f"<Report of {self.graph.name}: {counts}; {self.outcome}>"
 
     # -- parts -----------------------------------------------------------------------------------
 
-    def _culprit(self, result: OpResult, steps: tuple[int, ...]) -> Culprit:
+    def _culprit(self, result: OpResult) -> Culprit:
         op = self.graph[result.op]
+        found = (self.introduced.get((op.id, step)) for step in range(self.steps))
+        steps = tuple(r.step for r in found if r and r.verdict in BROKEN)
         line = op.source
         where = f"{Path(line.file).name}:{line.line}: {line.text}" if line else ""
         stats = result.statistics
@@ -409,7 +452,7 @@ class Report:
 def _badness(result: OpResult) -> tuple[int, float]:
     """Sorts the worst first: by verdict, then by ratio."""
     ratio = math.inf if math.isnan(result.ratio) else result.ratio
-    return _BROKEN.index(result.verdict), -ratio
+    return BROKEN.index(result.verdict), -ratio
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -425,7 +468,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def summarize(report: Report) -> str:
-    """The report in a few lines of plain text: counts, culprits, what is missing."""
+    """The report in a few lines of plain text: counts, causes, what is missing."""
     info, counts = report.info, report.counts
     verdicts = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts.get(v))
     steps = f" x {report.steps} steps" if report.steps > 1 else ""
@@ -435,6 +478,7 @@ def summarize(report: Report) -> str:
             f"{info.kernels} kernels, {info.seconds:.1f} s"
         ),
         f"  {verdicts}",
+        f"  {report.outcome}",
     ]
     if info.workarounds:
         lines.append(f"  workarounds: {', '.join(info.workarounds)}")
@@ -456,18 +500,18 @@ def summarize(report: Report) -> str:
                 None: f"could not be made: {info.unobserved.message}",
             }[info.unobserved.same]
             lines.append(f"  unobserved run: {state}")
-    for rank, culprit in enumerate(report.culprits[:10], 1):
-        ratio = "" if math.isnan(culprit.ratio) else f", {culprit.ratio:.3g} floors"
-        lines.append(f"  culprit {rank}: {culprit.op} {culprit.verdict}{ratio}")
-        lines += [f"    {part}" for part in (culprit.diagnosis, culprit.evidence) if part]
-    if len(report.culprits) > 10:
-        lines.append(f"  … and {len(report.culprits) - 10} more culprits")
-    if not report.culprits:
-        judged = sum(counts.get(v, 0) for v in (Verdict.PASS, Verdict.SKIPPED))
-        lines.append(f"  no culprit among {judged} judged operators")
-    lines += [f"  missing: {r.op} {r.verdict}: {r.message}" for r in report.missing[:10]]
-    if len(report.missing) > 10:
-        lines.append(f"  … and {len(report.missing) - 10} more operators without a kernel")
+    culprits = {culprit.op: culprit for culprit in report.culprits}
+    for rank, cause in enumerate(report.causes[:_LISTED], 1):
+        lines.append(f"  culprit {rank}: {cause}")
+        lines += [f"    {s}" for s in (cause.diagnosis, culprits[cause.worst].evidence) if s]
+    if len(report.causes) > _LISTED:
+        lines.append(f"  … and {len(report.causes) - _LISTED} more causes: see .causes")
+    for group in report.gaps[:_LISTED]:
+        first, count = group[0], len(group)
+        others = f"; {count} operators of this cause" if count > 1 else ""
+        lines.append(f"  missing: {first.op} {first.verdict}: {first.message}{others}")
+    if len(report.gaps) > _LISTED:
+        lines.append(f"  … and {len(report.gaps) - _LISTED} more causes: see .missing")
     if report.augmented:
         failing = [t for t in report.augmented if t.result.verdict in FAULTS]
         kernels = len({(t.result.op, t.result.step) for t in report.augmented})

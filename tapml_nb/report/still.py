@@ -15,7 +15,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from tapml_nb.graph import OpId
-from tapml_nb.judge.verdict import FAULTS, Verdict
+from tapml_nb.judge.verdict import Verdict
 from tapml_nb.report.drawing import (
     DPI,
     FONT,
@@ -36,6 +36,7 @@ from tapml_nb.report.drawing import (
     text_width,
     title_panel,
 )
+from tapml_nb.report.outcome import BROKEN
 from tapml_nb.report.overview import (
     COLUMNS,
     PITCH,
@@ -117,7 +118,7 @@ def _divergence(report: Report, axes: Axes) -> None:
     legend = axes.legend(
         loc="lower right",
         bbox_to_anchor=(1, 0.99),
-        ncols=5,
+        ncols=6,
         frameon=False,
         borderaxespad=0.2,
         prop={"family": FONT, "size": 7.5},
@@ -127,7 +128,7 @@ def _divergence(report: Report, axes: Axes) -> None:
 
 @dataclass(frozen=True)
 class _Heat:
-    """The heatmap that a report deserves: its table, cut to what fits, and where faults are."""
+    """The heatmap that a report deserves: its table, cut to what fits, and where culprits are."""
 
     table: pd.DataFrame
     cols: str
@@ -208,7 +209,7 @@ def _heat(report: Report) -> _Heat | None:
         if n < total
     ]
     title = f"Layers by {cols}" + (f": {', '.join(cut)}" if cut else "")
-    title += "; framed: faulty" if faults else ""
+    title += "; framed: culprits" if faults else ""
     row_of = {layer: i for i, layer in enumerate(table.index)}
     column_of = {column: j for j, column in enumerate(table.columns)}
     cells = [(row_of[r], column_of[c]) for r, c in faults if r in row_of and c in column_of]
@@ -218,8 +219,8 @@ def _heat(report: Report) -> _Heat | None:
 
 
 def _faults(report: Report) -> list[tuple[str, str]]:
-    """Layer and kind of the faulty operators, in model order."""
-    faulty = (op for op in report.graph.ops if report.verdict(op.id) in FAULTS)
+    """Layer and kind of the culprits, in model order."""
+    faulty = (op for op in report.graph.ops if report.verdict(op.id) in BROKEN)
     return list(dict.fromkeys((op.layer or "(model)", op.kind) for op in faulty))
 
 
@@ -227,7 +228,7 @@ def _cut(report: Report, table: pd.DataFrame, cols: str) -> pd.DataFrame:
     """The worst rows (and kinds) that fit, in their order."""
     layers, kinds = dict[str, tuple[bool, float]](), dict[str, tuple[bool, float]]()
     for op in report.graph.ops:
-        badness = _badness(report, op.id, report.verdict(op.id) in FAULTS)
+        badness = _badness(report, op.id, report.verdict(op.id) in BROKEN)
         layer = op.layer or "(model)"
         layers[layer] = max(layers.get(layer, badness), badness)
         kinds[op.kind] = max(kinds.get(op.kind, badness), badness)
@@ -269,7 +270,7 @@ def _title(report: Report, figure: Figure, height: float) -> None:
     steps = f" in {report.steps} steps" if report.steps > 1 else ""
     total = f"{len(report.graph)} operator{'s' if len(report.graph) != 1 else ''}{steps}"
     x, room = (MARGIN + GUTTER / 2) / WIDTH, WIDTH - 2 * MARGIN - GUTTER
-    line = ": ".join(part for part in (total, counts) if part)
+    line = f"{total}: {counts}; {report.outcome}" if counts else total
     small = next((size for size in (9, 8, 7) if text_width(line, size) <= room), 6)
     for text, size, weight, y in (
         (f"{report.graph.name}{target}", 12, "bold", 0.19),
@@ -281,7 +282,7 @@ def _title(report: Report, figure: Figure, height: float) -> None:
 
 
 def table(report: Report) -> str:
-    """The session as an HTML fragment without scripts: counts, culprits, what is missing, layers.
+    """The session as an HTML fragment without scripts: counts, causes, what is missing, layers.
 
     Everything is escaped.
     """
@@ -289,24 +290,35 @@ def table(report: Report) -> str:
     target = f" on {report.info.target}" if report.info.target else ""
     title = f"{report.graph.name}{target}"
     parts = [
-        f"<p><strong>{escape(title)}</strong>: {len(report.graph)} operators: {escape(counts)}</p>"
+        f"<p><strong>{escape(title)}</strong>: {len(report.graph)} operators: {escape(counts)}</p>",
+        f"<p>{escape(report.outcome)}</p>",
     ]
-    if not report.introduced:
-        parts.append("<p>nothing judged yet</p>")
+    evidence = {culprit.op: culprit.evidence for culprit in report.culprits}
     parts += [
         _rows(
             "Culprits",
-            ("operator", "verdict", "ratio", "diagnosis", "evidence"),
+            ("operator", "verdict", "ratio", "of this cause", "diagnosis", "evidence"),
             [
-                (c.op, _symbol(c.verdict), _number(c.ratio), c.diagnosis, c.evidence)
-                for c in report.culprits
+                (
+                    c.worst,
+                    _symbol(c.verdict),
+                    _number(c.ratio),
+                    str(c.count) + (f", the first {c.first}" if c.count > 1 else ""),
+                    c.diagnosis,
+                    evidence[c.worst],
+                )
+                for c in report.causes
             ],
             50,
         ),
         _rows(
-            "Without a kernel on the target",
-            ("operator", "verdict", "reason"),
-            [(r.op, _symbol(r.verdict), r.message) for r in report.missing],
+            "Missing: without a kernel on the target",
+            ("operator", "verdict", "of this cause", "reason"),
+            [
+                (r.op, _symbol(r.verdict), str(len(group)), r.message)
+                for group in report.gaps
+                for r in group[:1]
+            ],
             10,
         ),
         _rows(

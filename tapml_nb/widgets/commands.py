@@ -64,6 +64,7 @@ class Commands:
             "template": self._template,
             "override": self._override,
             "pytest": self._pytest,
+            "repro": self._repro,
         }
 
     @property
@@ -349,6 +350,12 @@ class Commands:
             bundle = self._session.carve(Path(scratch) / "carved.tapml", op.id)
             bundle.to_pytest(folder)
         return {"path": str(folder), "text": (folder / "test_carved.py").read_text()}, []
+
+    def _repro(self, args: Mapping[str, Any]) -> Answer:
+        op = self._op(args)
+        path = Path("repro_" + re.sub(r"[^0-9A-Za-z]+", "_", op.id).strip("_") + ".py")
+        self._session.repro(op.id, path, int(args["step"]))
+        return {"path": str(path), "text": path.read_text()}, []
 
 
 def _when_idle(work: Callable[[], Any]) -> None:

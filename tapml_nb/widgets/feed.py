@@ -45,6 +45,9 @@ server (a thousand messages a second)."""
 _QUIET = 0.3
 """Seconds without news before the still picture is drawn again."""
 
+_GATHERED = 0.5
+"""Seconds between two groupings by cause while a run goes on."""
+
 Message = dict[str, Any]
 
 
@@ -87,6 +90,7 @@ class Feed:
         self._commands = Commands(session, self)
         self._pages: dict[Page, int] = {}
         self._ready: list[Page] = []
+        self._answering: set[tuple[Page, Any]] = set()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
@@ -102,7 +106,8 @@ class Feed:
         self.selection: Message = {"op": -1, "step": 0, "origin": ""}
         self.memory: dict[str, Any] = {}
         self.on_rest: list[Callable[[], None]] = []
-        self._stale = False
+        self._stale = self._ungrouped = False
+        self._grouped = 0.0
         self._resting = threading.Lock()
         # Placement in the order of the clicks; questions beside them, so that nothing waits long.
         self._acts = _Worker("tapml-acts")
@@ -157,6 +162,19 @@ class Feed:
         self.change("status")
 
     def _answer(self, page: Page, message: Message) -> None:
+        """Do a command and say what came of it; not twice at a time, should a page ask again."""
+        asked = (page, message["id"])
+        with self._lock:
+            if asked in self._answering:
+                return
+            self._answering.add(asked)
+        try:
+            self._do(page, message)
+        finally:
+            with self._lock:
+                self._answering.discard(asked)
+
+    def _do(self, page: Page, message: Message) -> None:
         reply: Message = {"kind": "reply", "id": message["id"], "ok": True}
         buffers: list[bytes] = []
         try:
@@ -211,6 +229,8 @@ class Feed:
             self._introduced = [r for r in self._introduced if r.op != event.op]
             self._cleared += [(op, step) for step in range(self._steps)]
             self._changed.add("overrides")
+        if isinstance(event, OpJudged | OverrideChanged):
+            self._ungrouped = True
         if isinstance(event, OpJudged | OpAccumulated | PlacementChanged | OverrideChanged):
             self._stale = True
         self._changed.add("status")
@@ -247,15 +267,21 @@ class Feed:
             cleared, self._cleared = self._cleared, []
             changed, self._changed = self._changed, set()
             listening = [p for p, seq in self._pages.items() if seq >= 0 and p not in ready]
-        if listening and (new or total or cleared or changed):
+            late = time.monotonic() - self._grouped > _GATHERED
+            group = bool(listening) and self._ungrouped and (late or not self._running)
+            if group:
+                self._ungrouped, self._grouped = False, time.monotonic()
+        if listening and (new or total or cleared or changed or group):
             delta: Message = {"kind": "delta"}
             buffers = [
                 protocol.introduced(new, self._number),
                 protocol.accumulated(total, self._number),
             ]
             session = self._session()
-            if changed or new or total:
+            if changed or new or total or group:
                 delta["status"] = self._status(session)
+            if group and session:
+                delta["findings"] = protocol.findings(session.report, self._number)
             if cleared:
                 delta["cleared"] = cleared
             if "selection" in changed:
@@ -289,6 +315,7 @@ class Feed:
             "verdicts": protocol.verdicts(),
             "commands": self._commands.names,
             "overrides": session.overrides,
+            "findings": protocol.findings(report, self._number),
             "status": self._status(session),
             "selection": self.selection,
             "ui": self.memory,

@@ -16,6 +16,8 @@ import numpy as np
 from tapml_nb.graph import Graph, OpId
 from tapml_nb.judge.results import AccumulatedResult, OpResult
 from tapml_nb.judge.verdict import FAULTS, Verdict, worse
+from tapml_nb.report import Report
+from tapml_nb.report.outcome import BROKEN, MISSING
 from tapml_nb.report.palette import VERDICT_COLOURS, VERDICT_SYMBOLS
 
 INTRODUCED = np.dtype(
@@ -46,6 +48,9 @@ ACCUMULATED = np.dtype(
 )
 """One result of an operator in a hybrid run."""
 
+_MOST = 200
+"""Causes, and operators of one, that a page is told of one by one."""
+
 CODES: dict[Verdict, int] = {verdict: code for code, verdict in enumerate(Verdict)}
 
 
@@ -62,6 +67,8 @@ def verdicts() -> list[dict[str, Any]]:
             "symbol": VERDICT_SYMBOLS[verdict],
             "severity": severity(verdict),
             "fault": verdict in FAULTS,
+            "broken": verdict in BROKEN,
+            "missing": verdict in MISSING,
         }
         for verdict in Verdict
     ]
@@ -131,6 +138,34 @@ def accumulated(results: Sequence[AccumulatedResult], number: Mapping[OpId, int]
         for result in results
     ]
     return _packed(rows, ACCUMULATED)
+
+
+def findings(report: Report, number: Mapping[OpId, int]) -> dict[str, Any]:
+    """What is broken and what is missing: in a phrase, and by cause with the first, the worst and
+    the number of the operators."""
+    return {
+        "outcome": report.outcome,
+        "causes": [
+            {
+                "verdict": CODES[cause.verdict],
+                "worst": number[cause.worst],
+                "ratio": plain(cause.ratio),
+                "count": cause.count,
+                "ops": [number[op] for op in cause.ops[:_MOST]],
+            }
+            for cause in report.causes[:_MOST]
+        ],
+        "missing": [
+            {
+                "verdict": CODES[group[0].verdict],
+                "worst": number[group[0].op],
+                "ratio": None,
+                "count": len(group),
+                "ops": [number[result.op] for result in group[:_MOST]],
+            }
+            for group in report.gaps[:_MOST]
+        ],
+    }
 
 
 def placement(model: Graph, where: Mapping[OpId, str]) -> bytes:

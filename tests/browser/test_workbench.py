@@ -26,6 +26,15 @@ def bad_tail(x):
     return y
 
 
+def off_by(factor):
+    def tail(x):
+        y = x / (1 + np.exp(-x))
+        y[..., -3:] *= np.float32(factor)
+        return y
+
+    return tail
+
+
 @pytest.fixture(scope="module")
 def judged():
     """A Llama with one broken kernel, judged."""
@@ -184,8 +193,11 @@ class TestGraph:
 class TestTable:
     def test_filters_and_sorting(self, bench):
         rows = bench[".tapml-rows .tapml-row"]
-        bench["[aria-label='Filter by verdict']"].select_option("faulty")
-        assert rows.count() == 2
+        bench["[aria-label='Filter by verdict']"].select_option("missing")
+        assert rows.count() == 1
+        assert "COMPILE_ERROR" in rows.first.text_content()
+        bench["[aria-label='Filter by verdict']"].select_option("culprits")
+        assert rows.count() == 1
         bench["[aria-label='Filter operators by text']"].fill("silu")
         assert rows.count() == 1
         assert CULPRIT in rows.first.text_content()
@@ -352,6 +364,137 @@ class TestCulprit:
         bench.page.keyboard.press("ArrowRight")
         chosen = bench["[role=tab][aria-selected=true]"]
         bench.until(lambda: chosen.text_content() == "Tensors")
+
+
+class TestPresses:
+    """A press takes a moment, in which results may come: it ends on what it began on."""
+
+    @pytest.mark.parametrize(
+        "place",
+        [".tapml-culprits button", ".tapml-rows .tapml-row [role=gridcell]:nth-child(3)"],
+        ids=["a culprit", "a row of the table"],
+    )
+    def test_a_click_is_a_click_while_results_come(self, page, place):
+        with tapml.debug(*two_layers(), target="llvm") as session:
+            session.override("act", lambda x: x)
+            session.run()
+            bare = BarePage(page, feed_of(session), ["inspector", "table"])
+            (culprit,) = session.report.culprits
+            target = bare[place].nth(0 if "culprits" in place else number(session, culprit.op))
+            box = target.bounding_box()
+            page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            page.mouse.down()
+            page.evaluate(
+                "() => { window.painted = 0; addEventListener('tapml-painted',"
+                " () => window.painted++); }"
+            )
+            again = dict(session.report.introduced)
+            for result in again.values():
+                session._events.emit(OpJudged(result.op, 0, result))
+            bare.until(lambda: page.evaluate("() => window.painted"))
+            page.wait_for_timeout(400)  # what follows results at leisure has followed
+            page.mouse.up()
+            bare.until(lambda: selected(session) == culprit.op)
+            assert bare.errors == []
+
+
+class TestLostMessages:
+    """A server between the session and its page drops what it likes."""
+
+    def test_a_question_without_an_answer_is_asked_again(self, page, judged):
+        class Lossy(BarePage):
+            lost = 0
+
+            def send(self, content, buffers=None):
+                if content["kind"] == "reply" and content["value"] and not self.lost:
+                    self.lost += 1
+                else:
+                    super().send(content, buffers)
+
+        feed = feed_of(judged)
+        feed.selection = {"op": number(judged, CULPRIT), "step": 0}
+        bare = Lossy(page, feed, ["inspector"])
+        bare.until(lambda: "noise floors" in bare.text(".tapml-why"))
+        assert bare.lost == 1
+
+    def test_a_page_that_was_not_heard_says_again_that_it_listens(self, page, judged):
+        class Deaf:
+            def __init__(self, feed):
+                self.feed = feed
+                self.heard = 0
+
+            def attach(self, page):
+                self.feed.attach(page)
+
+            def receive(self, page, message):
+                self.heard += 1
+                if self.heard > 1:
+                    self.feed.receive(page, message)
+
+        bare = BarePage(page, Deaf(feed_of(judged)), ["table"])
+        assert bare[".tapml-rows .tapml-row"].count() > 3
+
+    def test_a_late_snapshot_does_not_take_a_selection_back(self, page, judged):
+        feed = feed_of(judged)
+        feed.selection = {"op": -1, "step": 0}
+        bare = BarePage(page, feed, ["inspector"])
+        feed.receive(bare, {"kind": "ready"})
+        bare[".tapml-cause button"].first.click()
+        bare.until(lambda: selected(judged) == CULPRIT)
+        bare.until(lambda: "noise floors" in bare.text(".tapml-why"))
+        assert bare.text(".tapml-inspector h3") == CULPRIT
+
+
+class TestCauses:
+    @pytest.fixture(scope="class")
+    def alike(self):
+        """Five layers of which four are broken in one way, and one in another."""
+        torch.manual_seed(0)
+        layers = [nn.Sequential(nn.Linear(8, 8), nn.SiLU()) for _ in range(5)]
+        with tapml.debug(nn.Sequential(*layers).eval(), (torch.randn(3, 8),)) as session:
+            for layer in range(4):
+                session.override(f"{layer}.1", off_by(1.5 if layer == 2 else 1.01))
+            session.override("4.1", lambda x: np.maximum(x, 0) + 1)
+            session.run()
+            assert sorted(cause.count for cause in session.report.causes) == [1, 4]
+            yield session
+
+    def test_a_line_for_each_with_the_worst_and_the_first(self, page, alike):
+        bare = BarePage(page, feed_of(alike), ["status", "inspector"])
+        lines = bare[".tapml-cause"]
+        assert lines.count() == 2
+        causes = {cause.count: cause for cause in alike.report.causes}
+        assert (causes[4].worst, causes[4].first) == ("2.1/silu", "0.1/silu")
+        line = bare[".tapml-cause:has(.tapml-others)"]
+        assert causes[4].worst in line.locator("> button").text_content()
+        assert line.locator(".tapml-times").text_content() == "\N{MULTIPLICATION SIGN}4"
+        line.locator("> button").click()
+        bare.until(lambda: selected(alike) == causes[4].worst)
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        bare.until(lambda: selected(alike) == causes[4].first)
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        names = [e.text_content() for e in line.locator(".tapml-all button").all()]
+        assert names == list(causes[4].ops)
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        bare.until(lambda: selected(alike) == causes[4].ops[1])
+        assert bare.errors == []
+
+    def test_the_same_words_everywhere(self, page, alike):
+        bare = BarePage(page, feed_of(alike), ["status", "inspector"])
+        words = alike.report.outcome
+        assert words == "5 culprits of 2 causes"
+        assert bare.text(".tapml-culprits > strong") == words
+        assert words in bare.text(".tapml-work")
+        alike.override("4.1", None)
+        bare.until(lambda: "1 not judged" in bare.text(".tapml-culprits > strong"))
+        alike.run("4.1")
+        bare.until(lambda: bare.text(".tapml-culprits > strong") == "4 culprits of 1 cause")
+        bare.until(lambda: bare.text(".tapml-work").endswith("4 culprits of 1 cause"))
+        assert bare.errors == []
 
 
 class TestHeatmap:

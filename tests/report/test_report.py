@@ -142,7 +142,7 @@ def test_figures_show_the_frame(report):
     (axes,) = figure.axes
     assert axes.get_yscale() == "log"
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert {"introduced", "accumulated", "noise floor", "faulty"} <= set(labels)
+    assert {"introduced", "accumulated", "noise floor", "culprit", "missing"} <= set(labels)
 
 
 @pytest.mark.parametrize("rows", ["layer", "scope", "op"])

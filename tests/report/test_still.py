@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,7 +201,7 @@ def test_where_a_level_does_not_fit_the_fault_opens():
         *("model.layers.1.norm", "model.layers.1.attn", "model.layers.1.mlp"),
         "model.layers.2",
     ]
-    assert [(b.verdict, b.faulty) for b in overview(report, limit=5)][2] == (Verdict.FAIL, 1)
+    assert [(b.verdict, b.broken) for b in overview(report, limit=5)][2] == (Verdict.FAIL, 1)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 13, 14, 39, 40, 41, 200, 1000])
@@ -211,7 +212,7 @@ def test_no_more_boxes_than_fit_and_every_operator_in_one(layers):
     assert len(boxes) <= BOXES
     assert sorted(op for box in boxes for op in box.ops) == sorted(op.id for op in graph.ops)
     assert len(boxes) >= min(15, 3 * layers), "room is used"
-    assert sum(box.faulty for box in boxes) == 1
+    assert sum(box.broken for box in boxes) == 1
 
 
 def test_names_are_shortened_where_they_tell_least():
@@ -344,10 +345,18 @@ def test_the_table_names_the_culprit_and_its_layer():
 def test_the_table_is_cut():
     graph = chain(blocks(70))
     missing = {op.id: Verdict.COMPILE_ERROR for op in graph.ops[:25]}
-    html = table(judged(graph, missing))
+    report = judged(graph, missing)
+    reasons = {
+        key: replace(result, message="no rule for " + "i" * i)
+        for i, (key, result) in enumerate(report.introduced.items())
+    }
+    html = table(replace(report, introduced=reasons))
     before, layers = html.split("<h4>Layers</h4>")
     assert before.count("C COMPILE_ERROR</td>") == 10
     assert "… and 15 more" in before
+    # of one reason they are one row for each kind
+    alike, _ = table(report).split("<h4>Layers</h4>")
+    assert alike.count("C COMPILE_ERROR</td>") == len({graph[op].kind for op in missing})
     assert layers.count("<tr>") == 1 + 60
     assert "… and 10 more" in layers
 

@@ -71,6 +71,28 @@ def test_a_thousand_results_are_a_few_messages(session, page):
     assert len(page.of("delta")) <= 2 + seconds * 30
 
 
+def test_a_question_that_is_asked_again_is_answered_once_at_a_time(session, page):
+    def slow(x):
+        time.sleep(0.7)
+        return x
+
+    session.override("act", slow)
+    page.ready()
+    args = {"op": 1, "which": "target", "step": 0, "output": 0}
+    args |= {"axes": None, "fixed": {}, "window": None}
+    question = {"kind": "command", "id": 77, "name": "tensor", "args": args}
+    page.feed.receive(page, question)
+    time.sleep(0.2)
+    page.feed.receive(page, question)
+    assert wait_until(lambda: page.of("reply"))
+    time.sleep(0.3)
+    assert len(page.of("reply")) == 1
+    # its answer was lost on the way
+    page.feed.receive(page, question)
+    assert wait_until(lambda: len(page.of("reply")) == 2)
+    assert [reply["ok"] for reply in page.of("reply")] == [True, True]
+
+
 def test_pages_of_one_session_stay_in_step(session, page):
     other = RecordingPage(page.feed)
     page.ready()

@@ -47,6 +47,24 @@ export function setChoices(
   if (choices.some(([value]) => value === before)) element.value = before;
 }
 
+/**
+ * Give an element these children and no others. Those that it has already stay: a press that begins
+ * on one ends on it, or it would be no click; and focus is not lost.
+ */
+export function keepChildren(element: Element, children: readonly Element[]): void {
+  const wanted = new Set(children);
+  for (const child of [...element.children]) if (!wanted.has(child)) child.remove();
+  children.forEach((child, k) => {
+    const here = element.children[k];
+    if (here !== child) element.insertBefore(child, here ?? null);
+  });
+}
+
+/** Set a text, touching nothing where it is the same. */
+export function setText(element: Element, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}
+
 /** Keys that reach this element stay here: JupyterLab's shortcuts must not act on them. */
 export function keepKeys(element: HTMLElement): void {
   element.setAttribute("data-lm-suppress-shortcuts", "true");

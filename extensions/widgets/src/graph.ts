@@ -665,9 +665,11 @@ export class GraphView {
       context.fillText("▸", node.x + 8, node.y + 14);
       this.halo(shorten(node.label, room), node.x + 22, node.y + 14, fill, ink, share);
       context.font = `11px ${this.font}`;
-      const faults = node.scope.verdicts.reduce((n, c, k) => n + (this.store.verdicts[k]!.fault ? c : 0), 0);
-      const total = node.scope.ops.length;
-      this.halo(faults ? `${faults} of ${total} faulty` : `${total} ops`, node.x + 22, node.y + 30, fill, ink, share);
+      const count = (what: "broken" | "missing") =>
+        node.scope!.verdicts.reduce((n, c, k) => n + (this.store.verdicts[k]![what] ? c : 0), 0);
+      const [broken, missing] = [count("broken"), count("missing")];
+      const told = [broken && plural(broken, "culprit"), missing && `${missing} missing`].filter(Boolean);
+      this.halo(told.length ? told.join(", ") : `${node.scope.ops.length} ops`, node.x + 22, node.y + 30, fill, ink, share);
     } else {
       context.font = `11px ${this.font}`;
       this.halo(shorten(node.label, room), node.x + 8, node.y + node.h / 2 + 1, fill, ink, share);

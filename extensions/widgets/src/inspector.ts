@@ -1,8 +1,9 @@
 // The inspector: everything about the selected operator, and what can be done about it.
 
 import { themeOf } from "./colours";
-import { gently, h, keepKeys, select } from "./dom";
-import { number, plural } from "./format";
+import { CauseLine } from "./causes";
+import { gently, h, keepChildren, keepKeys, select, setText } from "./dom";
+import { number } from "./format";
 import { fitCanvas } from "./graph";
 import { floats } from "./protocol";
 import type { Answer, Store } from "./store";
@@ -64,7 +65,9 @@ def kernel(*inputs):
 
 export class Inspector {
   readonly element: HTMLElement;
-  private culprits = h("div", { class: "tapml-culprits" });
+  private outcome = h("strong", { role: "status" });
+  private culprits = h("div", { class: "tapml-culprits", role: "group", "aria-label": "Culprits, by cause" });
+  private lines = new Map<string, CauseLine>();
   private title = h("h3");
   private badge = h("span", { class: "tapml-badge" });
   private steps: HTMLSelectElement;
@@ -116,6 +119,7 @@ export class Inspector {
       still,
       store.on("graph", () => this.refresh(true)),
       store.on("results", follow),
+      store.on("findings", () => this.listCulprits()),
       store.on("selection", () => this.refresh(false)),
       store.on("placement", () => this.heading()),
       store.on("overrides", () => this.refresh(true)),
@@ -144,37 +148,20 @@ export class Inspector {
     void this.fill();
   }
 
+  /** A line for each cause. Lines stay where they are while results come in, under the pointer too. */
   private listCulprits(): void {
     const { store } = this;
-    const broken = store.ops.map((_, op) => op).filter((op) => store.info(op).fault);
-    const ratio = (op: number) => store.metrics.ratio[store.worstStep(op) * store.ops.length + op]!;
-    broken.sort((a, b) => store.info(a).severity - store.info(b).severity || (ratio(b) || 0) - (ratio(a) || 0) || a - b);
-    const rows = broken.slice(0, LISTED).map((op) => {
-      const info = store.info(op);
-      const mark = h("b", {}, info.symbol);
-      mark.style.setProperty("--tapml-verdict", info.colour);
-      mark.classList.add("tapml-verdict");
-      return h(
-        "button",
-        {
-          type: "button",
-          "data-op": op,
-          "aria-current": op === store.selection.op,
-          title: `${store.ops[op]}: ${info.name}`,
-          onclick: () => store.reveal(op, store.worstStep(op)),
-        },
-        mark,
-        h("span", { class: "tapml-name" }, store.ops[op]!),
-        h("span", { class: "tapml-dim" }, Number.isNaN(ratio(op)) ? info.name : `${number(ratio(op))} floors`),
-      );
-    });
-    const judged = store.worst.some((verdict) => verdict !== store.unknown);
-    const text = broken.length
-      ? `${plural(broken.length, "faulty operator")}, worst first`
-      : judged
-        ? "No faulty operator among those judged"
-        : "Nothing judged yet";
-    this.culprits.replaceChildren(h("strong", {}, text), ...rows);
+    const { outcome, causes, missing } = store.findings;
+    const kept = this.lines;
+    this.lines = new Map();
+    for (const cause of [...causes.slice(0, LISTED), ...missing.slice(0, LISTED)]) {
+      const key = `${cause.verdict} ${cause.ops[0]}`;
+      const line = kept.get(key) ?? new CauseLine(store);
+      line.show(cause);
+      this.lines.set(key, line);
+    }
+    setText(this.outcome, outcome);
+    keepChildren(this.culprits, [this.outcome, ...[...this.lines.values()].map((line) => line.element)]);
   }
 
   private heading(): void {
@@ -409,6 +396,15 @@ export class Inspector {
         return `Carved into ${path}; run it with: pytest ${path}`;
       },
     );
+    const { step } = store.selection;
+    const repro = attempt(
+      () => store.ask("repro", { op, step }),
+      ({ value }) => {
+        const { path, text } = value as { path: string; text: string };
+        void copy(text);
+        return `Written to ${path}, which needs only TVM and NumPy; run it with: python ${path}`;
+      },
+    );
     const inputs = facts.inputs.map((t) => t.spec).join(", ");
     const outputs = facts.outputs.map((t) => t.spec).join(", ");
     return [
@@ -421,6 +417,7 @@ export class Inspector {
         h("button", { type: "button", onclick: template }, "start from its TIR"),
         h("button", { type: "button", onclick: restore, disabled: !facts.override }, "take it back"),
         h("button", { type: "button", onclick: pytest }, "copy as pytest"),
+        h("button", { type: "button", onclick: repro, title: "One script shows the whole cause" }, "write a repro"),
       ),
       outcome,
       carved,

@@ -17,6 +17,7 @@ const LEAST = { floors: 1e-3, absolute: 1e-12 };
 const INTRODUCED = "#0072b2";
 const ACCUMULATED = "#e69f00";
 const FAULT = "#d55e00";
+const MISSING = "#8a7a3c";
 
 export class DivergencePlot {
   readonly element: HTMLElement;
@@ -26,7 +27,7 @@ export class DivergencePlot {
     role: "application",
     "aria-label": "Divergence over model order",
     "aria-description":
-      "Left and right arrows go from operator to operator, up and down from fault to fault, plus and minus zoom, Escape shows everything. Drag to zoom.",
+      "Left and right arrows go from operator to operator, up and down to the next that is broken or missing, plus and minus zoom, Escape shows everything. Drag to zoom.",
   });
   private tip = h("div", { class: "tapml-tip", hidden: true });
   private spoken = h("div", { class: "tapml-spoken", "aria-live": "polite" });
@@ -64,7 +65,8 @@ export class DivergencePlot {
         key(INTRODUCED, "introduced"),
         key(ACCUMULATED, "accumulated"),
         key("#888888", "noise floor"),
-        key(FAULT, "limit, × faulty"),
+        key(FAULT, "limit, × culprit"),
+        key(MISSING, "+ missing"),
         h("span", { class: "tapml-space" }),
         this.units,
         h("button", { type: "button", onclick: () => this.unzoom() }, "show all"),
@@ -206,7 +208,7 @@ export class DivergencePlot {
     return [10 ** Math.floor(Math.log10(low)) / 2, 10 ** Math.ceil(Math.log10(top) + 0.6)];
   }
 
-  /** Crosses for faulty operators, a line for the selected one and for the one at work. */
+  /** Crosses for culprits, pluses for what is missing, a line for the selected one and for the one at work. */
   private marks(plot: uPlot): void {
     const { store } = this;
     const { ctx } = plot;
@@ -218,6 +220,7 @@ export class DivergencePlot {
     ctx.beginPath();
     ctx.rect(left, top - 6 * dpr, width, height + 6 * dpr);
     ctx.clip();
+    ctx.setLineDash([]); // the limit's would cut the marks to pieces
     const line = (op: number, colour: string) => {
       const x = Math.round(plot.valToPos(op, "x", true));
       ctx.strokeStyle = colour;
@@ -233,19 +236,26 @@ export class DivergencePlot {
     ctx.lineWidth = 2 * dpr;
     const values = store.metrics[SERIES[this.unit].introduced];
     const size = 4.5 * dpr;
-    ctx.beginPath();
+    const crosses = new Path2D();
+    ctx.fillStyle = MISSING;
     for (let at = 0; at < values.length; at++) {
-      if (!store.verdicts[store.verdict[at]!]!.fault) continue;
+      const { broken, missing } = store.verdicts[store.verdict[at]!]!;
+      if (!broken && !missing) continue;
       const x = plot.valToPos(at % n, "x", true);
       const value = values[at]!;
       // What has no finite error stands at the upper edge.
       const y = Number.isFinite(value) ? plot.valToPos(Math.max(value, LEAST[this.unit]), "y", true) : top + size;
-      ctx.moveTo(x - size, y - size);
-      ctx.lineTo(x + size, y + size);
-      ctx.moveTo(x + size, y - size);
-      ctx.lineTo(x - size, y + size);
+      if (broken) {
+        crosses.moveTo(x - size, y - size);
+        crosses.lineTo(x + size, y + size);
+        crosses.moveTo(x + size, y - size);
+        crosses.lineTo(x - size, y + size);
+      } else {
+        ctx.fillRect(x - size, y - dpr, 2 * size, 2 * dpr);
+        ctx.fillRect(x - dpr, y - size, 2 * dpr, 2 * size);
+      }
     }
-    ctx.stroke();
+    ctx.stroke(crosses);
     ctx.restore();
   }
 
@@ -302,15 +312,17 @@ export class DivergencePlot {
     const { store } = this;
     const n = store.ops.length;
     const here = store.selection.op;
-    const fault = (way: 1 | -1) => {
-      for (let op = here + way; op >= 0 && op < n; op += way) if (store.info(op).fault) return op;
+    const finding = (way: 1 | -1) => {
+      for (let op = here + way; op >= 0 && op < n; op += way) {
+        if (store.info(op).broken || store.info(op).missing) return op;
+      }
       return here;
     };
     const moves: Record<string, () => number> = {
       ArrowRight: () => here + 1,
       ArrowLeft: () => here - 1,
-      ArrowDown: () => fault(1),
-      ArrowUp: () => fault(-1),
+      ArrowDown: () => finding(1),
+      ArrowUp: () => finding(-1),
       Home: () => 0,
       End: () => n - 1,
     };

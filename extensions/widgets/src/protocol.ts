@@ -7,6 +7,29 @@ export interface VerdictInfo {
   /** 0 is the worst. */
   severity: number;
   fault: boolean;
+  /** Whether it makes an operator a culprit. */
+  broken: boolean;
+  /** Whether an operator has no kernel on the target. */
+  missing: boolean;
+}
+
+/** Operators that are broken, or missing, in the same way. */
+export interface Cause {
+  verdict: number;
+  /** The operator to look at, and how far it is off. */
+  worst: number;
+  ratio: number | string | null;
+  count: number;
+  /** In graph order; the first of very many. */
+  ops: number[];
+}
+
+export interface Findings {
+  /** What is broken, what is missing and what was not judged, in Python's words. */
+  outcome: string;
+  /** The worst first. */
+  causes: Cause[];
+  missing: Cause[];
 }
 
 export interface Status {
@@ -55,6 +78,7 @@ export interface Snapshot {
   verdicts: VerdictInfo[];
   commands: string[];
   overrides: Record<string, string>;
+  findings: Findings;
   status: Status;
   selection: Selection;
   /** What views asked to be remembered: expanded scopes, filters, modes. */
@@ -67,6 +91,7 @@ export interface Delta {
   status?: Partial<Status>;
   selection?: Selection;
   overrides?: Record<string, string>;
+  findings?: Findings;
   /** Calls whose results no longer hold, as `[operator, step]`. */
   cleared?: [number, number][];
   /** Whether a whole new placement is the third buffer. */

@@ -67,7 +67,7 @@ export class TargetStatus {
       this.message,
     );
     keepKeys(this.element);
-    this.ends = [store.on("status", () => this.draw()), store.on("graph", () => this.draw())];
+    this.ends = [store.on("status", () => this.draw()), store.on("graph", () => this.draw()), store.on("findings", () => this.draw())];
     if (store.ready) this.draw();
   }
 
@@ -104,9 +104,10 @@ export class TargetStatus {
     } else if (status.run) {
       const ended = status.stopped ? "stopped after" : "done in";
       const outputs = status.outputs ? `; outputs: ${status.outputs}` : "";
-      this.work.textContent = `${RUNS[status.run]} ${ended} ${seconds(status.elapsed)}${outputs}`;
+      const told = store.findings.outcome;
+      this.work.textContent = `${RUNS[status.run]} ${ended} ${seconds(status.elapsed)}: ${told}${outputs}`;
     } else {
-      this.work.textContent = plural(store.ops.length, "operator");
+      this.work.textContent = `${plural(store.ops.length, "operator")}: ${store.findings.outcome}`;
     }
     this.message.hidden = !status.message;
     this.message.textContent = status.message;

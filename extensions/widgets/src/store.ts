@@ -8,6 +8,7 @@ import {
   octets,
   words,
   type Delta,
+  type Findings,
   type Message,
   type Metric,
   type Reply,
@@ -26,7 +27,7 @@ export interface Model {
   widget_manager?: { kernel?: { interrupt?: () => Promise<void> } };
 }
 
-export type Topic = "graph" | "results" | "placement" | "selection" | "status" | "overrides" | "reveal" | "inspect";
+export type Topic = "graph" | "results" | "placement" | "selection" | "status" | "overrides" | "reveal" | "inspect" | "findings";
 
 export interface Answer {
   value: any;
@@ -36,6 +37,9 @@ export interface Answer {
 export class CommandError extends Error {}
 
 const COMPILING = "Compiling what has no kernel yet …";
+/** What can be asked again when no answer comes: a server in between may have dropped one. */
+const QUESTIONS = new Set(["inspect", "values", "tensor", "positions", "code", "template"]);
+const PATIENCE = 3000; // ms before that, twice as many each time
 const STOP_PATIENCE = 700; // ms before a Stop that the kernel cannot hear interrupts it
 
 export class Store {
@@ -57,6 +61,7 @@ export class Store {
   unknown = 0;
   commands = new Set<string>();
   overrides: Record<string, string> = {};
+  findings: Findings = { outcome: "", causes: [], missing: [] };
   tree = new ScopeTree([], new Uint32Array(), 0, 0);
   placement = new Uint8Array();
   /** Verdict codes and metrics by `step * ops.length + op`. */
@@ -77,6 +82,9 @@ export class Store {
   private dirty = new Set<Topic>();
   private frame = 0;
   private seq = -1;
+  private reminder: ReturnType<typeof setTimeout> | undefined;
+  /** Selections of this page's that Python does not know yet. */
+  private selecting = 0;
   private waiting = new Map<number, { resolve: (a: Answer) => void; reject: (e: Error) => void }>();
   private readonly origin = Math.random().toString(36).slice(2);
   private nextId = Math.floor(Math.random() * 2 ** 40);
@@ -86,9 +94,11 @@ export class Store {
     this.announce();
   }
 
-  /** Ask for a snapshot; what Python sends before somebody listens is lost. */
-  private announce(): void {
+  /** Ask for a snapshot until one comes; what Python sends before somebody listens is lost. */
+  private announce(patience = PATIENCE): void {
     this.model.send({ kind: "ready" });
+    clearTimeout(this.reminder);
+    this.reminder = setTimeout(() => !this.ready && this.announce(2 * patience), patience);
   }
 
   on(topic: Topic, call: () => void): () => void {
@@ -107,8 +117,19 @@ export class Store {
   /** Ask Python for something; rejects with what went wrong, in words. */
   ask(name: string, args: Record<string, unknown> = {}): Promise<Answer> {
     const id = this.nextId++;
-    this.model.send({ kind: "command", id, name, args });
+    const message = { kind: "command", id, name, args };
+    this.model.send(message);
+    if (QUESTIONS.has(name)) this.remind(id, message, PATIENCE);
     return new Promise((resolve, reject) => this.waiting.set(id, { resolve, reject }));
+  }
+
+  /** Ask again for what was not answered; Python does nothing twice at a time. */
+  private remind(id: number, message: unknown, patience: number): void {
+    setTimeout(() => {
+      if (!this.waiting.has(id)) return;
+      this.model.send(message);
+      this.remind(id, message, 2 * patience);
+    }, patience);
   }
 
   /** Ask for something whose failure is shown in the status line. */
@@ -136,7 +157,10 @@ export class Store {
     if (op === this.selection.op && step === this.selection.step) return;
     this.selection = { op, step };
     this.touch("selection");
-    this.tell("select", { op, step, origin: this.origin });
+    this.selecting++;
+    this.ask("select", { op, step, origin: this.origin })
+      .catch((error: Error) => this.complain(error.message))
+      .finally(() => this.selecting--);
   }
 
   /** Select an operator and have the graph open the scopes around it. */
@@ -214,7 +238,11 @@ export class Store {
   remember(key: string, value: unknown): void {
     this.ui[key] = value;
     clearTimeout(this.memos.get(key));
-    this.memos.set(key, setTimeout(() => this.tell("remember", { key, value }), 300));
+    const tell = () => {
+      this.memos.delete(key);
+      this.tell("remember", { key, value });
+    };
+    this.memos.set(key, setTimeout(tell, 300));
   }
 
   private receive(message: Message, buffers: DataView[]): void {
@@ -240,8 +268,8 @@ export class Store {
 
   private load(message: Snapshot, buffers: DataView[]): void {
     const at = (part: keyof typeof SNAPSHOT) => buffers[SNAPSHOT[part]]!;
-    const { session, name, target, limit, steps, ops, kinds, layers, verdicts, overrides } = message;
-    Object.assign(this, { session, name, target, limit, steps, ops, kinds, layers, verdicts, overrides });
+    const { session, name, target, limit, steps, ops, kinds, layers, verdicts, overrides, findings } = message;
+    Object.assign(this, { session, name, target, limit, steps, ops, kinds, layers, verdicts, overrides, findings });
     this.seq = message.seq;
     this.commands = new Set(message.commands);
     this.kindOf = words(at("kind"));
@@ -260,11 +288,13 @@ export class Store {
     }
     this.received = decode(at("introduced"), false, this);
     decode(at("accumulated"), true, this);
-    this.selection = message.selection;
-    this.ui = message.ui;
+    // A later snapshot does not take back what was done here since Python made it.
+    if (!this.selecting) this.selection = message.selection;
+    const untold = [...this.memos.keys()].map((key) => [key, this.ui[key]] as const);
+    this.ui = { ...message.ui, ...Object.fromEntries(untold) };
     this.setStatus(message.status);
     this.ready = true;
-    for (const topic of ["graph", "results", "placement", "selection", "status", "overrides"] as const) {
+    for (const topic of ["graph", "results", "placement", "selection", "status", "overrides", "findings"] as const) {
       this.touch(topic);
     }
   }
@@ -285,6 +315,10 @@ export class Store {
     if (message.overrides) {
       this.overrides = message.overrides;
       this.touch("overrides");
+    }
+    if (message.findings) {
+      this.findings = message.findings;
+      this.touch("findings");
     }
     if (message.selection && message.selection.origin !== this.origin) {
       this.selection = message.selection;

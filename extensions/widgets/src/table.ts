@@ -1,6 +1,6 @@
 // The operator table: every operator, of which only the rows in view exist as elements.
 
-import { gently, h, keepKeys, onResize, select, setChoices } from "./dom";
+import { gently, h, keepChildren, keepKeys, onResize, select, setChoices, setText } from "./dom";
 import { number } from "./format";
 import type { Metric } from "./protocol";
 import type { Store } from "./store";
@@ -18,6 +18,13 @@ interface Column {
   text: (op: number) => string;
 }
 
+interface Row {
+  element: HTMLElement;
+  box: HTMLInputElement;
+  /** By column. */
+  cells: Map<number, HTMLElement>;
+}
+
 export class OperatorTable {
   readonly element: HTMLElement;
   private filter = h("input", { type: "search", placeholder: "filter", "aria-label": "Filter operators by text" });
@@ -31,6 +38,8 @@ export class OperatorTable {
   private columns: Column[];
   private sorted: { key: string; down: boolean } = { key: "", down: false };
   private shown: number[] = [];
+  /** The rows in view, by operator. */
+  private rows = new Map<number, Row>();
   private height = 240;
   private readonly ends: (() => void)[];
 
@@ -120,8 +129,9 @@ export class OperatorTable {
 
   private begin(): void {
     const { store } = this;
+    this.rows.clear();
     const texts = (names: string[]) => names.map((n) => [n, n || "(model)"] as const);
-    setChoices(this.byVerdict, [["", "any verdict"], ["faulty", "faulty"], ...texts(store.verdicts.map((v) => v.name))]);
+    setChoices(this.byVerdict, [["", "any verdict"], ["culprits", "culprits"], ["missing", "missing"], ...texts(store.verdicts.map((v) => v.name))]);
     setChoices(this.byKind, [["", "any kind"], ...texts([...store.kinds].sort())]);
     const layers = store.layers.map((name, k) => [String(k), name || "(model)"] as const);
     setChoices(this.byScope, [["", "any layer"], ...layers]);
@@ -143,9 +153,13 @@ export class OperatorTable {
     const verdict = this.byVerdict.value;
     const kind = this.byKind.value;
     const layer = this.byScope.value;
+    const fits = (op: number, wanted: string) => {
+      const { name, broken, missing } = store.info(op);
+      return wanted === "culprits" ? broken : wanted === "missing" ? missing : name === wanted;
+    };
     const keep = (op: number) =>
       (!text || store.ops[op]!.toLowerCase().includes(text) || store.kinds[store.kindOf[op]!]!.includes(text)) &&
-      (!verdict || (verdict === "faulty" ? store.info(op).fault : store.info(op).name === verdict)) &&
+      (!verdict || fits(op, verdict)) &&
       (!kind || store.kinds[store.kindOf[op]!] === kind) &&
       (!layer || store.layerOf[op] === Number(layer));
     this.shown = [];
@@ -198,39 +212,50 @@ export class OperatorTable {
     const last = Math.min(shown.length, first + Math.ceil(this.height / ROW) + 8);
     this.body.style.height = `${shown.length * ROW}px`;
     this.body.parentElement!.parentElement!.setAttribute("aria-rowcount", String(shown.length + 1));
-    const rows: HTMLElement[] = [];
+    // Rows that stay in view stay elements, or a press would end on another row than it began.
+    const kept = this.rows;
+    this.rows = new Map();
     for (let k = first; k < last; k++) {
       const op = shown[k]!;
-      const info = store.info(op);
-      const cells = this.columns.map((column, c) => {
-        if (column.key === "placement") return h("div", { role: "gridcell" }, this.box(op));
-        const text = column.text(op);
-        // A path that is too long loses its beginning; bdi keeps its own direction within.
-        const path = column.key === "op";
-        const cell = h("div", { role: "gridcell", title: text }, path ? h("bdi", {}, text) : text);
-        if (path) cell.classList.add("tapml-path");
-        if (column.key === "verdict") cell.style.setProperty("--tapml-verdict", info.colour);
-        if (column.key === "verdict") cell.classList.add("tapml-verdict");
-        if (c > 3) cell.classList.add("tapml-number");
-        return cell;
+      const row = kept.get(op) ?? this.row(op);
+      this.rows.set(op, row);
+      row.element.setAttribute("aria-rowindex", String(k + 2));
+      row.element.setAttribute("aria-selected", String(op === store.selection.op));
+      row.element.style.top = `${k * ROW}px`;
+      row.box.checked = store.placement[op] === 1;
+      row.cells.forEach((cell, c) => {
+        const text = this.columns[c]!.text(op);
+        if (cell.title !== text) cell.title = text;
+        setText(cell.firstElementChild ?? cell, text);
+        if (this.columns[c]!.key === "verdict") cell.style.setProperty("--tapml-verdict", store.info(op).colour);
       });
-      const chosen = op === store.selection.op;
-      const row = h(
-        "div",
-        { class: "tapml-row", role: "row", "aria-rowindex": k + 2, "aria-selected": chosen, "data-op": op },
-        ...cells,
-      );
-      row.style.top = `${k * ROW}px`;
-      row.addEventListener("click", (event) => {
-        if (!(event.target instanceof HTMLInputElement)) store.select(op, store.worstStep(op));
-      });
-      row.addEventListener("dblclick", () => store.reveal(op));
-      rows.push(row);
     }
-    this.body.replaceChildren(...rows);
+    keepChildren(this.body, [...this.rows.values()].map((row) => row.element));
   }
 
-  private box(op: number): HTMLElement {
+  private row(op: number): Row {
+    const { store } = this;
+    const cells = new Map<number, HTMLElement>();
+    const box = this.box(op);
+    const children = this.columns.map(({ key }, c) => {
+      if (key === "placement") return h("div", { role: "gridcell" }, box);
+      // A path that is too long loses its beginning; bdi keeps its own direction within.
+      const cell = h("div", { role: "gridcell" }, key === "op" ? h("bdi") : null);
+      if (key === "op") cell.classList.add("tapml-path");
+      if (key === "verdict") cell.classList.add("tapml-verdict");
+      if (c > 3) cell.classList.add("tapml-number");
+      cells.set(c, cell);
+      return cell;
+    });
+    const element = h("div", { class: "tapml-row", role: "row", "data-op": op }, ...children);
+    element.addEventListener("click", (event) => {
+      if (!(event.target instanceof HTMLInputElement)) store.select(op, store.worstStep(op));
+    });
+    element.addEventListener("dblclick", () => store.reveal(op));
+    return { element, box, cells };
+  }
+
+  private box(op: number): HTMLInputElement {
     const { store } = this;
     const box = h("input", {
       type: "checkbox",
@@ -240,7 +265,6 @@ export class OperatorTable {
       title: store.host[op] ? "computes no tensor: always on the host" : "on the target",
       onchange: () => store.place([op], box.checked),
     });
-    box.checked = store.placement[op] === 1;
     return box;
   }
 

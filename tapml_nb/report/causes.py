@@ -1,0 +1,143 @@
+"""Causes: operators that fail in the same way, as one.
+
+One wrong rule of an importer breaks every linear layer of a model.  Results are of one cause where
+the kind of the operators, the verdict, what the error looks like and the message agree, once what
+differs from call to call (numbers, indices, values) is left out of the words.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from tapml_nb.graph import OpId
+from tapml_nb.judge.diagnosis import Diagnosis, Pattern
+from tapml_nb.judge.results import OpResult
+from tapml_nb.judge.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Culprits that are broken in the same way.
+
+    Attributes:
+        ops: they all, in graph order.
+        kind: what kind of operator they are.
+        verdict: how they are broken.
+        diagnosis: what is wrong with the worst of them, in words, as in
+            :attr:`Culprit.diagnosis <tapml_nb.report.Culprit.diagnosis>`.
+        worst: the worst of them, the one to look at and to make a repro of.
+        ratio: its distance from the exact result over the noise floor.
+        pattern: the :class:`~tapml_nb.judge.diagnosis.Pattern` that its error looks like; "" for
+            none.
+
+    >>> cause = Cause(("0/pow", "7/pow"), "aten.pow", Verdict.FAIL, "scaled by 2", "7/pow", 900.0)
+    >>> print(cause)
+    7/pow FAIL, 900 floors; 2 operators of this cause, the first 0/pow
+    """
+
+    ops: tuple[OpId, ...]
+    kind: str
+    verdict: Verdict
+    diagnosis: str
+    worst: OpId
+    ratio: float
+    pattern: str = ""
+
+    @property
+    def count(self) -> int:
+        """How many operators it breaks."""
+        return len(self.ops)
+
+    @property
+    def first(self) -> OpId:
+        """The first of them in the graph."""
+        return self.ops[0]
+
+    def __str__(self) -> str:
+        ratio = "" if math.isnan(self.ratio) else f", {self.ratio:.3g} floors"
+        return f"{self.worst} {self.verdict}{ratio}{self.others}"
+
+    @property
+    def others(self) -> str:
+        """That it has other operators than the worst, in words; "" where it has none."""
+        if self.count == 1:
+            return ""
+        return f"; {self.count} operators of this cause, the first {self.first}"
+
+
+def grouped(results: Iterable[OpResult], kind_of: Callable[[OpId], str]) -> list[list[OpResult]]:
+    """Results by cause, in the order in which causes first appear."""
+    groups: dict[tuple[str, ...], list[OpResult]] = {}
+    for result in results:
+        key = (
+            kind_of(result.op),
+            str(result.verdict),
+            *_look(result.diagnosis),
+            shape(result.message),
+        )
+        groups.setdefault(key, []).append(result)
+    return list(groups.values())
+
+
+def by_reason(reasons: Sequence[tuple[OpId, str]], kind_of: Callable[[OpId], str]) -> list[str]:
+    """A line for each different reason that operators of one kind have, with its first operator.
+
+    >>> by_reason([("0/pow", "wrong at [3]"), ("1/pow", "wrong at [5]")], lambda op: "aten.pow")
+    ['0/pow: wrong at [3] (2 operators of this cause)']
+    """
+    groups: dict[tuple[str, str], list[tuple[OpId, str]]] = {}
+    for op, reason in reasons:
+        groups.setdefault((kind_of(op), shape(reason)), []).append((op, reason))
+    return [
+        f"{op}: {reason[:200]}" + (f" ({len(group)} operators of this cause)" * (len(group) > 1))
+        for group in groups.values()
+        for op, reason in group[:1]
+    ]
+
+
+def _look(diagnosis: Diagnosis | None) -> tuple[str, str]:
+    if diagnosis is None:
+        return "", ""
+    if diagnosis.pattern is Pattern.FACTOR:
+        # Of a factor the number tells causes apart, unless it has a name: 1/√64 here is 1/√128
+        # where heads are wider.
+        named = re.search(r"\((.+)\)", diagnosis.words)
+        return str(diagnosis.pattern), shape(named[1]) if named else _rounded(diagnosis.words)
+    return str(diagnosis.pattern), shape(diagnosis.words)
+
+
+def _rounded(words: str) -> str:
+    return _NUMBER.sub(lambda number: f"{float(number[0]):.2g}", words)
+
+
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+
+_LEFT_OUT = (
+    (re.compile(r"\b0(?= (?:NaN|infinit))"), "no"),  # that there are none is no accident
+    (re.compile(r"\b0x[0-9a-fA-F]+"), "#"),
+    (re.compile(r"[-+]?\b(?:nan|inf|True|False)\b"), "#"),
+    (re.compile(r"(?<![\w])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"), "#"),
+    # Compilers number names: T_add_3, lv12.  float16 is another thing than float32.
+    (re.compile(r"\b(?!u?int\d|b?float\d|complex\d)([A-Za-z_]\w*?)_?\d+\b"), r"\1#"),
+    (re.compile(r"#(?:, ?#)+"), "#"),
+    (re.compile(r"\[\]"), "[#]"),
+)
+"""What differs between two calls of one cause, and what stands in its place."""
+
+
+def shape(message: str) -> str:
+    """A message without its numbers, indices and values.
+
+    >>> shape("never writes 12 of 384 elements, from [0, 3, 7] on")
+    'never writes # of # elements, from [#] on'
+    >>> shape("worst at [1]: target -inf, source 0.25")
+    'worst at [#]: target #, source #'
+    >>> shape("the target's result is float32[4, 8], the source's bfloat16[4, 8]")
+    "the target's result is float32[#], the source's bfloat16[#]"
+    """
+    for what, instead in _LEFT_OUT:
+        message = what.sub(instead, message)
+    return message
