@@ -89,7 +89,7 @@ def parse(data: bytes) -> dict[str, np.ndarray]:
 
 
 def _array(data: bytes, base: int, entry: Any) -> np.ndarray:
-    if not isinstance(entry, dict) or not _KEYS <= set(entry):
+    if not isinstance(entry, dict) or not set(entry) >= _KEYS:
         raise ValueError(f"a tensor's entry has not {', '.join(sorted(_KEYS))}")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(code, str) or code not in _DTYPES:

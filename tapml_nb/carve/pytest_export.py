@@ -41,7 +41,7 @@ def report(request):
     return Bundle.open(BUNDLE).replay(request.config.getoption("--target"))
 '''
 
-_TEST = '''\
+_TEST = """\
 {doc}
 
 import pytest
@@ -53,8 +53,9 @@ def test_operator(report, op, step):
     result = report.introduced[op, step]
     if result.verdict == "UNSUPPORTED":
         pytest.skip(f"not checked: {{printable(result.message)}}")
-    assert result.verdict in ("PASS", "SKIPPED"), f"{{result.verdict}}: {{printable(result.message)}}"
-'''
+    why = printable(f"{{result.verdict}}: {{result.message}}")
+    assert result.verdict in ("PASS", "SKIPPED"), why
+"""
 
 
 def export(bundle: Bundle, folder: Path) -> Path:

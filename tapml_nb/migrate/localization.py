@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tapml_nb.graph import OpId
 from tapml_nb.migrate.probes import Probe, Probes
+from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +57,7 @@ class Localization:
         for found in self.culprits:
             together = "together: " if len(found) > 1 else ""
             lines.append(f"  {together}{', '.join(sorted(found))}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def __repr__(self) -> str:
         return self.summary()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tapml_nb.graph import Graph, Op, OpId
 from tapml_nb.judge.results import OpResult
 from tapml_nb.migrate.probes import Probes
+from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +123,7 @@ class Migration:
         lines += [f"  quarantined {op}: {reason[:200]}" for op, reason in shown]
         if len(self.quarantined) > len(shown):
             lines.append(f"  and {len(self.quarantined) - len(shown)} more: see .quarantined")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def __repr__(self) -> str:
         return self.summary()
