@@ -232,11 +232,11 @@ class TestContainer:
         self.refused(tmp_path, pack(good.items(), zipfile.ZIP_DEFLATED), "is compressed")
 
     def test_a_bomb_takes_no_memory(self, good, tmp_path):
-        """1 MB that says it is 1 GB of blanks."""
+        """A file that holds nearly nothing and says it holds 256 MB."""
         path = tmp_path / "bomb.tapml"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             with archive.open("manifest.json", "w") as member:
-                for _ in range(256):
+                for _ in range(64):
                     member.write(b" " * (4 << 20))
             archive.comment = _MARK + b"0" * _HEX
         path.write_bytes(seal(path.read_bytes()))
@@ -331,7 +331,7 @@ def test_what_changes_after_it_was_opened(good, tmp_path):
     bundle = Bundle.open(path)
     with path.open("r+b") as file:
         file.truncate(len(data) // 3)
-    with pytest.raises(BundleError, match="cannot be read|not what the manifest says"):
+    with pytest.raises(BundleError, match=r"cannot be read|not what the manifest says"):
         list(bundle)
 
 
