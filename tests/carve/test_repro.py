@@ -193,7 +193,7 @@ class Named(nn.Module):
 
 
 def test_names_never_become_code(tmp_path):
-    """In names of models, operators and lines, in messages: the file is the same but for comments."""
+    """Of models, operators and lines, and messages: all but comments and literals is the same."""
     with tapml.debug(Named().eval(), (torch.randn(3, 4),), name="honest") as session:
         session.run()
         (op,) = session.graph.ops
