@@ -1,12 +1,14 @@
 """The ``tapml`` command: replay and report bundles, serve this machine as a target, doctor.
 
 Exit status: 0 when everything passes, 1 when some operator fails, 2 for a usage or environment
-error (one line on stderr).
+error (one line on stderr).  What comes from a bundle reaches the terminal as visible characters
+alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tapml_nb.targets.errors import TargetLost
+from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,12 +34,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = parsed.run(parsed)
     except (ValueError, OSError, TargetLost) as error:
-        print(f"tapml: {error}", file=sys.stderr)
-        return ERROR
+        return _complain(str(error))
+    except Exception as error:  # ours or TVM's; a terminal is no place for where it was
+        logging.getLogger(__name__).debug("unexpected", exc_info=True)
+        return _complain(f"unexpected {type(error).__name__}: {error}")
     except KeyboardInterrupt:
         print("tapml: stopped", file=sys.stderr)
         return ERROR
     return status
+
+
+def _complain(words: str) -> int:
+    print(printable(f"tapml: {' '.join(words.split())}"), file=sys.stderr)
+    return ERROR
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,12 +57,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    replay = commands.add_parser("replay", help="judge every operator of a bundle on a target")
+    replay = commands.add_parser(
+        "replay",
+        help="judge every operator of a bundle on a target; runs the bundle's code",
+        description="Judge every operator of a bundle on a target. This compiles and runs what the "
+        "bundle holds: replay only bundles of people whose programs you would run.",
+    )
     replay.add_argument("bundle", type=Path)
     replay.add_argument("--target", default="llvm", help="llvm, c, … (default: %(default)s)")
     replay.add_argument("--device", type=int, default=0, help="which of several, from 0")
     replay.add_argument(
-        "--rpc", help="host:port/key of a running 'tapml serve', or an address of TVM's own servers"
+        "--rpc",
+        help="host:port/key of a running 'tapml serve', or an address of TVM's own servers; "
+        "@FILE: what the file holds; default: what $TAPML_RPC holds. Other users of this machine "
+        "see the arguments of a command, and so the key, but neither of these",
     )
     replay.add_argument(
         "--timeout", type=float, default=30.0, help="seconds per call (default: %(default)s)"
@@ -89,7 +107,7 @@ def _replay(parsed: argparse.Namespace) -> int:
     bundle = Bundle.open(parsed.bundle)
     target = Target(
         parsed.target,
-        rpc=parsed.rpc,
+        rpc=_address(parsed.rpc),
         timeout=parsed.timeout,
         guard=parsed.guard,
         device=parsed.device,
@@ -97,7 +115,7 @@ def _replay(parsed: argparse.Namespace) -> int:
     report = bundle.replay(target, tolerance=parsed.tolerance)
     print(report.summary())
     if parsed.html:
-        print(f"report: {report.to_html(parsed.html)}")
+        print(printable(f"report: {report.to_html(parsed.html)}"))
     if parsed.repro:
         _write_repros(bundle, report, target, parsed.repro)
     return OK if report.ok else FAILED
@@ -111,9 +129,27 @@ def _write_repros(bundle: Bundle, report: Report, target: Target, folder: Path) 
         path = folder / f"culprit_{number}.py"
         try:
             bundle.repro(cause.worst, path, step=worst[cause.worst].step, target=target)
-            print(f"repro of culprit {number}: {path}")
+            print(printable(f"repro of culprit {number}: {path}"))
         except ValueError as error:
-            print(f"no repro of culprit {number}: {error}")
+            print(printable(f"no repro of culprit {number}: {error}"))
+
+
+def _address(given: str | None) -> str | None:
+    """Where the target is.
+
+    Raises:
+        ValueError: if the file that holds it cannot be read.
+    """
+    if given is None:
+        return os.environ.get("TAPML_RPC") or None
+    if not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ValueError(f"--rpc: {given[1:]} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"--rpc: {given[1:]} is no text; write host:port/key into it") from None
 
 
 def _report(parsed: argparse.Namespace) -> int:
@@ -121,19 +157,24 @@ def _report(parsed: argparse.Namespace) -> int:
 
     bundle = Bundle.open(parsed.bundle)
     frame = bundle.frame()
+    for column in frame.columns.difference(["step", "line"]):
+        frame[column] = frame[column].map(printable, na_action="ignore")
     if parsed.csv:
         frame.to_csv(sys.stdout, index=False)
     else:
         counts = frame["verdict"].fillna("not judged").value_counts()
         print(f"{bundle!r}\n  " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items()))
+        if bundle.versions:
+            by = ", ".join(f"{package} {number}" for package, number in bundle.versions.items())
+            print(printable(f"  written by {by}"))
         columns = ["op", "kind", "step", "verdict", "inputs", "outputs"]
         print(frame[columns].to_string(index=False, max_colwidth=60))
         recorded = _recorded(bundle.name, frame)
-        print(f"  {recorded.outcome}")
+        print(printable(f"  {recorded.outcome}"))
         for rank, cause in enumerate(recorded.causes, 1):
-            print(f"  culprit {rank}: {cause}: {cause.diagnosis}")
+            print(printable(f"  culprit {rank}: {cause}: {cause.diagnosis}"))
             opened = f"Bundle.open({str(bundle.path)!r})"
-            print(f"    its repro: {opened}.repro({cause.worst!r}, 'bug.py')")
+            print(printable(f"    its repro: {opened}.repro({cause.worst!r}, 'bug.py')"))
     broken = ~frame["verdict"].isin(["PASS", "SKIPPED", "UNSUPPORTED"])
     return FAILED if broken.any() else OK
 

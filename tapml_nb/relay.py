@@ -1,18 +1,30 @@
 """A Jupyter server extension: pages reach a target server on the Jupyter server's machine.
 
 A browser on another machine cannot connect to the loopback interface where the session's target
-server listens.  What it sends to ``tapml-nb/PORT/KEY/`` below the Jupyter server's base URL goes
-there, and nowhere else, once Jupyter's own login and origin check have let it in.
+server listens.  ``tapml-nb/PORT/KEY/`` below the Jupyter server's base URL is the page that becomes
+a target, from the package's own files; its websocket goes to that port, once Jupyter's own login
+and origin check have let it in.
+
+Other users of the machine listen on ports, too, and anybody may make such an address and send it.
+So nothing is fetched from a port, and no websocket goes to one unless its listening socket is this
+user's own and who answers there proves, before a message is passed on, to be a target server with
+this key.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hmac
+import logging
+import os
+import secrets
+from pathlib import Path
 from typing import Any
 
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from jupyter_server.utils import url_path_join
-from tornado.httpclient import AsyncHTTPClient, HTTPError
+from tornado.httpclient import HTTPRequest
 from tornado.web import HTTPError as Refused
 from tornado.web import authenticated
 from tornado.websocket import (
@@ -21,48 +33,80 @@ from tornado.websocket import (
     websocket_connect,
 )
 
+from tapml_nb.targets.pages import CHALLENGE, FILES, PROOF, STATIC, file_headers, proof
+
 _PLACE = r"/tapml-nb/(\d{1,5})/([0-9a-f]{32})/"
 
+_PATIENCE = 5.0
+"""Seconds that a target server may take to answer."""
 
-class PageRelay(JupyterHandler):
+_LISTENS = "0A"
+"""A listening socket's state in ``/proc/net/tcp``."""
+
+_HERE = {"00000000", "0100007F", "0" * 32, "0000000000000000FFFF00000100007F"}
+"""Addresses there at which a socket hears what is sent to 127.0.0.1, on a little-endian machine."""
+
+_log = logging.getLogger(__name__)
+
+
+class PageFile(JupyterHandler):
     """The page behind a session's link, and its script."""
 
     @authenticated
     async def get(self, port: str, key: str, name: str) -> None:
-        """Fetch a file of the target server's."""
-        try:
-            answer = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/{key}/{name}")
-        except (HTTPError, OSError):
-            raise Refused(404, "no session is there; it may have ended") from None
-        self.set_header("Content-Type", answer.headers["Content-Type"])
-        self.set_header("Cache-Control", "no-store")
-        self.set_header("Referrer-Policy", "no-referrer")
-        self.finish(answer.body)
+        """Give a file of the package's; whether a session is there, the page finds out."""
+        for header, value in file_headers(name).items():
+            self.set_header(header, value)
+        self.finish((STATIC / FILES[name][0]).read_bytes())
 
 
 class SocketRelay(WebSocketMixin, WebSocketHandler, JupyterHandler):
     """A page's websocket."""
 
     _there: WebSocketClientConnection | None = None
+    _early: list[str | bytes | None]
+    """What was said before it was known by whom."""
 
     async def get(self, *arguments: Any, **names: Any) -> None:
-        """Let in who is logged in."""
+        """Let in who is logged in, to ports of this user's."""
         if self.current_user is None:
             raise Refused(403)
+        if not is_own(int(arguments[0])):
+            raise Refused(404, "no session of this user's is there; it may have ended")
         await super().get(*arguments, **names)
 
     async def open(self, port: str, key: str) -> None:
         """Connect to the target server; what it says goes to the page."""
         super().open()
+        self._early = []
+        challenge = secrets.token_hex(16)
+        request = HTTPRequest(
+            f"ws://127.0.0.1:{port}/{key}/device",
+            headers={CHALLENGE: challenge},
+            follow_redirects=False,
+        )
         try:
-            self._there = await websocket_connect(
-                f"ws://127.0.0.1:{port}/{key}/device", on_message_callback=self._pass_on
+            there = await asyncio.wait_for(
+                websocket_connect(request, on_message_callback=self._pass_on), _PATIENCE
             )
-        except (HTTPError, OSError):
+        except Exception:  # whatever is there, it is no target server of ours
             self.close(1011, "no session is there")
+            return
+        answer = there.headers.get(PROOF, "") if there.headers else ""
+        if not hmac.compare_digest(answer.encode(), proof(key, challenge).encode()):
+            _log.warning("what listens on port %s is no target server with the key given", port)
+            self.close(1011, "no session is there")
+        if self.ws_connection is None or self.ws_connection.is_closing():
+            there.close()
+            return
+        self._there = there
+        for message in self._early:
+            self._pass_on(message)
 
     def _pass_on(self, message: str | bytes | None) -> None:
-        if message is None:
+        if self._there is None:
+            self._early.append(message)
+        elif message is None:
             self.close()
         elif self.ws_connection is not None:
             self.write_message(message, binary=isinstance(message, bytes))
@@ -79,6 +123,30 @@ class SocketRelay(WebSocketMixin, WebSocketHandler, JupyterHandler):
             self._there.close()
 
 
+def is_own(port: int, user: int | None = None) -> bool:
+    """Whether all that listens on a port of the loopback interface is of one user.
+
+    Args:
+        port: the port.
+        user: the user's number; default this process's own.
+
+    Returns:
+        False where nothing listens, and where the system does not say whose a socket is.
+    """
+    owner = os.getuid() if user is None else user
+    owners = []
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        try:
+            lines = table.read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for _, local, _, state, _, _, _, uid, *_ in map(str.split, lines):
+            address, _, number = local.partition(":")
+            if state == _LISTENS and int(number, 16) == port and address in _HERE:
+                owners.append(int(uid))
+    return bool(owners) and set(owners) == {owner}
+
+
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
     return [{"module": "tapml_nb.relay"}]
 
@@ -88,5 +156,5 @@ def _load_jupyter_server_extension(server: Any) -> None:
     base = url_path_join(server.web_app.settings["base_url"], "")
     place = base.rstrip("/") + _PLACE
     server.web_app.add_handlers(
-        ".*$", [(place + "device", SocketRelay), (place + r"(page\.js|)", PageRelay)]
+        ".*$", [(place + "device", SocketRelay), (place + r"(page\.js|)", PageFile)]
     )

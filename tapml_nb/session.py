@@ -49,6 +49,7 @@ from tapml_nb.targets.session import (
     TargetSession,
 )
 from tapml_nb.targets.spec import CPU_KINDS, Target
+from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -544,7 +545,7 @@ class Session:
 
     def __repr__(self) -> str:
         state = "closed" if self._thread.closed else "busy" if self._thread.busy else "idle"
-        return (
+        return printable(
             f"<Session of {self.graph.name} on {self._spec.kind}: {len(self.graph)} operators, "
             f"{state}>"
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -37,6 +38,10 @@ _CODES = {
     "complex64": "C64",
 }
 _DTYPES = {code: name for name, code in _CODES.items()}
+_KEYS = {"dtype", "shape", "data_offsets"}
+
+_LARGEST_HEADER = 100 << 20
+"""Bytes; the format's own limit."""
 
 
 def dump(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -72,18 +77,35 @@ def parse(data: bytes) -> dict[str, np.ndarray]:
     """
     try:
         (length,) = struct.unpack_from("<Q", data)
-        header = json.loads(data[8 : 8 + length])
+        if length > min(len(data) - 8, _LARGEST_HEADER):
+            raise ValueError("its header is longer than it may be")
+        header = json.loads(data[8 : 8 + length].decode())
+        if not isinstance(header, dict):
+            raise ValueError("its header is no object")
         header.pop("__metadata__", None)
         return {name: _array(data, 8 + length, entry) for name, entry in header.items()}
-    except (struct.error, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (struct.error, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a safetensors file: {error}") from None
 
 
-def _array(data: bytes, base: int, entry: Mapping[str, Any]) -> np.ndarray:
-    dtype = np_dtype(_DTYPES[entry["dtype"]])
-    shape = tuple(int(n) for n in entry["shape"])
-    begin, end = entry["data_offsets"]
+def _array(data: bytes, base: int, entry: Any) -> np.ndarray:
+    if not isinstance(entry, dict) or not set(entry) >= _KEYS:
+        raise ValueError(f"a tensor's entry has not {', '.join(sorted(_KEYS))}")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(code, str) or code not in _DTYPES:
+        raise ValueError(f"a tensor's dtype is {reprlib.repr(code)}")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise ValueError("a tensor's shape or its place is no list of sizes")
+    dtype = np_dtype(_DTYPES[code])
+    begin, end = offsets
     count = math.prod(shape)
     if end - begin != count * dtype.itemsize or base + end > len(data):
         raise ValueError("a tensor's bytes do not fit its shape")
-    return np.frombuffer(data, dtype, count, base + begin).reshape(shape)
+    flat = np.frombuffer(data, dtype, count, base + begin)
+    if code == "BOOL" and (flat.view(np.uint8) > 1).any():
+        raise ValueError("a boolean is neither true nor false")
+    return flat.reshape(shape)
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)

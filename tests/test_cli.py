@@ -97,6 +97,21 @@ def test_errors_are_one_line_and_status_two(bundles, arguments, words):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_what_nobody_expected_is_one_line_too(bundles, monkeypatch, capsys):
+    def fails(self, *_, **__):
+        raise RuntimeError("two\n\x1b[31mlines")
+
+    monkeypatch.setattr("tapml_nb.carve.Bundle.frame", fails)
+    assert cli.main(["report", str(bundles / "good.tapml")]) == 2
+    error = capsys.readouterr().err
+    assert error == "tapml: unexpected RuntimeError: two \\x1b[31mlines\n"
+
+
+def test_the_help_says_that_replaying_runs_code():
+    done = tapml_command("replay", "--help")
+    assert "compiles and runs what the bundle holds" in " ".join(done.stdout.split())
+
+
 def test_usage_error():
     assert tapml_command("replya").returncode == 2
     assert tapml_command().returncode == 2
@@ -136,6 +151,26 @@ def test_serve_is_a_target_for_another_process(served, bundles):
         assert session.run().ok
     done = tapml_command("replay", bundles / "good.tapml", "--rpc", rpc)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_key_need_not_be_an_argument(served, bundles, tmp_path, monkeypatch, capsys):
+    """It is in the environment, or in a file; what is there is used: a wrong one is refused."""
+    rpc, _ = served
+    replay = ["replay", str(bundles / "good.tapml")]
+    address = tmp_path / "address"
+    address.write_text(f"{rpc}\n")
+    assert cli.main([*replay, "--rpc", f"@{address}"]) == 0
+    monkeypatch.setenv("TAPML_RPC", rpc)
+    assert cli.main(replay) == 0
+    wrong = rpc.partition("/")[0] + "/wrong"
+    monkeypatch.setenv("TAPML_RPC", wrong)
+    assert cli.main(replay) == 2
+    assert cli.main([*replay, "--rpc", f"@{address}"]) == 0
+    address.write_text(wrong)
+    assert cli.main([*replay, "--rpc", f"@{address}"]) == 2
+    capsys.readouterr()
+    assert cli.main([*replay, "--rpc", f"@{tmp_path / 'none'}"]) == 2
+    assert "none cannot be read: No such file" in capsys.readouterr().err
 
 
 def test_serve_refuses_a_wrong_key(served, bundles):

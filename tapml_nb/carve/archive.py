@@ -3,6 +3,10 @@
 Members are stored uncompressed; tensors are safetensors files named by their content, so each
 is there once.  The manifest holds a SHA-256 of every other member, and the zip's comment one of
 the whole file, so that damage is found wherever it is, and named.
+
+A seal is no signature: whoever made the file sealed it.  So nothing in it is believed: memory is
+taken only for what the file really holds, and the manifest is checked as a whole
+(:mod:`tapml_nb.carve.manifest`).
 """
 
 from __future__ import annotations
@@ -10,15 +14,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from tapml_nb import tensorfile
+from tapml_nb.carve.manifest import Malformed, check, tensor_member, unit_member
+
+__all__ = ["Archive", "BundleError", "tensor_member", "unit_member", "versions", "write_archive"]
 
 SCHEMA = 1
 """Version of the manifest; a reader refuses any other."""
@@ -27,9 +36,16 @@ MANIFEST = "manifest.json"
 _MARK = b"tapml-bundle sha256:"
 _HEX = 64
 
+_LARGEST_MANIFEST = 256 << 20
+"""Bytes of a manifest: what is read of it takes many times as much memory."""
+
 
 class BundleError(ValueError):
-    """A file that is no bundle, a damaged one, or one of another version."""
+    """A file that is no bundle, a damaged or malformed one, or one of another version.
+
+    Whatever is wrong with a bundle is one of these, when it is opened and whenever something is
+    read of it later.
+    """
 
 
 def write_archive(
@@ -39,8 +55,11 @@ def write_archive(
 
     Args:
         path: the file to write.
-        manifest: JSON data; the members' digests are added.
+        manifest: JSON data; the members' digests and who writes it are added.
         members: name and content of every other member.
+
+    Raises:
+        ValueError: if there is more to say of it than a manifest may hold.
     """
     handle, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     os.close(handle)
@@ -50,7 +69,13 @@ def write_archive(
             for name, content in members:
                 archive.writestr(zipfile.ZipInfo(name), content)
                 digests[name] = hashlib.sha256(content).hexdigest()
-            text = json.dumps(manifest | {"schema": SCHEMA, "members": digests}, indent=1)
+            whole = {"schema": SCHEMA, "versions": versions(), **manifest, "members": digests}
+            text = json.dumps(whole, indent=1)
+            if len(text) > _LARGEST_MANIFEST:
+                raise ValueError(
+                    f"ops: a bundle of {len(manifest['tests'])} tests is too large; carve fewer "
+                    f"operators or steps into each of several"
+                )
             archive.writestr(zipfile.ZipInfo(MANIFEST), text)
             archive.comment = _MARK + b"0" * _HEX
         _seal(Path(scratch))
@@ -60,22 +85,28 @@ def write_archive(
         raise
 
 
+def versions() -> dict[str, str]:
+    """What a bundle that is written now depends on, and is read by now."""
+    from tapml_nb import __version__
+
+    return {"tapml_nb": __version__, "apache-tvm": version("apache-tvm")}
+
+
 def _seal(path: Path) -> None:
     with path.open("r+b") as file:
-        digest = _digest_but_seal(path)
+        digest = _digest_but_seal(file)
         file.seek(-_HEX, os.SEEK_END)
         file.write(digest.encode())
 
 
-def _digest_but_seal(path: Path) -> str:
+def _digest_but_seal(file: IO[bytes]) -> str:
     """SHA-256 of all but the digest itself, which are the file's last bytes."""
     hasher = hashlib.sha256()
-    left = path.stat().st_size - _HEX
-    with path.open("rb") as file:
-        while left > 0:
-            chunk = file.read(min(left, 1 << 20))
-            hasher.update(chunk)
-            left -= len(chunk)
+    left = file.seek(0, os.SEEK_END) - _HEX
+    file.seek(0)
+    while left > 0 and (chunk := file.read(min(left, 1 << 20))):
+        hasher.update(chunk)
+        left -= len(chunk)
     return hasher.hexdigest()
 
 
@@ -86,70 +117,209 @@ class Archive:
         """Open and check.
 
         Raises:
-            BundleError: if the file is missing, no bundle, damaged (with the member's name), or
-                of another schema.
+            BundleError: if the file is missing, no bundle, damaged (with the member's name),
+                malformed, or of another schema.
         """
         self.path = path
+        self._file = _open(path)
         try:
-            self._zip = zipfile.ZipFile(path)
-        except FileNotFoundError:
-            raise BundleError(f"{path} does not exist") from None
-        except (OSError, zipfile.BadZipFile) as error:
-            raise BundleError(
-                f"{path} is not a bundle, or its directory is damaged: {error}"
-            ) from None
-        self.manifest = self._check()
+            self._zip = self._directory()
+            self.manifest = self._check()
+        except BaseException:
+            self._file.close()
+            raise
         self._tensors: dict[str, np.ndarray] = {}
 
     def close(self) -> None:
         """Close the file; tensors that were read stay."""
         self._zip.close()
+        self._file.close()
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Who wrote it: versions by package; empty for bundles of before these were recorded."""
+        recorded: dict[str, str] = self.manifest.get("versions", {})
+        return recorded
 
     def text(self, name: str) -> str:
-        """A text member."""
-        return self._zip.read(name).decode()
+        """A text member.
+
+        Raises:
+            BundleError: if it is not as it was written, or no text.
+        """
+        try:
+            return self._read(name).decode()
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{self.path}: {name!r} is no text: {error}") from None
 
     def tensor(self, digest: str) -> np.ndarray:
-        """A tensor by its content digest; read-only."""
+        """A tensor by its content digest; read-only.
+
+        Raises:
+            BundleError: if it is not as it was written, or no tensor.
+        """
         if digest not in self._tensors:
-            self._tensors[digest] = tensorfile.parse(self._zip.read(tensor_member(digest)))["data"]
+            name = tensor_member(digest)
+            try:
+                self._tensors[digest] = tensorfile.parse(self._read(name))["data"]
+            except KeyError:
+                raise BundleError(f"{self.path}: {name!r} holds no tensor 'data'") from None
+            except BundleError:
+                raise
+            except ValueError as error:
+                raise BundleError(f"{self.path}: {name!r} is {error}") from None
         return self._tensors[digest]
 
+    def exact(self, output: dict[str, Any]) -> np.ndarray | None:
+        """The float64 result of an output of a test; None if it has none.
+
+        Raises:
+            BundleError: as for :meth:`tensor`, and if the two that it is made of do not fit.
+        """
+        if output["delta"] is None:
+            return None
+        source, delta = self.tensor(output["tensor"]), self.tensor(output["delta"])
+        if delta.dtype.kind != "f" or delta.shape != source.shape:
+            raise BundleError(
+                f"{self.path}: {tensor_member(output['delta'])!r} is {delta.dtype.name}"
+                f"{list(delta.shape)}, and no difference to {source.dtype.name}"
+                f"{list(source.shape)}"
+            )
+        result: np.ndarray = source.astype(np.float64) + delta
+        return result
+
+    # -- checks --------------------------------------------------------------------------------
+
+    def _directory(self) -> zipfile.ZipFile:
+        """The zip's directory, whose members can be read without surprise.
+
+        Sizes are checked against the file's own: a member that is compressed, or overlaps others,
+        would take more memory than the file has bytes.
+        """
+        try:
+            archive = zipfile.ZipFile(self._file)
+        except Exception as error:  # zipfile raises a dozen kinds, and MemoryError is one of them
+            raise BundleError(
+                f"{self.path} is not a bundle, or its directory is damaged: {_words(error)}"
+            ) from None
+        sealed = archive.comment.startswith(_MARK)
+        left = self._file.seek(0, os.SEEK_END)
+        names: set[str] = set()
+        for info in archive.infolist():
+            name, why = info.filename, ""
+            left -= info.file_size
+            if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+                why = "is compressed"
+            elif left < 0:
+                why = "is larger than the file"
+            elif info.flag_bits & 1:
+                why = "is encrypted"
+            elif name in names:
+                why = "is there twice"
+            if why and not sealed:
+                raise BundleError(f"{self.path} is not a tapml bundle (it has no seal)")
+            if why:
+                raise BundleError(
+                    f"{self.path} is malformed, or damaged in the archive directory: "
+                    f"{_short(name)} {why}"
+                )
+            names.add(name)
+        return archive
+
     def _check(self) -> dict[str, Any]:
-        size = self.path.stat().st_size
-        with self.path.open("rb") as file:
-            file.seek(max(0, size - _HEX - len(_MARK)))
-            tail = file.read()
-        sealed = tail[len(_MARK) :].decode("ascii", "replace")
-        if sealed != _digest_but_seal(self.path):
-            if not self._zip.comment.startswith(_MARK) and not self._damaged():
+        self._file.seek(max(0, self._file.seek(0, os.SEEK_END) - _HEX))
+        sealed = self._file.read().decode("ascii", "replace")
+        if sealed != _digest_but_seal(self._file):
+            damaged = self._damaged()
+            if not damaged and not self._zip.comment.startswith(_MARK):
                 raise BundleError(f"{self.path} is not a tapml bundle (it has no seal)")
             raise BundleError(
-                f"{self.path} is damaged in {self._damaged() or 'the archive directory'}; "
+                f"{self.path} is damaged in {damaged or 'the archive directory'}; "
                 f"carve or copy it again"
             )
-        manifest: dict[str, Any] = json.loads(self._zip.read(MANIFEST))
-        if manifest.get("schema") != SCHEMA:
-            raise BundleError(
-                f"{self.path} has schema {manifest.get('schema')}, this version reads {SCHEMA}"
-            )
+        manifest = self._manifest()
+        self._digests: dict[str, str] = manifest["members"]
         return manifest
+
+    def _manifest(self) -> dict[str, Any]:
+        names = set(self._zip.namelist())
+        if MANIFEST not in names:
+            raise BundleError(f"{self.path} has no {MANIFEST}")
+        if self._zip.getinfo(MANIFEST).file_size > _LARGEST_MANIFEST:
+            raise BundleError(f"{self.path}: its {MANIFEST} is too large")
+        try:
+            manifest = json.loads(self._content(MANIFEST).decode())
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{self.path}: its {MANIFEST} is no JSON: {_words(error)}") from None
+        schema = manifest.get("schema") if isinstance(manifest, dict) else None
+        if type(schema) is not int or schema != SCHEMA:
+            writers = manifest.get("versions") if isinstance(manifest, dict) else None
+            by = f"; it was written by {_writers(writers)}" if writers else ""
+            raise BundleError(
+                f"{self.path} has schema {_short(schema)}, this version reads {SCHEMA}{by}"
+            )
+        try:
+            check(manifest, names - {MANIFEST})
+        except Malformed as error:
+            raise BundleError(f"{self.path}: its {MANIFEST} is malformed: {error}") from None
+        whole: dict[str, Any] = manifest
+        return whole
 
     def _damaged(self) -> str | None:
         """The first member whose content does not match its checksum."""
         for info in self._zip.infolist():
             try:
-                self._zip.read(info)
-            except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError):
+                self._content(info.filename)
+            except BundleError:
                 return repr(info.filename)
         return None
 
+    def _read(self, name: str) -> bytes:
+        """A member's content, which must be what was written.
 
-def tensor_member(digest: str) -> str:
-    """The name of a tensor's member."""
-    return f"tensors/{digest}.safetensors"
+        Raises:
+            BundleError: if it is not, or is not there.
+        """
+        content = self._content(name)
+        if hashlib.sha256(content).hexdigest() != self._digests.get(name):
+            raise BundleError(
+                f"{self.path} is damaged in {name!r}: it is not what the manifest says; "
+                f"carve or copy it again"
+            )
+        return content
+
+    def _content(self, name: str) -> bytes:
+        try:
+            return self._zip.read(name)
+        except Exception as error:  # of the many kinds that zipfile raises
+            raise BundleError(
+                f"{self.path}: {_short(name)} cannot be read: {_words(error)}"
+            ) from None
 
 
-def unit_member(key: str) -> str:
-    """The name of a compilable unit's member."""
-    return f"units/{key}.json"
+def _open(path: Path) -> IO[bytes]:
+    """Open a file, and no pipe, which would never end."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BundleError(f"{path} is not a bundle: it is no file")
+        return path.open("rb")
+    except FileNotFoundError:
+        raise BundleError(f"{path} does not exist") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _short(value: Any) -> str:
+    words = repr(value)
+    return words if len(words) <= 100 else f"{words[:100]}…"
+
+
+def _writers(versions: Any) -> str:
+    """Versions in words, whatever stands in their place."""
+    if not isinstance(versions, dict):
+        return _short(versions)
+    return _short(", ".join(f"{package} {number}" for package, number in versions.items()))[1:-1]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapml_nb.carve.archive import Archive, BundleError, unit_member
+from tapml_nb.carve.archive import Archive, BundleError, unit_member, versions
+from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +50,13 @@ class CarvedTest:
 
 
 class Bundle:
-    """Carved tests in one file.  Opening checks every byte of it."""
+    """Carved tests in one file.  Opening checks every byte of it.
+
+    Opening and looking runs nothing of a bundle.  :meth:`replay`, :meth:`repro`, and the tests
+    that :meth:`to_pytest` writes, compile the operators that it holds and run them here, and these
+    may call whatever native code they name: replay only bundles of people whose programs you
+    would run.
+    """
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -61,8 +69,8 @@ class Bundle:
         """Open a bundle.
 
         Raises:
-            BundleError: if it is missing, no bundle, damaged (the member is named), or of
-                another version.
+            BundleError: if it is missing, no bundle, damaged (the member is named), malformed,
+                or of another version.  Whatever is found to be wrong with it later is one, too.
         """
         return cls(Archive(Path(path)))
 
@@ -76,12 +84,7 @@ class Bundle:
     def __iter__(self) -> Iterator[CarvedTest]:
         for test in self._tests:
             outputs = tuple(self._archive.tensor(o["tensor"]) for o in test["outputs"])
-            exact = tuple(
-                None
-                if entry["delta"] is None
-                else output.astype(np.float64) + self._archive.tensor(entry["delta"])
-                for output, entry in zip(outputs, test["outputs"], strict=True)
-            )
+            exact = tuple(self._archive.exact(o) for o in test["outputs"])
             yield CarvedTest(
                 op=test["op"],
                 kind=test["kind"],
@@ -94,7 +97,12 @@ class Bundle:
             )
 
     def __repr__(self) -> str:
-        return f"<Bundle of {self.name}: {len(self)} carved tests, {self.path}>"
+        return printable(f"<Bundle of {self.name}: {len(self)} carved tests, {self.path}>")
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """The versions of tapml_nb and TVM that wrote it; empty if it does not say."""
+        return self._archive.versions
 
     def frame(self) -> pd.DataFrame:
         """One row per carved test: ``op, kind, scope, step, inputs, outputs, verdict, file, line,
@@ -134,13 +142,18 @@ class Bundle:
     def replay(self, target: str | Target = "llvm", *, tolerance: float | None = None) -> Report:
         """Judge every carved test again, on any target; needs neither the model nor PyTorch.
 
+        This runs the bundle's code: what its operators were compiled from, native calls included,
+        by the target, with the rights of whoever runs that.
+
         Args:
             target: as for :func:`tapml_nb.debug`.
             tolerance: as for :func:`tapml_nb.debug`.
 
         Raises:
             ValueError: if the target is unknown or cannot be used here.
+            BundleError: if something in the bundle is not what it should be.
         """
+        self._notice_versions()
         with _torch_left_out():
             from tapml_nb.api import open_session
             from tapml_nb.carve.program import CarvedProgram
@@ -164,6 +177,8 @@ class Bundle:
     ) -> Path:
         """Judge one carved operator on a target and write it as a script, if it fails.
 
+        This runs the bundle's code, as :meth:`replay` does, and so does the script.
+
         Args:
             op: the operator's id.
             path: the file to write, by custom ``*.py``.
@@ -172,7 +187,9 @@ class Bundle:
 
         Raises:
             SelectorError, ValueError: as for :meth:`tapml_nb.session.Session.repro`.
+            BundleError: if something in the bundle is not what it should be.
         """
+        self._notice_versions()
         with _torch_left_out():
             from tapml_nb.api import open_session
             from tapml_nb.carve.program import CarvedProgram
@@ -184,6 +201,15 @@ class Bundle:
     def unit(self, key: str) -> str:
         """The JSON text of a compilable unit (TVM's ``load_json`` reads it)."""
         return self._archive.text(unit_member(key))
+
+    def _notice_versions(self) -> None:
+        """Another TVM may not read what is in the bundle, or read it as something else."""
+        then, now = self.versions.get("apache-tvm"), versions()["apache-tvm"]
+        if then and then != now:
+            warnings.warn(
+                printable(f"{self.path} was carved with TVM {then}, and this is {now}"),
+                stacklevel=3,
+            )
 
 
 @contextmanager

@@ -82,12 +82,12 @@ class CarvedProgram:
         test = self._test(op, values)
         results: list[np.ndarray] = []
         for entry in test["outputs"]:
-            source, delta = self._archive.tensor(entry["tensor"]), entry["delta"]
-            if delta is not None:
-                source = source.astype(np.float64) + self._archive.tensor(delta)
-            elif is_float(source.dtype) and source.dtype != np.float64:
-                return None
-            results.append(source)
+            exact = self._archive.exact(entry)
+            if exact is None:
+                exact = self._archive.tensor(entry["tensor"])
+                if is_float(exact.dtype) and exact.dtype != np.float64:
+                    return None
+            results.append(exact)
         return results
 
     def scales(self, op: OpId, values: Mapping[ValueId, Any]) -> list[np.ndarray | None]:
@@ -165,7 +165,7 @@ class CarvedProgram:
                         entry["value"] for entry in (*test["inputs"], *test.get("scalars", ()))
                     ),
                     outputs=tuple(entry["value"] for entry in test["outputs"]),
-                    source=SourceLine(**test["source"]) if test["source"] else None,
+                    source=_line(test["source"]),
                     primitives=tuple(test["primitives"]),
                     host=test["host"],
                     constants=test["constants"],
@@ -177,6 +177,10 @@ class CarvedProgram:
     def _spec(self, digest: str) -> TensorSpec:
         array = self._archive.tensor(digest)
         return TensorSpec(tuple(array.shape), array.dtype.name)
+
+
+def _line(data: dict[str, Any] | None) -> SourceLine | None:
+    return SourceLine(data["file"], data["line"], data["text"]) if data else None
 
 
 def _member(data: dict[str, Any]) -> Member:

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tapml_nb.carve.repro import CODING
+
 if TYPE_CHECKING:
     from tapml_nb.carve.bundle import Bundle
 
@@ -39,18 +41,21 @@ def report(request):
     return Bundle.open(BUNDLE).replay(request.config.getoption("--target"))
 '''
 
-_TEST = '''\
-"""Every operator carved from {name}, on its real inputs: pytest --target llvm"""
+_TEST = """\
+{doc}
 
 import pytest
+
+from tapml_nb.terminal import printable
 
 
 def test_operator(report, op, step):
     result = report.introduced[op, step]
     if result.verdict == "UNSUPPORTED":
-        pytest.skip(f"not checked: {{result.message}}")
-    assert result.verdict in ("PASS", "SKIPPED"), f"{{result.verdict}}: {{result.message}}"
-'''
+        pytest.skip(f"not checked: {{printable(result.message)}}")
+    why = printable(f"{{result.verdict}}: {{result.message}}")
+    assert result.verdict in ("PASS", "SKIPPED"), why
+"""
 
 
 def export(bundle: Bundle, folder: Path) -> Path:
@@ -59,11 +64,13 @@ def export(bundle: Bundle, folder: Path) -> Path:
     Raises:
         ValueError: if the folder cannot be written.
     """
+    # A literal, whatever the name is; ASCII, so that no encoding makes it anything else.
+    doc = ascii(f"Every operator carved from {bundle.name}, on its real inputs")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(bundle.path, folder / _BUNDLE)
-        (folder / "conftest.py").write_text(_CONFTEST)
-        (folder / "test_carved.py").write_text(_TEST.format(name=bundle.name.replace('"', "'")))
+        for name, text in (("conftest.py", _CONFTEST), ("test_carved.py", _TEST.format(doc=doc))):
+            (folder / name).write_text(CODING + text, encoding="ascii")
     except OSError as error:
         raise ValueError(f"folder: {folder} cannot be written ({error.strerror})") from None
     return folder

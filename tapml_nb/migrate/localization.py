@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tapml_nb.graph import OpId
 from tapml_nb.migrate.probes import Probe, Probes
+from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +66,7 @@ class Localization:
             alike = max(size.get(op, 1) for op in found)
             more = f" ({alike} operators of this cause)" if alike > 1 else ""
             lines.append(f"  {together}{', '.join(sorted(found))}{more}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def __repr__(self) -> str:
         return self.summary()

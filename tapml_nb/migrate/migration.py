@@ -16,6 +16,7 @@ from tapml_nb.graph import Graph, Op, OpId
 from tapml_nb.judge.results import OpResult
 from tapml_nb.migrate.probes import Probes
 from tapml_nb.report.causes import by_reason
+from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,7 +127,7 @@ class Migration:
         lines += [f"  quarantined {reason}" for reason in reasons[:_LISTED]]
         if len(reasons) > _LISTED:
             lines.append(f"  … and {len(reasons) - _LISTED} more causes: see .quarantined")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def __repr__(self) -> str:
         return self.summary()

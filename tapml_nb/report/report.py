@@ -17,6 +17,7 @@ from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
 from tapml_nb.judge.verdict import FAULTS, LIMIT, SEVERITY, Verdict, worse
 from tapml_nb.report.causes import Cause, grouped
 from tapml_nb.report.outcome import BROKEN, outcome
+from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -382,7 +383,7 @@ class Report:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {verdict}" for verdict, n in self.counts.items())
-        return f"<Report of {self.graph.name}: {counts}; {self.outcome}>"
+        return printable(f"<Report of {self.graph.name}: {counts}; {self.outcome}>")
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -524,4 +525,4 @@ def summarize(report: Report) -> str:
             for t in failing[:5]
         ]
         lines += ["    … see augmented_frame()"] if len(failing) > 5 else []
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

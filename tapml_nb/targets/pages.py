@@ -6,15 +6,21 @@ a session waits for one, and then handed over to it.
 Pages are let in by a key of their own, made from the server's: it does not open TVM's RPC.  Both
 the page and the address it was called by must be of the loopback interface, so that no other
 site's script gets here by a name it made point here (DNS rebinding).
+
+Who relays a page's websocket (:mod:`tapml_nb.relay`) sends a challenge along, and learns from the
+answer that it is one of our servers that is here, and not some other of this user's.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import hmac
+import re
 import select
 import socket
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,9 +35,43 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _POLL_SECONDS = 0.05
 _HAND_OVER_SECONDS = 5.0
 
-_FILES = {"": ("page.html", "text/html; charset=utf-8"), "page.js": ("page.js", "text/javascript")}
-_POLICY = "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'unsafe-inline'; "
-_POLICY += "connect-src 'self'"
+FILES = {"": ("page.html", "text/html; charset=utf-8"), "page.js": ("page.js", "text/javascript")}
+"""Name below the page's address → file in :data:`STATIC` and its kind."""
+
+CHALLENGE, PROOF = "Tapml-Challenge", "Tapml-Proof"
+"""Headers of a websocket's request and of its answer."""
+
+
+@cache
+def file_headers(name: str) -> dict[str, str]:
+    """The headers that go with one of :data:`FILES`."""
+    return {
+        "Content-Type": FILES[name][1],
+        "Content-Security-Policy": _policy(),
+        "Cache-Control": "no-store",
+        "Referrer-Policy": "no-referrer",  # the address has the key in it
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def _policy() -> str:
+    """What the page may do: run its own script and the few lines that call it, and connect back."""
+    text = (STATIC / FILES[""][0]).read_text(encoding="utf-8")
+
+    def own(tag: str) -> str:
+        parts = re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>", text, re.DOTALL)
+        digests = [hashlib.sha256(part.encode()).digest() for part in parts]
+        return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
+    return (
+        f"default-src 'none'; script-src 'self' {own('script')}; style-src {own('style')}; "
+        f"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def proof(key: str, challenge: str) -> str:
+    """What only who knows a page's key can answer to a challenge."""
+    return hmac.new(key.encode(), challenge.encode(), hashlib.sha256).hexdigest()
 
 
 def page_key(token: str) -> str:
@@ -73,21 +113,17 @@ def answer(connection: socket.socket, head: bytes, key: str, workroot: Path) -> 
         return send(protocol.reject(403, "wrong key: the session may be another one by now\n"))
     if name == "device":
         response = protocol.accept(request)
+        if CHALLENGE in request.headers:
+            response.headers[PROOF] = proof(key, request.headers[CHALLENGE])
         why = send(response)
         if not why:
             _wait_for_session(connection, workroot)
         return why
-    if name not in _FILES or not rest:
+    if name not in FILES or not rest:
         return send(protocol.reject(404, "there is nothing here\n"))
-    file, kind = _FILES[name]
-    body = (STATIC / file).read_bytes()
-    headers = Headers()
-    headers["Content-Type"] = kind
+    body = (STATIC / FILES[name][0]).read_bytes()
+    headers = Headers(file_headers(name))
     headers["Content-Length"] = str(len(body))
-    headers["Content-Security-Policy"] = _POLICY
-    headers["Cache-Control"] = "no-store"
-    headers["Referrer-Policy"] = "no-referrer"  # the address has the key in it
-    headers["X-Content-Type-Options"] = "nosniff"
     headers["Connection"] = "close"
     return send(Response(200, "OK", headers, body))
 

@@ -6,6 +6,7 @@ shown to the person who asked.  Commands run on the feed's threads, never on the
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 import time
@@ -34,6 +35,10 @@ _PATIENCE = 1.0
 """Seconds to wait for a run that is just ending before another may begin."""
 
 _KEPT_TENSORS = 2
+
+_MOST_REMEMBERED = 1000
+_LARGEST_REMEMBERED = 4 << 20
+"""Bytes of one value that a page has remembered."""
 
 _SHOWN: tuple[Which, ...] = ("source", "target", "difference")
 
@@ -92,7 +97,7 @@ class Commands:
 
     def _op(self, args: Mapping[str, Any]) -> Op:
         number = args["op"]
-        if not (isinstance(number, int) and 0 <= number < len(self._ops)):
+        if not (type(number) is int and 0 <= number < len(self._ops)):
             raise ValueError(f"op: {number!r}; there are {len(self._ops)} operators")
         return self._ops[number]
 
@@ -149,13 +154,22 @@ class Commands:
 
     def _select(self, args: Mapping[str, Any]) -> Answer:
         op = -1 if args["op"] == -1 else self._ops.index(self._op(args))
-        origin = str(args.get("origin", ""))
-        self._feed.selection = {"op": op, "step": int(args["step"]), "origin": origin}
+        step, origin = args["step"], _sendable(args.get("origin", ""))
+        steps = session.steps if (session := self._weak()) else 1
+        if type(step) is not int or not 0 <= step < steps:
+            raise ValueError(f"step: {step!r}; there are {steps} steps")
+        self._feed.selection = {"op": op, "step": step, "origin": origin}
         self._feed.change("selection")
         return None, []
 
     def _remember(self, args: Mapping[str, Any]) -> Answer:
-        self._feed.memory[str(args["key"])] = args["value"]
+        key, value = _sendable(args["key"]), _sendable(args["value"])
+        if not isinstance(key, str):
+            raise ValueError(f"key: {key!r}; give text")
+        known = self._feed.memory
+        if key not in known and len(known) >= _MOST_REMEMBERED:
+            raise ValueError(f"key: {key!r}; {len(known)} others are remembered, and no more")
+        known[key] = value
         return None, []
 
     # -- questions -------------------------------------------------------------------------------
@@ -356,6 +370,21 @@ class Commands:
         path = Path("repro_" + re.sub(r"[^0-9A-Za-z]+", "_", op.id).strip("_") + ".py")
         self._session.repro(op.id, path, int(args["step"]))
         return {"path": str(path), "text": path.read_text()}, []
+
+
+def _sendable(value: Any) -> Any:
+    """A value of a page's that every page can be sent: one that cannot would keep the others from
+    being sent, too.
+
+    Raises:
+        ValueError: if it is none, or too large.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # no lone surrogates
+    if len(text) > _LARGEST_REMEMBERED:
+        raise ValueError(
+            f"it takes {len(text)} bytes, and more than {_LARGEST_REMEMBERED} are not kept"
+        )
+    return value
 
 
 def _when_idle(work: Callable[[], Any]) -> None:

@@ -9,11 +9,13 @@ Nothing here keeps the session alive: pages stay in ipywidgets' registry for goo
 
 from __future__ import annotations
 
+import logging
 import queue
+import reprlib
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,6 +52,8 @@ _GATHERED = 0.5
 
 Message = dict[str, Any]
 
+_log = logging.getLogger(__name__)
+
 
 class Page(Protocol):
     """A widget that is shown somewhere: something to send messages to."""
@@ -59,7 +63,10 @@ class Page(Protocol):
 
 
 class _Worker:
-    """Does calls in their order on daemon threads: an executor's would hold up Python's end."""
+    """Does calls in their order on daemon threads: an executor's would hold up Python's end.
+
+    What a call raises is logged, and the next one is done.
+    """
 
     def __init__(self, name: str, threads: int = 1) -> None:
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -74,7 +81,10 @@ class _Worker:
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
-            call()
+            try:
+                call()
+            except BaseException:  # a text to try may even call sys.exit
+                _log.exception("a call on a thread of the feed's failed")
             del call  # it may hold what should be freed
         self._calls.put(None)  # for the next thread
 
@@ -132,23 +142,28 @@ class Feed:
         with self._lock:
             self._pages[page] = -1
 
-    def receive(self, page: Page, message: Message) -> None:
-        """What a page says.  Returns at once: this may be a thread of the kernel's."""
-        kind = message.get("kind")
+    def receive(self, page: Page, message: Any) -> None:
+        """What a page says.  Returns at once: this may be a thread of the kernel's.
+
+        It may be anything: what makes no sense is logged, and answered where it asks.
+        """
+        kind = message.get("kind") if isinstance(message, Mapping) else None
         if kind == "ready":
             with self._lock:
                 self._ready.append(page)
             self._wake.set()
         elif kind == "command":
-            name = str(message["name"])
+            name = message.get("name")
             answer = partial(self._answer, page, message)
-            if self._closed:
+            if self._closed or not isinstance(name, str):
                 answer()  # that there is no session any more
             elif name == "stop":  # not behind anything
                 threading.Thread(target=answer, daemon=True).start()
             else:
                 worker = {"migrate": self._runs, "localize": self._runs}.get(name, self._asks)
                 (self._acts if name in ("offload", "restore") else worker).do(answer)
+        else:
+            _log.warning("a page sent %s, which is no message", reprlib.repr(message))
 
     def change(self, *what: str) -> None:
         """Have ``"status"``, ``"selection"``, ``"placement"`` or ``"overrides"`` sent anew."""
@@ -163,7 +178,7 @@ class Feed:
 
     def _answer(self, page: Page, message: Message) -> None:
         """Do a command and say what came of it; not twice at a time, should a page ask again."""
-        asked = (page, message["id"])
+        asked = (page, str(message.get("id")))
         with self._lock:
             if asked in self._answering:
                 return
@@ -175,12 +190,13 @@ class Feed:
                 self._answering.discard(asked)
 
     def _do(self, page: Page, message: Message) -> None:
-        reply: Message = {"kind": "reply", "id": message["id"], "ok": True}
+        reply: Message = {"kind": "reply", "id": message.get("id"), "ok": True}
         buffers: list[bytes] = []
         try:
-            reply["value"], buffers = self._commands.do(str(message["name"]), message["args"])
+            name, args = _command(message)
+            reply["value"], buffers = self._commands.do(name, args)
         except BaseException as error:  # a text to try may even call sys.exit
-            reply |= {"ok": False, "error": f"{error}" or type(error).__name__}
+            reply |= {"ok": False, "error": _words(error)}
         self._send(page, reply, buffers)
 
     def _send(self, page: Page, message: Message, buffers: list[bytes]) -> None:
@@ -188,6 +204,7 @@ class Feed:
         try:
             page.send(message, buffers)
         except Exception:
+            _log.warning("a page could not be reached", exc_info=True)
             with self._lock:
                 self._pages[page] = -1
 
@@ -246,7 +263,10 @@ class Feed:
         while not self._closed:
             quiet = not self._wake.wait(_QUIET if self._stale else None)
             self._wake.clear()
-            self._flush()
+            try:
+                self._flush()
+            except Exception:  # what comes later is no less worth showing
+                _log.exception("news of the session could not be sent")
             if quiet and not self._running and not self._closed:
                 self._stills.do(self._rest)
             time.sleep(_INTERVAL)
@@ -257,7 +277,11 @@ class Feed:
             if self._stale:
                 self._stale = False
                 for call in self.on_rest:
-                    call()
+                    try:
+                        call()
+                    except Exception as error:
+                        _log.exception("the still picture could not be drawn")
+                        self.say(f"The still picture could not be drawn: {_words(error)}")
 
     def _flush(self) -> None:
         with self._lock:
@@ -349,3 +373,28 @@ class Feed:
             "outputs": None if status.outputs is None else str(status.outputs),
             "message": self.message,
         }
+
+
+def _command(message: Message) -> tuple[str, Mapping[str, Any]]:
+    """A command's name and arguments.
+
+    Raises:
+        ValueError: if the message is no command.
+    """
+    number, name, args = (message.get(part) for part in ("id", "name", "args"))
+    if not isinstance(number, int | str):
+        raise ValueError(f"id: {reprlib.repr(number)}; a command has a number")
+    if not isinstance(name, str) or not isinstance(args, Mapping):
+        raise ValueError("a command has a name, and arguments by theirs")
+    return name, args
+
+
+def _words(error: BaseException) -> str:
+    """What was raised, in words; a text to try may raise errors that cannot be printed."""
+    try:
+        words = str(error)
+    except Exception:
+        words = ""
+    if isinstance(error, KeyError):
+        return f"{words} is missing"
+    return words or type(error).__name__

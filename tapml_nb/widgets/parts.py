@@ -13,6 +13,7 @@ import anywidget
 import traitlets
 
 from tapml_nb.graph import OpId
+from tapml_nb.terminal import printable
 from tapml_nb.widgets.feed import Feed
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class _SessionWidget(anywidget.AnyWidget):
         self._feed.receive(self, content)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._graph.name}>"
+        return printable(f"<{type(self).__name__} of {self._graph.name}>")
 
 
 def feed_of(session: Session) -> Feed:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+import tvm
 from torch import nn
 from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 import tapml_nb as tapml
 from tapml_nb import Bundle, Verdict
+from tapml_nb.carve import repro
+from tapml_nb.graph import SourceLine
 from tests import kernels
 from tests.models import two_layers
 
@@ -139,15 +143,136 @@ def test_a_bundle_makes_one(session, tmp_path):
     assert run_alone(path).returncode == 1
 
 
-def test_names_from_models_stay_in_their_comment(tmp_path):
-    class Named(nn.Module):
-        def forward(self, x):
-            return x.select(1, -1)
+NASTY = [
+    "a\nimport evil\n",
+    "a\rimport evil\r",
+    "coding: raw_unicode_escape " + "x" * 64 + " \\u000aimport evil#",
+    "-*- coding: utf-7 -*- " + "x" * 64 + " +AAo-import evil#",
+    "\x0cimport evil",
+    "\u2028import evil",
+    "\x85import evil",
+    '"""\nimport evil\n"""',
+    "'; import evil; '",
+    "\\",
+    "ends with \\",
+    '"',
+    "'",
+    "\\N{x}",
+    "\\x",
+    "\\ud800",
+    "nul \0 byte",
+    "\ud800 alone",
+    "${x} {x} {{}} %s",
+    "\x1b[31m\u202e",
+    "名前" * 60,
+    "#" * 300,
+    "",
+    " ",
+]
 
-    with tapml.debug(Named().eval(), (torch.randn(3, 4),), name="a\nimport evil\n") as session:
+
+def shape(path):
+    """A file's statements without its literals: the same, whatever names are in them."""
+    import ast
+
+    data = path.read_bytes()
+    assert data.isascii()
+    assert data.startswith(b"# -*- coding: utf-8 -*-\n")
+    assert not any((byte < 32 and byte != 10) or byte == 127 for byte in data)
+    compile(data, str(path), "exec")
+    tree = ast.parse(data)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant):
+            node.value = None
+    return ast.dump(tree)
+
+
+class Named(nn.Module):
+    def forward(self, x):
+        return x.select(1, -1)
+
+
+def test_names_never_become_code(tmp_path):
+    """Of models, operators and lines, and messages: all but comments and literals is the same."""
+    with tapml.debug(Named().eval(), (torch.randn(3, 4),), name="honest") as session:
         session.run()
-        text = session.repro("select", tmp_path / "repro.py").read_text()
-    assert not any(line.startswith("import evil") for line in text.splitlines())
+        (op,) = session.graph.ops
+        honest = shape(session.repro("select", tmp_path / "honest.py"))
+        bundle = session.carve(tmp_path / "b.tapml")
+        tests = shape(bundle.to_pytest(tmp_path / "honest") / "test_carved.py")
+        case = case_of(session, op)
+    for number, name in enumerate(NASTY):
+        line = SourceLine(name, 1, name)
+        spoiled = replace(
+            case,
+            graph=replace(case.graph, name=name),
+            op=replace(op, id=name, source=line, primitives=(name,), constants={name: name}),
+            result=replace(case.result, message=name),
+            conversion=name,
+        )
+        assert shape(repro.write(tmp_path / f"{number}.py", spoiled)) == honest, name
+        bundle.name = name
+        assert shape(bundle.to_pytest(tmp_path / f"{number}") / "test_carved.py") == tests, name
+
+
+def case_of(session, op):
+    """What a session makes a repro of."""
+    cases = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repro, "write", lambda path, case: cases.append(case) or path)
+        session.repro(op.id, "unused.py")
+    return cases[0]
+
+
+def test_a_repro_with_a_nasty_name_still_shows_the_fault(tmp_path):
+    name = NASTY[2]
+    with tapml.debug(Named().eval(), (torch.randn(3, 4),), name=name) as session:
+        session.run()
+        done = run_alone(session.repro("select", tmp_path / "repro.py"))
+    assert done.returncode == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "f(x):\n        return x\n    import evil\n    @R.function\n    def g",
+        "f\nimport evil\n#",
+        "# from os import system\nf",
+        "名",
+        "a b",
+    ],
+)
+def test_a_functions_name_never_becomes_code(name):
+    """TVM prints it as it is; so the module is written as JSON."""
+    import ast
+
+    function = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((2, 8), "float32"))
+    with function.function(name, [x]):
+        function.emit_func_output(function.emit(relax.op.tanh(x)))
+    imports, text = repro._module(tvm.ir.save_json(function.get()))
+    assert imports == ""
+    (statement,) = ast.parse(text).body
+    assert isinstance(statement, ast.Assign)
+    assert text.isascii()
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "    import evil",
+        "    print(1)",
+        "    x = 1",
+        "    def f(x=open('x')):\n        pass",
+        "    @open('x').write\n    def f():\n        pass",
+        "    def f():\n        T.__builtins__",
+        "    def f():\n        pass\nimport evil",
+    ],
+)
+def test_what_is_more_than_a_module_is_not_printed(inside):
+    honest = "    @R.function\n    def f(x: R.Tensor((2,))):\n        return R.tanh(x)\n"
+    assert repro._is_one_module(f"@I.ir_module\nclass Module:\n{honest}")
+    assert not repro._is_one_module(f"@I.ir_module\nclass Module:\n{honest}{inside}\n")
 
 
 class TestRefusals:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import threading
 import time
 import weakref
 
 import numpy as np
+import pytest
 
 import tapml_nb as tapml
 from tapml_nb import Verdict
@@ -201,3 +203,115 @@ def test_results_stay_on_view_when_the_session_is_closed(session, page):
     assert snapshot["status"]["state"] == "closed"
     assert page.value("inspect", op=0, step=0)["judged"]
     assert "closed" in page.error("run")
+
+
+MALFORMED = [
+    None,
+    5,
+    "ready",
+    [],
+    [{"kind": "ready"}],
+    {},
+    {"kind": None},
+    {"kind": ["ready"]},
+    {"kind": {"a": 1}},
+    {"kind": "unknown"},
+    {"kind": "command"},
+    *({"kind": "command", "id": n, "name": n, "args": n} for n in (None, 1.5, [], {}, "x", True)),
+    *(
+        message
+        for name in ("offload", "restore", "migrate", "select", "inspect", "tensor", "stop")
+        for message in (
+            {"kind": "command", "name": name},
+            {"kind": "command", "name": name, "args": {}},
+            {"kind": "command", "id": 1, "name": name},
+            {"kind": "command", "id": 1, "name": name, "args": None},
+            {"kind": "command", "id": 1, "name": name, "args": [1]},
+            {"kind": "command", "id": {}, "name": name, "args": {}},
+        )
+    ),
+    *(
+        {"kind": "command", "id": 1, "name": name, "args": {**known, argument: odd}}
+        for name, known in {
+            "select": {"op": 0, "step": 0, "origin": ""},
+            "inspect": {"op": 0, "step": 0},
+            "values": {"op": 0, "step": 0},
+            "offload": {"ops": [0]},
+            "restore": {"ops": [0]},
+            "run": {"ops": [0]},
+            "code": {"op": 0, "step": 0},
+            "remember": {"key": "a", "value": 1},
+        }.items()
+        for argument in known
+        for odd in ("\ud800", True, -7, 1e400, 10**30, {"a": []}, [[None]])
+    ),
+]
+
+
+def test_malformed_messages_end_nothing(session, page, caplog):
+    """After a flood of them honest questions are answered, on each of the feed's threads."""
+    caplog.set_level(logging.CRITICAL)  # there is a lot to say
+    threads = {t for t in threading.enumerate() if t.name.startswith("tapml-")}
+    page.ready()
+    for message in MALFORMED:
+        page.feed.receive(page, message)
+    for name in ("hybrid", "stop"):  # and what was asked by the way is over
+        page.ask(name)
+    session.wait(progress=False)
+    assert page.value("offload", ops=[0]) == 1
+    assert page.value("inspect", op=0, step=0)["kind"] == "aten.linear"
+    assert page.value("inspect", op=1, step=0)["kind"] == "aten.silu"
+    assert page.value("select", op=1, step=0, origin="me") is None
+    assert page.value("remember", key="open", value=["first"]) is None
+    page.value("migrate")
+    assert all(thread.is_alive() for thread in threads if thread.name != "tapml-session")
+    for message in page.messages:
+        json.dumps(message, ensure_ascii=False, allow_nan=False).encode()
+    snapshot = RecordingPage(page.feed).ready()
+    assert snapshot["selection"] == {"op": 1, "step": 0, "origin": "me"}
+    assert snapshot["ui"]["open"] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ({"name": "inspect", "args": {"op": 0, "step": 0}}, "id: None; a command has a number"),
+        ({"id": 7, "args": {}}, "a command has a name"),
+        ({"id": 7, "name": "inspect"}, "arguments by theirs"),
+        ({"id": 7, "name": "inspect", "args": {"op": 0}}, "'step' is missing"),
+        ({"id": 7, "name": "inspect", "args": {"op": True, "step": 0}}, "op: True"),
+        ({"id": 7, "name": "select", "args": {"op": 0, "step": 9}}, "there are 1 steps"),
+        ({"id": 7, "name": "remember", "args": {"key": "\ud800", "value": 1}}, "surrogates"),
+    ],
+)
+def test_a_malformed_command_is_answered(page, message, words):
+    page.feed.receive(page, {"kind": "command", **message})
+    assert wait_until(lambda: page.of("reply"))
+    (reply,) = page.of("reply")
+    assert reply["id"] == message.get("id")
+    assert not reply["ok"]
+    assert words in reply["error"]
+
+
+def test_a_message_of_no_kind_is_logged(page, caplog):
+    page.feed.receive(page, {"kind": "\x1b[31m"})
+    (record,) = caplog.records
+    assert "which is no message" in record.message
+    assert "\x1b" not in record.message
+
+
+def test_a_still_that_raises_is_told(session, page, caplog):
+    drawn = []
+
+    def fails():
+        raise ZeroDivisionError("no picture")
+
+    page.ready()
+    page.feed.on_rest[:] = [fails, lambda: drawn.append(True)]
+    for count in (1, 2):  # the thread that draws lives on
+        session.run()
+        assert wait_until(lambda count=count: len(drawn) >= count)
+    assert wait_until(
+        lambda: page.of("delta")[-1]["status"]["message"].endswith("drawn: no picture")
+    )
+    assert "ZeroDivisionError" in caplog.text
