@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tapml_nb.compile.code import UnitTexts
 from tapml_nb.graph import Graph, Op
 from tapml_nb.judge.floor import Reference
 from tapml_nb.judge.results import OpResult
@@ -128,7 +129,7 @@ class Case:
         graph: the model, for its name.
         op: the operator.
         result: its verdict.
-        unit: TVM's JSON of its Relax module.
+        unit: its Relax module as text.
         target: the ``tvm.target.Target``.
         inputs: its tensors.
         numbers: sizes that the module takes behind them.
@@ -140,7 +141,7 @@ class Case:
     graph: Graph
     op: Op
     result: OpResult
-    unit: str
+    unit: UnitTexts
     target: Any
     inputs: Sequence[np.ndarray]
     numbers: Sequence[int]
@@ -244,20 +245,11 @@ def _output(arrays: _Arrays, number: int, reference: Reference, limit: float) ->
     return f"({want}, {arrays.text(f'floor{number}', allowed)}, {noise!r}, {bias!r})"
 
 
-def _module(unit: str) -> tuple[str, str]:
+def _module(unit: UnitTexts) -> tuple[str, str]:
     """Imports and text of a module: TVMScript where that is read back as the same, else JSON."""
-    import tvm
-    import tvm_ffi
-
-    module = tvm.ir.load_json(unit)
-    text = module.script()
-    try:
-        same = tvm_ffi.structural_equal(tvm.script.from_source(text), module)
-    except Exception:  # what TVM prints, it does not always read
-        same = False
-    if not same:
-        return "", f"MODULE = tvm.ir.load_json({unit!r})\n"
-    lines = text.splitlines()
+    if not unit.script:
+        return "", f"MODULE = tvm.ir.load_json({unit.json!r})\n"
+    lines = unit.script.splitlines()
     imports = [line[2:] for line in lines if line.startswith("# from ")]
     body = "\n".join(line for line in lines if not line.startswith("# from ")).strip()
     return "\n".join(imports) + "\n", f"\n{body}\n\n\nMODULE = Module"
