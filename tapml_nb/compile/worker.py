@@ -375,20 +375,15 @@ def write_unit(key: str, folder: Path, target: Any) -> None:
         Exception: whatever says nothing of the unit.
     """
     import tvm
-    import tvm_ffi
 
     from tapml_nb.compile import cache
+    from tapml_nb.compile.script import script_of
 
     texts = {"json": "", "script": "", "error": ""}
     try:
         module = _read_unit(folder)
         texts["json"] = str(tvm.ir.save_json(module))
-        script = module.script()
-        try:
-            same = tvm_ffi.structural_equal(tvm.script.from_source(script), module)
-        except Exception:  # what TVM prints, it does not always read
-            same = False
-        texts["script"] = script if same else ""
+        texts["script"] = script_of(module)
     except Exception as error:
         if _trouble(error):
             raise

@@ -111,7 +111,9 @@ def test_a_damaged_entry_is_compiled_again(compiler, name, how):
 
 
 @pytest.mark.parametrize(
-    "damage", [all_of_another, in_place_of_the_folder, of_an_older_version], ids=lambda d: d.__name__
+    "damage",
+    [all_of_another, in_place_of_the_folder, of_an_older_version],
+    ids=lambda d: d.__name__,
 )
 def test_a_wrong_folder_is_no_entry(compiler, damage):
     KEYS.update({"add 4": compiler.key(add_unit(4)), "add 5": compiler.key(add_unit(5))})

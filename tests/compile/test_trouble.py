@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 
 import psutil
 import pytest
 import tvm
-from tvm import relax
 
 from tapml_nb.compile.cache import Compiled, Failure, KernelCache
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.trouble import CompilerInterrupted, CompilerTrouble
-from tapml_nb.frontends.program import WrittenModule
 from tests.compile.test_code import replace_worker
-from tests.compile.test_compiler import add_unit, compile_all, cumsum_of_bool
+from tests.compile.test_compiler import add_unit, compile_all
 from tests.conftest import wait_until
 
 _TRAPS = """
@@ -214,7 +211,7 @@ def test_a_closed_compiler_ends_what_goes_on(trapped):
 
 def test_a_worker_that_cannot_start_says_why(trapped, monkeypatch):
     replace_worker(trapped.compiler, monkeypatch, "import sys\nsys.modules['tvm'] = None\n")
-    with pytest.raises(CompilerTrouble, match="the compile worker cannot work: .*tvm"):
+    with pytest.raises(CompilerTrouble, match=r"the compile worker cannot work: .*tvm"):
         compile_all(trapped.compiler, trapped.unit())
 
 
