@@ -16,7 +16,6 @@ from torch import nn
 import tapml_nb as tapml
 from tapml_nb import Verdict
 from tapml_nb.compile.trouble import CompilerTrouble
-from tests import kernels
 from tests.conftest import wait_until
 from tests.models import two_layers
 
@@ -59,10 +58,8 @@ def wrapped(folder, monkeypatch, tool, body):
     [
         ("echo /tmp/cc1.s: No space left on device >&2; exit 1", "No space left on device"),
         ("kill -9 $$", "cc was killed"),
-        ("echo 'cc: fatal error: Killed signal terminated program cc1' >&2; exit 1", "Killed"),
-        ("exit 1", "exit status 1"),
     ],
-    ids=["full", "killed", "killed inside", "silent"],
+    ids=["full", "killed"],
 )
 def test_a_c_compiler_in_trouble_is_no_kernels_fault(tmp_path, cache, monkeypatch, body, says):
     wrapped(tmp_path, monkeypatch, "cc", body)
@@ -105,14 +102,6 @@ def test_an_object_that_the_linker_rejects_is_compiled_anew(cache, monkeypatch):
         assert path.read_bytes()[:4] == b"\x7fELF"
         assert path.stat().st_size > 1000
         assert len(table._renewed) == 1
-
-
-def test_a_kernel_that_cannot_be_linked_or_loaded_is_its_own_fault(cache):
-    with tapml.debug(*two_layers()) as session:
-        session.override("act", kernels.unlinkable)
-        report = session.run()
-        assert report.verdict("act/silu") is Verdict.COMPILE_ERROR
-        assert report.verdict("first/linear") is Verdict.PASS
 
 
 @pytest.mark.parametrize("how", ["removed", "a file"])
@@ -166,7 +155,7 @@ def test_a_killed_notebook_leaves_nothing_for_good(cache, tmp_path):
         "import os, sys, torch, tapml_nb as tapml\n"
         "from tests.execute.test_kernels import Wide\n"
         "session = tapml.debug(Wide(60).eval(), (torch.randn(2, 60),))\n"
-        "session.on('RunProgress', lambda event: print('compiling', flush=True))\n"
+        "session.on('RunProgress', lambda e: e.phase == 'compile' and print(flush=True))\n"
         "session.run()\n"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
