@@ -169,6 +169,7 @@ class Session:
         Raises:
             SelectorError: if ``ops`` names no operator.
             RuntimeError: if the session is busy or closed.
+            CompilerTrouble: if what keeps the compiler from its work is no kernel's fault.
         """
         chosen = select(self.graph, ops)
         self._thread.start(lambda: self._runs.judge_all(chosen, augment=augment))

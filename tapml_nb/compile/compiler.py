@@ -61,6 +61,9 @@ _WORKING_SECONDS = 5.0
 _LOSSES = 2
 """How often the worker itself may be lost without a unit finished in between."""
 
+_HOPELESS = 5
+"""Units that had trouble twice after which no others are tried."""
+
 _REMEDY = (
     "This is no kernel's fault; results so far are kept, and the next run compiles what is missing"
 )
@@ -85,7 +88,7 @@ class _Job:
         self.key, self.module = key, module
         self.folder = Path("/nonexistent")
         self.crashed = False
-        self.troubled = ""
+        self.trouble = ""
 
 
 class Compiler:
@@ -345,6 +348,7 @@ class Compiler:
     ) -> Generator[tuple[_Job, Failure | None]]:
         """Keep ``jobs`` children busy; what had an accident is tried once more, alone."""
         again: list[_Job] = []
+        hopeless: list[_Job] = []
         losses = 0
         while waiting or running or again:
             while waiting and len(running) < self._jobs:
@@ -369,14 +373,14 @@ class Compiler:
                         batch.remove(job)
                 losses = 0
                 if "trouble" in event:
-                    again.append(self._once_more(job, event["trouble"], elsewhere=True))
+                    self._trouble(job, event["trouble"], again, hopeless, elsewhere=True)
                 else:
                     yield job, None
             elif left := running.pop(event["batch"], []):
                 job, waiting = left[0], left[1:] + waiting
                 death = _death(event, job.folder)
                 if isinstance(death, str):
-                    again.append(self._once_more(job, death))
+                    self._trouble(job, death, again, hopeless)
                 elif job.crashed or (
                     death.reason == "timeout" and event["seconds"] >= _WORKING_SECONDS
                 ):
@@ -384,6 +388,8 @@ class Compiler:
                 else:
                     job.crashed = True
                     again.append(self._fill(job))
+        if hopeless:
+            raise _hopeless(hopeless)
 
     def _submit(self, batch: list[_Job], running: dict[int, list[_Job]], task: str) -> None:
         if self._interrupted or self._closed:
@@ -422,16 +428,28 @@ class Compiler:
             raise CompilerInterrupted
         return lost
 
-    def _once_more(self, job: _Job, trouble: str, *, elsewhere: bool = False) -> _Job:
-        """A unit whose compilation failed for no fault of its own, made ready to be tried again.
+    def _trouble(
+        self,
+        job: _Job,
+        trouble: str,
+        again: list[_Job],
+        hopeless: list[_Job],
+        *,
+        elsewhere: bool = False,
+    ) -> None:
+        """A unit could not be compiled for no fault of its own: once more, but not twice.
 
         Raises:
-            CompilerTrouble: if it was tried again already.
+            CompilerTrouble: if no unit seems to fare better.
         """
-        if job.troubled:
-            raise CompilerTrouble(f"a kernel could not be compiled: {trouble}. {_REMEDY}")
-        job.troubled = trouble
-        return self._fill(job, elsewhere=elsewhere)
+        if not job.trouble:
+            job.trouble = trouble
+            again.append(self._fill(job, elsewhere=elsewhere))
+            return
+        job.trouble = trouble
+        hopeless.append(job)
+        if len(hopeless) >= _HOPELESS:
+            raise _hopeless(hopeless)
 
     # -- folders -------------------------------------------------------------------------------
 
@@ -541,6 +559,11 @@ class Compiler:
             objects = [code for _, code in codes]
             link_shared(objects, library, machine_of(self.target), self._tool.run)
         return [(library, [kernel.kernel for kernel, _ in codes])]
+
+
+def _hopeless(jobs: Sequence[_Job]) -> CompilerTrouble:
+    what = "a kernel" if len(jobs) == 1 else f"{len(jobs)} kernels"
+    return CompilerTrouble(f"{what} could not be compiled: {jobs[0].trouble}. {_REMEDY}")
 
 
 def _texts_of(module: Any) -> tuple[str, str]:
