@@ -48,7 +48,7 @@ _FORMAT = 1
 """Version of an entry; one of another is compiled again."""
 
 _SESSIONS = "session-"
-_SESSIONS_ELSEWHERE = "tapml-kernels-"
+_SESSIONS_ELSEWHERE = "tapml-session-"
 
 
 @dataclass(frozen=True)
