@@ -89,6 +89,7 @@ class _Job:
         self.folder = Path("/nonexistent")
         self.crashed = False
         self.trouble = ""
+        self.result: Compiled | Failure | None = None
 
 
 class Compiler:
@@ -372,8 +373,13 @@ class Compiler:
                     if job in batch:
                         batch.remove(job)
                 losses = 0
-                if "trouble" in event:
-                    self._trouble(job, event["trouble"], again, hopeless, elsewhere=True)
+                trouble = event.get("trouble", "")
+                if task == "compile" and not trouble:
+                    job.result = read_entry(job.folder, job.key)
+                    if job.result is None:  # somebody has swept there
+                        trouble = f"{job.folder} does not hold any more what was compiled"
+                if trouble:
+                    self._trouble(job, trouble, again, hopeless, elsewhere=True)
                 else:
                     yield job, None
             elif left := running.pop(event["batch"], []):
@@ -502,9 +508,8 @@ class Compiler:
 
     def _take(self, job: _Job) -> Compiled | Failure:
         """Put what was compiled into the cache; where that cannot be, it stays where it is."""
-        found = read_entry(job.folder, job.key)
-        if found is None:
-            raise CompilerTrouble(f"the compiler left nothing whole in {job.folder}. {_REMEDY}")
+        found = job.result
+        assert found is not None
         self.compiled += 1
         try:
             self.cache.commit(job.key, job.folder)
