@@ -82,6 +82,7 @@ def debug(
     spec, tvm_target = resolve(target)
     _check_tolerance(tolerance)
     budget = parse_budget(max_memory)
+    cache = KernelCache()  # before work that takes long: it may be refused
     program = import_model(
         model,
         inputs,
@@ -94,7 +95,7 @@ def debug(
         raise ValueError(
             f"granularity: {granularity!r} is for PyTorch models; this one has 'operator' alone"
         )
-    compiler = Compiler(tvm_target, KernelCache())
+    compiler = Compiler(tvm_target, cache)
     try:
         if isinstance(program, CoarseProgram):
             program = program.at(level, compiler.fusion)

@@ -467,7 +467,7 @@ class Runs:
                 self._graph,
                 op,
                 result,
-                self.kernels.unit_text(op.id, step),
+                self.kernels.unit_texts(op.id, step),
                 self.kernels.target,
                 inputs,
                 unit[1] if isinstance(unit, tuple) else (),

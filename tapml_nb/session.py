@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -125,7 +126,7 @@ class Session:
             for member in target.members
         ]
         self._compiler = compiler
-        self._thread = JobThread(self._target.interrupt)
+        self._thread = JobThread(partial(_break_off, self._target, compiler))
         guarded = " (guarded)" if target.guard else ""
         info = RunInfo(
             target=target.kind + guarded, tolerance=tolerance, workarounds=tuple(workarounds)
@@ -171,6 +172,7 @@ class Session:
             ModelChanged: if a weight or an input is not what it was in the session's first run;
                 so do all methods that look at tensors.
             RuntimeError: if the session is busy or closed.
+            CompilerTrouble: if what keeps the compiler from its work is no kernel's fault.
         """
         chosen = select(self.graph, ops)
         self._thread.start(lambda: self._runs.judge_all(chosen, augment=augment))
@@ -661,6 +663,12 @@ def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
             starts += 1
 
     return relay
+
+
+def _break_off(target: TargetSession, compiler: Compiler) -> None:
+    """End whatever the session's thread hangs in."""
+    target.interrupt()
+    compiler.interrupt()
 
 
 def _release(

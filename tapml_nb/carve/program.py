@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.carve.archive import Archive, unit_member
-from tapml_nb.frontends.open_units import leaves_sizes_open, with_sizes
-from tapml_nb.frontends.program import Mark, Unit, Unsupported
+from tapml_nb.frontends.program import Mark, Unit, Unsupported, WrittenModule
 from tapml_nb.graph import Graph, Member, Op, OpId, SourceLine, TensorSpec, Value, ValueId
 from tapml_nb.numerics import is_float
 
@@ -98,21 +97,21 @@ class CarvedProgram:
     def unit(self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False) -> Unit:
         """The unit that was carved with the operator; its open sizes filled in unless ``symbolic``.
 
+        It stays text: whoever carved it may have been anybody, and TVM's reader is C++.
+
         Raises:
             Unsupported: if there was none, with the reason recorded.
         """
-        import tvm
-
         operator, test = self.graph[op], self._test(op, values)
         if test["unit"] is None:
             raise Unsupported(test["unsupported"])
-        module = tvm.ir.load_json(self._archive.text(unit_member(test["unit"])))
+        text = self._archive.text(unit_member(test["unit"]))
         tensors = [v for v in operator.inputs if not self.graph.values[v].host]
         numbers = tuple(test.get("numbers", ()))
-        is_open = leaves_sizes_open(module)
-        if is_open and not symbolic:
-            shapes = [values[v].shape for v in tensors]
-            module, numbers, is_open = with_sizes(module, shapes, numbers), (), False
+        module, is_open = WrittenModule(text), None
+        if not symbolic:
+            shapes = tuple(tuple(int(n) for n in values[v].shape) for v in tensors)
+            module, numbers, is_open = WrittenModule(text, shapes, numbers), (), False
         return Unit(
             module,
             tuple(self.graph.values[v].spec for v in tensors),

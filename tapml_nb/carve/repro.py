@@ -12,7 +12,6 @@ it is one module and nothing else.
 
 from __future__ import annotations
 
-import ast
 import re
 import textwrap
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tapml_nb.compile.code import UnitTexts
 from tapml_nb.graph import Graph, Op
 from tapml_nb.judge.floor import Reference
 from tapml_nb.judge.results import OpResult
@@ -43,8 +43,6 @@ CODING = "# -*- coding: utf-8 -*-\n"
 """The first line of every file of Python: a comment in the first two could say something else."""
 
 _IMPORT = re.compile(r"# (from tvm\.script import \w+ as [A-Z])")
-_CALLED = ("I", "R", "T", "cls", "range")
-"""What calls in TVMScript begin with."""
 
 _HOOK = '''\
 import os
@@ -143,7 +141,7 @@ class Case:
         graph: the model, for its name.
         op: the operator.
         result: its verdict.
-        unit: TVM's JSON of its Relax module.
+        unit: its Relax module as text.
         target: the ``tvm.target.Target``.
         inputs: its tensors.
         numbers: sizes that the module takes behind them.
@@ -155,7 +153,7 @@ class Case:
     graph: Graph
     op: Op
     result: OpResult
-    unit: str
+    unit: UnitTexts
     target: Any
     inputs: Sequence[np.ndarray]
     numbers: Sequence[int]
@@ -259,53 +257,14 @@ def _output(arrays: _Arrays, number: int, reference: Reference, limit: float) ->
     return f"({want}, {arrays.text(f'floor{number}', allowed)}, {noise!r}, {bias!r})"
 
 
-def _module(unit: str) -> tuple[str, str]:
+def _module(unit: UnitTexts) -> tuple[str, str]:
     """Imports and text of a module: TVMScript where that is read back as the same, else JSON."""
-    import tvm
-    import tvm_ffi
-
-    module = tvm.ir.load_json(unit)
-    text = module.script()
-    # TVM prints the names of functions as they are, whatever they are.
-    plain = all(var.name_hint.isidentifier() for var in module.functions) and _is_one_module(text)
-    try:
-        same = plain and tvm_ffi.structural_equal(tvm.script.from_source(text), module)
-    except Exception:  # what TVM prints, it does not always read
-        same = False
-    if not same:
-        return "", f"MODULE = tvm.ir.load_json({unit!a})\n"
-    lines = text.splitlines()
+    if not unit.script:
+        return "", f"MODULE = tvm.ir.load_json({unit.json!a})\n"
+    lines = unit.script.splitlines()
     imports = [found[1] for line in lines if (found := _IMPORT.fullmatch(line))]
     body = "\n".join(line for line in lines if not _IMPORT.fullmatch(line)).strip()
     return "\n".join(imports) + "\n", f"\n{body}\n\n\nMODULE = Module"
-
-
-def _is_one_module(text: str) -> bool:
-    """Whether printed TVMScript is a class of functions that calls nothing but TVM's own words."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError):  # ValueError: null bytes
-        return False
-    if len(tree.body) != 1 or not isinstance(tree.body[0], ast.ClassDef) or not text.isascii():
-        return False
-    called = list(tree.body[0].decorator_list)
-    for part in ast.walk(tree):
-        if isinstance(part, ast.FunctionDef):
-            called += part.decorator_list
-        elif isinstance(part, ast.Call):
-            called.append(part.func)
-        elif isinstance(part, ast.Attribute) and part.attr.startswith("_"):
-            return False
-    return all(isinstance(member, ast.FunctionDef) for member in tree.body[0].body) and all(
-        _root(call) in _CALLED for call in called
-    )
-
-
-def _root(expression: ast.expr) -> str:
-    """The name that an expression such as ``T.prim_func(...)`` begins with."""
-    while isinstance(expression, ast.Attribute | ast.Call):
-        expression = expression.value if isinstance(expression, ast.Attribute) else expression.func
-    return expression.id if isinstance(expression, ast.Name) else ""
 
 
 def _plain(value: Any) -> Any:

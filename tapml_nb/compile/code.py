@@ -30,6 +30,19 @@ class KernelCode:
     message: str
 
 
+@dataclass(frozen=True)
+class UnitTexts:
+    """A unit as text.
+
+    Attributes:
+        json: TVM's own.
+        script: TVMScript; empty if TVM would not read it back as the same.
+    """
+
+    json: str
+    script: str
+
+
 def shortened(text: str) -> str:
     """The text in at most ``TEXT_LIMIT`` characters; its last line says how much was cut."""
     if len(text) <= TEXT_LIMIT:

@@ -6,14 +6,16 @@ after the other, each into its own object file, and says so; if it dies, the fir
 not answered for is the one that killed it.
 
 Lines of JSON on stdin: ``{"batch": n, "target": …, "scratch": {key: folder}}``; on stdout:
-``{"key": …}`` per finished unit and ``{"batch": n, "signal": s}`` per finished child.  With
-``"task": "describe"`` the child leaves the units' code in their folders instead of kernels, with
-``"task": "fuse"`` what the target fuses of them, and only its end is told.  The end of stdin ends
-the worker and its children.
+``{"key": …}`` per finished unit, with ``"trouble"`` where the machine did not let it be compiled,
+and ``{"batch": n, "signal": s, "code": c, "seconds": …}`` per finished child.  With ``"task":
+"describe"`` the child leaves the units' code in their folders instead of kernels, with ``"fuse"``
+what the target fuses of them, with ``"write"`` the units as text.  The end of stdin ends the
+worker and its children.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -22,9 +24,12 @@ import select
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tapml_nb.compile.trouble import CompilerTrouble, in_words, trouble_in
 
 if TYPE_CHECKING:
     from tapml_nb.compile.lowering import Lowered
@@ -35,8 +40,20 @@ SECONDS_PER_UNIT = 120
 SECONDS_PER_MODEL = 1800
 """Deadline of what is fused of a whole model; a thousand operators take 20 s."""
 
+TROUBLE = 70
+"""Exit status of a child that could not work at all, and says nothing of the unit in its hands."""
+
+STAGE = "stage"
+"""A file beside a unit that says how far it came, should TVM die of it: it is being read, and
+then, whether it leaves sizes open."""
+
+READING, OPEN, CLOSED = "reading", "open", "closed"
+
 _MESSAGE_LIMIT = 2000
-"""Characters of a compiler's message that are kept; a line must fit a pipe's atomic write."""
+"""Characters of a compiler's message that are kept."""
+
+_TROUBLE_LIMIT = 600
+"""Characters of a machine's; a line must fit a pipe's atomic write, whatever its characters."""
 
 
 def main() -> None:
@@ -47,7 +64,13 @@ def main() -> None:
     os.environ["TVM_FFI_DISABLE_TORCH_C_DLPACK"] = "1"
     out = os.dup(1)
     os.dup2(2, 1)  # whatever TVM prints is not protocol
-    import tvm  # noqa: F401  # type: ignore[import-untyped]
+    try:
+        import tvm  # noqa: F401  # type: ignore[import-untyped]
+    except Exception as error:
+        _send(out, {"broken": f"{type(error).__name__}: {error}"[:_TROUBLE_LIMIT]})
+        return
+    # What a child leaves behind when it dies, a C compiler say, comes to this process.
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 
     read, write = os.pipe()
     os.set_blocking(read, False)
@@ -80,13 +103,28 @@ def _reap(read: int, batches: dict[int, int], out: int) -> None:
         os.read(read, 4096)
     except BlockingIOError:
         return
-    while batches:
-        pid, status = os.waitpid(-1, os.WNOHANG)
+    while True:
+        try:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
         if not pid:
             return
+        if pid not in batches:
+            continue
         died = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
-        _send(out, {"batch": batches.pop(pid), "signal": died, "code": code})
+        seconds = usage.ru_utime + usage.ru_stime
+        _end_orphans(batches)
+        _send(out, {"batch": batches.pop(pid), "signal": died, "code": code, "seconds": seconds})
+
+
+def _end_orphans(batches: dict[int, int]) -> None:
+    """End what children that are gone have started and not ended."""
+    with contextlib.suppress(OSError):
+        for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            if int(word) not in batches:
+                os.kill(int(word), signal.SIGKILL)
 
 
 def _start(job: dict[str, Any], batches: dict[int, int], out: int) -> None:
@@ -94,7 +132,7 @@ def _start(job: dict[str, Any], batches: dict[int, int], out: int) -> None:
     if pid:
         batches[pid] = job["batch"]
         return
-    code = 1
+    code = TROUBLE
     try:
         ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
         signal.set_wakeup_fd(-1)
@@ -110,40 +148,104 @@ def _run_batch(job: dict[str, Any], out: int) -> None:
     import tvm
 
     target = tvm.target.Target(job["target"])
+    task: Callable[[str, Path, Any], None] = {
+        "compile": compile_unit,
+        "describe": describe_unit,
+        "fuse": fuse_model,
+        "write": write_unit,
+    }[job["task"]]
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the deadline kills: a hang is in C++
     for key, scratch in job["scratch"].items():
         signal.setitimer(signal.ITIMER_REAL, SECONDS_PER_UNIT)
-        if job["task"] == "describe":
-            describe_unit(key, Path(scratch), target)
-        elif job["task"] == "fuse":
-            fuse_model(Path(scratch), target)
-        else:
-            compile_unit(key, Path(scratch), target)
-            _send(out, {"key": key})
+        answer = {"key": key}
+        try:
+            task(key, Path(scratch), target)
+        except Exception as error:
+            answer["trouble"] = (_trouble(error) or compiler_message(error))[-_TROUBLE_LIMIT:]
         signal.setitimer(signal.ITIMER_REAL, 0)
+        _send(out, answer)
+
+
+def _trouble(error: Exception) -> str:
+    """Why an error says nothing of the code; empty if it does."""
+    from tapml_nb.compile.toolchain import ToolMissing
+
+    if isinstance(error, OSError):
+        return in_words(error)
+    if isinstance(error, CompilerTrouble | ToolMissing):
+        return str(error)
+    if isinstance(error, MemoryError | ImportError) or trouble_in(str(error)):
+        return compiler_message(error)
+    return ""
+
+
+def _read_unit(folder: Path) -> Any:
+    """The ``IRModule`` of a folder, with its sizes filled in where they are given."""
+    import tvm
+
+    from tapml_nb.compile import cache
+    from tapml_nb.frontends.open_units import leaves_sizes_open, with_sizes
+
+    (folder / STAGE).write_text(READING)
+    module = tvm.ir.load_json((folder / cache.UNIT).read_text())
+    if not isinstance(module, tvm.IRModule):
+        raise ValueError(f"it is a {type(module).__name__} and no module")
+    if (folder / cache.SIZES).exists() and leaves_sizes_open(module):
+        module = with_sizes(module, *json.loads((folder / cache.SIZES).read_text()))
+    (folder / STAGE).write_text(OPEN if leaves_sizes_open(module) else CLOSED)
+    return module
+
+
+def is_open(folder: Path) -> bool:
+    """Whether the unit of a folder leaves sizes open, as far as it was read."""
+    try:
+        return (folder / STAGE).read_text() == OPEN
+    except OSError:
+        return False
+
+
+def was_reading(folder: Path) -> bool:
+    """Whether the unit of a folder was just being read."""
+    try:
+        return (folder / STAGE).read_text() == READING
+    except OSError:
+        return False
 
 
 def compile_unit(key: str, folder: Path, target: Any) -> None:
-    """Compile ``unit.json`` of a cache folder and leave the kernel, or the failure, beside it."""
-    import tvm
+    """Compile ``unit.json`` of a cache folder and leave the kernel, or the failure, beside it.
 
+    Raises:
+        Exception: whatever says nothing of the unit.
+    """
     from tapml_nb import tensorfile
     from tapml_nb.compile import cache
     from tapml_nb.compile.lowering import UnsupportedLowering, lower
 
     try:
-        lowered = lower(tvm.ir.load_json((folder / cache.UNIT).read_text()), target, key)
+        lowered = lower(_read_unit(folder), target, key)
         if lowered.kernel.launches:
             _build(lowered, target, folder)
     except UnsupportedLowering as error:
-        cache.write_failure(folder, cache.Failure("unsupported", str(error)))
-        return
+        failure = cache.Failure("unsupported", str(error), is_open(folder))
+        cache.write_failure(folder, failure)
     except Exception as error:
-        cache.write_failure(folder, cache.Failure("error", compiler_message(error)))
-        return
-    if lowered.constants:
-        (folder / cache.CONSTANTS).write_bytes(tensorfile.dump(lowered.constants))
-    (folder / cache.KERNEL).write_text(json.dumps(lowered.kernel.to_json()))
+        if _trouble(error):
+            raise
+        failure = cache.Failure("error", _about_unit(error, folder), is_open(folder))
+        cache.write_failure(folder, failure)
+    else:
+        if lowered.constants:
+            cache.write_file(folder / cache.CONSTANTS, tensorfile.dump(lowered.constants))
+        plan = json.dumps(lowered.kernel.to_json())
+        cache.write_file(folder / cache.KERNEL, plan.encode())
+    (folder / STAGE).unlink(missing_ok=True)
+    cache.seal(folder, key)
+
+
+def _about_unit(error: Exception, folder: Path) -> str:
+    message = compiler_message(error)
+    return f"TVM cannot read the unit: {message}" if was_reading(folder) else message
 
 
 def _build(lowered: Lowered, target: Any, folder: Path) -> None:
@@ -162,17 +264,30 @@ def _build(lowered: Lowered, target: Any, folder: Path) -> None:
                 f"it leaves sizes open; launches on {kind} are worked out when it is compiled"
             )
         package = extract(lowered.functions, lowered.kernel, target)
-        (folder / cache.SOURCES).write_text(package.dump(), encoding="utf-8")
+        cache.write_file(folder / cache.SOURCES, package.dump().encode())
         return
     library = tvm.tirx.build(lowered.functions, target)
     if kind == "c":
         source = folder / "kernel.c"
-        source.write_text(library.inspect_source())
+        cache.write_file(source, library.inspect_source().encode())
         toolchain.compile_c(source, folder / cache.OBJECT)
     elif kind == "cuda":
-        library.export_library(str(folder / cache.LIBRARY))
+        try:
+            library.export_library(str(folder / cache.LIBRARY))
+        except RuntimeError as error:  # the code is compiled: it is only wrapped for the host
+            raise CompilerTrouble(compiler_message(error)) from None
     else:
-        library.write_to_file(str(folder / cache.OBJECT))
+        cache.write_file(folder / cache.OBJECT, _object_code(library))
+
+
+def _object_code(library: Any) -> bytes:
+    """The object file of a library, by way of memory: LLVM exits where a disk is full."""
+    file = os.memfd_create("object")
+    try:
+        library.write_to_file(f"/proc/self/fd/{file}", "o")
+        return os.pread(file, os.fstat(file).st_size, 0)
+    finally:
+        os.close(file)
 
 
 def _source_text(lowered: Lowered, target: Any) -> str:
@@ -199,9 +314,10 @@ def describe_unit(key: str, folder: Path, target: Any) -> None:
     """Leave the code of a cache folder's ``unit.json`` beside it, stage by stage.
 
     Every stage is written before the next begins: it is there even if that kills this process.
-    """
-    import tvm
 
+    Raises:
+        Exception: whatever says nothing of the unit.
+    """
     from tapml_nb.compile import cache
     from tapml_nb.compile.code import KernelCode, shortened, write_code
     from tapml_nb.compile.lowering import UnsupportedLowering, is_relax, lower
@@ -214,7 +330,7 @@ def describe_unit(key: str, folder: Path, target: Any) -> None:
         write_code(folder / cache.CODE, code)
 
     try:
-        module = tvm.ir.load_json((folder / cache.UNIT).read_text())
+        module = _read_unit(folder)
         reached("relax" if is_relax(module) else "tir", module.script(show_meta=False))
         lowered = lower(module, target, key)
         if not lowered.kernel.launches:
@@ -227,23 +343,52 @@ def describe_unit(key: str, folder: Path, target: Any) -> None:
             reached("tir", error.module.script(show_meta=False))
         reached("message", " ".join(str(error).split()))
     except Exception as error:
-        reached("message", compiler_message(error))
+        if _trouble(error):
+            raise
+        reached("message", _about_unit(error, folder))
 
 
-def fuse_model(folder: Path, target: Any) -> None:
-    """Leave what the target fuses of a folder's ``unit.json``, or its compiler's message."""
-    import tvm
+def fuse_model(key: str, folder: Path, target: Any) -> None:
+    """Leave what the target fuses of a folder's ``unit.json``, or its compiler's message.
 
+    Raises:
+        Exception: whatever says nothing of the model.
+    """
     from tapml_nb.compile import cache
     from tapml_nb.compile.fusion import decide
 
     signal.setitimer(signal.ITIMER_REAL, SECONDS_PER_MODEL)
     try:
-        fusion = decide(tvm.ir.load_json((folder / cache.UNIT).read_text()), target)
+        fusion = decide(_read_unit(folder), target)
         answer: dict[str, Any] = {"kernels": fusion.kernels, "folded": fusion.folded}
     except Exception as error:
+        if _trouble(error):
+            raise
         answer = {"error": compiler_message(error)}
-    (folder / cache.FUSION).write_text(json.dumps(answer))
+    cache.write_file(folder / cache.FUSION, json.dumps(answer).encode())
+
+
+def write_unit(key: str, folder: Path, target: Any) -> None:
+    """Leave a unit as text: TVM's JSON, and TVMScript if that is read back as the same.
+
+    Raises:
+        Exception: whatever says nothing of the unit.
+    """
+    import tvm
+
+    from tapml_nb.compile import cache
+    from tapml_nb.compile.script import script_of
+
+    texts = {"json": "", "script": "", "error": ""}
+    try:
+        module = _read_unit(folder)
+        texts["json"] = str(tvm.ir.save_json(module))
+        texts["script"] = script_of(module)
+    except Exception as error:
+        if _trouble(error):
+            raise
+        texts["error"] = _about_unit(error, folder)
+    cache.write_file(folder / cache.TEXTS, json.dumps(texts).encode())
 
 
 def compiler_message(error: BaseException) -> str:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,16 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.compile.cache import Compiled, Failure
-from tapml_nb.compile.code import KernelCode
-from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.code import KernelCode, UnitTexts
+from tapml_nb.compile.compiler import Compiler, KernelsLost
+from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.primfunc import is_primfunc
 from tapml_nb.compile.toolchain import ToolchainError
+from tapml_nb.compile.trouble import CompilerInterrupted, CompilerTrouble, in_words
 from tapml_nb.execute.events import EventStream, RunProgress
 from tapml_nb.execute.override import NumpyOverride, misfit, python_code
 from tapml_nb.execute.source import RANDOM, SourceRun, Stopped
-from tapml_nb.frontends.program import Unit, Unsupported
+from tapml_nb.frontends.program import Unit, Unsupported, WrittenModule
 from tapml_nb.graph import Graph, OpId, TensorSpec
 from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
 from tapml_nb.targets.session import TargetSession
@@ -37,11 +38,11 @@ _Slot = tuple[OpId, tuple[TensorSpec, ...]]
 
 @dataclass(frozen=True)
 class _Planned:
-    """What is to be compiled for a slot: a unit's key, whether it leaves sizes open, and the sizes
-    that no tensor tells."""
+    """What is to be compiled for a slot: a unit's key, whether it leaves sizes open (None: the
+    compiler is to tell), and the sizes that no tensor tells."""
 
     key: str
-    is_open: bool
+    is_open: bool | None
     numbers: tuple[int, ...]
 
 
@@ -78,12 +79,15 @@ class KernelTable:
         self._override_modules: dict[str, Any] = {}
         self._override_count = 0
         self._loaded: set[str] = set()
-        self._folder = Path(tempfile.mkdtemp(prefix="tapml-kernels-"))
+        self._made_for: dict[str, tuple[OpId, int]] = {}
+        self._renewed: set[str] = set()
+        self._folders: list[Path] = []
         self._libraries = 0
 
     def close(self) -> None:
         """Remove the libraries."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     # -- looking up ------------------------------------------------------------------------------
 
@@ -192,10 +196,26 @@ class KernelTable:
         """What is compiled for an operator that has a key, as TVM's JSON."""
         import tvm
 
+        module = self._module(op, step)
+        if not isinstance(module, WrittenModule):
+            return str(tvm.ir.save_json(module))
+        return module.text if module.shapes is None else self.unit_texts(op, step).json
+
+    def unit_texts(self, op: OpId, step: int) -> UnitTexts:
+        """The same, and as TVMScript.
+
+        Raises:
+            ValueError: if TVM cannot read it, where it came as text.
+            Stopped: if the session was interrupted.
+        """
+        with _interruptible():
+            return self._compiler.texts(self._module(op, step))
+
+    def _module(self, op: OpId, step: int) -> Any:
         override = self._overrides.get(op)
         if isinstance(override, str):
-            return str(tvm.ir.save_json(self._override_modules[override]))
-        return str(tvm.ir.save_json(self._unit(op, step).module))
+            return self._override_modules[override]
+        return self._unit(op, step).module
 
     def code(self, op: OpId, step: int) -> KernelCode:
         """What runs for an operator, as code; the step's source run must be complete.
@@ -216,7 +236,8 @@ class KernelTable:
             except Unsupported as reason:
                 return KernelCode("", "", "", language, " ".join(str(reason).split()))
             key = self._compiler.key(module)
-        code = self._compiler.code(key, module)
+        with _interruptible():
+            code = self._compiler.code(key, module)
         known = self._known.get(key)  # more than the compiler knows: it may have failed to load
         if isinstance(known, Failure) and not code.message:
             return replace(code, message=" ".join(known.message.split()))
@@ -237,7 +258,10 @@ class KernelTable:
         """Compile and load everything these calls need and that is not there yet.
 
         Raises:
-            Stopped: if ``stopped`` says so in between; what is compiled stays.
+            Stopped: if ``stopped`` says so in between, or the session was interrupted; what is
+                compiled stays.
+            CompilerTrouble: if something keeps the compiler from its work.
+            TargetLost: if the target is lost for good.
         """
         waiting: Sequence[tuple[OpId, int]] = calls
         while waiting:
@@ -255,7 +279,8 @@ class KernelTable:
 
     def _compile(self, modules: dict[str, Any], stopped: Callable[[], bool]) -> None:
         total = len(modules)
-        with contextlib.closing(self._compiler.compile(modules)) as results:
+        compiling = self._compiler.compile(modules)
+        with _interruptible(), contextlib.closing(compiling) as results:
             for done, (key, result) in enumerate(results, 1):
                 self._known[key] = result
                 self._events.emit(RunProgress("compile", done, total))
@@ -268,9 +293,9 @@ class KernelTable:
         failing: list[tuple[OpId, int]] = []
         for op, step in calls:
             plan = None if op in self._overrides else self._plan(op, step)
-            if isinstance(plan, _Planned) and plan.is_open:
+            if isinstance(plan, _Planned) and plan.is_open is not False:
                 known = self._known[plan.key]
-                if isinstance(known, Failure):
+                if isinstance(known, Failure) and (plan.is_open or known.is_open):
                     self._of_fixed_sizes[op] = known.message
                     failing.append((op, step))
         for op, step in failing:
@@ -377,6 +402,7 @@ class KernelTable:
         if unit.conversion:
             self._conversions[op] = unit.conversion
         key = self._compiler.key(unit.module)
+        self._made_for.setdefault(key, (op, step))
         self._plans[slot] = _Planned(key, unit.is_open, unit.numbers)
         self._needed[key] += 1
         if key not in self._known:
@@ -410,20 +436,22 @@ class KernelTable:
                     raise
 
     def _load_all(self, fresh: Sequence[tuple[str, Compiled]]) -> None:
-        if self._refusal([compiled for _, compiled in fresh]):
-            for key, compiled in fresh:
-                if refusal := self._refusal([compiled]):
+        if self._refusal([key for key, _ in fresh]):
+            for key, _ in fresh:
+                if refusal := self._refusal([key]):
                     self._known[key] = refusal
         self._loaded.update(key for key, _ in fresh)
 
-    def _refusal(self, kernels: Sequence[Compiled]) -> Failure | None:
+    def _refusal(self, keys: Sequence[str]) -> Failure | None:
         """Load kernels as one library; returns why that cannot be, if it cannot.
 
         Raises:
+            Stopped: if the session was interrupted.
+            CompilerTrouble: if something keeps the linker from its work.
             TargetLost: if the target is lost for another reason than these kernels.
         """
         try:
-            self._load_library(kernels)
+            self._load_library(keys)
         except BeyondTarget as limit:
             return Failure("unsupported", f"the target cannot run it: {limit}")
         except (TargetError, ToolchainError) as error:
@@ -434,16 +462,89 @@ class KernelTable:
             return Failure("error", f"cannot be loaded on the target: {lost}")
         return None
 
-    def _load_library(self, kernels: Iterable[Compiled]) -> None:
-        running = [kernel for kernel in kernels if kernel.kernel.launches]
+    def _load_library(self, keys: Sequence[str]) -> None:
+        known = {key: self._known[key] for key in keys}
+        running = [k for k, it in known.items() if isinstance(it, Compiled) and it.kernel.launches]
         if not running:
             return
+        for again in (False, True):
+            try:
+                for file, inside in self._link(running):
+                    self._target.load(file, inside)
+                    for other in self._others:
+                        other.know(file, inside)
+                return
+            except FileNotFoundError as error:  # somebody has swept in between
+                if again:
+                    raise CompilerTrouble(
+                        f"{in_words(error)} is removed as soon as it is made"
+                    ) from None
+
+    def _link(self, keys: Sequence[str]) -> list[tuple[Path, list[Kernel]]]:
+        """Link kernels, where there is room; one that is damaged, or that the linker does not take,
+        is compiled anew first.
+
+        Raises:
+            Stopped: if the session was interrupted.
+            ToolchainError: if the linker rejects them, though they are new.
+            CompilerTrouble: if something keeps it from its work.
+        """
+        elsewhere = False
+        while True:
+            try:
+                with _interruptible():
+                    library = self._new_library(elsewhere)
+                    there = [self._known[key] for key in keys]  # fewer, perhaps, once renewed
+                    return self._compiler.link(
+                        [kernel for kernel in there if isinstance(kernel, Compiled)], library
+                    )
+            except KernelsLost as lost:
+                self._renew(lost.keys)
+            except ToolchainError:
+                if len(keys) > 1 or keys[0] in self._renewed:
+                    raise
+                self._renew(keys)
+            except CompilerTrouble:
+                if elsewhere:
+                    raise
+                elsewhere = True
+
+    def _new_library(self, elsewhere: bool) -> Path:
+        """A file in a folder that nobody else sweeps, unless there is no room."""
         self._libraries += 1
-        library = self._folder / f"kernels-{self._libraries}.so"
-        for file, inside in self._compiler.link(running, library):
-            self._target.load(file, inside)
-            for other in self._others:
-                other.know(file, inside)
+        folder = self._compiler.library_folder(elsewhere=elsewhere)
+        self._folders.append(folder)
+        return folder / f"kernels-{self._libraries}.so"
+
+    def _renew(self, keys: Sequence[str]) -> None:
+        """Compile kernels anew.
+
+        Raises:
+            CompilerTrouble: if one was compiled anew already, or nobody knows any more of what.
+        """
+        modules: dict[str, Any] = {}
+        for key in keys:
+            made_for = self._made_for.get(key)
+            if key in self._override_modules:
+                modules[key] = self._override_modules[key]
+            elif key not in self._renewed and made_for:
+                with contextlib.suppress(KeyError, IndexError):  # a step that is forgotten
+                    modules[key] = self._unit(*made_for).module
+            if key not in modules or key in self._renewed:
+                raise CompilerTrouble(f"kernel {key[:12]} is damaged wherever it is kept")
+            self._compiler.discard(key)
+        self._renewed.update(keys)
+        with _interruptible():
+            self._known.update(self._compiler.compile(modules))
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """What is broken off in the compiler stops the run."""
+    try:
+        yield
+    except CompilerInterrupted:
+        raise Stopped from None
 
 
 def resolve_result(compiled: Compiled, number: int, params: Sequence[np.ndarray]) -> np.ndarray:

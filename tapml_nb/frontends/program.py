@@ -28,17 +28,37 @@ class FrontendError(Exception):
 
 
 @dataclass(frozen=True)
+class WrittenModule:
+    """A module as TVM's JSON, out of a file that anybody may have written.
+
+    It stays text in this process, for TVM's reader is C++ that text can crash: the compile worker
+    reads it.
+
+    Attributes:
+        text: what ``tvm.ir.save_json`` made.
+        shapes: those of the tensors that it is for, where sizes that it leaves open are to be
+            filled in.
+        numbers: the sizes that no tensor tells, then.
+    """
+
+    text: str
+    shapes: tuple[tuple[int, ...], ...] | None = None
+    numbers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Unit:
     """One operator as a standalone Relax function, ready for a compiler.
 
     Attributes:
         module: ``tvm.IRModule`` with the function ``main``; its parameters are the operator's
-            tensor inputs in order, its result the operator's output or a tuple of them.
+            tensor inputs in order, its result the operator's output or a tuple of them.  Or a
+            :class:`WrittenModule`.
         inputs: what it takes.
         outputs: what the source produces here, so what the kernel should.
         conversion: by what the operator was converted, in words, where not by the importer alone:
             by a rule of tapml_nb's, or with a workaround.
-        is_open: whether it leaves sizes open.
+        is_open: whether it leaves sizes open; None where only who reads it knows.
         numbers: where ``main`` has one more parameter, a shape: its sizes here, which no input
             tells.
     """
@@ -47,7 +67,7 @@ class Unit:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     conversion: str = ""
-    is_open: bool = False
+    is_open: bool | None = False
     numbers: tuple[int, ...] = ()
 
 
