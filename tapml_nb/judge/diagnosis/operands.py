@@ -90,7 +90,7 @@ def swapped_operands(case: Case) -> Diagnosis | None:
     """An element-wise operator of two tensors took them in the other order."""
     function = _BINARY.get(case.kind)
     aligned = dict(case.aligned())
-    if function is None or not {0, 1} <= aligned.keys():
+    if function is None or not {0, 1} <= aligned.keys() or not case.count:
         return None
     for first, second in ((0, 1), (1, 0)):  # inputs may stand in the order they are first used in
 
