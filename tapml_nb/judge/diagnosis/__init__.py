@@ -36,6 +36,7 @@ _DETECTORS: tuple[Callable[[Case], Diagnosis | None], ...] = (
     operands.wrong_axis,
     operands.narrow_operands,
     operands.narrow_input,
+    operands.narrow_terms,
     nonfinite.masked_rows,
     nonfinite.lost_infinity,
     nonfinite.lost_nan,

@@ -33,10 +33,12 @@ def never_written_in_places(case: Case) -> Diagnosis | None:
 
 def one_value(case: Case) -> Diagnosis | None:
     """One value in (nearly) all elements; that it is 0, or NaN, does not say that nobody wrote."""
-    if case.count < _LEAST or case.size < 8 or _constant(case.bad.exact):
+    if case.count < _LEAST or case.size < 8:
         return None
     first = case.bad.target[:1]
     some = np.concatenate([case.bad.target, case.good.target])
+    if _constant(np.concatenate([case.bad.exact, case.good.exact])):
+        return None
     if _equal(some, first).mean() < MOST:
         return None
     value = case.target.reshape(-1)[case.bad.index[0]]

@@ -115,7 +115,7 @@ def slices(case: Case) -> Diagnosis | None:
 
     def within(index: np.ndarray) -> np.ndarray:
         held = zip(case.places(index), regions, strict=True)
-        return np.logical_and.reduce([np.isin(place, region) for place, region in held])
+        return np.asarray(np.logical_and.reduce([np.isin(place, region) for place, region in held]))
 
     if not parts.rest_is_right(case, within):
         return None
@@ -211,14 +211,16 @@ def _tail(case: Case, where: str, boundary: int, size: int) -> Diagnosis:
 
 
 def _wrong_indices(case: Case, axis: int) -> np.ndarray:
-    """Indices along an axis that hold wrong elements; stray ones (1 % in all) are left out."""
+    """Indices along an axis that hold wrong elements; stray ones (1 % in all, and fewer than at
+    others) are left out."""
     others = tuple(k for k in range(len(case.shape)) if k != axis)
     counts = case.wrong.sum(axis=others, dtype=np.int64)
     held = np.flatnonzero(counts)
     if len(held) > _LONG:
         return held
     order = held[np.argsort(counts[held])]
-    stray = np.cumsum(counts[order]) <= (1 - MOST) * case.count
+    few = counts[order] < 0.5 * np.median(counts[held]) if len(held) else np.zeros(0, np.bool_)
+    stray = few & (np.cumsum(counts[order]) <= (1 - MOST) * case.count)
     return np.sort(order[~stray])
 
 

@@ -8,12 +8,15 @@ import numpy as np
 
 from tapml_nb.judge.diagnosis.case import Case, Points
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
-from tapml_nb.numerics import is_float, unit_roundoff
+from tapml_nb.numerics import is_float
 
 _LEAST = 256
 """Elements that statistics of noise need."""
 
 _BINS = 16
+
+_ONE_SIGN = 0.7
+"""How far from even signs must be where errors follow something."""
 
 _SMALL = 0.3
 """Part of the result up to which an error is imprecision, and not another result."""
@@ -35,8 +38,8 @@ def grows_along_axis(case: Case) -> Diagnosis | None:
         if profile is None:
             continue
         growth = _growth(profile)
-        last = points[place >= bins - max(1, bins // 4)]
-        if growth > 3 and _is_imprecise(last) and (best is None or growth > best[0]):
+        far = points[place >= bins - max(1, bins // 4)]
+        if growth > 3 and _is_imprecise(far) and (best is None or growth > best[0]):
             best = (growth, axis, profile[0], profile[-1])
     if best is None:
         return None
@@ -76,6 +79,8 @@ def grows_with_input(case: Case) -> Diagnosis | None:
         if not is_float(x.dtype) and x.dtype.kind != "i":
             continue
         value = case.values(x, points)
+        if _has_a_sign(points, value) or _is_rounded(points, value):
+            continue
         growth = _binned_growth(error * np.sign(value), np.abs(value))
         if growth > 16:
             words = f"the error grows with the magnitude of input {k}"
@@ -113,6 +118,28 @@ def _is_imprecise(points: Points) -> bool:
     return abs(float(error.mean())) < 0.5 * size and abs(float(np.mean(error * result))) < (
         0.5 * size * of
     )
+
+
+def _has_a_sign(points: Points, value: np.ndarray) -> bool:
+    """Whether errors follow the result or the input where the input is large: no noise."""
+    size = np.abs(value)
+    large = points[size >= np.quantile(size, 7 / 8)] if np.isfinite(size).all() else points
+    inputs = value[size >= np.quantile(size, 7 / 8)] if np.isfinite(size).all() else value
+    signs = np.sign(large.error)
+    return any(
+        abs(float(np.mean(signs * np.sign(of)))) > _ONE_SIGN
+        for of in (large.exact, inputs, np.ones_like(signs))
+    )
+
+
+def _is_rounded(points: Points, value: np.ndarray) -> bool:
+    """Whether errors are in proportion to an input, as roundings of it to a narrower dtype are."""
+    share = np.abs(points.error[value != 0] / value[value != 0])
+    if len(share) < _LEAST:
+        return False
+    top, level = float(share.max()), float(np.sqrt(np.mean(share * share)))
+    bound = 2.0 ** np.ceil(np.log2(max(top, 1e-300)))
+    return bool(2.0**-13 <= top <= 2.0**-7 and 0.2 < level / bound < 0.7)
 
 
 def _is_smooth(x: np.ndarray, limit: float) -> bool:

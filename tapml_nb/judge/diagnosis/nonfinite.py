@@ -96,7 +96,7 @@ def overflow(case: Case) -> Diagnosis | None:
         if len(bad) == 0 or len(good) < 4:
             continue
         low, high = float(np.quantile(bad, 1 - MOST)), float(good.max())
-        if low > 1 and (good > low).mean() <= 0.002 and (len(bad) >= 3 or low >= 2 * high):
+        if low > 1 and (good >= low).mean() <= 0.002 and (len(bad) >= 3 or low >= 2 * high):
             words = f"NaN or infinite where {name} is above about {low:.3g}"
             evidence = f"{case.count} of {case.size} elements; elsewhere it is at most {high:.3g}"
             return found(Pattern.OVERFLOW, words, evidence)

@@ -24,10 +24,13 @@ _MOST_PARTS = 512
 """Slices that are told apart; of longer axes, as many stretches."""
 
 _BINS = 8
+_TELLING = 0.6
+"""Part of the elements that must be in parts which can tell a factor from none."""
+
 _SURE = 6.0
 """Standard errors from what is claimed at which a part is another."""
 
-_ALIKE = 0.1
+ALIKE = 0.1
 """How far a part's factor or term may be from the whole's, relative to it."""
 
 
@@ -40,11 +43,13 @@ class Grouping:
         count: how many parts there are.
         axis: the axis along which the parts are slices; None where they are no slices, or
             stretches of several.
+        of_sizes: whether the parts are of elements of about one magnitude.
     """
 
     label: np.ndarray
     count: int
     axis: int | None = None
+    of_sizes: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,14 @@ def groupings(case: Case, points: Points) -> Iterator[Grouping]:
     for axis, size in enumerate(case.shape):
         if size < 2:
             continue
-        parts = min(size, _BINS if size == case.size else _MOST_PARTS)
+        parts = min(size, _BINS if size == case.size else _MOST_PARTS, len(points) // (2 * _LEAST))
+        if parts < 2:
+            continue
         yield Grouping(places[axis] * parts // size, parts, axis if parts == size else None)
     size = np.abs(points.exact)
     if len(points) >= _BINS * _LEAST:
         bounds = np.quantile(size, np.arange(1, _BINS) / _BINS)
-        yield Grouping(np.searchsorted(bounds, size), _BINS)
+        yield Grouping(np.searchsorted(bounds, size), _BINS, of_sizes=True)
     yield Grouping((points.exact < 0).astype(np.int64), 2)
 
 
@@ -91,18 +98,27 @@ def terms(points: Points, grouping: Grouping) -> Fit:
     return _fit(1 / points.allowed, points.error / points.allowed, grouping)
 
 
-def same_factor(case: Case, factor: float) -> bool:
-    """Whether every part that can tell is scaled by this factor."""
-    points = usable(case.many)
-    tolerance = _ALIKE * abs(factor - 1)
-    fits = [factors(points, g) for g in groupings(case, points)] if len(points) else []
-    return not any((f.differs(factor, tolerance)).any() for f in fits)
+def same_factor(case: Case, points: Points, factor: float, tolerance: float) -> bool:
+    """Whether every part of these elements is scaled by this factor, as far as it can tell; and
+    whether most of them can."""
+    points = points[points.exact != 0]
+    if not len(points):
+        return False
+    for grouping in groupings(case, points):
+        fit = factors(points, grouping)
+        if fit.differs(factor, tolerance).any():
+            return False
+        if grouping.of_sizes:
+            tells = fit.error < 5 * tolerance
+            if np.mean(tells[grouping.label]) < _TELLING:
+                return False
+    return True
 
 
 def same_term(case: Case, term: float) -> bool:
     """Whether this term is added to every part that can tell."""
     points = usable(case.many)
-    tolerance = _ALIKE * abs(term)
+    tolerance = ALIKE * abs(term)
     fits = [terms(points, g) for g in groupings(case, points)] if len(points) else []
     return not any((f.differs(term, tolerance)).any() for f in fits)
 

@@ -125,7 +125,7 @@ def _looks_like_sums(case: Case) -> bool:
             return False
         seen += 1
         ratio = _larger_where_sums_are(error, result)
-        if not 1.3 < ratio < 12:
+        if not 1.3 < ratio < 5:
             return False
     return seen > 0
 

@@ -14,12 +14,15 @@ from tapml_nb.judge.diagnosis.geometry import span
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 from tapml_nb.numerics import unit_roundoff
 
-_ALIKE = 0.1
-"""How far the factors of slices that are said to share one may be apart, relative to it."""
+Function = Callable[[np.ndarray, tuple[float, ...]], np.ndarray]
+"""An element-wise function of a tensor and constants."""
 
 _NARROW = {
     name: np.dtype(getattr(ml_dtypes, name, None) or name) for name in ("float16", "bfloat16")
 }
+_ALL_BUT_DOUBTS = 0.95
+"""Part of the elements that must agree bit for bit: arithmetic of its own rounds a few otherwise."""
+
 _ROUNDED = "usually an importer or a rule that gives constants the dtype of the tensor"
 
 
@@ -32,16 +35,13 @@ def scaled_slices(case: Case) -> Diagnosis | None:
             continue
         fit = parts.factors(points, by)
         marked = fit.differs(1.0, 0.0)
-        if not np.isfinite(fit.error).all() or not marked.any() or marked.all():
+        if not marked.any() or marked.all():
             continue
         weight = np.where(marked, 1 / np.maximum(fit.error, 1e-300) ** 2, 0.0)
         factor = float((weight @ fit.value) / weight.sum())
-        alike = _ALIKE * abs(factor - 1)
-        if fit.differs(factor, alike)[marked].any() or fit.differs(1.0, alike)[~marked].any():
-            continue
-        if (fit.error > abs(factor - 1) / 4).any() or not _explained(
-            case, points, marked[by.label], factor
-        ):
+        if (fit.error > parts.ALIKE * abs(factor - 1)).any():
+            continue  # some slices cannot tell
+        if not _explained(case, points, by, marked, factor):
             continue
         indices = np.flatnonzero(marked)
         words = (
@@ -83,8 +83,6 @@ def rounded_constant(case: Case) -> Diagnosis | None:
 
 # -- parts -----------------------------------------------------------------------------------------
 
-Function = Callable[[np.ndarray, tuple[float, ...]], np.ndarray]
-
 
 def _gelu(x: np.ndarray, constants: tuple[float, ...]) -> np.ndarray:
     """GELU by the hyperbolic tangent (D. Hendrycks, K. Gimpel, arXiv 1606.08415)."""
@@ -122,10 +120,19 @@ def _some(constants: tuple[float, ...], rounded: tuple[float, ...]) -> Iterator[
 
 
 def _is_the_error(case: Case, points: Points, difference: np.ndarray) -> bool:
-    """Whether the target's error is this, plus rounding of its own."""
-    told = np.isfinite(difference)
-    if not told.all() or not difference.any():
+    """Whether the target's error is this, plus rounding of its own.
+
+    Either every element is what such a result is rounded to, where that makes a difference; or the
+    error follows the difference, on average and without a system in what is left.
+    """
+    if not np.isfinite(difference).all() or not difference.any():
         return False
+    became, was = (
+        v.astype(case.dtype).astype(np.float64) for v in (points.exact + difference, points.exact)
+    )
+    differ = became != was
+    if differ.sum() >= 64 and np.mean((points.target == became)[differ]) >= _ALL_BUT_DOUBTS:
+        return bool(np.mean((points.target == was)[~differ]) >= _ALL_BUT_DOUBTS)
     weight = 1 / points.allowed
     expected, error = difference * weight, points.error * weight
     power = float(expected @ expected)
@@ -151,12 +158,19 @@ def _of_constants(
     return found(Pattern.FACTOR, f"{what} rounded to {dtype}: {became}", evidence, _ROUNDED)
 
 
-def _explained(case: Case, points: Points, inside: np.ndarray, factor: float) -> bool:
-    """Whether these elements scaled by a factor, and no others, leave what looks like noise."""
-    exact = np.where(inside, factor * points.exact, points.exact)
-    left = Points(points.index, points.target, exact, points.allowed)
-    size = np.abs(left.error) / left.allowed
+def _explained(
+    case: Case, points: Points, by: parts.Grouping, marked: np.ndarray, factor: float
+) -> bool:
+    """Whether every part of these slices is scaled by this factor, and no part of the others."""
+    assert by.axis is not None
+    places = case.places(case.bad.index)[by.axis]
+    if len(places) and np.mean(marked[places] & case.bad.finite) < MOST:
+        return False
+    inside = marked[by.label]
+    size = np.abs(points.target - np.where(inside, factor, 1.0) * points.exact) / points.allowed
     if np.mean(size > SLACK * max(1.0, abs(factor))) > 1 - MOST:
         return False
-    scale = float(np.sqrt(np.mean((points.exact / points.allowed) ** 2)))
-    return not parts.has_system(case, left, 1 / left.allowed, _ALIKE * abs(factor - 1) * scale)
+    tolerance = parts.ALIKE * abs(factor - 1)
+    return parts.same_factor(case, points[inside], factor, tolerance) and parts.same_factor(
+        case, points[~inside], 1.0, tolerance
+    )

@@ -73,7 +73,8 @@ def factor(case: Case) -> Diagnosis | None:
             return None
     elif not _is_bias(case, points, c, error):
         return None
-    if case.floating and not parts.same_factor(case, c):
+    every = parts.usable(case.many)
+    if case.floating and not parts.same_factor(case, every, c, parts.ALIKE * abs(c - 1)):
         return None
     words = f"the whole tensor is scaled by {_name(case, c, error)}"
     return found(Pattern.FACTOR, words, f"fitted factor {c:.8g} ± {error:.1g}; {_count(case)}")
@@ -183,7 +184,7 @@ def stored_towards_zero(case: Case) -> Diagnosis | None:
     differ = cut != rounded
     if np.count_nonzero(differ) < 64:
         return None
-    if np.mean(points.target[differ] == cut[differ]) < 0.95:
+    if min(np.mean(points.target[differ] == cut[differ]), np.mean(points.target == cut)) < 0.95:
         return None
     words = f"results are cut off to {case.dtype.name}, not rounded to nearest"
     evidence = f"{np.count_nonzero(differ)} elements where that makes a difference"
