@@ -21,7 +21,7 @@ _NARROW = {
     name: np.dtype(getattr(ml_dtypes, name, None) or name) for name in ("float16", "bfloat16")
 }
 _ALL_BUT_DOUBTS = 0.95
-"""Part of the elements that must agree bit for bit: arithmetic of its own rounds a few otherwise."""
+"""Part of the elements that must agree bit for bit; a few are rounded otherwise on their way."""
 
 _ROUNDED = "usually an importer or a rule that gives constants the dtype of the tensor"
 
