@@ -21,7 +21,7 @@ from tapml_nb.execute.kernels import KernelTable, resolve_result
 from tapml_nb.execute.override import NumpyOverride
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op, TensorSpec, ValueId
-from tapml_nb.judge.diagnosis import Pattern, diagnose, found
+from tapml_nb.judge.diagnosis import Known, diagnose
 from tapml_nb.judge.positions import TokenAxes
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import OpResult
@@ -231,7 +231,7 @@ class IntroducedRun:
             outcome = again
         result = self._weigh(base, op, by_run, varying)
         if varying and not all(outcome.deterministic):
-            result = self._explain_unwritten(result, keys, outcome)
+            result = self._explain_unwritten(result, op, keys, outcome)
         self._drop(keys)
         return result
 
@@ -367,7 +367,8 @@ class IntroducedRun:
         reference = self._references.local(op, result.step)[result.output]
         others = self._others(op, result.step, result.output)
         inputs = self._inputs(op, result.step)
-        return replace(result, diagnosis=diagnose(op.kind, array, reference, inputs, others))
+        known = Known(op.constants)
+        return replace(result, diagnosis=diagnose(op.kind, array, reference, inputs, others, known))
 
     def _others(self, op: Op, step: int, k: int) -> Iterator[tuple[str, np.ndarray]]:
         """Tensors that an output may be a stale copy of: its own of the step before, then those
@@ -401,10 +402,10 @@ class IntroducedRun:
         return found
 
     def _explain_unwritten(
-        self, result: OpResult, keys: Sequence[str], outcome: Outcome
+        self, result: OpResult, op: Op, keys: Sequence[str], outcome: Outcome
     ) -> OpResult:
         """Not chance, but memory that the kernel never writes?"""
-        for key, same in zip(keys, outcome.deterministic, strict=True):
+        for k, (key, same) in enumerate(zip(keys, outcome.deterministic, strict=True)):
             if same:
                 continue
             first, second = self._device.fetch(f"{key}#1"), self._device.fetch(key)
@@ -416,10 +417,10 @@ class IntroducedRun:
             index = [int(i) for i in np.argwhere(holes)[0]]
             count = f"{int(holes.sum())} of {holes.size} elements"
             message = f"never writes {count}, from {index} on"
-            # Where the holes are in some order (a tail, a stripe), that says more.
-            look = result.diagnosis or found(
-                Pattern.NEVER_WRITTEN, f"{count} are never written", "they hold what was there"
-            )
+            known = Known(op.constants, unwritten=holes)
+            reference = self._references.local(op, result.step)[k]
+            inputs = self._inputs(op, result.step)
+            look = diagnose(op.kind, second, reference, inputs, known=known)
             return replace(result, verdict=Verdict.FAIL, message=message, diagnosis=look)
         return result
 

@@ -17,6 +17,8 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 import tapml_nb as tapml
 from tapml_nb import Bundle, Verdict
 from tapml_nb.carve import repro
+from tapml_nb.compile.code import UnitTexts
+from tapml_nb.compile.script import is_one_module, script_of
 from tapml_nb.graph import SourceLine
 from tests import kernels
 from tests.models import two_layers
@@ -250,7 +252,8 @@ def test_a_functions_name_never_becomes_code(name):
     x = relax.Var("x", relax.TensorType((2, 8), "float32"))
     with function.function(name, [x]):
         function.emit_func_output(function.emit(relax.op.tanh(x)))
-    imports, text = repro._module(tvm.ir.save_json(function.get()))
+    module = function.get()
+    imports, text = repro._module(UnitTexts(tvm.ir.save_json(module), script_of(module)))
     assert imports == ""
     (statement,) = ast.parse(text).body
     assert isinstance(statement, ast.Assign)
@@ -271,8 +274,8 @@ def test_a_functions_name_never_becomes_code(name):
 )
 def test_what_is_more_than_a_module_is_not_printed(inside):
     honest = "    @R.function\n    def f(x: R.Tensor((2,))):\n        return R.tanh(x)\n"
-    assert repro._is_one_module(f"@I.ir_module\nclass Module:\n{honest}")
-    assert not repro._is_one_module(f"@I.ir_module\nclass Module:\n{honest}{inside}\n")
+    assert is_one_module(f"@I.ir_module\nclass Module:\n{honest}")
+    assert not is_one_module(f"@I.ir_module\nclass Module:\n{honest}{inside}\n")
 
 
 class TestRefusals:

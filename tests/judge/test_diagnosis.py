@@ -15,7 +15,7 @@ import pytest
 
 import tapml_nb as tapml
 from tapml_nb.judge import Reference, Verdict, judge, reference_of
-from tapml_nb.judge.diagnosis import Diagnosis, Pattern, diagnose, everything
+from tapml_nb.judge.diagnosis import Diagnosis, Known, Pattern, diagnose, everything
 from tapml_nb.judge.diagnosis.pattern import CAUSES
 from tapml_nb.targets.poison import PATTERNS
 from tests import kernels
@@ -33,6 +33,7 @@ class Work:
     inputs: list[np.ndarray]
     reference: Reference
     others: list[tuple[str, np.ndarray]] = field(default_factory=list)
+    known: Known = field(default_factory=Known)
 
     @property
     def exact(self) -> np.ndarray:
@@ -82,7 +83,7 @@ def diagnosis_of(w: Work, target: np.ndarray) -> Diagnosis | None:
     assert judge(target, w.reference).verdict in (Verdict.FAIL, Verdict.NONFINITE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return diagnose(w.kind, target, w.reference, w.inputs, w.others)
+        return diagnose(w.kind, target, w.reference, w.inputs, w.others, w.known)
 
 
 def pattern_of(w: Work, target: np.ndarray) -> Pattern | None:
@@ -254,12 +255,12 @@ ANY = [  # on the last two axes at least
     (double, Pattern.FACTOR),
     (by_root, Pattern.FACTOR),
     (plus, Pattern.OFFSET),
-    (zero, Pattern.NEVER_WRITTEN),
+    (zero, Pattern.ONE_VALUE),
     (one_value, Pattern.ONE_VALUE),
     (clip, Pattern.CLIPPED),
     (relu, Pattern.CLIPPED),
-    (poison(PATTERNS[0]), Pattern.NEVER_WRITTEN),
-    (poison(PATTERNS[1]), Pattern.NEVER_WRITTEN),
+    (poison(PATTERNS[0]), Pattern.ONE_VALUE),  # one run alone does not tell who wrote it
+    (poison(PATTERNS[1]), Pattern.ONE_VALUE),
 ]
 OF_HEADS = [
     (shift_back, Pattern.REVERSED),  # a batch of two
@@ -308,6 +309,13 @@ def changed(w: Work, fault, seed=0):
     target = honest(w, seed)
     fault(target)
     return w, target
+
+
+@case(Pattern.NEVER_WRITTEN)
+def memory_that_two_runs_left_alone():
+    w = silu((3, 16, 24))
+    w.known = Known(unwritten=np.ones((3, 16, 24), bool))
+    return changed(w, poison(PATTERNS[1]))
 
 
 @case(Pattern.TAIL)
@@ -756,7 +764,7 @@ ALSO = {
     Pattern.NARROWER: {Pattern.GROWS_ALONG_AXIS, Pattern.GROWS_WITH_INPUT},
     Pattern.ABSOLUTE: {Pattern.OTHER_FUNCTION},
     Pattern.FACTOR: {Pattern.OTHER_FUNCTION},
-    Pattern.NEVER_WRITTEN: {Pattern.OTHER_FUNCTION},
+    Pattern.NEVER_WRITTEN: {Pattern.ONE_VALUE, Pattern.OTHER_FUNCTION},
     Pattern.ONE_VALUE: {Pattern.OTHER_FUNCTION},
     Pattern.OFFSET: {Pattern.OTHER_FUNCTION},
 }
@@ -765,7 +773,8 @@ ALSO = {
 
 def check_all(w, target, expected):
     target = np.asarray(target).astype(w.reference.source.dtype)
-    found = [d.pattern for d in everything(w.kind, target, w.reference, w.inputs, w.others)]
+    told = everything(w.kind, target, w.reference, w.inputs, w.others, w.known)
+    found = [d.pattern for d in told]
     assert found[0] is expected
     assert set(found) - {expected} <= ALSO.get(expected, set())
 
@@ -858,7 +867,7 @@ def test_honest_kernels_have_no_diagnosis(dtype, make):
         (zero, "the whole output is 0"),
         (one_row, "everything at index 7 of axis 0 (size 48) is wrong"),
         (a_block, "indices 4 to 7 of axis 0, indices 8 to 15 of axis 1"),
-        (poison(PATTERNS[0]), "what memory was filled with"),
+        (poison(PATTERNS[0]), "the whole output is nan"),
     ],
 )
 def test_words(fault, words):

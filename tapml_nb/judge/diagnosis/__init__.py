@@ -11,12 +11,22 @@ from functools import partial
 
 import numpy as np
 
-from tapml_nb.judge.diagnosis import copies, geometry, moves, noise, nonfinite, operands, values
-from tapml_nb.judge.diagnosis.case import Case
+from tapml_nb.judge.diagnosis import (
+    copies,
+    geometry,
+    moves,
+    noise,
+    nonfinite,
+    operands,
+    precision,
+    scales,
+    values,
+)
+from tapml_nb.judge.diagnosis.case import Case, Known
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 from tapml_nb.judge.floor import Reference
 
-__all__ = ["Diagnosis", "Pattern", "diagnose", "everything", "found"]
+__all__ = ["Diagnosis", "Known", "Pattern", "diagnose", "everything", "found"]
 
 _DETECTORS: tuple[Callable[[Case], Diagnosis | None], ...] = (
     # The right operation on the wrong operands says more than what that makes of the values.
@@ -26,17 +36,21 @@ _DETECTORS: tuple[Callable[[Case], Diagnosis | None], ...] = (
     operands.wrong_axis,
     operands.narrow_operands,
     operands.narrow_input,
+    operands.narrow_terms,
     nonfinite.masked_rows,
-    nonfinite.lost_nonfinite,
+    nonfinite.lost_infinity,
+    nonfinite.lost_nan,
     nonfinite.special_inputs,
     nonfinite.overflow,
     geometry.one_element,
+    precision.narrow_numbers,
     # What happened to each value, for the tensor as a whole.
     values.sign,
     values.rounding,
     values.wrapped,
     values.flushed,
     values.clipped,
+    scales.rounded_constant,
     values.stored_towards_zero,
     values.factor,
     values.offset,
@@ -51,9 +65,11 @@ _DETECTORS: tuple[Callable[[Case], Diagnosis | None], ...] = (
     moves.permuted,
     geometry.slices,
     geometry.few_elements,
+    copies.never_written_in_places,
+    scales.scaled_slices,
     noise.other_function,
     noise.grows_with_input,
-    noise.narrower,
+    precision.narrow_sums,
 )
 """The most specific first."""
 
@@ -64,6 +80,7 @@ def diagnose(
     reference: Reference,
     inputs: Sequence[np.ndarray],
     others: Iterable[tuple[str, np.ndarray]] = (),
+    known: Known | None = None,
 ) -> Diagnosis | None:
     """What a wrong output looks like; None if it looks like nothing known.
 
@@ -74,8 +91,9 @@ def diagnose(
         inputs: the operator's tensor inputs, in order.
         others: other tensors that the output may be a copy of, by what to call them; taken one
             by one, and only while nothing was found.
+        known: what else is known.
     """
-    return next(everything(op_kind, target, reference, inputs, others), None)
+    return next(everything(op_kind, target, reference, inputs, others, known), None)
 
 
 def everything(
@@ -84,14 +102,15 @@ def everything(
     reference: Reference,
     inputs: Sequence[np.ndarray],
     others: Iterable[tuple[str, np.ndarray]] = (),
+    known: Known | None = None,
 ) -> Iterator[Diagnosis]:
     """All that is true of a wrong output, the most specific first; as :func:`diagnose`."""
     source = reference.source
     if target.shape != source.shape or target.dtype != source.dtype or target.size == 0:
         return
     with np.errstate(all="ignore"):
-        case = Case(op_kind, target, reference, inputs)
-    first = (copies.never_written, partial(copies.stale_copy, others=others))
+        case = Case(op_kind, target, reference, inputs, known or Known())
+    first = (copies.never_written, copies.one_value, partial(copies.stale_copy, others=others))
     detectors: Iterable[Callable[[Case], Diagnosis | None]] = (*first, *_DETECTORS)
     for detect in detectors:
         with np.errstate(all="ignore"):

@@ -7,12 +7,13 @@ is right.  Both are tested on samples, so that a detector's cost does not grow w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from tapml_nb.graph.model import Constant
 from tapml_nb.judge.floor import Reference
 from tapml_nb.judge.verdict import LIMIT, deviation
 from tapml_nb.numerics import is_float
@@ -25,6 +26,9 @@ MOST = 0.99
 
 _SAMPLE = 1 << 14
 """Elements of either kind that detectors look at."""
+
+_PARTS = 1 << 16
+"""Elements that are looked at where every slice must have its share."""
 
 _PROBE = 192
 """Elements that reject most candidates at once."""
@@ -69,6 +73,20 @@ Candidate = Callable[[Points], tuple[np.ndarray, np.ndarray | float]]
 """Gives for some points the values expected there, and their floor over the points' own."""
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of an output beside its numbers.
+
+    Attributes:
+        constants: numbers among the operator's arguments, by parameter name.
+        unwritten: elements that both of two runs left with the poison of their own; None where
+            no two runs differed.
+    """
+
+    constants: Mapping[str, Constant] = field(default_factory=dict)
+    unwritten: np.ndarray | None = None
+
+
 def close(target: np.ndarray, candidate: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
     """Element-wise: within the tolerance, or the same infinity, or both NaN."""
     with np.errstate(all="ignore"):
@@ -84,10 +102,16 @@ class Case:
         target: the target's tensor, of the reference's shape and dtype.
         reference: the source's, with its floor.
         inputs: the operator's tensor inputs.
+        known: what else is known.
     """
 
     def __init__(
-        self, kind: str, target: np.ndarray, reference: Reference, inputs: Sequence[np.ndarray]
+        self,
+        kind: str,
+        target: np.ndarray,
+        reference: Reference,
+        inputs: Sequence[np.ndarray],
+        known: Known,
     ) -> None:
         self.kind = kind.rpartition(".")[2].lower()
         self.target = np.asarray(target, order="C")
@@ -97,6 +121,9 @@ class Case:
         self.floating = is_float(self.dtype)
         found = deviation(self.target, reference, LIMIT)
         self.wrong = found.beyond
+        self.constants, self.unwritten = known.constants, known.unwritten
+        if known.unwritten is not None:
+            self.wrong = self.wrong | known.unwritten  # right at most by chance
         self._allowed = found.allowed.reshape(-1)
         self._random = np.random.default_rng(0)
         self.count = int(np.count_nonzero(self.wrong))
@@ -114,9 +141,17 @@ class Case:
     @cached_property
     def any(self) -> Points:
         """A sample of all elements."""
-        if self.size <= _SAMPLE:
+        return self._any(_SAMPLE)
+
+    @cached_property
+    def many(self) -> Points:
+        """A larger sample of all elements, for what is said of its parts."""
+        return self._any(_PARTS)
+
+    def _any(self, most: int) -> Points:
+        if self.size <= most:
             return self.points(np.arange(self.size))
-        return self.points(self._random.integers(0, self.size, _SAMPLE))
+        return self.points(self._random.integers(0, self.size, most))
 
     def points(self, index: np.ndarray) -> Points:
         """The elements with these flat indices."""
@@ -169,8 +204,8 @@ class Case:
         if self.count < least:
             return False
         return all(
-            self._met(candidate, points)
-            for points in (self.bad[:_PROBE], self.bad, self.good)
+            self._met(candidate, points, wrong)
+            for points, wrong in ((self.bad[:_PROBE], True), (self.bad, True), (self.good, False))
             if len(points)
         )
 
@@ -184,23 +219,32 @@ class Case:
             return False
         for points in (self.bad[:_PROBE], self.bad):
             there = origin(points.index)
-            if np.mean(there >= 0) < 0.5 or not self.comes_from(points, there):
+            if np.mean(there >= 0) < 0.5 or not self.comes_from(points, there, wrong=True):
                 return False
         return self.comes_from(self.good, origin(self.good.index))
 
-    def comes_from(self, points: Points, origin: np.ndarray) -> bool:
-        """Whether most of these elements hold the reference's values at ``origin`` (-1: skip)."""
+    def comes_from(self, points: Points, origin: np.ndarray, wrong: bool = False) -> bool:
+        """Whether most of these elements hold the reference's values at ``origin`` (-1: skip).
+
+        Those that are wrong must be nearer to it than to what they should be: an origin of great
+        magnitude (a mask) has a floor in which anything is close.
+        """
         known = origin >= 0
         if not known.any():
             return True
         points, origin = points[known], origin[known]
         tolerance = SLACK * np.fmax(points.allowed, self._allowed[origin])
+        if wrong:
+            tolerance = np.minimum(tolerance, _nearer(points))
         return bool(np.mean(close(points.target, self.exact(origin), tolerance)) >= MOST)
 
-    def _met(self, candidate: Candidate, points: Points) -> bool:
+    def _met(self, candidate: Candidate, points: Points, wrong: bool) -> bool:
         with np.errstate(all="ignore"):
             values, factor = candidate(points)
-            met = close(points.target, values, SLACK * points.allowed * factor)
+            tolerance = SLACK * points.allowed * factor
+            if wrong:
+                tolerance = np.minimum(tolerance, _nearer(points))
+            met = close(points.target, values, tolerance)
         return bool(np.mean(met) >= MOST)
 
     def _sample(self, mask: np.ndarray) -> np.ndarray:
@@ -214,3 +258,9 @@ class Case:
             return index[self._random.integers(0, len(index), _SAMPLE)]
         result: np.ndarray = self._random.permutation(index)
         return result
+
+
+def _nearer(points: Points) -> np.ndarray:
+    """Half the distance to what wrong elements should be: what explains them leaves no more."""
+    with np.errstate(all="ignore"):
+        return np.asarray(0.5 * np.abs(points.error))

@@ -8,33 +8,46 @@ import numpy as np
 
 from tapml_nb.judge.diagnosis.case import MOST, SLACK, Case, close
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
-from tapml_nb.targets.poison import PATTERNS
 
 _LEAST = 6
 _MOST_CANDIDATES = 256
 
 
 def never_written(case: Case) -> Diagnosis | None:
-    """One value, bit for bit, in (nearly) all elements."""
+    """(Nearly) all elements hold the poison of their own run, in both runs."""
+    if case.unwritten is None or not case.size or case.unwritten.mean() < MOST:
+        return None
+    words = "the output still holds what memory was filled with before the run"
+    return found(Pattern.NEVER_WRITTEN, words, f"{_holes(case)}, in two runs with two fillings")
+
+
+def never_written_in_places(case: Case) -> Diagnosis | None:
+    """The wrong elements hold the poison of their own run, in both runs."""
+    if case.unwritten is None or not case.count:
+        return None
+    if case.unwritten.reshape(-1)[case.bad.index].mean() < MOST:
+        return None
+    words = f"{_holes(case)} are never written"
+    return found(Pattern.NEVER_WRITTEN, words, "they hold what was there, in two runs")
+
+
+def one_value(case: Case) -> Diagnosis | None:
+    """One value in (nearly) all elements; that it is 0, or NaN, does not say that nobody wrote."""
     if case.count < _LEAST or case.size < 8:
         return None
-    bits = _bytes(case.target)
-    index = np.concatenate([case.bad.index, case.good.index])
-    first = bits[case.bad.index[0]]
-    if np.mean((bits[index] == first).all(axis=1)) < MOST or _constant(case.bad.exact):
+    first = case.bad.target[:1]
+    some = np.concatenate([case.bad.target, case.good.target])
+    if _constant(np.concatenate([case.bad.exact, case.good.exact])):
         return None
-    same = int(np.count_nonzero((bits == first).all(axis=1)))
-    if same < MOST * case.size:
+    if _equal(some, first).mean() < MOST:
         return None
     value = case.target.reshape(-1)[case.bad.index[0]]
-    evidence = f"{same} of {case.size} elements hold {value!s} ({first.tobytes().hex()})"
-    poison = [p for p in PATTERNS if (first == p).all()]
-    if poison:
-        words = "the output still holds what memory was filled with before the run"
-        return found(Pattern.NEVER_WRITTEN, words, evidence)
-    if value == 0:
-        return found(Pattern.NEVER_WRITTEN, "the whole output is 0", evidence)
-    return found(Pattern.ONE_VALUE, f"the whole output is {value!s}", evidence)
+    same = int(np.count_nonzero(_equal(case.target, value)))
+    if same < MOST * case.size:
+        return None
+    evidence = f"{same} of {case.size} elements hold {value!s}"
+    shown = "0" if value == 0 else f"{value!s}"
+    return found(Pattern.ONE_VALUE, f"the whole output is {shown}", evidence)
 
 
 def stale_copy(case: Case, others: Iterable[tuple[str, np.ndarray]]) -> Diagnosis | None:
@@ -69,6 +82,16 @@ def _evidence(case: Case, other: np.ndarray) -> str:
         if equal:
             return f"all {case.size} elements are equal, bit for bit"
     return f"{case.count} of {case.size} elements are wrong, and equal it within the noise floor"
+
+
+def _holes(case: Case) -> str:
+    assert case.unwritten is not None
+    return f"{int(np.count_nonzero(case.unwritten))} of {case.size} elements"
+
+
+def _equal(array: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Where an array holds a value; any NaN is a NaN, and 0 is -0."""
+    return np.asarray((array == value) | ((array != array) & (value != value)))
 
 
 def _constant(values: np.ndarray) -> bool:

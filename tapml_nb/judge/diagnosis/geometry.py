@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from tapml_nb.judge.diagnosis import parts
 from tapml_nb.judge.diagnosis.case import MOST, Case, Points, close
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 
@@ -23,7 +24,7 @@ _TILE = 4
 
 def one_element(case: Case) -> Diagnosis | None:
     """A single wrong element among many."""
-    if case.count != 1 or case.size < 2:
+    if case.count != 1 or case.size < 2 or not parts.rest_is_right(case):
         return None
     index = case.first(int(case.bad.index[0]))
     words = f"one element of {case.size} is wrong, at {index}"
@@ -32,7 +33,11 @@ def one_element(case: Case) -> Diagnosis | None:
 
 def few_elements(case: Case) -> Diagnosis | None:
     """A handful without any other order."""
-    if not 2 <= case.count <= _FEW or case.count > 0.02 * case.size:
+    if (
+        not 2 <= case.count <= _FEW
+        or case.count > 0.02 * case.size
+        or not parts.rest_is_right(case)
+    ):
         return None
     index = [case.first(int(i)) for i in np.sort(case.bad.index)[:4]]
     more = ", …" if case.count > 4 else ""
@@ -57,6 +62,9 @@ def stripe(case: Case) -> Diagnosis | None:
     if striped is None:
         return None
     lanes, k = striped
+    group = columns if where == "of the last axis" else case.size
+    if not parts.rest_is_right(case, lambda index: np.isin(index % group % k, lanes)):
+        return None
     lane = ", ".join(map(str, lanes))
     every = f"every {_ordinal(k)} element" if len(lanes) == 1 else f"lanes {lane} of every {k}"
     start = f", starting at {lanes[0]}" if len(lanes) == 1 else ""
@@ -74,7 +82,11 @@ def tail(case: Case) -> Diagnosis | None:
         size = case.shape[axis]
         counts = case.wrong.sum(axis=others, dtype=np.int64)
         boundary = _boundary(counts, case.size // size)
-        if boundary:
+
+        def past(index: np.ndarray, axis: int = axis, boundary: int = boundary) -> np.ndarray:
+            return case.places(index)[axis] >= boundary
+
+        if boundary and parts.rest_is_right(case, past):
             return _tail(case, f"along axis {axis}", boundary, size)
     if len(case.shape) > 1 and case.count:
         first = int(case.wrong.reshape(-1).argmax())
@@ -83,6 +95,7 @@ def tail(case: Case) -> Diagnosis | None:
             not whole_rows
             and _tile(first, case.size)
             and case.count >= max(2, _FILLED * (case.size - first))
+            and parts.rest_is_right(case, lambda index: index >= first)
         ):
             return _tail(case, "in memory", first, case.size)
     return None
@@ -99,11 +112,18 @@ def slices(case: Case) -> Diagnosis | None:
     volume = math.prod(len(r) for r in regions)
     if case.count < _FILLED * volume or volume > 0.75 * case.size:
         return None
+
+    def within(index: np.ndarray) -> np.ndarray:
+        held = zip(case.places(index), regions, strict=True)
+        return np.asarray(np.logical_and.reduce([np.isin(place, region) for place, region in held]))
+
+    if not parts.rest_is_right(case, within):
+        return None
     restricted = [a for a, r in enumerate(regions) if len(r) < case.shape[a]]
     if len(restricted) == 1:
         return _along(case, restricted[0], regions[restricted[0]])
     if all(_stride(regions[a]) == 1 for a in restricted) and case.count >= 4:
-        ranges = ", ".join(f"{_span(regions[a])} of axis {a}" for a in restricted)
+        ranges = ", ".join(f"{span(regions[a])} of axis {a}" for a in restricted)
         words = f"one block is wrong: {ranges}"
         return found(Pattern.BLOCK, words, _evidence(case))
     return None
@@ -191,14 +211,16 @@ def _tail(case: Case, where: str, boundary: int, size: int) -> Diagnosis:
 
 
 def _wrong_indices(case: Case, axis: int) -> np.ndarray:
-    """Indices along an axis that hold wrong elements; stray ones (1 % in all) are left out."""
+    """Indices along an axis that hold wrong elements; stray ones (1 % in all, and fewer than at
+    others) are left out."""
     others = tuple(k for k in range(len(case.shape)) if k != axis)
     counts = case.wrong.sum(axis=others, dtype=np.int64)
     held = np.flatnonzero(counts)
     if len(held) > _LONG:
         return held
     order = held[np.argsort(counts[held])]
-    stray = np.cumsum(counts[order]) <= (1 - MOST) * case.count
+    few = counts[order] < 0.5 * np.median(counts[held]) if len(held) else np.zeros(0, np.bool_)
+    stray = few & (np.cumsum(counts[order]) <= (1 - MOST) * case.count)
     return np.sort(order[~stray])
 
 
@@ -210,7 +232,8 @@ def _stride(indices: np.ndarray) -> int | None:
     return int(steps[0]) if len(steps) == 1 else None
 
 
-def _span(indices: np.ndarray) -> str:
+def span(indices: np.ndarray) -> str:
+    """Indices along an axis as people write them."""
     if len(indices) == 1:
         return f"index {indices[0]}"
     stride = _stride(indices)
@@ -226,14 +249,14 @@ def _along(case: Case, axis: int, indices: np.ndarray) -> Diagnosis | None:
     if case.size // size < 2:  # a vector: its slices are its elements
         if len(indices) < 3:
             return None
-        words = f"{_span(indices)} of {size} are wrong"
+        words = f"{span(indices)} of {size} are wrong"
         return found(Pattern.BLOCK, words, _evidence(case)) if _stride(indices) == 1 else None
     if len(indices) == 1:
         words = f"everything at index {indices[0]} of axis {axis} (size {size}) is wrong"
         return found(Pattern.ONE_SLICE, words, _evidence(case))
     if len(indices) == 2 and _stride(indices) != 1 and size < 4:
         return None
-    words = f"everything at {_span(indices)} of axis {axis} (size {size}) is wrong"
+    words = f"everything at {span(indices)} of axis {axis} (size {size}) is wrong"
     return found(Pattern.SEVERAL_SLICES, words, _evidence(case))
 
 
@@ -245,6 +268,8 @@ def _evidence(case: Case) -> str:
 def _held(case: Case) -> str:
     """What stands where the target is wrong."""
     points = case.bad
+    if case.unwritten is not None and case.unwritten.reshape(-1)[points.index].mean() >= MOST:
+        return "they were never written"
     if np.isnan(points.target).mean() >= MOST:
         return "they are NaN"
     if np.isinf(points.target).mean() >= MOST:

@@ -1,26 +1,25 @@
-"""How precise a tensor is: errors that grow, and errors of a narrower dtype's size."""
+"""Errors that grow: along an axis, with an input; and those that follow an input smoothly."""
 
 from __future__ import annotations
 
 import math
 
-import ml_dtypes
 import numpy as np
 
 from tapml_nb.judge.diagnosis.case import Case, Points
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
-from tapml_nb.numerics import is_float, unit_roundoff
+from tapml_nb.numerics import is_float
 
 _LEAST = 256
 """Elements that statistics of noise need."""
 
 _BINS = 16
-_F32 = np.dtype(np.float32)
-_NARROW = {
-    "bfloat16": (8, np.dtype(ml_dtypes.bfloat16)),
-    "float16 (or TF32)": (11, np.dtype(np.float16)),
-}
-"""Significant bits of narrower dtypes."""
+
+_ONE_SIGN = 0.7
+"""How far from even signs must be where errors follow something."""
+
+_SMALL = 0.3
+"""Part of the result up to which an error is imprecision, and not another result."""
 
 
 def grows_along_axis(case: Case) -> Diagnosis | None:
@@ -39,7 +38,8 @@ def grows_along_axis(case: Case) -> Diagnosis | None:
         if profile is None:
             continue
         growth = _growth(profile)
-        if growth > 3 and (best is None or growth > best[0]):
+        far = points[place >= bins - max(1, bins // 4)]
+        if growth > 3 and _is_imprecise(far) and (best is None or growth > best[0]):
             best = (growth, axis, profile[0], profile[-1])
     if best is None:
         return None
@@ -73,12 +73,14 @@ def grows_with_input(case: Case) -> Diagnosis | None:
     if points is None:
         return None
     error = _relative(points)
-    if _rms(points.error) > 0.3 * _rms(points.exact):
+    if _rms(points.error) > _SMALL * _rms(points.exact):
         return None  # not imprecise: something else altogether
     for k, x in case.aligned():
         if not is_float(x.dtype) and x.dtype.kind != "i":
             continue
         value = case.values(x, points)
+        if _has_a_sign(points, value) or _is_rounded(points, value):
+            continue
         growth = _binned_growth(error * np.sign(value), np.abs(value))
         if growth > 16:
             words = f"the error grows with the magnitude of input {k}"
@@ -104,14 +106,40 @@ def other_function(case: Case) -> Diagnosis | None:
     return None
 
 
-def narrower(case: Case) -> Diagnosis | None:
-    """The target holds numbers of a narrower dtype, or is as precise as sums in one."""
-    if not case.floating or case.size < 64:
-        return None
-    return _narrow_numbers(case) or _narrow_sums(case)
-
-
 # -- parts ---------------------------------------------------------------------------------------
+
+
+def _is_imprecise(points: Points) -> bool:
+    """Whether errors are of both signs, small, and do not follow the result."""
+    error, result = points.error, points.exact
+    size, of = _rms(error), _rms(result)
+    if not 0 < size <= _SMALL * of:
+        return False
+    return abs(float(error.mean())) < 0.5 * size and abs(float(np.mean(error * result))) < (
+        0.5 * size * of
+    )
+
+
+def _has_a_sign(points: Points, value: np.ndarray) -> bool:
+    """Whether errors follow the result or the input where the input is large: no noise."""
+    size = np.abs(value)
+    large = points[size >= np.quantile(size, 7 / 8)] if np.isfinite(size).all() else points
+    inputs = value[size >= np.quantile(size, 7 / 8)] if np.isfinite(size).all() else value
+    signs = np.sign(large.error)
+    return any(
+        abs(float(np.mean(signs * np.sign(of)))) > _ONE_SIGN
+        for of in (large.exact, inputs, np.ones_like(signs))
+    )
+
+
+def _is_rounded(points: Points, value: np.ndarray) -> bool:
+    """Whether errors are in proportion to an input, as roundings of it to a narrower dtype are."""
+    share = np.abs(points.error[value != 0] / value[value != 0])
+    if len(share) < _LEAST:
+        return False
+    top, level = float(share.max()), float(np.sqrt(np.mean(share * share)))
+    bound = 2.0 ** np.ceil(np.log2(max(top, 1e-300)))
+    return bool(2.0**-13 <= top <= 2.0**-7 and 0.2 < level / bound < 0.7)
 
 
 def _is_smooth(x: np.ndarray, limit: float) -> bool:
@@ -217,73 +245,3 @@ def _offsets(case: Case, x: np.ndarray, points: Points) -> np.ndarray | None:
     offset = np.abs(wide.mean(axis=1)) / np.maximum(wide.std(axis=1), 1e-300)
     result: np.ndarray = offset[rows]
     return result
-
-
-def _narrow_numbers(case: Case) -> Diagnosis | None:
-    """Nearly all values have the zeros in their last bits that a narrower dtype would leave."""
-    if case.dtype not in (_F32, np.dtype(np.float16)):
-        return None
-    points = case.any[case.any.finite & (case.any.target != 0) & (case.any.exact != 0)]
-    if len(points) < 64:
-        return None
-    for name, (bits, dtype) in _NARROW.items():
-        if unit_roundoff(dtype) <= unit_roundoff(case.dtype):
-            continue
-        short = _has_bits(points.target, bits).mean() >= 0.995
-        full = _has_bits(points.exact.astype(case.dtype).astype(np.float64), bits).mean() < 0.5
-        near = np.abs(points.error) <= 2.0 ** (1 - bits) * np.abs(points.exact) + points.allowed
-        if short and full and near.mean() >= 0.95:
-            words = f"the values are numbers of {name}, not {case.dtype.name}"
-            evidence = (
-                f"{len(points)} values looked at have {bits} significant bits; "
-                f"relative error up to 2^-{bits}"
-            )
-            return found(Pattern.NARROWER, words, evidence)
-    return None
-
-
-def _has_bits(x: np.ndarray, bits: int) -> np.ndarray:
-    """Whether numbers have no more than so many significant bits."""
-    mantissa, _ = np.frexp(x)
-    scaled = mantissa * 2.0**bits
-    result: np.ndarray = scaled == np.rint(scaled)
-    return result
-
-
-def _narrow_sums(case: Case) -> Diagnosis | None:
-    """Noise of random sign, the same everywhere, as large as sums in a narrower dtype make."""
-    floor = case.reference.floor
-    points = _measurable(case)
-    if floor is None or points is None or floor.length < 8:
-        return None
-    scale = np.abs(points.exact) + _rms(points.exact)
-    noise = points.error / np.maximum(scale, 1e-300)
-    level = _rms(noise)
-    if not _is_noise(noise, points, level):
-        return None
-    names: list[str] = []
-    for name, (bits, dtype) in reversed(_NARROW.items()):
-        finer = unit_roundoff(dtype) < unit_roundoff(case.dtype)
-        same = unit_roundoff(dtype) == unit_roundoff(case.dtype)
-        low, high = 1.0 if same else 0.12, max(2.0, 0.5 * math.sqrt(floor.length))
-        if not finer and low <= level * 2.0**bits <= high:
-            names.append(name)
-    if not names:
-        return None
-    words = f"the result is as precise as products or sums in {' or '.join(names)}"
-    evidence = (
-        f"errors of random sign, the same everywhere, about 2^{math.log2(level):.1f} "
-        f"of the values; sums of {floor.length} terms"
-    )
-    return found(Pattern.NARROWER, words, evidence)
-
-
-def _is_noise(noise: np.ndarray, points: Points, level: float) -> bool:
-    """Whether errors look like rounding: no bias, no outliers, nowhere absent."""
-    if not 0 < level < 0.05:
-        return False
-    size = np.abs(noise)
-    unbiased = abs(float(noise.mean())) < 5 * level / math.sqrt(len(noise)) + 0.05 * level
-    product = float(np.mean(noise * points.exact)) / max(_rms(points.exact) * level, 1e-300)
-    compact = float(size.max()) < 12 * level and float(np.median(size)) > 0.25 * level
-    return unbiased and abs(product) < 0.15 and compact

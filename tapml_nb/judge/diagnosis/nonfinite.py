@@ -35,23 +35,35 @@ def masked_rows(case: Case) -> Diagnosis | None:
     return None
 
 
-def lost_nonfinite(case: Case) -> Diagnosis | None:
-    """The source has infinities or NaN, the target has numbers there."""
+def lost_infinity(case: Case) -> Diagnosis | None:
+    """The source has infinities, the target has numbers there."""
     source = case.bad.exact
     if not len(source) or not np.isfinite(case.bad.target).mean() >= MOST:
         return None
+    here = np.isinf(source)
     everywhere = np.concatenate([case.bad.exact, case.good.exact])
-    for pattern, name, test in (
-        (Pattern.INFINITY_LOST, "infinite", np.isinf),
-        (Pattern.NAN_LOST, "NaN", np.isnan),
-    ):
-        here = test(source)
-        if here.mean() >= MOST and here.sum() >= MOST * test(everywhere).sum():
-            value = case.bad.target[0]
-            words = f"where the source is {name}, the target is finite"
-            evidence = f"{case.count} elements, {case.first(int(case.bad.index[0]))}: {value:g}"
-            return found(pattern, words, evidence)
-    return None
+    if here.mean() < MOST or here.sum() < MOST * np.isinf(everywhere).sum():
+        return None
+    words = "where the source is infinite, the target is finite"
+    return found(Pattern.INFINITY_LOST, words, _first(case))
+
+
+def lost_nan(case: Case) -> Diagnosis | None:
+    """The source has NaN, the target has something else there: everywhere, or in some places.
+
+    In which places is the order of the inputs' NaN, or of lanes that drop them, and says less.
+    """
+    if not len(case.bad) or not (np.isnan(case.bad.exact) & ~np.isnan(case.bad.target)).all():
+        return None
+    of = int(np.count_nonzero(np.isnan(case.reference.source)))
+    words = "where the source is NaN, the target is a number"
+    if case.count < MOST * of:
+        words = f"the target is a number in {case.count} of {of} places where the source is NaN"
+    for k, x in case.aligned():
+        if is_float(x.dtype) and np.isnan(case.values(x, case.bad)).all():
+            words += f": input {k} is NaN there"
+            break
+    return found(Pattern.NAN_LOST, words, _first(case))
 
 
 def special_inputs(case: Case) -> Diagnosis | None:
@@ -68,6 +80,8 @@ def special_inputs(case: Case) -> Diagnosis | None:
             (Pattern.NAN_NEGATIVE_INPUT, "negative", lambda v: v < 0),
         ):
             if len(bad) >= 3 and test(bad).mean() >= MOST and test(good).mean() <= 1 - MOST:
+                if name == "negative" and len(np.unique(bad)) < 3:
+                    continue  # a mask
                 words = f"NaN where, and only where, input {k} is {name}"
                 return found(pattern, words, f"{case.count} of {case.size} elements")
     return None
@@ -82,7 +96,7 @@ def overflow(case: Case) -> Diagnosis | None:
         if len(bad) == 0 or len(good) < 4:
             continue
         low, high = float(np.quantile(bad, 1 - MOST)), float(good.max())
-        if low > 1 and (good > low).mean() <= 0.002 and (len(bad) >= 3 or low >= 2 * high):
+        if low > 1 and (good >= low).mean() <= 0.002 and (len(bad) >= 3 or low >= 2 * high):
             words = f"NaN or infinite where {name} is above about {low:.3g}"
             evidence = f"{case.count} of {case.size} elements; elsewhere it is at most {high:.3g}"
             return found(Pattern.OVERFLOW, words, evidence)
@@ -116,6 +130,12 @@ def _magnitudes(case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
                 case.values(rows, bad),
                 case.values(rows, good),
             )
+
+
+def _first(case: Case) -> str:
+    """How many are wrong, and what one of them holds."""
+    index = case.first(int(case.bad.index[0]))
+    return f"{case.count} elements, {index}: {case.bad.target[0]:g}"
 
 
 def _lost(case: Case) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tapml_nb.judge.diagnosis.case import MOST, Candidate, Case, Points, close
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
+from tapml_nb.numerics import unit_roundoff
 
 Rounding = Callable[[np.ndarray], np.ndarray]
 
@@ -38,6 +39,10 @@ _UNARY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "silu": lambda x: x / (1 + np.exp(-x)),
 }
+_TERMS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "add": np.add,
+    "mul": np.multiply,
+}
 _NARROW = ((8, "bfloat16"), (11, "float16 or TF32"))
 """Significant bits of narrower dtypes."""
 
@@ -51,6 +56,10 @@ _DOTS = 96
 
 _WORK = 1 << 21
 """Elements of an input up to which a reduction is taken over every axis."""
+
+
+def _same(x: np.ndarray) -> np.ndarray:
+    return x
 
 
 def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
@@ -90,7 +99,7 @@ def swapped_operands(case: Case) -> Diagnosis | None:
     """An element-wise operator of two tensors took them in the other order."""
     function = _BINARY.get(case.kind)
     aligned = dict(case.aligned())
-    if function is None or not {0, 1} <= aligned.keys():
+    if function is None or not {0, 1} <= aligned.keys() or not case.count:
         return None
     for first, second in ((0, 1), (1, 0)):  # inputs may stand in the order they are first used in
 
@@ -142,25 +151,69 @@ def wrong_contraction(case: Case) -> Diagnosis | None:
 
 
 def narrow_operands(case: Case) -> Diagnosis | None:
-    """A matrix product rounded its operands to a narrower dtype first."""
-    if case.kind not in _CONTRACTIONS or case.dtype != np.float32:
+    """A matrix product rounded its operands, one of them, or its products to a narrower dtype."""
+    if case.kind not in _CONTRACTIONS or not case.floating:
         return None
     points = case.any[:_DOTS][case.any.finite[:_DOTS]]
     right = _product(case, points, points.exact) if len(points) >= _DOTS // 2 else None
     if right is None:
         return None
+    error = _rms(points.error)
+    if not 0 < error < 0.1 * _rms(points.exact):
+        return None
     for bits, name in _NARROW:
+        if 2.0**-bits <= unit_roundoff(case.dtype):
+            continue
         for way, round_ in _ROUNDINGS:
-            short = _dots(case, points, right, partial(_shorten, bits=bits, round_=round_))
-            assert short is not None
-            left, error = _rms(points.target - short), _rms(points.error)
-            if error > 0 and left < 0.25 * error:
-                words = f"the operands of the product are {way} to {name}"
-                evidence = (
-                    f"so computed, the error of {len(points)} elements is {error / left:.3g} times"
-                    " smaller"
-                )
-                return found(Pattern.NARROWER, words, evidence)
+            change = partial(_shorten, bits=bits, round_=round_)
+            for what, changes in (
+                ("operands of the product are", (change, change, _same)),
+                (f"operand {right.left} of the product is", (change, _same, _same)),
+                (f"operand {right.right} of the product is", (_same, change, _same)),
+                ("products that are added up are", (_same, _same, change)),
+            ):
+                short = _dots(case, points, right, *changes)
+                assert short is not None
+                left = _rms(points.target - short)
+                if left < 0.25 * error:
+                    words = f"the {what} {way} to {name}"
+                    evidence = (
+                        f"so computed, the error of {len(points)} elements is {error / left:.3g}"
+                        " times smaller"
+                    )
+                    return found(Pattern.NARROWER, words, evidence)
+    return None
+
+
+def narrow_terms(case: Case) -> Diagnosis | None:
+    """An element-wise operator of two tensors rounded one or both of them first."""
+    function = _TERMS.get(case.kind) or _BINARY.get(case.kind)
+    aligned = dict(case.aligned())
+    if function is None or not {0, 1} <= aligned.keys() or case.dtype != np.float32:
+        return None
+    if case.count < 6 or np.mean(
+        close(
+            function(case.values(aligned[0], case.bad), case.values(aligned[1], case.bad)),
+            case.bad.exact,
+            _near(case.bad),
+        )
+    ) < MOST:  # fmt: skip
+        return None
+    for bits, name in _NARROW:
+        for which in ((0, 1), (0,), (1,)):
+
+            def candidate(
+                points: Points, bits: int = bits, which: tuple[int, ...] = which
+            ) -> tuple[np.ndarray, float]:
+                given = [case.values(aligned[k], points) for k in (0, 1)]
+                for k in which:
+                    given[k] = _shorten(given[k], bits, np.rint)
+                return function(*given), 1.0
+
+            if case.explains(candidate):
+                inputs = "inputs are" if len(which) == 2 else f"input {which[0]} is"
+                words = f"the {inputs} rounded to {name}"
+                return found(Pattern.NARROWER, words, f"so computed, all {case.count} agree")
     return None
 
 
@@ -203,11 +256,13 @@ def _dots(
     case: Case,
     points: Points,
     reading: _Product,
-    change: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+    of_left: Rounding = _same,
+    of_right: Rounding = _same,
+    of_products: Rounding = _same,
 ) -> np.ndarray | None:
     """Elements of a product plus all other inputs, if it has the output's shape; float64.
 
-    ``change`` is applied to rows and columns first.
+    What is to be rounded is: rows of the left operand, columns of the right one, or products.
     """
     left, right = (
         case.inputs[k].swapaxes(-1, -2) if turned else case.inputs[k]
@@ -227,9 +282,9 @@ def _dots(
     *at, row, column = places
     left = np.broadcast_to(left, (*batch, *left.shape[-2:]))
     right = np.broadcast_to(right, (*batch, *right.shape[-2:]))
-    rows = change(left[(*at, row)].astype(np.float64))
-    columns = change(right.swapaxes(-1, -2)[(*at, column)].astype(np.float64))
-    result: np.ndarray = np.einsum("ij,ij->i", rows, columns)
+    rows = of_left(left[(*at, row)].astype(np.float64))
+    columns = of_right(right.swapaxes(-1, -2)[(*at, column)].astype(np.float64))
+    result: np.ndarray = of_products(rows * columns).sum(axis=1)
     for term in terms:
         result = result + term[places].astype(np.float64)
     return result

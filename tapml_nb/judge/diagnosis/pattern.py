@@ -59,7 +59,8 @@ class Pattern(StrEnum):
 
 CAUSES = {
     Pattern.NEVER_WRITTEN: "usually a kernel that never stores its result, or stores it elsewhere",
-    Pattern.ONE_VALUE: "usually an index that is the same for all elements",
+    Pattern.ONE_VALUE: "usually an index that is the same for all elements, or a result that is"
+    " lost (0) or spoiled (NaN) as a whole",
     Pattern.STALE_COPY: "usually a buffer that was reused too early, or an operator optimised away",
     Pattern.REVERSED: "usually a stride, a loop or a flip with the wrong sign",
     Pattern.SWAPPED_AXES: "usually a layout: a buffer written in one order and read in another",
@@ -126,6 +127,6 @@ class Diagnosis:
     usual_cause: str
 
 
-def found(pattern: Pattern, words: str, evidence: str) -> Diagnosis:
-    """A diagnosis with the pattern's usual cause."""
-    return Diagnosis(pattern, words, evidence, CAUSES[pattern])
+def found(pattern: Pattern, words: str, evidence: str, cause: str = "") -> Diagnosis:
+    """A diagnosis with the pattern's usual cause, unless a nearer one is known."""
+    return Diagnosis(pattern, words, evidence, cause or CAUSES[pattern])

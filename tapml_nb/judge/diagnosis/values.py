@@ -7,12 +7,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tapml_nb.judge.diagnosis import parts
 from tapml_nb.judge.diagnosis.case import MOST, SLACK, Case, Points
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 from tapml_nb.judge.verdict import LIMIT, bias_floor
-from tapml_nb.numerics import is_float, largest_finite
+from tapml_nb.numerics import is_float, largest_finite, unit_roundoff
 
 _LEAST = 6
+_FEW = 3
+"""Different numbers that a claim about numbers needs."""
+
+_WHOLE = 2.0**53
+"""Up to here float64 holds every whole number; beyond, a float is one only by name."""
+
 _SURE, _UNSURE = 8.0, 4.0
 """Standard errors from nothing at which a fitted number is one, and below which it is none."""
 
@@ -66,6 +73,9 @@ def factor(case: Case) -> Diagnosis | None:
             return None
     elif not _is_bias(case, points, c, error):
         return None
+    every = parts.usable(case.many)
+    if case.floating and not parts.same_factor(case, every, c, parts.ALIKE * abs(c - 1)):
+        return None
     words = f"the whole tensor is scaled by {_name(case, c, error)}"
     return found(Pattern.FACTOR, words, f"fitted factor {c:.8g} ± {error:.1g}; {_count(case)}")
 
@@ -79,6 +89,8 @@ def offset(case: Case) -> Diagnosis | None:
     if b == 0 or len(np.unique(points.target)) < 3:
         return None
     if case.count and not case.explains(lambda p: (p.exact + b, 1.0), _LEAST):
+        return None
+    if case.floating and not parts.same_term(case, b):
         return None
     words = f"{b:.6g} is added to every element"
     return found(Pattern.OFFSET, words, _count(case))
@@ -103,12 +115,14 @@ def clipped(case: Case) -> Diagnosis | None:
     tolerance = 2 * LIMIT * float(points.allowed.max())
     if not len(good) or good.max() > top + tolerance or good.min() < bottom - tolerance:
         return None
-    parts = [
+    if not _is_a_bound(points, good, low, high):
+        return None
+    sides = [
         f"{side} {bound:g}" + (f" ({_bound_name(case, bound)})" if _bound_name(case, bound) else "")
         for side, bound in (("below", low), ("above", high))
         if bound is not None
     ]
-    words = f"values {' and '.join(parts)} stick there"
+    words = f"values {' and '.join(sides)} stick there"
     return found(Pattern.CLIPPED, words, _count(case))
 
 
@@ -117,6 +131,9 @@ def wrapped(case: Case) -> Diagnosis | None:
     points = case.bad[case.bad.finite]
     if len(points) < 3 or not (points.exact == np.rint(points.exact)).all():
         return None
+    whole = _WHOLE if not case.floating else 1 / unit_roundoff(case.dtype)
+    if (np.abs(points.exact) > whole).any() or len(np.unique(points.exact)) < _FEW:
+        return None  # a mask, and no counting
     for bits in (8, 16, 32):
         for signed in (True, False):
             half = 2.0 ** (bits - 1) if signed else 0.0
@@ -167,7 +184,7 @@ def stored_towards_zero(case: Case) -> Diagnosis | None:
     differ = cut != rounded
     if np.count_nonzero(differ) < 64:
         return None
-    if np.mean(points.target[differ] == cut[differ]) < 0.95:
+    if min(np.mean(points.target[differ] == cut[differ]), np.mean(points.target == cut)) < 0.95:
         return None
     words = f"results are cut off to {case.dtype.name}, not rounded to nearest"
     evidence = f"{np.count_nonzero(differ)} elements where that makes a difference"
@@ -271,6 +288,15 @@ def _stuck(points: Points) -> float | None:
         return None
     value = float(np.median(points.target))
     return value if (points.target == value).mean() >= MOST else None
+
+
+def _is_a_bound(bad: Points, good: np.ndarray, low: float | None, high: float | None) -> bool:
+    """Whether several numbers stick, and several others, between the bounds, do not.
+
+    One number in another's place is no clamp, nor is one value everywhere.
+    """
+    free = good[(good != low) & (good != high)]
+    return len(np.unique(bad.exact)) >= _FEW and len(np.unique(free)) >= _FEW
 
 
 def _bound_name(case: Case, bound: float) -> str:

@@ -1,0 +1,204 @@
+"""Whether what is said of a whole is true of its parts.
+
+A factor that fits a tensor need not be that of the tensor: half of it may be scaled by twice as
+much.  And what stays below the limit is not right for that: the rest of a tensor of which one
+block is beyond it may be off in the same way.  So errors are averaged over parts (the slices along
+every axis, large and small values, positive and negative ones), where noise cancels and what has a
+system does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tapml_nb.judge.diagnosis.case import SLACK, Case, Points
+
+_LEAST = 8
+"""Elements that a part needs."""
+
+_MOST_PARTS = 512
+"""Slices that are told apart; of longer axes, as many stretches."""
+
+_BINS = 8
+_TELLING = 0.6
+"""Part of the elements that must be in parts which can tell a factor from none."""
+
+_SURE = 6.0
+"""Standard errors from what is claimed at which a part is another."""
+
+ALIKE = 0.1
+"""How far a part's factor or term may be from the whole's, relative to it."""
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Elements by one of their properties.
+
+    Attributes:
+        label: the part of each element.
+        count: how many parts there are.
+        axis: the axis along which the parts are slices; None where they are no slices, or
+            stretches of several.
+        of_sizes: whether the parts are of elements of about one magnitude.
+    """
+
+    label: np.ndarray
+    count: int
+    axis: int | None = None
+    of_sizes: bool = False
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A number for each part, with its standard error (infinite where there are too few)."""
+
+    value: np.ndarray
+    error: np.ndarray
+
+    def differs(self, value: float, tolerance: float) -> np.ndarray:
+        """The parts for which the number is certainly not this one."""
+        far = np.abs(self.value - value) > _SURE * self.error + tolerance
+        return np.asarray(far & np.isfinite(self.error))
+
+
+def usable(points: Points) -> Points:
+    """Those that statistics can use."""
+    return points[points.finite & (points.allowed > 0)]
+
+
+def groupings(case: Case, points: Points) -> Iterator[Grouping]:
+    """The parts that an error may be confined to."""
+    places = case.places(points.index)
+    for axis, size in enumerate(case.shape):
+        if size < 2:
+            continue
+        parts = min(size, _BINS if size == case.size else _MOST_PARTS, len(points) // (2 * _LEAST))
+        if parts < 2:
+            continue
+        yield Grouping(places[axis] * parts // size, parts, axis if parts == size else None)
+    size = np.abs(points.exact)
+    if len(points) >= _BINS * _LEAST:
+        bounds = np.quantile(size, np.arange(1, _BINS) / _BINS)
+        yield Grouping(np.searchsorted(bounds, size), _BINS, of_sizes=True)
+    yield Grouping((points.exact < 0).astype(np.int64), 2)
+
+
+def factors(points: Points, grouping: Grouping) -> Fit:
+    """The factor that each part is scaled by, weighted by the noise."""
+    x = points.exact / points.allowed
+    return _fit(x, points.target / points.allowed, grouping)
+
+
+def terms(points: Points, grouping: Grouping) -> Fit:
+    """The term that is added to each part, weighted by the noise."""
+    return _fit(1 / points.allowed, points.error / points.allowed, grouping)
+
+
+def same_factor(case: Case, points: Points, factor: float, tolerance: float) -> bool:
+    """Whether every part of these elements is scaled by this factor, as far as it can tell; and
+    whether most of them can."""
+    points = points[points.exact != 0]
+    if not len(points):
+        return False
+    for grouping in groupings(case, points):
+        fit = factors(points, grouping)
+        if fit.differs(factor, tolerance).any():
+            return False
+        if grouping.of_sizes:
+            tells = fit.error < 5 * tolerance
+            if np.mean(tells[grouping.label]) < _TELLING:
+                return False
+    return True
+
+
+def same_term(case: Case, term: float) -> bool:
+    """Whether this term is added to every part that can tell."""
+    points = usable(case.many)
+    tolerance = ALIKE * abs(term)
+    fits = [terms(points, g) for g in groupings(case, points)] if len(points) else []
+    return not any((f.differs(term, tolerance)).any() for f in fits)
+
+
+def has_system(case: Case, points: Points, weight: np.ndarray, least: float = 0.0) -> bool:
+    """Whether errors, times a weight, have a mean or follow the result in some part.
+
+    ``least`` is how much of either is too little to count.
+    """
+    error, result = points.error * weight, points.exact * weight
+    one = np.ones_like(error)
+    for grouping in groupings(case, points):
+        for x in (one, result):
+            fit = _fit(x, error, grouping)
+            size = _root_mean_square(x, grouping)
+            if Fit(fit.value * size, fit.error * size).differs(0.0, least).any():
+                return True
+    return False
+
+
+def rest_is_right(case: Case, inside: Callable[[np.ndarray], np.ndarray] | None = None) -> bool:
+    """Whether what is not beyond the limit is as right as an honest kernel's.
+
+    Not so if its noise is above the source's, if many elements are just below the limit, or if
+    some part of it is off in one direction.
+
+    Args:
+        case: the wrong output.
+        inside: tells of flat indices which are in the region that is said to be wrong, where some
+            elements are right by chance.
+    """
+    floor = case.reference.floor
+    if not case.floating or floor is None or not len(case.good):
+        return True
+    points = usable(case.good)
+    if inside is not None:
+        points = points[~inside(points.index)]
+    if not len(points):
+        return True
+    error = points.error / points.allowed
+    bad = usable(case.bad)
+    above = _rms(bad.error / bad.allowed) if len(bad) else math.inf
+    above = min(above, 1e3)
+    source = case.reference.source.reshape(-1)[points.index].astype(np.float64)
+    honest = max(4 * _rms((source - points.exact) / points.allowed), 1.5 * floor.rms / floor.units)
+    if _rms(error) > min(1.0, max(honest, above / 50)):
+        return False
+    share = len(points) / len(case.good)
+    near = float(np.mean(np.abs(error) > SLACK)) * share * (case.size - case.count)
+    if near > 0.1 * case.count:
+        return False
+    return not has_system(case, points, 1 / points.allowed, max(0.25, above / 30))
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def _fit(x: np.ndarray, y: np.ndarray, grouping: Grouping) -> Fit:
+    """Least squares of ``y = c x`` in each part."""
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(grouping.label, weights=values, minlength=grouping.count)
+
+    number = np.bincount(grouping.label, minlength=grouping.count)
+    power = total(x * x)
+    value = total(x * y) / np.maximum(power, 1e-300)
+    left = y - value[grouping.label] * x
+    variance = total(left * left) / np.maximum(number - 1, 1)
+    # A part may be quiet by chance, or because it is all zeros: never below the whole's by much.
+    variance = np.maximum(variance, 0.25 * float(np.mean(left * left)))
+    error = np.sqrt(variance / np.maximum(power, 1e-300))
+    enough = (number >= _LEAST) & (power > 0)
+    return Fit(np.where(enough, value, 0.0), np.where(enough, error, np.inf))
+
+
+def _root_mean_square(x: np.ndarray, grouping: Grouping) -> np.ndarray:
+    number = np.bincount(grouping.label, minlength=grouping.count)
+    squares = np.bincount(grouping.label, weights=x * x, minlength=grouping.count)
+    return np.asarray(np.sqrt(squares / np.maximum(number, 1)))
+
+
+def _rms(x: np.ndarray) -> float:
+    return math.sqrt(float(np.mean(x * x))) if len(x) else 0.0
