@@ -64,21 +64,37 @@ class SocketRelay(WebSocketMixin, WebSocketHandler, JupyterHandler):
     """A page's websocket."""
 
     _there: WebSocketClientConnection | None = None
-    _early: list[str | bytes | None]
-    """What was said before it was known by whom."""
+    _early: list[str | bytes | None] | None = None
+    """What was said before the page could hear it."""
 
-    async def get(self, *arguments: Any, **names: Any) -> None:
-        """Let in who is logged in, to ports of this user's."""
+    async def get(self, port: str, key: str) -> None:
+        """Let in who is logged in, once there is a session's server of this user's."""
         if self.current_user is None:
             raise Refused(403)
-        if not is_own(int(arguments[0])):
+        origin = self.request.headers.get("Origin")
+        if origin is not None and not self.check_origin(origin):
+            raise Refused(403)
+        self._early = []
+        there = await self._connect(int(port), key)
+        if there is None:
             raise Refused(404, "no session of this user's is there; it may have ended")
-        await super().get(*arguments, **names)
+        try:
+            self._there = there
+            await super().get(port, key)  # as long as the page is there
+        finally:
+            there.close()
 
     async def open(self, port: str, key: str) -> None:
-        """Connect to the target server; what it says goes to the page."""
+        """What was said by now goes to the page."""
         super().open()
-        self._early = []
+        early, self._early = self._early, None
+        for message in early or ():
+            self._pass_on(message)
+
+    async def _connect(self, port: int, key: str) -> WebSocketClientConnection | None:
+        """Connect to a target server; None if what is there is none of this user's."""
+        if not is_own(port):
+            return None
         challenge = secrets.token_hex(16)
         request = HTTPRequest(
             f"ws://127.0.0.1:{port}/{key}/device",
@@ -89,22 +105,17 @@ class SocketRelay(WebSocketMixin, WebSocketHandler, JupyterHandler):
             there = await asyncio.wait_for(
                 websocket_connect(request, on_message_callback=self._pass_on), _PATIENCE
             )
-        except Exception:  # whatever is there, it is no target server of ours
-            self.close(1011, "no session is there")
-            return
+        except Exception:  # of the many kinds that may come of what is no websocket server
+            return None
         answer = there.headers.get(PROOF, "") if there.headers else ""
-        if not hmac.compare_digest(answer.encode(), proof(key, challenge).encode()):
-            _log.warning("what listens on port %s is no target server with the key given", port)
-            self.close(1011, "no session is there")
-        if self.ws_connection is None or self.ws_connection.is_closing():
-            there.close()
-            return
-        self._there = there
-        for message in self._early:
-            self._pass_on(message)
+        if hmac.compare_digest(answer.encode(), proof(key, challenge).encode()):
+            return there
+        _log.warning("what listens on port %s is no target server with the key given", port)
+        there.close()
+        return None
 
     def _pass_on(self, message: str | bytes | None) -> None:
-        if self._there is None:
+        if self._early is not None:
             self._early.append(message)
         elif message is None:
             self.close()
