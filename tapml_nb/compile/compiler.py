@@ -294,7 +294,11 @@ class Compiler:
         self._start_another()
 
     def _start_another(self) -> None:
-        worker = WorkerProcess()
+        try:
+            worker = WorkerProcess()
+        except OSError as error:
+            why = in_words(error)
+            raise CompilerTrouble(f"the compile worker cannot be started: {why}") from None
         with self._guard:
             if self._closed:
                 worker.close()
