@@ -1,9 +1,9 @@
 """Forks own nothing: what a process made, a copy of that process must not end.
 
 A fork of the notebook's process (``os.fork``, a data loader's worker) holds copies of every
-session, with the same sockets, folders and process numbers in them.  When it ends, or lets go of its
-copies, the originals must not notice.  So whatever ends a process, shuts a socket down or removes a
-folder asks first who made it, and what happens at an object's end is registered here.
+session, with the same sockets, folders and process numbers in them.  When it ends, or lets go of
+its copies, the originals must not notice.  So whatever ends a process, shuts a socket down or
+removes a folder asks first who made it, and what happens at an object's end is registered here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Owner:
         return os.getpid() != self.pid
 
 
-def finalize(subject: Any, work: Callable[..., Any], *arguments: Any) -> weakref.finalize:
+def finalize(subject: Any, work: Callable[..., Any], *arguments: Any) -> weakref.finalize[..., Any]:
     """``weakref.finalize`` that does nothing in a fork of this process.
 
     Args:

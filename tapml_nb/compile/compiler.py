@@ -27,6 +27,7 @@ from tapml_nb.compile.toolchain import check_linker, link_shared, machine_of
 from tapml_nb.frontends.granularity import Fusion
 from tapml_nb.frontends.program import FrontendError
 from tapml_nb.interpreter import module_command, module_environment
+from tapml_nb.owner import Owner
 
 _BATCH = 4
 """Units per child of the worker: few, so that the cores finish together."""
@@ -66,6 +67,7 @@ class Compiler:
         self._worker: subprocess.Popen[bytes] | None = None
         self._batches = 0
         self._lock = threading.Lock()
+        self._owner = Owner()
         self._start()
 
     @property
@@ -159,6 +161,8 @@ class Compiler:
 
     def close(self) -> None:
         """End the worker and everything it runs.  Idempotent."""
+        if self._owner.elsewhere:
+            return
         worker, self._worker = self._worker, None
         if worker is None:
             return

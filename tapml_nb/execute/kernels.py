@@ -28,6 +28,7 @@ from tapml_nb.execute.override import NumpyOverride, misfit, python_code
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.frontends.program import Unit, Unsupported
 from tapml_nb.graph import Graph, OpId, TensorSpec
+from tapml_nb.owner import Owner
 from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
 from tapml_nb.targets.session import TargetSession
 
@@ -78,11 +79,14 @@ class KernelTable:
         self._override_modules: dict[str, Any] = {}
         self._override_count = 0
         self._loaded: set[str] = set()
+        self._owner = Owner()
         self._folder = Path(tempfile.mkdtemp(prefix="tapml-kernels-"))
         self._libraries = 0
 
     def close(self) -> None:
         """Remove the libraries."""
+        if self._owner.elsewhere:
+            return
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # -- looking up ------------------------------------------------------------------------------

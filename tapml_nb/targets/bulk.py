@@ -2,9 +2,8 @@
 
 A message is a JSON header behind its 4-byte length, then raw bytes.  The client asks; the server
 answers each request with a header of its own.  One connection per session, opened with a token
-that travels over the authenticated RPC channel; the listener knows it, too, and hands the connection
-over (see
-:mod:`tapml_nb.targets.server`).
+that travels over the authenticated RPC channel; the listener knows it, too, and hands the
+connection over (see :mod:`tapml_nb.targets.server`).
 """
 
 from __future__ import annotations

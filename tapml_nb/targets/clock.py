@@ -1,8 +1,8 @@
 """When a session's process has to be done, as its listener sees it.
 
-The process's own alarm ends most kernels that run too long.  One that blocks the alarm, or is stopped,
-does not hear it, and on another machine nobody else would end it.  So the time stands in memory that
-the listener shares, and looks at.
+The process's own alarm ends most kernels that run too long.  One that blocks the alarm, or is
+stopped, does not hear it, and on another machine nobody else would end it.  So the time stands in
+memory that the listener shares, and looks at.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Clock:
 
     def late(self, grace: float) -> bool:
         """Whether something should have been done ``grace`` seconds ago."""
-        (end,) = _TIME.unpack_from(self._memory)
+        end: float = _TIME.unpack_from(self._memory)[0]
         return 0 < end < time.monotonic() - grace
 
     def close(self) -> None:

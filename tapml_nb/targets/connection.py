@@ -4,8 +4,8 @@ A connection that broke is dropped whole and replaced.  TVM gives no handle on i
 blocks in it without a time limit; so this module finds the socket among the process's
 descriptors, for shutting it down is the one safe way to free a thread that waits in TVM.
 
-A fork of this process would say goodbye to the target when it frees TVM's session.  So its copies of
-the sockets are replaced, at once when it is forked, by one that leads nowhere.
+A fork of this process would say goodbye to the target when it frees TVM's session.  So its copies
+of the sockets are replaced, at once when it is forked, by one that leads nowhere.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Processes that kernels leave behind: found whatever they did to get away, and ended.
 
-A session's process leads a process group, and most of what a kernel starts is in it.  A daemon leaves
-the group and its parent, and becomes the listener's own child then, for the listener has asked to be
-given orphans.  Where the listener is gone as well, they are known by the environment they were born
-with, in which the server's folder stands.
+A session's process leads a process group, and most of what a kernel starts is in it.  A daemon
+leaves the group and its parent, and becomes the listener's own child then, for the listener has
+asked to be given orphans.  Where the listener is gone as well, they are known by the environment
+they were born with, in which the server's folder stands.
 """
 
 from __future__ import annotations

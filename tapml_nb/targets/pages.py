@@ -1,8 +1,8 @@
 """Browsers at the target server's port: the page that becomes a target, and its websocket.
 
 Runs in the child that the listener forks for a browser that knows the key (:func:`knows_key`);
-others hear :func:`refusal` from the listener itself.  A page's websocket is kept here until a session
-waits for one, and then handed over to it.
+others hear :func:`refusal` from the listener itself.  A page's websocket is kept here until a
+session waits for one, and then handed over to it.
 
 Pages are let in by a key of their own, made from the server's: it does not open TVM's RPC.  Both
 the page and the address it was called by must be of the loopback interface, so that no other

@@ -119,12 +119,14 @@ class _Session:
         token: what a connection must know that belongs to it.
         clock: when it has to be done with what it is at.
         late: whether it was ended because it was not.
+        due: when it shall have ended, for its client asked for that.
     """
 
     number: int
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     clock: Clock = field(default_factory=Clock)
     late: bool = False
+    due: float = math.inf
 
 
 class Server:
@@ -262,20 +264,21 @@ class Server:
                 raise NotOurs("wrong key")
             self._fork(peer, lambda session: self._serve(connection, peer, session))
         else:
-            pid, session, token = self._session_of(json.loads(greeting.text))
+            session, token = self._session_of(json.loads(greeting.text))
             if greeting.word == BULK:
                 hand_over(self._folder(session.number), "bulk", token, connection, wait=0)
             elif greeting.word == END:
-                end(pid)
+                # Mostly it has noticed that the line is gone, and says how it ended.
+                session.due = time.monotonic() + _GRACE
                 connection.sendall(pack_word(END))
 
-    def _session_of(self, request: dict[str, Any]) -> tuple[int, _Session, bytes]:
-        """The session that somebody belongs to who knows its token: its process, and the token."""
+    def _session_of(self, request: dict[str, Any]) -> tuple[_Session, bytes]:
+        """The session that somebody belongs to who knows its token, and the token."""
         token = str(request["token"]).encode()
-        for pid, session in self._sessions.items():
+        for session in self._sessions.values():
             if session.number == request["session"]:
                 if hmac.compare_digest(token, session.token.encode()):
-                    return pid, session, token
+                    return session, token
                 raise NotOurs("wrong token")
         raise NotOurs("no such session")
 
@@ -402,10 +405,10 @@ class Server:
         self._emit(event="exit", **report)
 
     def _end_late(self) -> None:
-        """End sessions that should have been done long ago."""
+        """End sessions that should have ended, or been done with what they are at, by now."""
         for pid, session in self._sessions.items():
-            if session.clock.late(_GRACE):
-                session.late = True
+            session.late |= session.clock.late(_GRACE)
+            if session.late or session.due < time.monotonic():
                 end(pid)
 
     def _end(self) -> None:

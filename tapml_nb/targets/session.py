@@ -16,7 +16,6 @@ import re
 import signal
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.sources import SOURCE_KINDS
+from tapml_nb.owner import Owner, finalize
 from tapml_nb.targets.connection import Connection
 from tapml_nb.targets.devices import GONE
 from tapml_nb.targets.errors import LossReason, TargetError, TargetLost
@@ -162,7 +162,8 @@ class TargetSession:
         self._was_plain = False
         self._gone_until = 0.0
         self._watchdog = Watchdog(self._sever)
-        weakref.finalize(self, self._watchdog.close)
+        self._owner = Owner()
+        finalize(self, self._watchdog.close)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -204,6 +205,8 @@ class TargetSession:
 
     def close(self) -> None:
         """End the session, and the server if it is ours.  Idempotent; from any thread."""
+        if self._owner.elsewhere:
+            return
         with self._lock:
             if self._closed:
                 return
