@@ -50,6 +50,7 @@ class Outcome:
         spoiled: positions of inputs that the kernel wrote to.
         stale: where runs differ, whether it is by what memory held before they began.
         overruns: what a guarded kernel wrote beyond its buffers, in words.
+        notes: what it did beside its work that is no fault of its results, in words.
         accident: set when there is no result.
     """
 
@@ -60,6 +61,7 @@ class Outcome:
     spoiled: tuple[int, ...] = ()
     stale: bool = False
     overruns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     accident: Accident | None = None
 
 
@@ -140,6 +142,7 @@ class Device:
                 tuple(k for k, key in enumerate(inputs) if key in result.spoiled),
                 result.stale,
                 tuple(result.overruns),
+                tuple(result.notes),
             )
         raise AssertionError("unreachable: the second attempt returns or raises")
 

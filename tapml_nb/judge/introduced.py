@@ -215,7 +215,8 @@ class IntroducedRun:
         if result.verdict is Verdict.NONDETERMINISTIC and not all(outcome.deterministic):
             result = self._explain_unwritten(result, keys, outcome)
         self._drop(keys)
-        return result
+        words = "; ".join(filter(None, (result.message, *outcome.notes)))
+        return replace(result, message=words)
 
     # -- parts -------------------------------------------------------------------------------------
 

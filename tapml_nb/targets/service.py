@@ -19,6 +19,7 @@ from typing import Any
 
 import tvm_ffi
 
+from tapml_nb.targets.aftermath import Aftermath
 from tapml_nb.targets.bulk import BulkServer
 from tapml_nb.targets.clock import Clock
 from tapml_nb.targets.devices import open_device
@@ -49,13 +50,14 @@ def register_service(
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     within = partial(_within, clock)
+    aftermath = Aftermath(os.getppid())
     memory = TensorMemory(open_device("llvm", 0))
-    runner = KernelRunner(memory)
+    runner = KernelRunner(memory, aftermath)
 
     def use(kind: str, number: str, seconds: str) -> str:
         nonlocal memory, runner
         memory = TensorMemory(within(float(seconds), lambda: open_device(kind, int(number))))
-        runner = KernelRunner(memory)
+        runner = KernelRunner(memory, aftermath)
         return json.dumps(memory.device.describe())
 
     def confined(name: str) -> str:

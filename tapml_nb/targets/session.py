@@ -69,6 +69,7 @@ class CallResult:
             has dropped them.
         stale: where runs differ, whether it is by what memory held before they began.
         overruns: what a guarded kernel wrote beyond its buffers, in words.
+        notes: what it did beside its work that is no fault of its results, in words.
     """
 
     ms: list[float]
@@ -77,6 +78,7 @@ class CallResult:
     spoiled: list[str]
     stale: bool = False
     overruns: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
