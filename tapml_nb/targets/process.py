@@ -74,8 +74,8 @@ class LocalServer:
     def alive(self) -> bool:
         """Whether the listener can take another session: it runs, nobody has stopped it, and it
         still has its folder."""
-        runs = self._process.poll() is None and not is_stopped(self._process.pid)
-        return runs and self._workroot.exists()
+        dying = self._reports.ended or self._process.poll() is not None
+        return not dying and not is_stopped(self._process.pid) and self._workroot.exists()
 
     def exit_of(self, pid: int, timeout: float) -> dict[str, Any] | None:
         """How a session's process ended (``signal``, ``code``, ``log``), or None if the listener
