@@ -16,6 +16,8 @@ import signal
 import subprocess
 import tempfile
 import threading
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,11 +35,17 @@ _LOG_TAIL = 2000
 class LocalServer:
     """A server of our own on this machine; it dies with us."""
 
-    def __init__(self, before: LocalServer | None = None) -> None:
+    def __init__(
+        self,
+        before: LocalServer | None = None,
+        on_end: Callable[[int], None] = lambda pid: None,
+    ) -> None:
         """Start it and wait until it listens.
 
         Args:
             before: one that is dead, whose port and token it shall have.
+            on_end: a bound method, whose owner this does not keep alive; told, on a thread of
+                this, of each session's process that has ended, and with 0 of the server's own end.
 
         Raises:
             TargetLost: if it does not come up; with what it wrote.
@@ -56,7 +64,7 @@ class LocalServer:
                 start_new_session=True,  # Ctrl-C in a terminal is for the notebook alone
             )
         assert self._process.stdout
-        self._reports = _Reports(self._process.stdout)
+        self._reports = _Reports(self._process.stdout, on_end)
         self._end = finalize(self, _end, self._process, self._reports, self._workroot)
         ready = self._reports.ready(_START_SECONDS)
         if ready is None:
@@ -90,8 +98,9 @@ class LocalServer:
 class _Reports:
     """What the server says on its standard output, read by a thread."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], on_end: Callable[[int], None]) -> None:
         self._stream = stream
+        self._on_end = weakref.WeakMethod(on_end) if hasattr(on_end, "__self__") else None
         self._changed = threading.Condition()
         self._ready: dict[str, Any] | None = None
         self._exits: dict[int, dict[str, Any]] = {}
@@ -124,9 +133,17 @@ class _Reports:
                 elif event["event"] == "exit":
                     self._exits[event["pid"]] = event
                 self._changed.notify_all()
+            if event["event"] == "exit":
+                self._tell(event["pid"])
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+        self._tell(0)
+
+    def _tell(self, pid: int) -> None:
+        on_end = self._on_end() if self._on_end else None
+        if on_end:
+            on_end(pid)
 
 
 def _end(process: subprocess.Popen[bytes], reports: _Reports, workroot: Path) -> None:

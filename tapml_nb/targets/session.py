@@ -495,7 +495,8 @@ class TargetSession:
             if server:
                 server.close()
             # Pages come back to where they found the last one.
-            server = LocalServer(server if self.target.rpc == BROWSER else None)
+            before = server if self.target.rpc == BROWSER else None
+            server = LocalServer(before, self._heed_end)
             with self._lock:
                 self._server = server
             if self._closed:
@@ -634,6 +635,13 @@ class TargetSession:
             connection, self._connection = self._connection, None
         if connection:
             connection.close()
+
+    def _heed_end(self, pid: int) -> None:
+        """The process of some session, or (0) the server itself, has ended: wait no longer for
+        it, for what a kernel has left may hold the line open."""
+        connection = self._connection
+        if connection and pid in (0, connection.pid):
+            connection.sever()
 
     def _sever(self) -> None:
         connection = self._connection

@@ -38,17 +38,17 @@ def standalone(nothing_left):
 
 
 @pytest.fixture(params=["local", "remote"])
-def place(request, standalone, open_session):
-    """A session with a deadline of a second, here or behind ``tapml serve``; and its listener."""
-    server, address = standalone
+def place(request, open_session):
+    """A session with a short deadline, here or behind ``tapml serve``; and its listener."""
     if request.param == "remote":
-        return open_session(Target("llvm", rpc=address, timeout=1)), server
-    session = open_session(Target("llvm", timeout=1))
+        server, address = request.getfixturevalue("standalone")
+        return open_session(Target("llvm", rpc=address, timeout=0.5)), server
+    session = open_session(Target("llvm", timeout=0.5))
     return session, psutil.Process(session.platform["pid"]).parent()
 
 
 def below(listener):
-    return listener.children(recursive=True)
+    return [process for process in listener.children(recursive=True) if not gone(process)]
 
 
 def works(session):
@@ -81,7 +81,17 @@ def test_a_crash_is_told_at_once_whoever_holds_the_line(place, kernel):
     assert len(below(listener)) == 1
 
 
-@pytest.mark.parametrize("kernel", ["endless", "leave_and_spin", "spin_deaf", "stop_here"])
+@pytest.mark.parametrize(
+    ("place", "kernel"),
+    [
+        ("local", "leave_and_spin"),
+        ("remote", "endless"),
+        ("remote", "leave_and_spin"),
+        ("remote", "spin_deaf"),
+        ("remote", "stop_here"),
+    ],
+    indirect=["place"],
+)
 def test_whoever_has_had_their_time_ends(place, kernel):
     """By the alarm; by the notebook's watchdog; on another machine by the listener."""
     session, listener = place
@@ -98,7 +108,7 @@ def test_a_listener_ends_who_is_late_without_being_asked(standalone, open_sessio
     """The notebook may be gone, or the line to it."""
     monkeypatch.setattr("tapml_nb.targets.connection._ask_for_the_end", lambda *_: None)
     listener, address = standalone
-    session = open_session(Target("llvm", rpc=address, timeout=1))
+    session = open_session(Target("llvm", rpc=address, timeout=0.5))
     left = below(listener)
     with pytest.raises(TargetLost):
         session.call("spin_deaf", ["x"], ["y"])
