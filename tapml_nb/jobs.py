@@ -8,15 +8,25 @@ its end.
 from __future__ import annotations
 
 import queue
+import sys
 import threading
-import weakref
+import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
+from tapml_nb.execute.host_call import BrokenOff, break_off, caller, interrupt
 from tapml_nb.execute.source import Stopped
+from tapml_nb.owner import Owner, finalize
 
 _PATIENCE = 0.5
 """Seconds that a run has to end by itself once it was stopped; then its call is broken off."""
+
+_PYTHON_SECONDS = 2.0
+"""Seconds after which whatever Python code the thread is at is broken off, too."""
+
+_GIVE_UP_SECONDS = 8.0
+"""Seconds after which nobody waits any longer for a run that was stopped."""
 
 
 class SessionBusy(RuntimeError):
@@ -36,10 +46,19 @@ class Job:
         """Do it."""
         try:
             self.result = self._work()
+        except BrokenOff:
+            self.error = Stopped()
         except BaseException as error:
             self.error = error
         finally:
-            self.done.set()
+            self._finish()
+
+    def _finish(self) -> None:
+        while not self.done.is_set():
+            try:
+                self.done.set()
+            except BrokenOff:  # which came when all was over
+                continue
 
 
 class JobThread:
@@ -63,7 +82,9 @@ class JobThread:
             target=_serve, args=(self._queue,), name="tapml-session", daemon=True
         )
         self._thread.start()
-        self._end = weakref.finalize(self, self._queue.put, None)
+        self._owner = Owner()
+        self._given_up: Job | None = None
+        self._end = finalize(self, self._queue.put, None)
 
     # -- from any thread -------------------------------------------------------------------------
 
@@ -71,6 +92,11 @@ class JobThread:
     def busy(self) -> bool:
         """Whether a run goes on."""
         return self.run is not None and not self.run.done.is_set()
+
+    @property
+    def hung(self) -> bool:
+        """Whether a run goes on that was stopped and could not be broken off."""
+        return self.busy and self._given_up is self.run
 
     @property
     def closed(self) -> bool:
@@ -85,8 +111,14 @@ class JobThread:
             SessionBusy: if a run goes on.
         """
         self.require_open()
-        if self.busy:
-            raise SessionBusy("a run is going on; call session.wait() or session.stop() first")
+        if not self.busy:
+            return
+        if self.hung:
+            raise SessionBusy(
+                f"the run that was stopped has not ended: it is at {self._place()}, which nothing "
+                f"can break off; the session is of no use until that returns: make a new one"
+            )
+        raise SessionBusy("a run is going on; call session.wait() or session.stop() first")
 
     def require_open(self) -> None:
         """Make sure that work can be done.
@@ -94,6 +126,11 @@ class JobThread:
         Raises:
             RuntimeError: if the session is closed.
         """
+        if self._owner.elsewhere:
+            raise RuntimeError(
+                f"the session belongs to process {self._owner.pid}, and this is a fork of it; make "
+                f"a new one with tapml_nb.debug"
+            )
         if self.closed:
             raise RuntimeError("the session is closed; make a new one with tapml_nb.debug")
 
@@ -117,9 +154,11 @@ class JobThread:
             Exception: whatever the work raises.
         """
         self.require_open()
-        if threading.current_thread() is self._thread:
-            return work()  # a callback asks
+        if caller() == self._thread.ident:
+            return work()  # a callback asks, or an override
         with self._asking:  # or two that ask at once both find it idle, and one is refused
+            if self.hung:
+                self.require_idle()
             if self.busy:
                 job = Job(work)
                 self._queue.put(job)
@@ -150,15 +189,26 @@ class JobThread:
         return job.result
 
     def stop(self) -> None:
-        """Stop the run; returns when it has ended (or at once when asked by a callback)."""
+        """Stop the run; returns when it has ended (or at once when asked by a callback).
+
+        One that cannot be broken off, for it is in C code that does not return, is given up with a
+        warning.
+        """
         job = self.run
-        if job is None or job.done.is_set():
+        if self._owner.elsewhere or job is None or job.done.is_set():
             return
         self._stopping.set()
-        if threading.current_thread() is self._thread:
+        if caller() == self._thread.ident:
             return  # the run ends after this operator
-        while not job.done.wait(_PATIENCE):
+        begin = time.monotonic()
+        while not self.hung and not job.done.wait(_PATIENCE):
+            interrupt(self._thread.ident)
             self._break_off()
+            waited = time.monotonic() - begin
+            if waited > _PYTHON_SECONDS:
+                break_off(self._thread.ident)
+            if waited > _GIVE_UP_SECONDS:
+                self._give_up(job)
 
     def close(self) -> None:
         """Let the thread end after what it is at.  Idempotent."""
@@ -166,7 +216,25 @@ class JobThread:
 
     def join(self) -> None:
         """Wait for its end, not for ever."""
-        self._thread.join(5)
+        if not self.hung:
+            self._thread.join(5)
+
+    def _give_up(self, job: Job) -> None:
+        """Wait no longer for the thread."""
+        self._given_up = job
+        warnings.warn(
+            f"the run was told to stop and does not: it is at {self._place()}, which nothing can "
+            f"break off",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+    def _place(self) -> str:
+        """Where the thread is, in Python code."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        if frame is None:
+            return "its end"
+        return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
 
     def _wait(self, job: Job, tick: Callable[[], None]) -> None:
         try:
@@ -209,6 +277,12 @@ def in_main_thread() -> bool:
 
 def _serve(jobs: queue.SimpleQueue[Job | None]) -> None:
     """The thread.  It holds no reference to the session, so that one can be freed."""
-    while (job := jobs.get()) is not None:
-        job.do()
-        del job
+    while True:
+        try:
+            job = jobs.get()
+            if job is None:
+                return
+            job.do()
+            del job
+        except BrokenOff:  # which came when all was over
+            continue

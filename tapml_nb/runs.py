@@ -30,6 +30,7 @@ from tapml_nb.execute.events import (
     RunProgress,
     RunStarted,
 )
+from tapml_nb.execute.host_call import BrokenOff
 from tapml_nb.execute.hybrid import SOURCE, TARGET, HybridRun
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
@@ -496,7 +497,7 @@ class _Running:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        self.stopped = stopped = isinstance(error, Stopped)
+        self.stopped = stopped = isinstance(error, Stopped | BrokenOff)
         seconds = time.perf_counter() - self._begin
         self._runs.info = replace(self._runs.info, seconds=seconds, stopped=stopped)
         self._runs.events.emit(RunFinished(self._name, stopped or error is not None))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -39,6 +38,7 @@ from tapml_nb.judge.agreement import logits
 from tapml_nb.judge.verdict import LIMIT, Verdict
 from tapml_nb.migrate import Localization, Migration
 from tapml_nb.migrate.migration import in_order
+from tapml_nb.owner import finalize
 from tapml_nb.progress import ProgressLine, in_notebook
 from tapml_nb.report import Report, RunInfo
 from tapml_nb.runs import Criterion, Runs, Which
@@ -126,7 +126,7 @@ class Session:
             for member in target.members
         ]
         self._compiler = compiler
-        self._thread = JobThread(partial(_break_off, self._target, compiler))
+        self._thread = JobThread(_breaker_of(self._sessions, compiler))
         guarded = " (guarded)" if target.guard else ""
         info = RunInfo(
             target=target.kind + guarded, tolerance=tolerance, workarounds=tuple(workarounds)
@@ -137,7 +137,7 @@ class Session:
         )
         self._feed: Feed | None = None
         self._workbench: Workbench | None = None
-        self._finalizer = weakref.finalize(
+        self._finalizer = finalize(
             self, _release, [self._target, *self._others], compiler, self._runs.tables, storage
         )
 
@@ -208,6 +208,8 @@ class Session:
         """Stop the run that is going on; what was judged is kept.  Returns when it has ended.
 
         The operator at work may finish within half a second; after that its call is broken off.
+        What is in C code of this process that does not return cannot be; it is left alone after
+        some seconds, with a warning, and the session is of use again when it returns.
         """
         self._thread.stop()
 
@@ -665,10 +667,16 @@ def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
     return relay
 
 
-def _break_off(target: TargetSession, compiler: Compiler) -> None:
-    """End whatever the session's thread hangs in."""
-    target.interrupt()
-    compiler.interrupt()
+def _breaker_of(sessions: Sequence[TargetSession], compiler: Compiler) -> Callable[[], None]:
+    """Breaks off whatever the session's thread waits for (a function that does not hold the
+    session)."""
+
+    def break_off() -> None:
+        for session in sessions:
+            session.interrupt()
+        compiler.interrupt()
+
+    return break_off
 
 
 def _release(

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tapml_nb"
 
 ORDER = [
-    {"numerics", "tensorfile", "terminal", "interpreter"},
+    {"numerics", "tensorfile", "terminal", "interpreter", "owner"},
     {"graph"},
     {"frontends"},
     {"compile"},

@@ -48,6 +48,7 @@ from tapml_nb.compile.worker import (
 )
 from tapml_nb.frontends.granularity import Fusion
 from tapml_nb.frontends.program import FrontendError, WrittenModule
+from tapml_nb.owner import Owner
 
 _BATCH = 4
 """Units per child of the worker: few, so that the cores finish together."""
@@ -132,6 +133,7 @@ class Compiler:
         self._lock = threading.Lock()
         self._guard = threading.Lock()
         self._active = self._interrupted = self._closed = False
+        self._owner = Owner()
         self._start()
 
     @property
@@ -270,6 +272,8 @@ class Compiler:
     def interrupt(self) -> None:
         """Break off what goes on, if anything does; it raises :class:`CompilerInterrupted
         <tapml_nb.compile.trouble.CompilerInterrupted>`.  From any thread."""
+        if self._owner.elsewhere:
+            return
         with self._guard:
             if self._active:
                 self._interrupted = True
@@ -279,6 +283,8 @@ class Compiler:
 
     def close(self) -> None:
         """End the worker and everything it runs.  Idempotent."""
+        if self._owner.elsewhere:
+            return
         self._closed = True
         self.interrupt()
         if not self._active:  # or the thread that is at it clears up

@@ -15,6 +15,9 @@ import threading
 import time
 import weakref
 from pathlib import Path
+from typing import Any
+
+from tapml_nb.owner import finalize
 
 _LOCK = "lock"
 
@@ -38,7 +41,7 @@ class Workspace:
         """
         self.root, self._prefix = root, prefix
         self._folder: Path | None = None
-        self._end: weakref.finalize[..., Workspace] | None = None
+        self._end: weakref.finalize[..., Any] | None = None
         self._guard = threading.Lock()
 
     def new(self, name: str) -> Path:
@@ -76,12 +79,10 @@ class Workspace:
         if self._end:
             self._end()
         self._folder = folder
-        self._end = weakref.finalize(self, _remove, folder, lock, os.getpid())
+        self._end = finalize(self, _remove, folder, lock)
 
 
-def _remove(folder: Path, lock: int, owner: int) -> None:
-    if os.getpid() != owner:  # a forked copy of the notebook's process is no owner
-        return
+def _remove(folder: Path, lock: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     os.close(lock)
 

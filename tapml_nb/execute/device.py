@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from tapml_nb.compile.cache import Compiled
+from tapml_nb.execute.host_call import Overdue, call_within
 from tapml_nb.execute.override import NumpyOverride
 from tapml_nb.execute.source import Stopped
 from tapml_nb.graph import TensorSpec
@@ -48,6 +50,7 @@ class Outcome:
         spoiled: positions of inputs that the kernel wrote to.
         stale: where runs differ, whether it is by what memory held before they began.
         overruns: what a guarded kernel wrote beyond its buffers, in words.
+        notes: what it did beside its work that is no fault of its results, in words.
         accident: set when there is no result.
     """
 
@@ -58,6 +61,7 @@ class Outcome:
     spoiled: tuple[int, ...] = ()
     stale: bool = False
     overruns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     accident: Accident | None = None
 
 
@@ -138,6 +142,7 @@ class Device:
                 tuple(k for k, key in enumerate(inputs) if key in result.spoiled),
                 result.stale,
                 tuple(result.overruns),
+                tuple(result.notes),
             )
         raise AssertionError("unreachable: the second attempt returns or raises")
 
@@ -168,21 +173,38 @@ class Device:
 
 
 def call_numpy(
-    override: NumpyOverride, inputs: Sequence[np.ndarray], specs: Sequence[TensorSpec]
+    override: NumpyOverride,
+    inputs: Sequence[np.ndarray],
+    specs: Sequence[TensorSpec],
+    seconds: float,
 ) -> tuple[list[list[np.ndarray]], Outcome]:
     """Run a NumPy override twice in this process.
 
     Results are cast to the operator's dtypes, for NumPy widens where a kernel would not.
 
+    Args:
+        override: the function.
+        inputs: its arguments.
+        specs: what it shall return.
+        seconds: what both runs together may take.
+
     Returns:
-        The outputs of each run, and the outcome; no outputs where the function raised.
+        The outputs of each run, and the outcome; no outputs where the function raised, or did not
+        return in time.
+
+    Raises:
+        Stopped: if the session was interrupted.
     """
+    deadline = time.monotonic() + seconds
     runs: list[list[np.ndarray]] = []
     ms: list[float] = []
     for _ in range(2):
         begin = time.perf_counter()
         try:
-            result: Any = override.function(*[_read_only(array) for array in inputs])
+            given = [_read_only(array) for array in inputs]
+            result: Any = call_within(
+                deadline - time.monotonic(), partial(override.function, *given)
+            )
             arrays = list(result) if isinstance(result, tuple | list) else [result]
             if len(arrays) != len(specs):
                 raise ValueError(f"it returned {len(arrays)} arrays, {len(specs)} are expected")
@@ -192,6 +214,11 @@ def call_numpy(
                     for a, spec in zip(arrays, specs, strict=True)
                 ]
             )
+        except Overdue as overdue:
+            message = f"override {override.name} did not return within {seconds:g} s{overdue}"
+            return [], _failed("timeout", message, list(specs), 0)
+        except Stopped:
+            raise
         except Exception as error:
             message = f"override {override.name} raised {type(error).__name__}: {error}"
             return [], _failed("crash", message, list(specs), 0)

@@ -221,7 +221,8 @@ class HybridRun:
         if isinstance(implementation, NumpyOverride):
             specs = [self._graph.values[v].spec for v in op.outputs]
             arrays = [self.array(v, step) for v in inputs]
-            runs, outcome = call_numpy(implementation, arrays, specs)
+            seconds = self._device.session.target.timeout
+            runs, outcome = call_numpy(implementation, arrays, specs, seconds)
             return (runs[-1] if runs else []), outcome.accident.message if outcome.accident else ""
         if not implementation.kernel.launches:
             arrays = [self.array(v, step) for v in inputs]

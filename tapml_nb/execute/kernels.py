@@ -29,6 +29,7 @@ from tapml_nb.execute.override import NumpyOverride, misfit, python_code
 from tapml_nb.execute.source import RANDOM, SourceRun, Stopped
 from tapml_nb.frontends.program import Unit, Unsupported, WrittenModule
 from tapml_nb.graph import Graph, OpId, TensorSpec
+from tapml_nb.owner import Owner
 from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
 from tapml_nb.targets.session import TargetSession
 
@@ -82,10 +83,13 @@ class KernelTable:
         self._made_for: dict[str, tuple[OpId, int]] = {}
         self._renewed: set[str] = set()
         self._folders: list[Path] = []
+        self._owner = Owner()
         self._libraries = 0
 
     def close(self) -> None:
         """Remove the libraries."""
+        if self._owner.elsewhere:
+            return
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
 

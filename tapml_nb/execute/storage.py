@@ -19,6 +19,8 @@ from typing import IO
 
 import numpy as np
 
+from tapml_nb.owner import Owner
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i)?)?b?\s*", re.IGNORECASE)
@@ -94,6 +96,7 @@ class Storage:
         self.size = 0
         self._free: defaultdict[int, list[int]] = defaultdict(list)
         self._lock = threading.RLock()
+        self._owner = Owner()
 
     def keep(self, array: np.ndarray) -> Kept:
         """Keep an array, which nobody may change from now on."""
@@ -108,6 +111,8 @@ class Storage:
 
     def close(self) -> None:
         """Free the file; what is in it cannot be read any more.  Idempotent."""
+        if self._owner.elsewhere:
+            return
         with self._lock:
             self._closed = True
             if self._file:
@@ -132,6 +137,8 @@ class Storage:
 
     def forget(self, kept: Kept) -> None:
         """Nobody wants it any more."""
+        if self._owner.elsewhere:  # where the lock may be held for ever
+            return
         with self._lock:
             if kept.offset >= 0:
                 self.spilled -= kept.nbytes

@@ -204,9 +204,11 @@ class _Step:
             self.flush(number, op.inputs)
             tensors = [v for v in op.inputs if not self._graph.values[v].host]
             specs = [self._graph.values[v].spec for v in op.outputs]
-            runs, _ = call_numpy(implementation, [self._value(v) for v in tensors], specs)
+            seconds = self._session.target.timeout
+            inputs = [self._value(v) for v in tensors]
+            runs, _ = call_numpy(implementation, inputs, specs, seconds)
             if not runs:
-                raise _NoResult(f"the NumPy function in the place of {op.id} raised")
+                raise _NoResult(f"the NumPy function in the place of {op.id} gave no result")
             self._here.update(zip(op.outputs, runs[-1], strict=True))
         elif any(v in self._here or v in self._there for v in op.inputs):
             self.flush(number, op.inputs)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from tapml_nb.execute.host_call import interrupt
 from tapml_nb.graph import Graph, OpId
 from tapml_nb.judge.introduced import IntroducedRun
 from tapml_nb.judge.results import OpResult
@@ -124,6 +125,7 @@ class Farm:
                 for session in self._sessions[1:]:
                     session.interrupt()
                 for thread in threads:
+                    interrupt(thread.ident)
                     thread.join(_PATIENCE)
 
 

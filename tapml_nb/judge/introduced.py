@@ -147,7 +147,8 @@ class IntroducedRun:
         if isinstance(implementation, Failure):
             raise RuntimeError(f"{op.id} has no kernel: {implementation.message}")
         if isinstance(implementation, NumpyOverride):
-            runs, outcome = call_numpy(implementation, self._inputs(op, step), self._specs(op))
+            inputs, seconds = self._inputs(op, step), self._device.session.target.timeout
+            runs, outcome = call_numpy(implementation, inputs, self._specs(op), seconds)
         elif not implementation.kernel.launches:
             return self._resolved(implementation, op, step)
         else:
@@ -176,8 +177,8 @@ class IntroducedRun:
         )
 
     def _judge_numpy(self, override: NumpyOverride, op: Op, base: OpResult) -> OpResult:
-        inputs = self._inputs(op, base.step)
-        runs, outcome = call_numpy(override, inputs, self._specs(op))
+        inputs, seconds = self._inputs(op, base.step), self._device.session.target.timeout
+        runs, outcome = call_numpy(override, inputs, self._specs(op), seconds)
         base = replace(base, kernel=f"numpy:{override.name}")
         if outcome.accident:
             return _accident(base, outcome.accident)
@@ -233,7 +234,8 @@ class IntroducedRun:
         if varying and not all(outcome.deterministic):
             result = self._explain_unwritten(result, op, keys, outcome)
         self._drop(keys)
-        return result
+        words = "; ".join(filter(None, (result.message, *outcome.notes)))
+        return replace(result, message=words)
 
     # -- parts -------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import socket
-import weakref
 from collections import deque
 from collections.abc import Sequence
 from itertools import count
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tapml_nb.owner import finalize
 from tapml_nb.targets.devices import GONE, lose
 from tapml_nb.targets.door import Door
 from tapml_nb.targets.pages import DOOR
@@ -31,7 +31,7 @@ class _Buffer:
 
     def __init__(self, number: int, freed: list[int]) -> None:
         self.number = number
-        weakref.finalize(self, freed.append, number)
+        finalize(self, freed.append, number)
 
 
 class PageDriver:

@@ -2,8 +2,8 @@
 
 A message is a JSON header behind its 4-byte length, then raw bytes.  The client asks; the server
 answers each request with a header of its own.  One connection per session, opened with a token
-that travels over the authenticated RPC channel; the listener hands it over (see
-:mod:`tapml_nb.targets.server`).
+that travels over the authenticated RPC channel; the listener knows it, too, and hands the
+connection over (see :mod:`tapml_nb.targets.server`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import hmac
 import json
 import math
-import secrets
 import socket
 import struct
 import threading
@@ -80,18 +79,17 @@ def receive_into(connection: socket.socket, view: memoryview) -> None:
 class BulkServer:
     """The target's end: a thread that serves one connection."""
 
-    def __init__(self, memory: TensorMemory, folder: Path, session: int) -> None:
+    def __init__(self, memory: TensorMemory, folder: Path, credentials: dict[str, Any]) -> None:
         """Wait at the door ``bulk`` in the folder, which is the process's current one."""
         self._memory = memory
         self._folder = folder
-        self._session = session
-        self._token = secrets.token_hex(16)
+        self._credentials = credentials
         self._door = Door("bulk")
         threading.Thread(target=self._serve, name="tapml-bulk", daemon=True).start()
 
     def credentials(self) -> dict[str, Any]:
         """What the client has to say to the listener."""
-        return {"session": self._session, "token": self._token}
+        return self._credentials
 
     def _serve(self) -> None:
         connection = self._admit()
@@ -103,10 +101,10 @@ class BulkServer:
                 self._answer(connection, receive_header(connection))
 
     def _admit(self) -> socket.socket:
-        """The first connection that knows the token."""
+        """The first connection that knows the token (the listener lets no others come here)."""
         while True:
             token, connection = self._door.receive()
-            if hmac.compare_digest(token, self._token.encode()):
+            if hmac.compare_digest(token, self._credentials["token"].encode()):
                 self._door.close()
                 return connection
             connection.close()

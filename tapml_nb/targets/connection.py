@@ -3,6 +3,9 @@
 A connection that broke is dropped whole and replaced.  TVM gives no handle on its socket and
 blocks in it without a time limit; so this module finds the socket among the process's
 descriptors, for shutting it down is the one safe way to free a thread that waits in TVM.
+
+A fork of this process would say goodbye to the target when it frees TVM's session.  So its copies
+of the sockets are replaced, at once when it is forked, by one that leads nowhere.
 """
 
 from __future__ import annotations
@@ -13,16 +16,23 @@ import os
 import signal
 import socket
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
+from tapml_nb.owner import Owner
 from tapml_nb.targets.bulk import BulkClient
 from tapml_nb.targets.devices import BEYOND
 from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
+from tapml_nb.targets.greeting import END, pack_word
 from tapml_nb.targets.plain import PlainService
 
 _CONNECT_SECONDS = 10.0
+_END_SECONDS = 2.0
 _MESSAGE_LIMIT = 2000
+
+_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+"""Connections that a fork would inherit."""
 
 
 class Connection:
@@ -40,9 +50,11 @@ class Connection:
         Raises:
             TargetLost: if nobody answers in time, or the key is refused.
         """
+        self._owner = Owner()
         self._host = host
         self._port = port
         self._local = local
+        self._credentials: dict[str, Any] = {}
         self._functions: dict[str, Any] = {}
         self._process: int | None = None
         self._bulk: BulkClient | None = None
@@ -52,7 +64,8 @@ class Connection:
         self.resident: set[str] = set()
         self.loaded: set[Path] = set()
         self._plain: PlainService | None = None
-        self._rpc, self._sockets = _connect_rpc(host, port, key, scheme)
+        self._rpc, self._sockets, self._descriptors = _connect_rpc(host, port, key, scheme)
+        _open.add(self)
 
     def open_service(self, kind: str, device: int, seconds: float) -> None:
         """Get to know the server, choose its device, and open the tensor socket.
@@ -75,8 +88,8 @@ class Connection:
         device_seconds = str(seconds - 1)  # it shall be the first to give up
         found = self.remote("tapml.use", kind, str(device), device_seconds)
         self.platform["device"] = json.loads(found)
-        credentials = json.loads(self.remote("tapml.bulk"))
-        bulk = BulkClient(self._host, self._port, credentials, _CONNECT_SECONDS)
+        self._credentials = json.loads(self.remote("tapml.bulk"))
+        bulk = BulkClient(self._host, self._port, self._credentials, _CONNECT_SECONDS)
         bulk.connection.settimeout(seconds)
         self._bulk = bulk
 
@@ -118,18 +131,21 @@ class Connection:
             raise
 
     def sever(self) -> None:
-        """End the session's process, or cut the line to it; from any thread.
+        """End the session's process, and cut the line to it; from any thread.
 
-        Whatever waits for the target returns at once, with an error.
+        Whatever waits for the target returns at once, with an error, also where processes that a
+        kernel has left hold the other end of the line.
         """
+        if self._owner.elsewhere:
+            return
         with self._lock:
             if self._process is not None:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(self._process, signal.SIGKILL)
-                return
             for connection in self._all_sockets():
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+            self._end_session()
 
     def close(self) -> None:
         """Drop everything: at most 32 RPC sessions fit into a client process.
@@ -137,25 +153,70 @@ class Connection:
         The sockets first: freeing a remote function is a round trip on a line that still stands,
         without a time limit and with the interpreter's lock held, so that no watchdog could bite.
         """
+        if self._owner.elsewhere:
+            return
         with self._lock:
             for connection in self._all_sockets():
                 _hang_up(connection)
+            self._end_session()
             if self._process is not None:
                 os.close(self._process)
             self._process = self._bulk = self._plain = None
             self._sockets = []
+            self._descriptors = set()
         self._functions.clear()
         self._rpc = None
+
+    def _end_session(self) -> None:
+        """Have a listener elsewhere end the session's process, which may not hear that the line is
+        gone: it runs a kernel, or was stopped.  (The one of this machine does so by itself.)"""
+        if self._credentials and not self._local:
+            where = (self._host, self._port)
+            threading.Thread(
+                target=_ask_for_the_end,
+                args=(where, self._credentials),
+                name="tapml-end",
+                daemon=True,
+            ).start()
+        self._credentials = {}
+
+    def lead_nowhere(self, dead: socket.socket) -> None:
+        """In a fork: have no part in the line.  TVM's own descriptor is among them."""
+        for number in [*self._descriptors, *(one.fileno() for one in self._all_sockets())]:
+            if number >= 0:
+                os.dup2(dead.fileno(), number)
 
     def _all_sockets(self) -> list[socket.socket]:
         return [*self._sockets, *([self._bulk.connection] if self._bulk else [])]
 
 
-def _connect_rpc(host: str, port: int, key: str, scheme: str) -> tuple[Any, list[socket.socket]]:
+def _cut_off_fork() -> None:
+    """In a fork, before anything else: no line to any target."""
+    here, there = socket.socketpair()
+    there.close()
+    with here:
+        for connection in list(_open):
+            connection.lead_nowhere(here)
+
+
+os.register_at_fork(after_in_child=_cut_off_fork)
+
+
+def _ask_for_the_end(where: tuple[str, int], credentials: dict[str, Any]) -> None:
+    """Ask a listener to end a session; if it does not answer, nobody can."""
+    text = json.dumps(credentials).encode()
+    with contextlib.suppress(OSError), socket.create_connection(where, _END_SECONDS) as line:
+        line.sendall(pack_word(END) + pack_word(len(text)) + text)
+        line.recv(4)
+
+
+def _connect_rpc(
+    host: str, port: int, key: str, scheme: str
+) -> tuple[Any, list[socket.socket], set[int]]:
     """``tvm.rpc.connect`` within a time limit; it has none of its own.  Nor has a tracker.
 
     Returns:
-        The RPC session, and duplicates of its socket.
+        The RPC session, duplicates of its socket, and the descriptor that TVM itself uses.
     """
     from tvm import rpc
 
@@ -175,9 +236,10 @@ def _connect_rpc(host: str, port: int, key: str, scheme: str) -> tuple[Any, list
     thread = threading.Thread(target=connect, name="tapml-connect", daemon=True)
     thread.start()
     thread.join(_CONNECT_SECONDS)
-    sockets = [socket.socket(fileno=os.dup(fd)) for fd in _descriptors(peer) - before]
+    descriptors = _descriptors(peer) - before
+    sockets = [socket.socket(fileno=os.dup(fd)) for fd in descriptors]
     if answer and not isinstance(answer[0], Exception):
-        return answer[0], sockets
+        return answer[0], sockets, descriptors
     answered = bool(answer)  # hanging up makes the thread say something, too
     for connection in sockets:
         _hang_up(connection)

@@ -1,4 +1,4 @@
-"""Handing a connection over from the listener's child that greeted it to a session's process.
+"""Handing a connection over to a session's process, from the listener or from a child of it.
 
 A door is a Unix socket of its name in the session's folder.
 """
@@ -40,13 +40,23 @@ class Door:
 def hand_over(
     folder: Path, name: str, words: bytes, connection: socket.socket, wait: float
 ) -> None:
-    """Give a connection to the session that owns a folder; changes the current folder.
+    """Give a connection to the session that owns a folder.
+
+    Args:
+        folder: that folder.
+        name: of the door in it.
+        words: what to say with it.
+        connection: the connection; the caller closes its own end.
+        wait: seconds that this may take; 0: at once or not at all.
 
     Raises:
         OSError: if nobody waits there.
     """
-    os.chdir(folder)  # a path might be too long for a socket
-    with socket.socket(socket.AF_UNIX) as door:
-        door.settimeout(wait)
-        door.connect(name)
-        socket.send_fds(door, [words], [connection.fileno()])
+    inside = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with socket.socket(socket.AF_UNIX) as door:
+            door.settimeout(wait)
+            door.connect(f"/proc/self/fd/{inside}/{name}")  # the path itself may be too long
+            socket.send_fds(door, [words], [connection.fileno()])
+    finally:
+        os.close(inside)

@@ -2,14 +2,13 @@
 
 A connection opens with a word (4 bytes, little-endian) and a text behind its length.  TVM's RPC
 clients say ``MAGIC`` and their key (``tvm/rpc/base.py``); a tensor connection says ``BULK`` and
-JSON: to which session it belongs, and that session's own token.  A browser's begins with ``GET``.
+JSON: to which session it belongs, and that session's own token.  ``END`` and the same JSON end that
+session, whatever its process is at.  A browser's begins with ``GET``.
 """
 
 from __future__ import annotations
 
-import socket
 import struct
-import time
 
 MAGIC = 0xFF271
 """``tvm.rpc.base.RPC_MAGIC``."""
@@ -19,57 +18,16 @@ MISMATCH = MAGIC + 2
 
 BULK = 0x7A9B1
 
+END = 0x7A9B2
+
 GET = int.from_bytes(b"GET ", "little")
 
 SECONDS = 5.0
 """What a client may take to say who it is."""
 
-_TEXT_LIMIT = 4096
-_HEAD_LIMIT = 16384
-
 
 class NotOurs(ValueError):
     """What connected is not, or may not be, a client."""
-
-
-class Deadline:
-    """A socket whose reads all end before one point in time."""
-
-    def __init__(self, connection: socket.socket, seconds: float) -> None:
-        self._connection = connection
-        self._end = time.monotonic() + seconds
-
-    def receive(self, size: int) -> bytes:
-        """Exactly ``size`` bytes.
-
-        Raises:
-            OSError: if they do not come in time, or the connection ends.
-        """
-        data = b""
-        while len(data) < size:
-            left = self._end - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("it said too little in time")
-            self._connection.settimeout(left)
-            chunk = self._connection.recv(size - len(data))
-            if not chunk:
-                raise ConnectionError("it hung up")
-            data += chunk
-        return data
-
-
-def receive_head(deadline: Deadline) -> bytes:
-    """Receive a browser's request, of which ``GET`` was read already.
-
-    Raises:
-        NotOurs: if it is too long.
-    """
-    head = b"GET "
-    while not head.endswith(b"\r\n\r\n"):
-        if len(head) >= _HEAD_LIMIT:
-            raise NotOurs("a request that does not end")
-        head += deadline.receive(1)
-    return head
 
 
 def pack_word(word: int) -> bytes:
@@ -77,18 +35,6 @@ def pack_word(word: int) -> bytes:
     return struct.pack("<i", word)
 
 
-def receive_word(deadline: Deadline) -> int:
-    """Receive a word."""
-    return int(struct.unpack("<i", deadline.receive(4))[0])
-
-
-def receive_text(deadline: Deadline) -> str:
-    """Receive a text.
-
-    Raises:
-        NotOurs: if it is too long, or no text.
-    """
-    size = receive_word(deadline)
-    if not 0 <= size <= _TEXT_LIMIT:
-        raise NotOurs("neither TVM's RPC protocol nor ours")
-    return deadline.receive(size).decode()
+def unpack_word(data: bytes) -> int:
+    """The word that data begins with."""
+    return int(struct.unpack_from("<i", data)[0])

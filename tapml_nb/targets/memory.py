@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ import tvm_ffi
 
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.numerics import np_dtype, statistics
+from tapml_nb.targets.aftermath import Aftermath
 from tapml_nb.targets.devices import Device, Within, raw_bytes, size_of
 from tapml_nb.targets.guard import Block, telling
 from tapml_nb.targets.poison import PATTERNS
@@ -115,9 +117,11 @@ class _Loaded:
 class KernelRunner:
     """Launch plans with their loaded functions."""
 
-    def __init__(self, memory: TensorMemory) -> None:
+    def __init__(self, memory: TensorMemory, aftermath: Aftermath | None = None) -> None:
+        """``aftermath``: looks after kernels that run in this process."""
         self._memory = memory
         self._device = memory.device
+        self._aftermath = aftermath if self._device.on_host else None
         self._kernels: dict[str, _Loaded] = {}
 
     def load(self, library: str, plans: Sequence[dict[str, Any]], within: Within) -> None:
@@ -197,6 +201,7 @@ class KernelRunner:
             "spoiled": spoiled,
             "stale": stale,
             "overruns": overruns,
+            "notes": self._aftermath.notes() if self._aftermath else [],
         }
 
     def chain(
@@ -289,14 +294,15 @@ class KernelRunner:
 
     def _launch(self, loaded: _Loaded, buffers: list[Any]) -> float:
         """Run a kernel to its end; milliseconds."""
-        begin = time.perf_counter()
-        for launch in loaded.plan.launches:
-            arguments = [buffers[i] for i in launch.args]
-            for place, size in launch.sizes:
-                arguments.insert(place, size)
-            loaded.functions[launch.function](*arguments)
-        self._device.finish()
-        return (time.perf_counter() - begin) * 1e3
+        with self._aftermath.looked_after() if self._aftermath else nullcontext():
+            begin = time.perf_counter()
+            for launch in loaded.plan.launches:
+                arguments = [buffers[i] for i in launch.args]
+                for place, size in launch.sizes:
+                    arguments.insert(place, size)
+                loaded.functions[launch.function](*arguments)
+            self._device.finish()
+            return (time.perf_counter() - begin) * 1e3
 
     def _equal(self, a: Any, b: Any) -> bool:
         """Whether two tensors agree in dtype, shape and every bit."""

@@ -1,7 +1,8 @@
 """Browsers at the target server's port: the page that becomes a target, and its websocket.
 
-Runs in the child that the listener forks for a connection.  A page's websocket is kept here until
-a session waits for one, and then handed over to it.
+Runs in the child that the listener forks for a browser that knows the key (:func:`knows_key`);
+others hear :func:`refusal` from the listener itself.  A page's websocket is kept here until a
+session waits for one, and then handed over to it.
 
 Pages are let in by a key of their own, made from the server's: it does not open TVM's RPC.  Both
 the page and the address it was called by must be of the loopback interface, so that no other
@@ -79,13 +80,30 @@ def page_key(token: str) -> str:
     return hmac.new(token.encode(), b"page", hashlib.sha256).hexdigest()[:32]
 
 
-def answer(connection: socket.socket, head: bytes, key: str, workroot: Path) -> str:
-    """Answer a browser's request; returns why it was refused, or "".
+WRONG_KEY = "wrong key: the session may be another one by now"
+
+
+def knows_key(head: bytes, key: str) -> bool:
+    """Whether the path of a browser's request begins with the key; ``head``: the whole request."""
+    path = head.split(b" ", 2)[1].partition(b"?")[0]
+    return hmac.compare_digest((path + b"/").split(b"/")[1], key.encode())
+
+
+def refusal() -> bytes:
+    """What a browser without the key hears."""
+    text = f"{WRONG_KEY}\n".encode()
+    return (
+        b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text)
+    )
+
+
+def answer(connection: socket.socket, head: bytes, workroot: Path) -> str:
+    """Answer the request of a browser that knows the key; returns why it was refused, or "".
 
     Args:
         connection: the socket.
         head: what it said so far: the whole head of a request.
-        key: what its path must begin with.
         workroot: the folder with the sessions' folders.
     """
     from websockets.datastructures import Headers
@@ -107,10 +125,8 @@ def answer(connection: socket.socket, head: bytes, key: str, workroot: Path) -> 
     names = [urlsplit(place if "//" in place else f"//{place}").hostname for place in where]
     if not set(names) <= set(_LOOPBACK):
         return send(protocol.reject(403, f"no page of {names} is let in here\n"))
-    _, given, *rest = f"{request.path.partition('?')[0]}/".split("/")
+    _, key, *rest = f"{request.path.partition('?')[0]}/".split("/")
     name = "/".join(rest).removesuffix("/")
-    if not hmac.compare_digest(given.encode(), key.encode()):
-        return send(protocol.reject(403, "wrong key: the session may be another one by now\n"))
     if name == "device":
         response = protocol.accept(request)
         if CHALLENGE in request.headers:

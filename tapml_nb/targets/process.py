@@ -17,11 +17,14 @@ import subprocess
 import tempfile
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from tapml_nb.interpreter import module_command, module_environment
+from tapml_nb.owner import finalize
 from tapml_nb.targets.errors import TargetLost
+from tapml_nb.targets.leftovers import MARK, end_marked, is_stopped
 from tapml_nb.targets.pages import page_key
 
 _START_SECONDS = 60.0
@@ -32,17 +35,23 @@ _LOG_TAIL = 2000
 class LocalServer:
     """A server of our own on this machine; it dies with us."""
 
-    def __init__(self, before: LocalServer | None = None) -> None:
+    def __init__(
+        self,
+        before: LocalServer | None = None,
+        on_end: Callable[[int], None] = lambda pid: None,
+    ) -> None:
         """Start it and wait until it listens.
 
         Args:
             before: one that is dead, whose port and token it shall have.
+            on_end: a bound method, whose owner this does not keep alive; told, on a thread of
+                this, of each session's process that has ended, and with 0 of the server's own end.
 
         Raises:
             TargetLost: if it does not come up; with what it wrote.
         """
         self.token: str = before.token if before else secrets.token_hex(16)
-        self._workroot = Path(tempfile.mkdtemp(prefix="tapml-target-"))
+        self._workroot = Path(tempfile.mkdtemp(prefix="tapml-target-")).resolve()
         arguments = ["--workroot", str(self._workroot), "--port", str(before.port if before else 0)]
         log = self._workroot / "server.log"
         with log.open("wb") as stderr:
@@ -51,14 +60,12 @@ class LocalServer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=module_environment(TAPML_TOKEN=self.token),
+                env=module_environment(TAPML_TOKEN=self.token, **{MARK: str(self._workroot)}),
                 start_new_session=True,  # Ctrl-C in a terminal is for the notebook alone
             )
         assert self._process.stdout
-        self._reports = _Reports(self._process.stdout)
-        self._end = weakref.finalize(
-            self, _end, self._process, self._reports, self._workroot, os.getpid()
-        )
+        self._reports = _Reports(self._process.stdout, on_end)
+        self._end = finalize(self, _end, self._process, self._reports, self._workroot)
         ready = self._reports.ready(_START_SECONDS)
         if ready is None:
             message = _tail(log) if self._reports.ended else "it is too slow"
@@ -73,8 +80,10 @@ class LocalServer:
 
     @property
     def alive(self) -> bool:
-        """Whether the listener still runs."""
-        return self._process.poll() is None
+        """Whether the listener can take another session: it runs, nobody has stopped it, and it
+        still has its folder."""
+        dying = self._reports.ended or self._process.poll() is not None
+        return not dying and not is_stopped(self._process.pid) and self._workroot.exists()
 
     def exit_of(self, pid: int, timeout: float) -> dict[str, Any] | None:
         """How a session's process ended (``signal``, ``code``, ``log``), or None if the listener
@@ -89,8 +98,9 @@ class LocalServer:
 class _Reports:
     """What the server says on its standard output, read by a thread."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], on_end: Callable[[int], None]) -> None:
         self._stream = stream
+        self._on_end = weakref.WeakMethod(on_end) if hasattr(on_end, "__self__") else None
         self._changed = threading.Condition()
         self._ready: dict[str, Any] | None = None
         self._exits: dict[int, dict[str, Any]] = {}
@@ -123,25 +133,34 @@ class _Reports:
                 elif event["event"] == "exit":
                     self._exits[event["pid"]] = event
                 self._changed.notify_all()
+            if event["event"] == "exit":
+                self._tell(event["pid"])
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+        self._tell(0)
+
+    def _tell(self, pid: int) -> None:
+        on_end = self._on_end() if self._on_end else None
+        if on_end:
+            on_end(pid)
 
 
-def _end(process: subprocess.Popen[bytes], reports: _Reports, workroot: Path, owner: int) -> None:
+def _end(process: subprocess.Popen[bytes], reports: _Reports, workroot: Path) -> None:
     """End a server.  (No method: what waits for an object's end must not hold it.)"""
-    if os.getpid() != owner:  # a forked copy of the notebook's process is no owner
-        return
     if process.stdin:
         with contextlib.suppress(OSError):
             process.stdin.close()
-    process.terminate()  # a fork of this process may hold another end of its stdin
+    # A fork of this process may hold another end of its stdin.
+    process.kill() if is_stopped(process.pid) else process.terminate()
     try:
         process.wait(_END_SECONDS)
     except subprocess.TimeoutExpired:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    if process.returncode:  # it could not clear up itself
+        end_marked(workroot)
     reports.reader.join(_END_SECONDS)
     if process.stdout:
         process.stdout.close()

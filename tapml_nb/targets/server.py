@@ -6,10 +6,14 @@ kills its process kills one child; the listener reports how it died, clears up a
 accepts the next session.  (TVM's stock server stops accepting after the first crash, takes
 seconds to start, and lets anyone who reaches its port run code.)
 
-Every connection is greeted in a child of its own, so one that is silent or malicious keeps nobody
-waiting.  A connection is a session, or the tensor channel of a session: the child then hands the
-socket over to that session's child.  So one port is all that a firewall or a tunnel has to open.
-A browser that connects is given the page that becomes a target (:mod:`tapml_nb.targets.pages`).
+Who connects costs a descriptor until they have said who they are
+(:mod:`tapml_nb.targets.greeter`), so one that is silent or malicious keeps nobody waiting.  A
+connection is a session, or the tensor channel of a session, whose process then gets the socket; or
+it asks for a session's end.  So one port is all that a firewall or a tunnel has to open.  A browser
+that connects is given the page that becomes a target (:mod:`tapml_nb.targets.pages`).
+
+A session ends with all that its kernels have started (:mod:`tapml_nb.targets.leftovers`), and at
+the latest when it has had its time and does not hear its own alarm (:mod:`tapml_nb.targets.clock`).
 
 Events are JSON lines on stdout: ``ready``, ``session``, ``exit`` (signal, code, the last lines of
 the session's log), ``rejected``.  The end of stdin ends the server, and so does the end of its
@@ -24,8 +28,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import errno
 import hmac
 import json
+import math
 import os
 import resource
 import secrets
@@ -36,29 +42,36 @@ import socket
 import struct
 import sys
 import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tapml_nb.targets.clock import Clock
 from tapml_nb.targets.door import hand_over
-from tapml_nb.targets.greeting import (
-    BULK,
-    GET,
-    MAGIC,
-    MISMATCH,
-    SECONDS,
-    Deadline,
-    NotOurs,
-    pack_word,
-    receive_head,
-    receive_text,
-    receive_word,
-)
+from tapml_nb.targets.greeter import Greeter, Greeters, Greeting
+from tapml_nb.targets.greeting import BULK, END, GET, MAGIC, MISMATCH, NotOurs, pack_word
+from tapml_nb.targets.leftovers import adopt_orphans, children, end, end_all_children
+from tapml_nb.targets.pages import WRONG_KEY, answer, knows_key, page_key, refusal
 
 _LOG_TAIL = 4000
 _REMEMBERED = 64
 _MAX_SESSIONS = 64
-"""Children at one time; a flood of connections shall not take the machine down."""
+"""Children at one time; even who has the key shall not take the machine down."""
+
+_MAX_GREETERS = 512
+"""Who may be connected without having said who they are; fewer where descriptors are few."""
+
+_TICK = 0.5
+"""Seconds between two looks at what sessions are at."""
+
+_GRACE = 1.0
+"""How much later than a session's own alarm the listener acts, in seconds."""
+
+_ANSWER_SECONDS = 5.0
+"""What a browser may take to read what it asked for."""
 
 _PR_SET_PDEATHSIG = 1
 
@@ -86,16 +99,34 @@ def serve_standalone(host: str, port: int) -> int:
     token = os.environ.pop("TAPML_TOKEN", "") or secrets.token_hex(16)
     workroot = Path(tempfile.mkdtemp(prefix="tapml-serve-"))
     server = Server(host, port, token, workroot)
+    server.stop_at(signal.SIGINT)
     shown = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
     print(f"serving on {host}:{server.port}; in the notebook:", flush=True)
     print(f"  Target('llvm', rpc='{shown}:{server.port}/{token}')", flush=True)
     if host not in ("127.0.0.1", "localhost", "::1"):
         print("whoever has this key can run code here; prefer an SSH tunnel", flush=True)
-    try:
-        server.run(until_orphaned=False)
-    except KeyboardInterrupt:
-        print("stopped", flush=True)
+    server.run(until_orphaned=False)
+    print("stopped", flush=True)
     return 0
+
+
+@dataclass
+class _Session:
+    """A session, as the listener knows it.
+
+    Attributes:
+        number: its own.
+        token: what a connection must know that belongs to it.
+        clock: when it has to be done with what it is at.
+        late: whether it was ended because it was not.
+        due: when it shall have ended, for its client asked for that.
+    """
+
+    number: int
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    clock: Clock = field(default_factory=Clock)
+    late: bool = False
+    due: float = math.inf
 
 
 class Server:
@@ -118,62 +149,168 @@ class Server:
         self._workroot = workroot.resolve()
         self._events = events
         self._pid = os.getpid()
-        self._sessions: dict[int, int] = {}
+        self._sessions: dict[int, _Session] = {}
         self._exits: dict[int, dict[str, Any]] = {}
         self._count = 0
-        self._inherited: list[int] = []
+        self._stopped = False
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._greeters = Greeters(min(_MAX_GREETERS, descriptors // 2))
+        self._poll = select.poll()
+        self._woken, self._waker = os.pipe()
+        for descriptor in (self._woken, self._waker):
+            os.set_blocking(descriptor, False)
+        self._inherited = [self._woken, self._waker]
         load_runtime()
-        self._listener = socket.create_server((host, port), backlog=64)
+        self._listener = socket.create_server((host, port), backlog=128)
+        self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
+
+    def stop_at(self, number: signal.Signals) -> None:
+        """End :meth:`run` at a signal.
+
+        The handler sets a flag and wakes the loop, no more: an exception may come up where Python
+        only prints it, such as in a fork's hooks.
+        """
+        signal.signal(number, self._stop)
+
+    def _stop(self, *_: Any) -> None:
+        self._stopped = True
 
     def run(self, *, until_orphaned: bool) -> None:
         """Serve until SIGTERM; ``until_orphaned``: or until stdin or the parent process ends."""
-        read, write = os.pipe()
-        os.set_blocking(read, False)
-        os.set_blocking(write, False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        self.stop_at(signal.SIGTERM)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        adopt_orphans()
         parent = _parent_watch() if until_orphaned else []
         stdin = [0] if until_orphaned else []
         listener = self._listener.fileno()
-        self._inherited = [listener, read, write, *parent]
+        self._inherited += [listener, *parent]
+        for descriptor in (listener, self._woken, *stdin, *parent):
+            self._poll.register(descriptor, select.POLLIN)
         self._emit(event="ready", port=self.port, pid=self._pid)
         try:
-            while True:
-                ready, _, _ = select.select([listener, read, *stdin, *parent], [], [])
-                if read in ready:
+            while not self._stopped:
+                ready = [descriptor for descriptor, _ in self._poll.poll(self._patience())]
+                if self._woken in ready:
                     with contextlib.suppress(BlockingIOError):
-                        os.read(read, 4096)
+                        os.read(self._woken, 4096)
                 self._reap()
+                self._end_late()
                 if any(watch in ready for watch in parent):
                     return
-                if 0 in ready and not os.read(0, 4096):
+                if stdin and 0 in ready and not os.read(0, 4096):
                     return
+                self._hear(ready)
                 if listener in ready:
                     self._accept()
         finally:
             if os.getpid() == self._pid:
                 self._end()
 
+    def _patience(self) -> float | None:
+        """Milliseconds until there is something to do even if nothing happens."""
+        seconds = min(self._greeters.patience(), _TICK if self._sessions else math.inf)
+        return None if seconds == math.inf else math.ceil(1000 * seconds)
+
+    # -- who is there ------------------------------------------------------------------------------
+
     def _accept(self) -> None:
         try:
             connection, peer = self._listener.accept()
         except OSError as error:  # it went away again, or there are no descriptors left
-            self._emit(event="rejected", peer="", why=str(error))
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                oldest = self._greeters.oldest()
+                self._dismiss(oldest, "another one came") if oldest else time.sleep(0.05)
             return
+        if in_the_way := self._greeters.in_the_way():
+            self._dismiss(in_the_way, "another one came")
+        self._greeters.add(Greeter(connection, peer[0]))
+        self._poll.register(connection, select.POLLIN)
+
+    def _hear(self, ready: list[int]) -> None:
+        """Listen to those who have something to say; see off those who take too long."""
+        for greeter in filter(None, map(self._greeters.get, ready)):
+            try:
+                greeting = greeter.listen()
+                if greeting is None:
+                    continue
+                self._forget(greeter)
+                with greeter.connection:
+                    self._receive(greeter.connection, greeter.peer, greeting)
+            # (A recursion error: JSON can be that deep.)
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                self._dismiss(greeter, str(error))
+        for greeter in self._greeters.expired():
+            self._dismiss(greeter, "it said too little in time")
+
+    def _receive(self, connection: socket.socket, peer: str, greeting: Greeting) -> None:
+        """Be what somebody came for.
+
+        Raises:
+            OSError, ValueError, KeyError, TypeError, RecursionError: if they are none of ours.
+        """
+        if greeting.word == GET:
+            if self._events is None:
+                raise NotOurs("neither TVM's RPC protocol nor ours")
+            if not knows_key(greeting.text, page_key(self._token)):
+                connection.sendall(refusal())
+                raise NotOurs(WRONG_KEY)
+            self._fork(peer, lambda _: self._welcome(connection, greeting.text, peer))
+        elif greeting.word == MAGIC:
+            given = greeting.text.partition(b" ")[0]
+            if not hmac.compare_digest(given, f"client:{self._token}".encode()):
+                connection.sendall(pack_word(MISMATCH))
+                raise NotOurs("wrong key")
+            self._fork(peer, lambda session: self._serve(connection, peer, session))
+        else:
+            session, token = self._session_of(json.loads(greeting.text))
+            if greeting.word == BULK:
+                hand_over(self._folder(session.number), "bulk", token, connection, wait=0)
+            elif greeting.word == END:
+                # Mostly it has noticed that the line is gone, and says how it ended.
+                session.due = time.monotonic() + _GRACE
+                connection.sendall(pack_word(END))
+
+    def _session_of(self, request: dict[str, Any]) -> tuple[_Session, bytes]:
+        """The session that somebody belongs to who knows its token, and the token."""
+        token = str(request["token"]).encode()
+        for session in self._sessions.values():
+            if session.number == request["session"]:
+                if hmac.compare_digest(token, session.token.encode()):
+                    return session, token
+                raise NotOurs("wrong token")
+        raise NotOurs("no such session")
+
+    def _forget(self, greeter: Greeter) -> None:
+        self._poll.unregister(greeter.connection)
+        self._greeters.remove(greeter)
+
+    def _dismiss(self, greeter: Greeter, why: str) -> None:
+        """Hang up on somebody."""
+        if greeter.connection.fileno() >= 0:
+            self._forget(greeter)
+            greeter.connection.close()
+        self._emit(event="rejected", peer=greeter.peer, why=why)
+
+    def _fork(self, peer: str, work: Callable[[_Session], None]) -> None:
+        """Have a child of its own do something for a connection.
+
+        Raises:
+            OSError: if the machine has no room for one.
+            NotOurs: if there are too many.
+        """
         if len(self._sessions) >= _MAX_SESSIONS:
-            self._emit(event="rejected", peer=peer[0], why="too many connections")
-            connection.close()
-            return
+            raise NotOurs("too many connections")
         self._count += 1
+        session = _Session(self._count)
         pid = os.fork()
         if pid:
-            connection.close()
-            self._sessions[pid] = self._count
+            self._sessions[pid] = session
             return
         code = 1
         try:
+            os.setsid()
             die_with(self._pid)
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
@@ -181,7 +318,9 @@ class Server:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             for descriptor in self._inherited:
                 os.close(descriptor)
-            self._greet(connection, peer[0])
+            for greeter in self._greeters:
+                greeter.connection.close()
+            work(session)
             code = 0
         except BaseException as error:
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
@@ -190,61 +329,32 @@ class Server:
 
     # -- in a connection's own child ---------------------------------------------------------------
 
-    def _greet(self, connection: socket.socket, peer: str) -> None:
-        """Find out who is there, and be what they came for."""
-        deadline = Deadline(connection, SECONDS)
-        try:
-            word = receive_word(deadline)
-            if word == GET and self._events is not None:
-                self._welcome(connection, receive_head(deadline), peer)
-                return
-            text = receive_text(deadline)
-            if word == BULK:
-                self._hand_over(connection, json.loads(text))
-                return
-            if word != MAGIC:
-                raise NotOurs("neither TVM's RPC protocol nor ours")
-            if not hmac.compare_digest(
-                text.partition(" ")[0].encode(), f"client:{self._token}".encode()
-            ):
-                connection.sendall(pack_word(MISMATCH))
-                raise NotOurs("wrong key")
-        except (OSError, ValueError, KeyError) as error:
-            self._emit(event="rejected", peer=peer, why=str(error))
-            return
-        connection.settimeout(None)
-        self._serve(connection, peer)
-
     def _welcome(self, connection: socket.socket, head: bytes, peer: str) -> None:
         """Answer a browser."""
-        from tapml_nb.targets.pages import answer, page_key
-
-        why = answer(connection, head, page_key(self._token), self._workroot)
+        connection.settimeout(_ANSWER_SECONDS)
+        why = answer(connection, head, self._workroot)
         if why:
             self._emit(event="rejected", peer=peer, why=why)
 
-    def _hand_over(self, connection: socket.socket, request: dict[str, Any]) -> None:
-        """Give a tensor connection to its session, which checks the token."""
-        token = str(request["token"]).encode()
-        hand_over(self._folder(int(request["session"])), "bulk", token, connection, SECONDS)
-
-    def _serve(self, connection: socket.socket, peer: str) -> None:
+    def _serve(self, connection: socket.socket, peer: str, session: _Session) -> None:
         """Speak RPC until the client hangs up."""
         import tvm_ffi
 
         from tapml_nb.targets.service import register_service
 
-        folder = self._folder(self._count)
+        connection.settimeout(None)
+        folder = self._folder(session.number)
         folder.mkdir(mode=0o700)
         os.chdir(folder)
-        log = os.open(self._log(self._count), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        log = os.open(self._log(session.number), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         null = os.open(os.devnull, os.O_RDONLY)
         for old, new in ((null, 0), (log, 1), (log, 2)):
             os.dup2(old, new)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         keep_alive(connection)
+        credentials = {"session": session.number, "token": session.token}
         same_host = self._events is not None
-        register_service(folder, self._count, self._exits, same_host=same_host)
+        register_service(folder, credentials, session.clock, self._exits, same_host=same_host)
         self._emit(event="session", pid=os.getpid(), peer=peer)
         if self._events is not None:
             os.close(self._events)
@@ -255,35 +365,54 @@ class Server:
     # -- clearing up -------------------------------------------------------------------------------
 
     def _reap(self) -> None:
-        while self._sessions:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
-            if not pid:
-                return
-            number = self._sessions.pop(pid)
-            shutil.rmtree(self._folder(number), ignore_errors=True)
-            log = self._take_log(number)
-            if log is None:
-                continue
-            report = {
-                "pid": pid,
-                "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-                "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0,
-                "maxrss_mb": usage.ru_maxrss >> 10,
-                "log": log,
-            }
-            # A session forked from now on inherits this, and can tell a client on another
-            # machine, which does not hear our events, how its last session ended.
-            self._exits[pid] = report
-            while len(self._exits) > _REMEMBERED:
-                del self._exits[next(iter(self._exits))]
-            self._emit(event="exit", **report)
+        """Take note of children that have ended, and end what they have left."""
+        some = False
+        with contextlib.suppress(ChildProcessError):  # there are none
+            while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                some = True
+                session = self._sessions.pop(found.si_pid, None)
+                if session:
+                    end(found.si_pid)  # its group: now, while the number is still its own
+                _, status, usage = os.wait4(found.si_pid, 0)
+                if session:
+                    self._clear_up(found.si_pid, session, status, usage)
+        if some:  # who became our child without being a session has lost its parent
+            for pid in children() - self._sessions.keys():
+                end(pid)
+
+    def _clear_up(
+        self, pid: int, session: _Session, status: int, usage: resource.struct_rusage
+    ) -> None:
+        session.clock.close()
+        shutil.rmtree(self._folder(session.number), ignore_errors=True)
+        log = self._take_log(session.number)
+        if log is None:
+            return
+        report = {
+            "pid": pid,
+            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+            "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0,
+            "maxrss_mb": usage.ru_maxrss >> 10,
+            "log": log,
+        }
+        if session.late:
+            report["signal"] = int(signal.SIGALRM)  # which it did not hear
+        # A session forked from now on inherits this, and can tell a client on another
+        # machine, which does not hear our events, how its last session ended.
+        self._exits[pid] = report
+        while len(self._exits) > _REMEMBERED:
+            del self._exits[next(iter(self._exits))]
+        self._emit(event="exit", **report)
+
+    def _end_late(self) -> None:
+        """End sessions that should have ended, or been done with what they are at, by now."""
+        for pid, session in self._sessions.items():
+            session.late |= session.clock.late(_GRACE)
+            if session.late or session.due < time.monotonic():
+                end(pid)
 
     def _end(self) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        for pid in self._sessions:
-            os.kill(pid, signal.SIGKILL)
-        for pid in self._sessions:
-            os.waitpid(pid, 0)
+        end_all_children()
         shutil.rmtree(self._workroot, ignore_errors=True)
 
     def _folder(self, number: int) -> Path:

@@ -12,13 +12,16 @@ import os
 import platform
 import signal
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import tvm_ffi
 
+from tapml_nb.targets.aftermath import Aftermath
 from tapml_nb.targets.bulk import BulkServer
+from tapml_nb.targets.clock import Clock
 from tapml_nb.targets.devices import open_device
 from tapml_nb.targets.memory import KernelRunner, TensorMemory
 
@@ -28,25 +31,33 @@ function."""
 
 
 def register_service(
-    folder: Path, session: int, exits: dict[int, dict[str, Any]], *, same_host: bool
+    folder: Path,
+    credentials: dict[str, Any],
+    clock: Clock,
+    exits: dict[int, dict[str, Any]],
+    *,
+    same_host: bool,
 ) -> None:
     """Register the functions of a session.
 
     Args:
         folder: the session's own; file names are confined to it.
-        session: its number at the listener.
+        credentials: its number and token at the listener, for the client.
+        clock: where the listener sees when this process has to be done.
         exits: how earlier sessions ended, by process.
         same_host: the client started this server, so libraries may stay where they are.
     """
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    within = partial(_within, clock)
+    aftermath = Aftermath(os.getppid())
     memory = TensorMemory(open_device("llvm", 0))
-    runner = KernelRunner(memory)
+    runner = KernelRunner(memory, aftermath)
 
     def use(kind: str, number: str, seconds: str) -> str:
         nonlocal memory, runner
-        memory = TensorMemory(_within(float(seconds), lambda: open_device(kind, int(number))))
-        runner = KernelRunner(memory)
+        memory = TensorMemory(within(float(seconds), lambda: open_device(kind, int(number))))
+        runner = KernelRunner(memory, aftermath)
         return json.dumps(memory.device.describe())
 
     def confined(name: str) -> str:
@@ -57,24 +68,24 @@ def register_service(
 
     def load(name: str, plans: str) -> None:
         path = name if same_host and Path(name).is_absolute() else confined(name)
-        runner.load(path, json.loads(plans), lambda work: _within(LOAD_SECONDS, work))
+        runner.load(path, json.loads(plans), lambda work: within(LOAD_SECONDS, work))
 
     def call(text: str) -> str:
         request = json.loads(text)
         timeout = request.pop("timeout")
-        return json.dumps(_within(timeout, lambda: runner.call(**request)))
+        return json.dumps(within(timeout, lambda: runner.call(**request)))
 
     def chain(text: str) -> str:
         request = json.loads(text)
         timeout = request.pop("timeout")
-        return json.dumps(runner.chain(**request, within=lambda work: _within(timeout, work)))
+        return json.dumps(runner.chain(**request, within=lambda work: within(timeout, work)))
 
     functions: dict[str, Callable[..., Any]] = {
         "tvm.rpc.server.workpath": confined,
         "tvm.rpc.server.load_module": lambda name: tvm_ffi.load_module(confined(name)),
         "tapml.hello": lambda: json.dumps(_hello()),
         "tapml.use": use,
-        "tapml.bulk": lambda: json.dumps(BulkServer(memory, folder, session).credentials()),
+        "tapml.bulk": lambda: json.dumps(BulkServer(memory, folder, credentials).credentials()),
         "tapml.load": load,
         "tapml.call": call,
         "tapml.chain": chain,
@@ -87,17 +98,19 @@ def register_service(
         tvm_ffi.register_global_func(name, function, override=True)
 
 
-def _within(seconds: float, work: Callable[[], Any]) -> Any:
+def _within(clock: Clock, seconds: float, work: Callable[[], Any]) -> Any:
     """Do something within a deadline that the operating system keeps.
 
     An endless loop in native code hears nothing else, and the client may be on another machine.
     The default action of SIGALRM ends the process.
     """
+    clock.start(seconds)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         return work()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        clock.stop()
 
 
 def _hello() -> dict[str, Any]:

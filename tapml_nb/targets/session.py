@@ -16,7 +16,6 @@ import re
 import signal
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.sources import SOURCE_KINDS
+from tapml_nb.owner import Owner, finalize
 from tapml_nb.targets.connection import Connection
 from tapml_nb.targets.devices import GONE
 from tapml_nb.targets.errors import LossReason, TargetError, TargetLost
@@ -69,6 +69,7 @@ class CallResult:
             has dropped them.
         stale: where runs differ, whether it is by what memory held before they began.
         overruns: what a guarded kernel wrote beyond its buffers, in words.
+        notes: what it did beside its work that is no fault of its results, in words.
     """
 
     ms: list[float]
@@ -77,6 +78,7 @@ class CallResult:
     spoiled: list[str]
     stale: bool = False
     overruns: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ class TargetSession:
         self._was_plain = False
         self._gone_until = 0.0
         self._watchdog = Watchdog(self._sever)
-        weakref.finalize(self, self._watchdog.close)
+        self._owner = Owner()
+        finalize(self, self._watchdog.close)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -204,6 +207,8 @@ class TargetSession:
 
     def close(self) -> None:
         """End the session, and the server if it is ours.  Idempotent; from any thread."""
+        if self._owner.elsewhere:
+            return
         with self._lock:
             if self._closed:
                 return
@@ -490,7 +495,8 @@ class TargetSession:
             if server:
                 server.close()
             # Pages come back to where they found the last one.
-            server = LocalServer(server if self.target.rpc == BROWSER else None)
+            before = server if self.target.rpc == BROWSER else None
+            server = LocalServer(before, self._heed_end)
             with self._lock:
                 self._server = server
             if self._closed:
@@ -629,6 +635,13 @@ class TargetSession:
             connection, self._connection = self._connection, None
         if connection:
             connection.close()
+
+    def _heed_end(self, pid: int) -> None:
+        """The process of some session, or (0) the server itself, has ended: wait no longer for
+        it, for what a kernel has left may hold the line open."""
+        connection = self._connection
+        if connection and pid in (0, connection.pid):
+            connection.sever()
 
     def _sever(self) -> None:
         connection = self._connection

@@ -98,11 +98,50 @@ def lazy(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
         b[i] = a[i]
 
 
-_FUNCTIONS = {
-    f.__name__ if hasattr(f, "__name__") else name: f
-    for name, f in list(globals().items())
-    if isinstance(f, tvm.tirx.PrimFunc)
-}
+def misbehaves(helper: str, argument: int):
+    """Calls a helper, then copies its input."""
+
+    @T.prim_func
+    def function(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
+        T.evaluate(T.call_extern("int32", helper, argument))
+        for i in range(8):
+            b[i] = a[i]
+
+    return function
+
+
+leave_children = misbehaves("leave_children", 20)
+leave_daemon = misbehaves("leave_daemon", 0)
+leave_and_die = misbehaves("leave_and_die", 1)
+leave_and_spin = misbehaves("leave_and_spin", 0)
+spin_deaf = misbehaves("spin_deaf", 0)
+stop_here = misbehaves("stop_here", 0)
+end_listener = misbehaves("end_listener", 0)
+stop_listener = misbehaves("stop_listener", 1)
+close_all = misbehaves("close_all", 1024)
+flush_to_zero = misbehaves("flush_to_zero", 0)
+round_up = misbehaves("round_up", 0)
+inexact = misbehaves("inexact", 0)
+
+
+@T.prim_func
+def flush_everywhere(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
+    """On all threads of TVM's pool."""
+    for i in T.parallel(8):
+        b[i] = a[i] + T.cast(T.call_extern("int32", "flush_to_zero", 0), "float32")
+
+
+@T.prim_func
+def halve(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
+    """On all threads of TVM's pool."""
+    for i in T.parallel(8):
+        b[i] = a[i] * T.float32(0.5)
+
+
+_FUNCTIONS = {name: f for name, f in list(globals().items()) if isinstance(f, tvm.tirx.PrimFunc)}
+
+
+_OF_OTHER_SHAPES = ("add", "transpose", "double_and_sign", "empty")
 
 
 def f32(*shape: int) -> BufferSpec:
@@ -118,9 +157,7 @@ def unary(name: str, spec: BufferSpec | None = None) -> Kernel:
 PLANS: dict[str, Kernel] = {
     kernel.key: kernel
     for kernel in (
-        *map(
-            unary, ["add_one", "segfault", "abort", "leave", "endless", "slow", "erratic", "lazy"]
-        ),
+        *[unary(name) for name in _FUNCTIONS if name not in _OF_OTHER_SHAPES],
         unary("empty", f32(0, 4)),
         Kernel(
             key="views",  # (2, 4) as (8,), plus the constant, as (2, 4), transposed

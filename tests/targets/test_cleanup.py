@@ -23,7 +23,8 @@ from tapml_nb.targets.session import TargetSession
 from tapml_nb.targets.spec import Target
 session = TargetSession(Target("llvm"))
 session.start()
-print(session.platform["pid"], os.getppid(), flush=True)
+print(session.platform["pid"], flush=True)
+sys.stdin.readline()  # whoever reads that wants to see the processes before they end
 {ending}
 """
 
@@ -42,8 +43,11 @@ def client(nothing_left, tmp_path):
             text=True,
         )
         started.append(process)
-        child = psutil.Process(int(process.stdout.readline().split()[0]))
-        return process, [child, child.parent()]
+        child = psutil.Process(int(process.stdout.readline()))
+        others = [child, child.parent()]
+        process.stdin.write("\n")
+        process.stdin.flush()
+        return process, others
 
     yield start
     for process in started:
@@ -54,8 +58,8 @@ def client(nothing_left, tmp_path):
 
 
 def assert_gone(processes, folder):
-    assert wait_until(lambda: all(map(gone, processes)), 2)
-    assert wait_until(lambda: not list(folder.glob("tapml*")), 2)
+    assert wait_until(lambda: all(map(gone, processes)), 10)
+    assert wait_until(lambda: not list(folder.glob("tapml*")), 10)
 
 
 def test_a_client_that_is_killed(client, nothing_left):
