@@ -54,6 +54,9 @@ class OpenClDevice:
             raise BeyondDevice(f"a buffer of {size} bytes; the device allows {limit}")
         return Tensor(tensor.shape, dtype, self._allocate(size))
 
+    def capacity(self) -> int | None:
+        return int(self._device.global_mem_size)
+
     def view(self, tensor: Tensor, shape: Sequence[int], dtype: str) -> Tensor:
         return Tensor(tuple(shape), dtype, tensor.buffer)
 

@@ -23,6 +23,7 @@ from typing import IO, Any
 from tapml_nb.interpreter import module_command, module_environment
 from tapml_nb.targets.errors import TargetLost
 from tapml_nb.targets.pages import page_key
+from tapml_nb.targets.recorder import Record, path_of, read_record
 
 _START_SECONDS = 60.0
 _END_SECONDS = 2.0
@@ -80,6 +81,10 @@ class LocalServer:
         """How a session's process ended (``signal``, ``code``, ``log``), or None if the listener
         ended first or says nothing in time."""
         return self._reports.exit_of(pid, timeout)
+
+    def record_of(self, pid: int) -> Record:
+        """What a session's process is at; an empty record if it does not say."""
+        return read_record(path_of(self._workroot, pid))
 
     def close(self) -> None:
         """End the server and everything it runs.  Idempotent."""

@@ -36,16 +36,19 @@ import socket
 import struct
 import sys
 import tempfile
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tapml_nb.targets.door import hand_over
 from tapml_nb.targets.greeting import (
+    ASK,
     BULK,
     GET,
     MAGIC,
     MISMATCH,
+    PROTOCOL,
     SECONDS,
     Deadline,
     NotOurs,
@@ -54,8 +57,16 @@ from tapml_nb.targets.greeting import (
     receive_text,
     receive_word,
 )
+from tapml_nb.targets.recorder import (
+    CLOSED,
+    HUNG_UP,
+    Recorder,
+    path_of,
+    read_record,
+)
 
-_LOG_TAIL = 4000
+_LOG_TAIL = 16_000
+"""Characters: a stack trace of TVM's, and what was said before it."""
 _REMEMBERED = 64
 _MAX_SESSIONS = 64
 """Children at one time; a flood of connections shall not take the machine down."""
@@ -199,6 +210,9 @@ class Server:
                 self._welcome(connection, receive_head(deadline), peer)
                 return
             text = receive_text(deadline)
+            if word == ASK:
+                self._answer(connection, json.loads(text))
+                return
             if word == BULK:
                 self._hand_over(connection, json.loads(text))
                 return
@@ -223,6 +237,18 @@ class Server:
         if why:
             self._emit(event="rejected", peer=peer, why=why)
 
+    def _answer(self, connection: socket.socket, question: dict[str, Any]) -> None:
+        """Tell a client on another machine what became of its session."""
+        if not hmac.compare_digest(str(question["key"]).encode(), self._token.encode()):
+            connection.sendall(pack_word(MISMATCH))
+            raise NotOurs("wrong key")
+        pid = int(question["pid"])
+        answer = {"protocol": PROTOCOL, "exit": self._exits.get(pid)}
+        if pid in self._sessions:
+            answer["record"] = asdict(read_record(path_of(self._workroot, pid)))
+        text = json.dumps(answer).encode()
+        connection.sendall(pack_word(ASK) + pack_word(len(text)) + text)
+
     def _hand_over(self, connection: socket.socket, request: dict[str, Any]) -> None:
         """Give a tensor connection to its session, which checks the token."""
         token = str(request["token"]).encode()
@@ -230,8 +256,6 @@ class Server:
 
     def _serve(self, connection: socket.socket, peer: str) -> None:
         """Speak RPC until the client hangs up."""
-        import tvm_ffi
-
         from tapml_nb.targets.service import register_service
 
         folder = self._folder(self._count)
@@ -243,14 +267,15 @@ class Server:
             os.dup2(old, new)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         keep_alive(connection)
+        recorder = Recorder(path_of(self._workroot, os.getpid()))
         same_host = self._events is not None
-        register_service(folder, self._count, self._exits, same_host=same_host)
+        register_service(folder, self._count, recorder, same_host=same_host)
         self._emit(event="session", pid=os.getpid(), peer=peer)
         if self._events is not None:
             os.close(self._events)
         key = f"server:{os.getpid()}".encode()
         connection.sendall(pack_word(MAGIC) + struct.pack("<i", len(key)) + key)
-        tvm_ffi.get_global_func("rpc.ServerLoop")(connection.fileno())
+        os._exit(_serve_until_the_end(connection))
 
     # -- clearing up -------------------------------------------------------------------------------
 
@@ -262,17 +287,21 @@ class Server:
             number = self._sessions.pop(pid)
             shutil.rmtree(self._folder(number), ignore_errors=True)
             log = self._take_log(number)
+            record = path_of(self._workroot, pid)
             if log is None:
+                record.unlink(missing_ok=True)
                 continue
             report = {
                 "pid": pid,
+                "record": asdict(read_record(record)),
                 "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
                 "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0,
                 "maxrss_mb": usage.ru_maxrss >> 10,
                 "log": log,
             }
-            # A session forked from now on inherits this, and can tell a client on another
-            # machine, which does not hear our events, how its last session ended.
+            record.unlink(missing_ok=True)
+            # Whoever is asked from now on inherits this, and can tell a client on another
+            # machine, which does not hear our events, how its session ended.
             self._exits[pid] = report
             while len(self._exits) > _REMEMBERED:
                 del self._exits[next(iter(self._exits))]
@@ -308,6 +337,23 @@ class Server:
         """One line, in one write, so that lines of several processes do not mix."""
         if self._events is not None:
             os.write(self._events, (json.dumps(event) + "\n").encode())
+
+
+def _serve_until_the_end(connection: socket.socket) -> int:
+    """Speak RPC on a connection; the exit status, which says how that ended."""
+    import tvm_ffi
+
+    ours = os.fstat(connection.fileno())
+    try:
+        tvm_ffi.get_global_func("rpc.ServerLoop")(connection.fileno())
+    except Exception as error:
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        try:
+            still_ours = os.path.samestat(ours, os.fstat(connection.fileno()))
+        except OSError:
+            still_ours = False
+        return HUNG_UP if still_ours else CLOSED
+    return HUNG_UP
 
 
 def load_runtime() -> None:

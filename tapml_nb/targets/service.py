@@ -1,7 +1,9 @@
 """What a session's process offers its client, beside TVM's own RPC functions.
 
 Registered as global functions ``tapml.*`` whose arguments and answers are numbers and text (JSON
-where there is more to say), so that the client never holds a remote object.
+where there is more to say), so that the client never holds a remote object.  The client calls them
+through ``tapml.do``, which numbers answers and guards them with a checksum
+(:mod:`tapml_nb.targets.envelope`).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import os
 import platform
 import signal
+import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,34 +22,39 @@ from typing import Any
 import tvm_ffi
 
 from tapml_nb.targets.bulk import BulkServer
+from tapml_nb.targets.copies import Copies
 from tapml_nb.targets.devices import open_device
+from tapml_nb.targets.envelope import failure, seal, unseal
+from tapml_nb.targets.greeting import PROTOCOL
 from tapml_nb.targets.memory import KernelRunner, TensorMemory
+from tapml_nb.targets.recorder import Recorder
 
 LOAD_SECONDS = 60.0
 """Deadline of loading a library (constructors may run in it), and of compiling one device
 function."""
 
 
-def register_service(
-    folder: Path, session: int, exits: dict[int, dict[str, Any]], *, same_host: bool
-) -> None:
+def register_service(folder: Path, session: int, recorder: Recorder, *, same_host: bool) -> None:
     """Register the functions of a session.
 
     Args:
         folder: the session's own; file names are confined to it.
         session: its number at the listener.
-        exits: how earlier sessions ended, by process.
+        recorder: is told what the process is at.
         same_host: the client started this server, so libraries may stay where they are.
     """
 
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     memory = TensorMemory(open_device("llvm", 0))
-    runner = KernelRunner(memory)
+    copies = Copies()
+    runner = KernelRunner(memory, recorder, copies)
 
     def use(kind: str, number: str, seconds: str) -> str:
         nonlocal memory, runner
-        memory = TensorMemory(_within(float(seconds), lambda: open_device(kind, int(number))))
-        runner = KernelRunner(memory)
+        with recorder.during("device"):
+            device = _within(float(seconds), lambda: open_device(kind, int(number)))
+        memory = TensorMemory(device)
+        runner = KernelRunner(memory, recorder, copies)
         return json.dumps(memory.device.describe())
 
     def confined(name: str) -> str:
@@ -61,8 +69,8 @@ def register_service(
 
     def call(text: str) -> str:
         request = json.loads(text)
-        timeout = request.pop("timeout")
-        return json.dumps(_within(timeout, lambda: runner.call(**request)))
+        time_left = _Budget(request.pop("timeout"))
+        return json.dumps(runner.call(**request, within=time_left.spend))
 
     def chain(text: str) -> str:
         request = json.loads(text)
@@ -81,10 +89,37 @@ def register_service(
         "tapml.statistics": lambda *keys: json.dumps(runner.statistics(*keys)),
         "tapml.drop": lambda keys: memory.drop(json.loads(keys)),
         "tapml.held": lambda: memory.held(),
-        "tapml.exit_of": lambda pid: json.dumps(exits.get(int(pid))),
     }
+
+    def do(sealed: str) -> str:
+        number = 0
+        try:
+            number, name, arguments = unseal(sealed)
+            return seal({"number": number, "answer": functions[f"tapml.{name}"](*arguments)})
+        except Exception as error:
+            return seal({"number": number, **failure(error)})
+
+    tvm_ffi.register_global_func("tapml.do", do, override=True)
     for name, function in functions.items():
         tvm_ffi.register_global_func(name, function, override=True)
+
+
+class _Budget:
+    """Seconds that all launches of a call may take together.
+
+    What the tool does in between, poisoning memory and comparing, is not the kernel's doing.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+
+    def spend(self, work: Callable[[], Any]) -> Any:
+        """Do something within what is left."""
+        begin = time.monotonic()
+        try:
+            return _within(max(self._left, 1e-3), work)
+        finally:
+            self._left -= time.monotonic() - begin
 
 
 def _within(seconds: float, work: Callable[[], Any]) -> Any:
@@ -102,6 +137,7 @@ def _within(seconds: float, work: Callable[[], Any]) -> Any:
 
 def _hello() -> dict[str, Any]:
     return {
+        "protocol": PROTOCOL,
         "pid": os.getpid(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),

@@ -77,6 +77,30 @@ def endless(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
 
 
 @T.prim_func
+def forks(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
+    """Both processes come back."""
+    T.evaluate(T.call_extern("int32", "fork_and_return", 0))
+    for i in range(8):
+        b[i] = a[i]
+
+
+@T.prim_func
+def leaves_a_child(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
+    """The child does not come back, and ends by itself."""
+    T.evaluate(T.call_extern("int32", "leave_child", 300))
+    for i in range(8):
+        b[i] = a[i]
+
+
+@T.prim_func
+def closes_all(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
+    """Closes all descriptors of its process."""
+    T.evaluate(T.call_extern("int32", "close_all", 0))
+    for i in range(8):
+        b[i] = a[i]
+
+
+@T.prim_func
 def slow(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
     T.evaluate(T.call_extern("int32", "nap", 400))
     for i in range(8):
@@ -119,7 +143,11 @@ PLANS: dict[str, Kernel] = {
     kernel.key: kernel
     for kernel in (
         *map(
-            unary, ["add_one", "segfault", "abort", "leave", "endless", "slow", "erratic", "lazy"]
+            unary,
+            [
+                *("add_one", "segfault", "abort", "leave", "endless", "slow", "erratic", "lazy"),
+                *("forks", "leaves_a_child", "closes_all"),
+            ],
         ),
         unary("empty", f32(0, 4)),
         Kernel(
