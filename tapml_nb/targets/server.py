@@ -347,7 +347,8 @@ def _serve_until_the_end(connection: socket.socket) -> int:
     try:
         tvm_ffi.get_global_func("rpc.ServerLoop")(connection.fileno())
     except Exception as error:
-        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        with contextlib.suppress(OSError):
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
         try:
             still_ours = os.path.samestat(ours, os.fstat(connection.fileno()))
         except OSError:

@@ -80,14 +80,16 @@ class Proxy:
                     thread.start()
 
     def _carry(self, source: socket.socket, sink: socket.socket, way: Way) -> None:
-        try:
+        with contextlib.suppress(OSError):
             while data := bytearray(source.recv(1 << 16)):
                 self._open.wait()
                 self.carried += len(data)
-                self.on_bytes(data, way)
+                try:
+                    self.on_bytes(data, way)
+                except OSError:
+                    self.cut()
+                    break
                 sink.sendall(data)
-        except OSError:
-            self.cut()
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

@@ -260,16 +260,6 @@ def test_a_tensor_that_is_not_there_any_more_renews_the_session(session):
     assert works(session)
 
 
-def test_answers_out_of_step_renew_the_session(session):
-    session._connection._asked += 1
-    honest = session._connection._do
-    session._connection._do = lambda text: honest(text.replace("[", "[1", 1))
-    with pytest.raises(TargetLost) as caught:
-        session.call("add_one", ["x"], ["y"])
-    assert caught.value.reason == "connection"
-    assert works(session)
-
-
 def test_killed_in_mid_transfer(session):
     pid = session.platform["pid"]
     os.kill(pid, signal.SIGSTOP)
