@@ -383,7 +383,10 @@ def _connect_rpc(host: str, port: int, key: str, scheme: str) -> tuple[Any, list
             f"{_MOST_SESSIONS} target sessions are open in this process, the most that TVM takes: "
             "close one (session.close()) that is not needed any more, and run again"
         )
-    raise TargetLost("connection", f"{where} does not answer as a server of TVM's protocol does")
+    raise TargetLost(
+        "connection",
+        f"{where} hung up before a session began; what it wrote, or a full disk there, may say why",
+    )
 
 
 def _hang_up(connection: socket.socket) -> None:

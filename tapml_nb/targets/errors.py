@@ -37,16 +37,16 @@ class NoTensor(TargetError, KeyError):
 
 
 class NoRoom(TargetError):
-    """The device had no room for a tensor.
+    """The device had no room for a tensor, or for what a kernel allocates for itself.
 
     Attributes:
-        size: the tensor's bytes.
+        size: the tensor's bytes; 0 if it is for a kernel.
         capacity: bytes that the device has when nobody else uses it; None if it does not say.
     """
 
     def __init__(self, size: int, capacity: int | None) -> None:
         of = "" if capacity is None else f" of {capacity}"
-        super().__init__(f"no room for {size} bytes{of}")
+        super().__init__(f"no room for {f'{size} bytes' if size else 'a kernel'}{of}")
         self.size, self.capacity = size, capacity
 
     @property

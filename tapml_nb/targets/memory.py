@@ -28,6 +28,10 @@ from tapml_nb.targets.poison import PATTERNS
 from tapml_nb.targets.recorder import Recorder
 
 
+_FULL = ("bad_alloc", "out of memory", "OUT_OF_MEMORY", "MEM_OBJECT_ALLOCATION_FAILURE")
+"""What is said in a launch where a kernel gets no memory for itself."""
+
+
 def allocate(device: Device, shape: Sequence[int], dtype: str) -> Any:
     """A tensor, uninitialised.
 
@@ -336,10 +340,13 @@ class KernelRunner:
         try:
             with self._recorder.during("launch", loaded.plan.key):
                 ms: float = within(partial(self._launch, loaded, buffers))
-        except (BeyondDevice, ConnectionError):
+        except (BeyondDevice, NoRoom, ConnectionError):
             raise
         except Exception as error:
-            raise KernelRaised(str(error) or type(error).__name__) from None
+            said = str(error) or type(error).__name__
+            if any(words in said for words in _FULL):
+                raise NoRoom(0, self._device.capacity()) from None
+            raise KernelRaised(said) from None
         finally:
             if self._copies_of_us:
                 self._copies_of_us.end_if_copy(self._recorder)
