@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tapml_nb.targets.errors import TargetLost
+from tapml_nb.targets.errors import TargetError, TargetLost
 
 OK, FAILED, ERROR = 0, 1, 2
 
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
-    except (ValueError, OSError, TargetLost) as error:
+    except (ValueError, OSError, TargetError, TargetLost) as error:
         print(f"tapml: {error}", file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:

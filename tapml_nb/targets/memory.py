@@ -27,7 +27,6 @@ from tapml_nb.targets.guard import Block, telling
 from tapml_nb.targets.poison import PATTERNS
 from tapml_nb.targets.recorder import Recorder
 
-
 _FULL = ("bad_alloc", "out of memory", "OUT_OF_MEMORY", "MEM_OBJECT_ALLOCATION_FAILURE")
 """What is said in a launch where a kernel gets no memory for itself."""
 
