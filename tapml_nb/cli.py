@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tapml_nb.targets.errors import TargetLost
+from tapml_nb.targets.errors import TargetError, TargetLost
 from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
-    except (ValueError, OSError, TargetLost) as error:
+    except (ValueError, OSError, TargetError, TargetLost) as error:
         return _complain(str(error))
     except Exception as error:  # ours or TVM's; a terminal is no place for where it was
         logging.getLogger(__name__).debug("unexpected", exc_info=True)

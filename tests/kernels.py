@@ -113,6 +113,15 @@ def sleeps(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
 
 
 @T.prim_func(s_tir=True)
+def spoils_the_heap(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
+    """SiLU, and something else where the allocator keeps the size of the output's memory."""
+    for i, j in T.grid(3, 16):
+        y[i, j] = x[i, j] / (T.float32(1) + T.exp(-x[i, j]))
+    for j in range(2):
+        y[0, j - T.call_extern("int32", "abs", 2)] = T.reinterpret("float32", T.uint32(7))
+
+
+@T.prim_func(s_tir=True)
 def crashes_on_its_second_call(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
     """SiLU in a process's first call; writes to address 8 afterwards."""
     if T.call_extern("int32", "rand") != 1804289383:

@@ -1,13 +1,14 @@
 """One call of one kernel on the target: inputs there, deadline kept, accidents told apart.
 
-A kernel that dies or hangs is the kernel's fault and is reported.  A server that is killed from
-outside is nobody's fault: the call is made again, once.
+A kernel that dies or hangs is the kernel's fault and is reported: if its launch was open when the
+process ended.  All else is the fault of the tool, the line or the machine: the call is made again,
+once, in a fresh process, and what fails there too ends the run with an error.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -20,8 +21,15 @@ from tapml_nb.execute.override import NumpyOverride
 from tapml_nb.execute.source import Stopped
 from tapml_nb.graph import TensorSpec
 from tapml_nb.numerics import bitwise_equal, np_dtype
-from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
-from tapml_nb.targets.session import TargetSession
+from tapml_nb.targets.errors import (
+    BeyondTarget,
+    GivenUp,
+    KernelRaised,
+    NoRoom,
+    TargetError,
+    TargetLost,
+)
+from tapml_nb.targets.session import CallResult, TargetSession
 
 Send = Callable[[], np.ndarray]
 """Makes a tensor's array when it has to be sent."""
@@ -101,61 +109,118 @@ class Device:
 
         Raises:
             Stopped: if the session was interrupted.
-            TargetLost: if the target cannot be reached any more.
+            GivenUp: if the target was lost twice, and not by the kernel.
+            TargetError: if the target refuses for another reason, twice.
         """
         wanted = {**tensors, **{key: _constant(compiled, key) for key in compiled.kernel.constants}}
         sent = 0
-        for attempt in (1, 2):
+        earlier: TargetLost | None = None
+        kernel = compiled.kernel.key
+        again = False
+        while True:
             try:
                 sent += self._send(wanted)
-                result = self.session.call(
-                    compiled.kernel.key,
-                    list(inputs),
-                    list(outputs),
-                    list(references) or [None] * len(outputs),
-                    repeats=repeats,
-                    numbers=compiled.numbers,
-                )
+                result = self._launch(compiled, inputs, outputs, references, repeats)
+            except BeyondTarget as error:
+                return _failed("refused", f"the target cannot do that: {error}", outputs, sent)
             except _Refused as error:
                 message = f"the target cannot hold an input: {error}"
                 return _failed("refused", message, outputs, sent)
-            except BeyondTarget as error:
-                return _failed("refused", f"the target cannot do that: {error}", outputs, sent)
-            except TargetError as error:
+            except KernelRaised as error:
                 return _failed("crash", f"the kernel raised: {error}", outputs, sent)
+            except NoRoom as error:
+                if error.hopeless:
+                    return _failed("refused", f"the target cannot hold it: {error}", outputs, sent)
+                if again:
+                    raise _full(error) from None
+                self.session.renew()  # kernels may have kept memory
+            except TargetError:
+                if again:
+                    raise
+                self.session.renew()  # whatever it is, this process knows something else than we
             except TargetLost as lost:
                 if lost.reason == "interrupted":
                     raise Stopped from None
-                if lost.reason in ("crash", "timeout"):
+                if lost.reason in ("crash", "timeout") and lost.running == kernel:
                     return _failed(lost.reason, lost.detail, outputs, sent)
-                if attempt == 1:
-                    continue
-                if lost.reason == "killed":
-                    detail = f"the target was killed twice in this call: {lost.detail}"
+                if detail := blamed(kernel, earlier, lost):
                     return _failed("crash", detail, outputs, sent)
-                raise
-            return Outcome(
-                tuple(result.ms),
-                tuple(result.deterministic),
-                tuple(result.identical),
-                sent,
-                tuple(k for k, key in enumerate(inputs) if key in result.spoiled),
-                result.stale,
-                tuple(result.overruns),
-                tuple(result.notes),
+                if again:
+                    raise GivenUp(lost.reason, lost.detail) from None
+                earlier = lost
+            else:
+                return Outcome(
+                    tuple(result.ms),
+                    tuple(result.deterministic),
+                    tuple(result.identical),
+                    sent,
+                    tuple(k for k, key in enumerate(inputs) if key in result.spoiled),
+                    result.stale,
+                    tuple(result.overruns),
+                    tuple(result.notes),
+                )
+            again = True
+
+    def _launch(
+        self,
+        compiled: Compiled,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        references: Sequence[str | None],
+        repeats: int,
+    ) -> CallResult:
+        """Make the call; where the device is full, once more without what it does not need.
+
+        Raises:
+            NoRoom: if there is no room for it either way.
+        """
+        kept = [*inputs, *compiled.kernel.constants, *(key for key in references if key)]
+
+        def call() -> CallResult:
+            return self.session.call(
+                compiled.kernel.key,
+                list(inputs),
+                list(outputs),
+                list(references) or [None] * len(outputs),
+                repeats=repeats,
+                numbers=compiled.numbers,
             )
-        raise AssertionError("unreachable: the second attempt returns or raises")
+
+        try:
+            return call()
+        except NoRoom as error:
+            if error.hopeless:
+                raise
+        self.session.drop_all_but(kept)
+        return call()
 
     def _send(self, tensors: Mapping[str, Send]) -> int:
-        """Send what is not there; the bytes that took."""
+        """Send what is not there; the bytes that took.
+
+        Raises:
+            NoRoom: if there is no room for one, also without all that is not among them.
+        """
         sent = 0
         for key, array in tensors.items():
             if not self.session.resident(key):
                 try:
-                    sent += self.session.put(key, array())
-                except TargetError as error:
+                    sent += self._put(key, array, tensors)
+                except BeyondTarget as error:
                     raise _Refused(str(error)) from None
+                except NoRoom as error:
+                    if error.hopeless:
+                        raise _Refused(str(error)) from None
+                    raise
         return sent
+
+    def _put(self, key: str, array: Send, needed: Collection[str]) -> int:
+        try:
+            return self.session.put(key, array())
+        except NoRoom as error:
+            if error.hopeless:
+                raise
+        self.session.drop_all_but(needed)
+        return self.session.put(key, array())
 
     def fetch(self, key: str) -> np.ndarray:
         """Fetch a tensor.
@@ -170,6 +235,30 @@ class Device:
             if lost.reason == "interrupted":
                 raise Stopped from None
             raise
+
+
+def blamed(kernel: str, first: TargetLost | None, second: TargetLost) -> str:
+    """Why a kernel is to blame for two losses although its launch was open in neither, or it was
+    ended from outside; "" if it is not.
+
+    Once may be anybody's doing.  But where a fresh process, in which only this kernel has run,
+    ends in the same way, the kernel has left something behind that ends it.
+    """
+    if first is None or first.reason != second.reason:
+        return ""
+    ran = all(kernel in (lost.running, lost.before) for lost in (first, second))
+    if ran and second.reason == "killed":
+        return f"the target was killed twice in this call: {second.detail}"
+    if ran and second.reason == "crash":
+        return f"after the call: {second.detail}"
+    return ""
+
+
+def _full(error: NoRoom) -> TargetError:
+    return TargetError(
+        f"the target's device is full: there is {error}, although this session holds nothing else "
+        "there.  Other processes or sessions may hold its memory: end them, and run again"
+    )
 
 
 def call_numpy(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.compile.cache import Compiled, Failure
-from tapml_nb.execute.device import Device, Send, call_numpy
+from tapml_nb.execute.device import Device, Send, blamed, call_numpy
 from tapml_nb.execute.events import EventStream, OpStarted
 from tapml_nb.execute.kernels import KernelTable, resolve_result
 from tapml_nb.execute.override import NumpyOverride
@@ -247,6 +247,7 @@ class HybridRun:
         keys = {value: self._key(value, step) for value in inputs}
         # Outputs are named by version, so that the next operator there finds them.
         names = [f"version/{name}#{k}" for k in range(len(op.outputs))]
+        lost: TargetLost | None = None
         for _ in range(2):
             outcome = self._device.call(
                 compiled,
@@ -259,8 +260,11 @@ class HybridRun:
                 return [], outcome.accident.message
             try:
                 return [self._device.fetch(name) for name in names], ""
-            except TargetLost as error:
-                lost = error  # it died between call and fetch: the outputs are gone with it
+            except TargetLost as error:  # the outputs are gone with it
+                if detail := blamed(compiled.kernel.key, lost, error):
+                    return [], detail
+                lost = error
+        assert lost is not None
         raise lost
 
     def _key(self, value: ValueId, step: int) -> str:

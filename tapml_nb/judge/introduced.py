@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tapml_nb.compile.cache import Compiled, Failure
-from tapml_nb.execute.device import Accident, Device, Outcome, Send, call_numpy
+from tapml_nb.execute.device import Accident, Device, Outcome, Send, blamed, call_numpy
 from tapml_nb.execute.kernels import KernelTable, resolve_result
 from tapml_nb.execute.override import NumpyOverride
 from tapml_nb.execute.source import SourceRun
@@ -29,7 +29,7 @@ from tapml_nb.judge.ties import chooses, same_choice, same_selection, unordered
 from tapml_nb.judge.undefined import undefined
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
 from tapml_nb.numerics import bitwise_equal, is_float, np_dtype
-from tapml_nb.targets.errors import TargetLost
+from tapml_nb.targets.errors import GivenUp, TargetLost
 from tapml_nb.targets.poison import unwritten
 
 _FAILURES = {
@@ -101,7 +101,7 @@ class IntroducedRun:
         """The operator's verdict in a step.
 
         Raises:
-            Stopped, TargetLost: as :meth:`~tapml_nb.execute.device.Device.call`.
+            Stopped, TargetLost, TargetError: as :meth:`~tapml_nb.execute.device.Device.call`.
             ModelChanged: if what it reads is not what the source has read.
         """
         result = self._judge(op, step)
@@ -128,10 +128,16 @@ class IntroducedRun:
             return self._judge_view(implementation, op, base)
         try:
             return self._judge_kernel(implementation, op, base)
+        except GivenUp:
+            raise
+        except TargetLost as lost:  # after the call: once more, in a process of its own
+            first = lost
+        try:
+            return self._judge_kernel(implementation, op, base)
         except TargetLost as lost:
-            if lost.reason in ("crash", "timeout"):  # the call itself went well, so: afterwards
-                return _accident(base, Accident(lost.reason, f"after the call: {lost.detail}"))
-        return self._judge_kernel(implementation, op, base)  # nobody's fault: once more
+            if detail := blamed(implementation.kernel.key, first, lost):
+                return _accident(base, Accident("crash", detail))
+            raise
 
     def tensor_values(self, op: Op) -> list[ValueId]:
         """The operator's inputs that are tensors: its kernel's parameters."""
@@ -443,7 +449,9 @@ class IntroducedRun:
         return [f"introduced/{op.id}/{k}" for k in range(len(op.outputs))]
 
     def _drop(self, keys: Sequence[str]) -> None:
-        self._device.session.drop([name for key in keys for name in (key, f"{key}#1")])
+        lost = self._device.session.drop([name for key in keys for name in (key, f"{key}#1")])
+        if lost and lost.reason == "crash":  # freeing memory that a kernel has spoiled
+            raise lost
 
 
 def _varying(outcome: Outcome) -> set[int]:

@@ -1,9 +1,11 @@
 """Tensors over a plain socket: TVM's own RPC moves them element by element, 100 times slower.
 
-A message is a JSON header behind its 4-byte length, then raw bytes.  The client asks; the server
-answers each request with a header of its own.  One connection per session, opened with a token
-that travels over the authenticated RPC channel; the listener knows it, too, and hands the
-connection over (see :mod:`tapml_nb.targets.server`).
+A message is a JSON header behind its 4-byte length, then raw bytes; between machines also their
+CRC-32, because TCP's own checksum lets one damaged packet in some thousands through.  The client
+asks, and numbers what it asks; the server answers each request with a header of its own and the
+same number.  One connection per session, opened with a token that travels over the authenticated
+RPC channel; the listener knows it, too, and hands the connection over (see
+:mod:`tapml_nb.targets.server`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import math
 import socket
 import struct
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,9 @@ import numpy as np
 
 from tapml_nb.numerics import np_dtype
 from tapml_nb.targets.door import Door
-from tapml_nb.targets.errors import TargetError
+from tapml_nb.targets.envelope import Garbled, error_of, failure
 from tapml_nb.targets.greeting import BULK, pack_word
-from tapml_nb.targets.memory import NoTensor, TensorMemory
+from tapml_nb.targets.memory import TensorMemory
 
 _CHUNK = 4 << 20
 _BUFFER = 4 << 20
@@ -45,6 +48,32 @@ def send_message(connection: socket.socket, header: dict[str, Any], data: Any = 
         connection.sendall(data)
 
 
+def send_checked(connection: socket.socket, data: Any) -> None:
+    """Send bytes, and then their checksum."""
+    view, checksum = memoryview(data).cast("B"), 0
+    for start in range(0, len(view), _CHUNK):
+        chunk = view[start : start + _CHUNK]
+        connection.sendall(chunk)
+        checksum = zlib.crc32(chunk, checksum)  # while what was sent is on its way
+    connection.sendall(struct.pack("<I", checksum))
+
+
+def receive_checked(connection: socket.socket, view: memoryview) -> bool:
+    """Fill a buffer from the socket; whether what came is what was sent.
+
+    Raises:
+        ConnectionError: if the other side is gone first.
+    """
+    checksum = 0
+    for start in range(0, len(view), _CHUNK):
+        chunk = view[start : start + _CHUNK]
+        receive_into(connection, chunk)
+        checksum = zlib.crc32(chunk, checksum)
+    sent = bytearray(4)
+    receive_into(connection, memoryview(sent))
+    return checksum == int.from_bytes(sent, "little")
+
+
 def receive_header(connection: socket.socket) -> dict[str, Any]:
     """Receive the header of a message.
 
@@ -58,7 +87,12 @@ def receive_header(connection: socket.socket) -> dict[str, Any]:
         raise ConnectionError(f"a header of {length} bytes is not of this protocol")
     text = bytearray(length)
     receive_into(connection, memoryview(text))
-    header: dict[str, Any] = json.loads(text)
+    try:
+        header = json.loads(text)
+    except ValueError:
+        raise Garbled("a header that makes no sense") from None
+    if not isinstance(header, dict):
+        raise Garbled("a header that makes no sense")
     return header
 
 
@@ -110,26 +144,37 @@ class BulkServer:
             connection.close()
 
     def _answer(self, connection: socket.socket, request: dict[str, Any]) -> None:
-        """Do what a request asks for; an error is an answer, and the connection stays in step."""
+        """Do what a request asks for; an error is an answer, and the connection stays in step.
+
+        Raises:
+            ConnectionError: if what came is not what was sent.
+        """
         size = request.get("size", 0)
+        checked = request.get("checked", False)
         unread = size
         data: Any = b""
         answer: dict[str, Any] = {}
+
+        def receive_whole(into: memoryview) -> None:
+            nonlocal unread
+            unread = 0
+            if not checked:
+                receive_into(connection, into)
+            elif not receive_checked(connection, into):
+                raise Garbled("data was damaged on its way")
+
         try:
             if request["do"] == "put":
 
                 def receive(data: np.ndarray) -> None:
-                    nonlocal unread
                     if data.size != size:
                         raise ValueError(f"{size} bytes for a tensor of {data.size}")
-                    unread = 0
-                    receive_into(connection, memoryview(data))
+                    receive_whole(memoryview(data))
 
                 self._memory.put(request["key"], request["shape"], request["dtype"], receive)
             elif request["do"] == "file":
                 content = bytearray(size)
-                unread = 0
-                receive_into(connection, memoryview(content))
+                receive_whole(memoryview(content))
                 with (self._folder / Path(request["name"]).name).open("xb") as file:
                     file.write(content)  # "x": rewriting a mapped library would kill its user
             else:
@@ -138,18 +183,41 @@ class BulkServer:
                 data = memoryview(self._memory.device.read(tensor))
         except ConnectionError:
             raise
-        except NoTensor as error:
-            answer = {"missing": str(error)}
         except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}".strip().splitlines()[-1]}
-        _skip(connection, unread)
-        send_message(connection, answer, data)
+            answer = failure(error)
+        if unread:
+            _skip(connection, unread + 4 * checked)
+        answer["number"] = request["number"]
+        if request["do"] == "get" and checked and "error" not in answer:
+            send_message(connection, answer)
+            send_checked(connection, data)
+        else:
+            send_message(connection, answer, data)
 
 
 class BulkClient:
     """The notebook's end."""
 
-    def __init__(self, host: str, port: int, credentials: dict[str, Any], timeout: float) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        credentials: dict[str, Any],
+        timeout: float,
+        *,
+        checked: bool = False,
+    ) -> None:
+        """Connect.
+
+        Args:
+            host: where the listener is.
+            port: its port.
+            credentials: what the session gave.
+            timeout: seconds for that.
+            checked: whether data goes with its checksum: over a line to another machine.
+        """
+        self._checked = checked
+        self._number = 0
         self.connection = socket.create_connection((host, port), timeout)
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
@@ -162,6 +230,7 @@ class BulkClient:
 
         Raises:
             TargetError: if there is no room, or no such dtype there.
+            ConnectionError: if the line breaks, or damages what goes over it.
         """
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         self._ask(
@@ -180,25 +249,38 @@ class BulkClient:
         """Fetch a tensor.
 
         Raises:
-            KeyError: if it is not there.
+            NoTensor: if it is not there.
+            ConnectionError: if the line breaks, or damages what goes over it.
         """
         header = self._ask({"do": "get", "key": key})
-        dtype = np_dtype(header["dtype"])
-        data = np.empty(math.prod(header["shape"]) * dtype.itemsize, np.uint8)
-        receive_into(self.connection, memoryview(data))
-        return data.view(dtype).reshape(header["shape"])
+        try:
+            shape, dtype = header["shape"], np_dtype(header["dtype"])
+            data = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
+        except (KeyError, TypeError, ValueError):
+            raise Garbled("a header that makes no sense") from None
+        if not self._checked:
+            receive_into(self.connection, memoryview(data))
+        elif not receive_checked(self.connection, memoryview(data)):
+            raise Garbled("a tensor was damaged on its way")
+        return data.view(dtype).reshape(shape)
 
     def file(self, name: str, content: bytes) -> None:
         """Put a new file into the session's folder."""
         self._ask({"do": "file", "name": name, "size": len(content)}, content)
 
     def _ask(self, header: dict[str, Any], data: Any = b"") -> dict[str, Any]:
-        send_message(self.connection, header, data)
+        self._number += 1
+        header |= {"number": self._number, "checked": self._checked}
+        if self._checked and "size" in header:
+            send_message(self.connection, header)
+            send_checked(self.connection, data)
+        else:
+            send_message(self.connection, header, data)
         answer = receive_header(self.connection)
-        if "missing" in answer:
-            raise KeyError(answer["missing"])
-        if "error" in answer:
-            raise TargetError(answer["error"])
+        if answer.get("number") != self._number:
+            raise Garbled("an answer to something else")
+        if error := error_of(answer):
+            raise error
         return answer
 
 

@@ -20,7 +20,7 @@ from tapml_nb.targets.devices import BeyondDevice, CopiedTvmDevice, Function, Wi
 _KIND = 2
 """``kDLCUDA``."""
 
-_EXISTS, _VERSION, _NAME = 0, 4, 5
+_EXISTS, _VERSION, _NAME, _MEMORY = 0, 4, 5, 14
 """Of ``tvm::runtime::DeviceAttrKind``."""
 
 
@@ -50,6 +50,9 @@ class CudaDevice(CopiedTvmDevice):
             "name": str(self._attribute(_KIND, self._number, _NAME)),
             "arch": f"sm_{version.replace('.', '')}",
         }
+
+    def capacity(self) -> int | None:
+        return int(self._attribute(_KIND, self._number, _MEMORY))
 
     def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
         functions = super().load(library, names, within)

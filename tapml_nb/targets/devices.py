@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
@@ -16,6 +17,7 @@ import numpy as np
 import tvm_ffi
 
 from tapml_nb.numerics import np_dtype
+from tapml_nb.targets.errors import BeyondTarget, Rejected
 from tapml_nb.targets.spec import BROWSER, CPU_KINDS
 
 Function = Callable[..., None]
@@ -25,15 +27,8 @@ Within = Callable[[Callable[[], Any]], Any]
 """Does something within its time."""
 
 
-BEYOND = "beyond the device: "
-"""How the message of a :class:`BeyondDevice` begins: of an error, RPC carries only the message."""
-
-
-class BeyondDevice(Exception):
+class BeyondDevice(BeyondTarget):
     """The device cannot run a kernel or hold a tensor, whatever code it is given."""
-
-    def __str__(self) -> str:
-        return BEYOND + super().__str__()
 
 
 LOST, GONE = 70, 71
@@ -45,6 +40,10 @@ def lose(reason: str, status: int = LOST) -> NoReturn:
     freeing its memory, and what a call then says would be of the wrong kernel."""
     os.write(2, f"\n{' '.join(reason.split())}\n".encode())
     os._exit(status)
+
+
+_OF_THE_CODE = ("undefined symbol", "wrong ELF class", "static TLS block", "not found (required by")
+"""What the loader says of a library's own doing; all else that it says is of files and memory."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,12 @@ class Device(Protocol):
         Raises:
             TypeError: if there is no such dtype, or NumPy and the device lay it out differently.
             BeyondDevice: if it is larger than the device can have it.
+            Exception: any other, if there is no room for it.
         """
+
+    def capacity(self) -> int | None:
+        """Bytes that there are for tensors when nobody else uses the device; None if that is not
+        known."""
 
     def view(self, tensor: Any, shape: Sequence[int], dtype: str) -> Any:
         """The same memory under another shape."""
@@ -96,8 +100,9 @@ class Device(Protocol):
         """Make the functions of a library ready to launch.
 
         Raises:
-            RuntimeError: if one is missing, or the driver rejects it; with its message.
+            Rejected: if one is missing, or the driver rejects it; with its message.
             BeyondDevice: if one needs more than the device has.
+            Exception: any other, if the library itself cannot be read.
         """
 
     def finish(self) -> None:
@@ -146,15 +151,22 @@ class TvmDevice:
         self._device = device
         self._alloc = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
         self._view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
+        self._at_first = 0
 
     def describe(self) -> dict[str, Any]:
         return {"name": str(self._device)}
 
     def new(self, shape: Sequence[int], dtype: str) -> Any:
+        self._at_first = self._at_first or _address_space()  # what the process itself takes
         kind = tvm_ffi.dtype(dtype)
         if kind.bits * kind.lanes != 8 * np_dtype(dtype).itemsize and dtype != "bool":
             raise TypeError(f"dtype {dtype} is packed on the target; send its bytes as uint8")
         return self._alloc(tvm_ffi.Shape(tuple(shape)), kind, self._device, None)
+
+    def capacity(self) -> int | None:
+        room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        return room if limit == resource.RLIM_INFINITY else min(room, limit - self._at_first)
 
     def view(self, tensor: Any, shape: Sequence[int], dtype: str) -> Any:
         return self._view(tensor, tvm_ffi.Shape(tuple(shape)), tvm_ffi.dtype(dtype), 0)
@@ -172,10 +184,15 @@ class TvmDevice:
         return tensor.data_ptr(), size_of(tensor)
 
     def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
-        module = within(lambda: tvm_ffi.load_module(library))
+        try:
+            module = within(lambda: tvm_ffi.load_module(library))
+        except RuntimeError as error:
+            if any(words in str(error) for words in _OF_THE_CODE):
+                raise Rejected(" ".join(str(error).split())) from None
+            raise
         missing = sorted(name for name in names if not module.implements_function(name))
         if missing:
-            raise RuntimeError(f"the library has no function {', '.join(missing)}")
+            raise Rejected(f"the library has no function {', '.join(missing)}")
         return {name: module.get_function(name) for name in names}
 
     def finish(self) -> None:
@@ -213,6 +230,15 @@ class CopiedTvmDevice(TvmDevice):
 
     def finish(self) -> None:
         self._synchronize(self._device, 0)
+
+
+def _address_space() -> int:
+    """Bytes of this process's address space that are in use."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def size_of(tensor: Any) -> int:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tapml_nb.targets.greeting import BULK, END, GET, MAGIC, SECONDS, NotOurs, unpack_word
+from tapml_nb.targets.greeting import ASK, BULK, END, GET, MAGIC, SECONDS, NotOurs, unpack_word
 
 _TEXT_LIMIT = 4096
 _HEAD_LIMIT = 16384
@@ -64,7 +64,7 @@ class Greeter:
             if said >= _HEAD_LIMIT:
                 raise NotOurs("a request that does not end")
             return 0 if self._said.endswith(b"\r\n\r\n") else 1
-        if word not in (MAGIC, BULK, END):
+        if word not in (MAGIC, BULK, END, ASK):
             raise NotOurs("neither TVM's RPC protocol nor ours")
         if said < 8:
             return 8 - said

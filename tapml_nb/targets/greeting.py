@@ -3,7 +3,9 @@
 A connection opens with a word (4 bytes, little-endian) and a text behind its length.  TVM's RPC
 clients say ``MAGIC`` and their key (``tvm/rpc/base.py``); a tensor connection says ``BULK`` and
 JSON: to which session it belongs, and that session's own token.  ``END`` and the same JSON end that
-session, whatever its process is at.  A browser's begins with ``GET``.
+session, whatever its process is at.  A browser's begins with ``GET``.  ``ASK`` and JSON (the key,
+and the number of a session's process) is a question, answered at once by the listener: which
+protocol it speaks, and what became of that process.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ MISMATCH = MAGIC + 2
 BULK = 0x7A9B1
 
 END = 0x7A9B2
+ASK = 0x7A9B3
+
+PROTOCOL = 1
+"""Of what is said between a notebook and ``tapml serve``; a new number whenever that changes."""
 
 GET = int.from_bytes(b"GET ", "little")
 

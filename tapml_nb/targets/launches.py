@@ -9,6 +9,7 @@ from typing import Any
 
 from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch, HostFunction, SourcePackage
 from tapml_nb.targets.devices import BeyondDevice, Function, Tensor, Within
+from tapml_nb.targets.errors import Rejected
 
 Compile = Callable[[str, DeviceFunction, Sequence[DeviceLaunch]], Any]
 """Makes a device function ready, given all launches of it."""
@@ -36,13 +37,13 @@ def load_package(
         allocate: a buffer of so many bytes.
 
     Raises:
-        RuntimeError: if a function is missing, or the driver rejects it.
+        Rejected: if a function is missing, or the driver rejects it.
         BeyondDevice: if it needs more than the device has.
     """
     package = SourcePackage.parse(Path(library).read_text(encoding="utf-8"))
     missing = sorted(set(names) - set(package.functions))
     if missing:
-        raise RuntimeError(f"the package has no function {', '.join(missing)}")
+        raise Rejected(f"the package has no function {', '.join(missing)}")
     launches: dict[str, list[DeviceLaunch]] = defaultdict(list)
     for host in package.functions.values():
         for one in host.launches:
@@ -54,7 +55,7 @@ def load_package(
         except BeyondDevice:
             raise
         except Exception as error:
-            raise RuntimeError(f"the driver rejects {name}: {error}") from None
+            raise Rejected(f"the driver rejects {name}: {error}") from None
     return {name: _host(package.functions[name], ready, launch, allocate) for name in names}
 
 

@@ -19,15 +19,37 @@ import numpy as np
 import tvm_ffi
 
 from tapml_nb.compile.kernel import Kernel
+from tapml_nb.compile.sizes import SizeMisfit
 from tapml_nb.numerics import np_dtype, statistics
 from tapml_nb.targets.aftermath import Aftermath
-from tapml_nb.targets.devices import Device, Within, raw_bytes, size_of
+from tapml_nb.targets.copies import Copies
+from tapml_nb.targets.devices import BeyondDevice, Device, Within, raw_bytes, size_of
+from tapml_nb.targets.errors import KernelRaised, NoRoom, NoTensor
 from tapml_nb.targets.guard import Block, telling
 from tapml_nb.targets.poison import PATTERNS
+from tapml_nb.targets.recorder import Recorder
+
+_FULL = ("bad_alloc", "out of memory", "OUT_OF_MEMORY", "MEM_OBJECT_ALLOCATION_FAILURE")
+"""What is said in a launch where a kernel gets no memory for itself."""
 
 
-class NoTensor(LookupError):
-    """There is no tensor under a key."""
+def allocate(device: Device, shape: Sequence[int], dtype: str) -> Any:
+    """A tensor, uninitialised.
+
+    Raises:
+        BeyondDevice: if the device has no such dtype, or can never have it that large.
+        NoRoom: if there is no room for it now.
+        ConnectionError: if the device is out of reach.
+    """
+    try:
+        return device.new(shape, dtype)
+    except (BeyondDevice, ConnectionError):
+        raise
+    except (TypeError, ValueError) as error:
+        raise BeyondDevice(str(error)) from None
+    except Exception:  # each driver says in its own words that it is full
+        size = math.prod(shape) * np_dtype(dtype).itemsize
+        raise NoRoom(size, device.capacity()) from None
 
 
 class TensorMemory:
@@ -55,9 +77,9 @@ class TensorMemory:
         """Make a tensor of the bytes that ``receive`` fills in, straight in place where it can.
 
         Raises:
-            TypeError, BeyondDevice: if the device has no room for it, or no such dtype.
+            BeyondDevice, NoRoom: as :func:`allocate`.
         """
-        tensor = self.device.new(shape, dtype)
+        tensor = allocate(self.device, shape, dtype)
         if self.device.on_host:
             receive(self.device.read(tensor))
         else:
@@ -117,10 +139,25 @@ class _Loaded:
 class KernelRunner:
     """Launch plans with their loaded functions."""
 
-    def __init__(self, memory: TensorMemory, aftermath: Aftermath | None = None) -> None:
-        """``aftermath``: looks after kernels that run in this process."""
+    def __init__(
+        self,
+        memory: TensorMemory,
+        recorder: Recorder,
+        copies: Copies | None = None,
+        aftermath: Aftermath | None = None,
+    ) -> None:
+        """Run kernels on tensors.
+
+        Args:
+            memory: the tensors.
+            recorder: is told of every launch.
+            copies: watches for copies of this process; None if kernels do not run in it.
+            aftermath: looks after kernels that run in this process.
+        """
         self._memory = memory
         self._device = memory.device
+        self._recorder = recorder
+        self._copies_of_us = copies
         self._aftermath = aftermath if self._device.on_host else None
         self._kernels: dict[str, _Loaded] = {}
 
@@ -128,12 +165,14 @@ class KernelRunner:
         """Load a library and the plans of the kernels in it.
 
         Raises:
-            RuntimeError: if the library cannot be loaded, or lacks functions; with their names.
+            Rejected: if the library lacks functions, or a driver rejects it; with its message.
             BeyondDevice: if a kernel needs more than the device has.
+            Exception: any other, if the library cannot be read.
         """
         kernels = [Kernel.from_json(plan) for plan in plans]
         wanted = {launch.function for kernel in kernels for launch in kernel.launches}
-        functions = self._device.load(library, wanted, within)
+        with self._recorder.during("load"):
+            functions = self._device.load(library, wanted, within)
         for kernel in kernels:
             self._kernels[kernel.key] = _Loaded(kernel, functions)
 
@@ -146,13 +185,18 @@ class KernelRunner:
         repeats: int,
         numbers: Sequence[int] = (),
         guard: bool = False,
+        *,
+        within: Within,
     ) -> dict[str, Any]:
         """Run a kernel; see :meth:`TargetSession.call`.
 
+        ``within`` runs each launch within what is left of the call's time.
+
         Raises:
             NoTensor: if a tensor is not there.
-            ValueError: if the kernel is not loaded, takes or gives another number of tensors, or
-                is for other shapes.
+            NoRoom: if there is no room for what it writes.
+            KernelRaised: if it says itself that it failed, or is for other shapes.
+            ValueError: if the kernel is not loaded, or takes or gives another number of tensors.
         """
         plan = self._find(kernel).plan
         _expect("inputs", plan.params, inputs)
@@ -167,7 +211,7 @@ class KernelRunner:
         runs: list[list[Any]] = []
         ms: list[float] = []
         overruns: list[str] = []
-        run = self._run_guarded if guard else self._run
+        run = partial(self._run_guarded if guard else self._run, within=within)
         for number in range(repeats):
             results, took, beyond = run(loaded, given, PATTERNS[number % len(PATTERNS)])
             runs.append(results)
@@ -208,7 +252,7 @@ class KernelRunner:
         self,
         calls: Sequence[dict[str, Any]],
         keep: Sequence[str],
-        within: Callable[[Callable[[], float]], float],
+        within: Within,
     ) -> list[str]:
         """Run kernels one after the other; see :meth:`TargetSession.chain`.
 
@@ -228,8 +272,8 @@ class KernelRunner:
                 if not loaded.harmless:
                     outside = [k for k in call["inputs"] if k in self._memory and k not in before]
                     before |= self._copies(outside)
-                buffers = self._buffers(loaded.plan, given, None, self._device.new)
-                within(partial(self._launch, loaded, buffers))
+                buffers = self._buffers(loaded.plan, given, None, self._new)
+                self._observe(loaded, buffers, within)
                 made = [buffers[i] for i in loaded.plan.results]
                 del buffers
             tensors.update(zip(call["outputs"], made, strict=True))
@@ -247,18 +291,18 @@ class KernelRunner:
         return asdict(statistics(memory.array(memory[output]), memory.array(memory[reference])))
 
     def _run(
-        self, loaded: _Loaded, given: list[Any], poison: int
+        self, loaded: _Loaded, given: list[Any], poison: int, within: Within
     ) -> tuple[list[Any], float, list[str]]:
         """One run: its results, its milliseconds, and what it wrote beyond its buffers (which
         only a guarded run can tell)."""
         plan = loaded.plan
-        buffers = self._buffers(plan, given, poison, self._device.new)
+        buffers = self._buffers(plan, given, poison, self._new)
         self._device.finish()
-        ms = self._launch(loaded, buffers)
+        ms = self._observe(loaded, buffers, within)
         return [buffers[i] for i in plan.results], ms, []
 
     def _run_guarded(
-        self, loaded: _Loaded, given: list[Any], poison: int
+        self, loaded: _Loaded, given: list[Any], poison: int, within: Within
     ) -> tuple[list[Any], float, list[str]]:
         """The same with every buffer between guard pages: inputs are copied in, results out."""
         plan, memory = loaded.plan, self._device
@@ -269,7 +313,7 @@ class KernelRunner:
             size = math.prod(shape) * np_dtype(dtype).itemsize
             blocks.append(Block.map(next(names), size))
             if not size:
-                return memory.new(shape, dtype)
+                return self._new(shape, dtype)
             return memory.view(tvm_ffi.from_dlpack(blocks[-1].data), shape, dtype)
 
         try:
@@ -279,10 +323,10 @@ class KernelRunner:
                 raw_bytes(inside[-1])[:] = raw_bytes(tensor)
             buffers = self._buffers(plan, inside, poison, new)
             with telling(blocks):
-                ms = self._launch(loaded, buffers)
+                ms = self._observe(loaded, buffers, within)
             results = []
             for number in plan.results:
-                results.append(memory.new(plan.buffers[number].shape, plan.buffers[number].dtype))
+                results.append(self._new(plan.buffers[number].shape, plan.buffers[number].dtype))
                 raw_bytes(results[-1])[:] = raw_bytes(buffers[number])
             for tensor, copy in zip(given, inside, strict=True):
                 if not self._same(tensor, copy):  # what it did to its inputs, it did
@@ -291,6 +335,32 @@ class KernelRunner:
         finally:
             for block in blocks:
                 block.unmap()
+
+    def _new(self, shape: Sequence[int], dtype: str) -> Any:
+        return allocate(self._device, shape, dtype)
+
+    def _observe(self, loaded: _Loaded, buffers: list[Any], within: Within) -> float:
+        """Launch a kernel within its time, so that others can tell whether it ran; milliseconds.
+
+        Raises:
+            KernelRaised: if it says that it failed, or left a copy of this process behind.
+        """
+        try:
+            with self._recorder.during("launch", loaded.plan.key):
+                ms: float = within(partial(self._launch, loaded, buffers))
+        except (BeyondDevice, NoRoom, ConnectionError):
+            raise
+        except Exception as error:
+            said = str(error) or type(error).__name__
+            if any(words in said for words in _FULL):
+                raise NoRoom(0, self._device.capacity()) from None
+            raise KernelRaised(said) from None
+        finally:
+            if self._copies_of_us:
+                self._copies_of_us.end_if_copy(self._recorder)
+        if self._copies_of_us and self._copies_of_us.came_back(self._recorder):
+            raise KernelRaised("it forked this process, and both came back from it")
+        return ms
 
     def _launch(self, loaded: _Loaded, buffers: list[Any]) -> float:
         """Run a kernel to its end; milliseconds."""
@@ -326,7 +396,10 @@ class KernelRunner:
         loaded = self._find(kernel)
         constants = [self._memory[key] for key in loaded.plan.constants]
         shapes = tuple(tuple(int(n) for n in tensor.shape) for tensor in inputs)
-        return loaded.at(shapes, numbers), [*inputs, *constants]
+        try:
+            return loaded.at(shapes, numbers), [*inputs, *constants]
+        except SizeMisfit as misfit:  # where sizes are fixed, the kernel itself says so
+            raise KernelRaised(str(misfit)) from None
 
     def _bytes(self, key: str) -> np.ndarray:
         return self._device.read(self._memory[key])

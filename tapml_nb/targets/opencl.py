@@ -10,6 +10,7 @@ import numpy as np
 from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch
 from tapml_nb.numerics import np_dtype
 from tapml_nb.targets.devices import BeyondDevice, Function, Tensor, Within, lose, size_of
+from tapml_nb.targets.errors import NoRoom
 from tapml_nb.targets.launches import load_package
 
 NEEDS = "pyopencl is not installed on the target (pip install pyopencl)"
@@ -54,6 +55,9 @@ class OpenClDevice:
             raise BeyondDevice(f"a buffer of {size} bytes; the device allows {limit}")
         return Tensor(tensor.shape, dtype, self._allocate(size))
 
+    def capacity(self) -> int | None:
+        return int(self._device.global_mem_size)
+
     def view(self, tensor: Tensor, shape: Sequence[int], dtype: str) -> Tensor:
         return Tensor(tuple(shape), dtype, tensor.buffer)
 
@@ -91,6 +95,8 @@ class OpenClDevice:
             command(self._queue, *arguments)
             self._queue.finish()
         except self._cl.Error as error:
+            if "MEM_OBJECT_ALLOCATION_FAILURE" in str(error):  # buffers get memory when first used
+                raise NoRoom(0, self.capacity()) from None
             lose(f"OpenCL: {error}")
 
     def _allocate(self, size: int) -> Any:

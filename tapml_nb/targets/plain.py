@@ -8,15 +8,16 @@ is compared travels.  Nobody there keeps a deadline or tells how a process ended
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tapml_nb.targets.devices import CopiedTvmDevice, Function, Within
-from tapml_nb.targets.errors import TargetError
-from tapml_nb.targets.memory import KernelRunner, NoTensor, TensorMemory
+from tapml_nb.targets.errors import Rejected, TargetError
+from tapml_nb.targets.memory import KernelRunner, TensorMemory
+from tapml_nb.targets.recorder import Record, Recorder
 
 
 class _RemoteDevice(CopiedTvmDevice):
@@ -34,10 +35,41 @@ class _RemoteDevice(CopiedTvmDevice):
         functions = {}
         for name in names:
             try:
-                functions[name] = module.get_function(name)
+                functions[name] = _answering(module.get_function(name))
             except AttributeError:
-                raise ValueError(f"the library has no function {name}") from None
+                raise Rejected(f"the library has no function {name}") from None
         return functions
+
+    def new(self, shape: Sequence[int], dtype: str) -> Any:
+        return _answering(super().new)(shape, dtype)
+
+    def capacity(self) -> int | None:
+        return None
+
+
+def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A remote function that tells an error there from a line that breaks.
+
+    Raises:
+        ConnectionError: if it breaks.
+    """
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except (TypeError, ValueError):
+            raise
+        except Exception as error:
+            if is_answer(error):
+                raise
+            raise ConnectionError(f"the line broke: {type(error).__name__}") from None
+
+    return call
+
+
+def is_answer(error: Exception) -> bool:
+    """Whether the target answered with an error, as against not answering."""
+    return type(error).__name__ == "RPCError"
 
 
 class PlainService:
@@ -51,7 +83,12 @@ class PlainService:
         """
         self._session = session
         self._memory = TensorMemory(_RemoteDevice(session, kind, number))
-        self._runner = KernelRunner(self._memory)
+        self._recorder = Recorder()
+        self._runner = KernelRunner(self._memory, self._recorder)
+
+    def record(self) -> Record:
+        """What the server is at, as far as this side knows."""
+        return self._recorder.read()
 
     def call(self, name: str, *arguments: str) -> Any:
         """What our server's function of this name would answer.
@@ -61,8 +98,8 @@ class PlainService:
             Exception: any other, if the connection broke.
         """
         try:
-            return getattr(self, "_" + name.removeprefix("tapml."))(*arguments)
-        except (NoTensor, TypeError, ValueError) as error:
+            return getattr(self, f"_{name}")(*arguments)
+        except (TypeError, ValueError) as error:
             raise TargetError(str(error)) from None
 
     def put(self, key: str, array: np.ndarray) -> int:
@@ -72,18 +109,12 @@ class PlainService:
         def receive(into: np.ndarray) -> None:
             into[:] = data
 
-        try:
-            self._memory.put(key, array.shape, array.dtype.name, receive)
-        except TypeError as error:
-            raise TargetError(str(error)) from None
+        self._memory.put(key, array.shape, array.dtype.name, receive)
         return data.size
 
     def get(self, key: str) -> np.ndarray:
         """As :meth:`BulkClient.get <tapml_nb.targets.bulk.BulkClient.get>`."""
-        try:
-            return self._memory.array(self._memory[key])
-        except NoTensor as error:
-            raise KeyError(str(error)) from None
+        return self._memory.array(self._memory[key])
 
     def file(self, name: str, content: bytes) -> None:
         """As :meth:`BulkClient.file <tapml_nb.targets.bulk.BulkClient.file>`."""
@@ -97,7 +128,7 @@ class PlainService:
     def _call(self, text: str) -> str:
         request = json.loads(text)
         del request["timeout"]
-        return json.dumps(self._runner.call(**request))
+        return json.dumps(self._runner.call(**request, within=_at_once))
 
     def _chain(self, text: str) -> str:
         request = json.loads(text)

@@ -26,6 +26,7 @@ from tapml_nb.owner import finalize
 from tapml_nb.targets.errors import TargetLost
 from tapml_nb.targets.leftovers import MARK, end_marked, is_stopped
 from tapml_nb.targets.pages import page_key
+from tapml_nb.targets.recorder import Record, path_of, read_record
 
 _START_SECONDS = 60.0
 _END_SECONDS = 2.0
@@ -89,6 +90,10 @@ class LocalServer:
         """How a session's process ended (``signal``, ``code``, ``log``), or None if the listener
         ended first or says nothing in time."""
         return self._reports.exit_of(pid, timeout)
+
+    def record_of(self, pid: int) -> Record:
+        """What a session's process is at; an empty record if it does not say."""
+        return read_record(path_of(self._workroot, pid))
 
     def close(self) -> None:
         """End the server and everything it runs.  Idempotent."""

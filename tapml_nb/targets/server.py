@@ -44,7 +44,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,23 @@ from typing import Any
 from tapml_nb.targets.clock import Clock
 from tapml_nb.targets.door import hand_over
 from tapml_nb.targets.greeter import Greeter, Greeters, Greeting
-from tapml_nb.targets.greeting import BULK, END, GET, MAGIC, MISMATCH, NotOurs, pack_word
+from tapml_nb.targets.greeting import (
+    ASK,
+    BULK,
+    END,
+    GET,
+    MAGIC,
+    MISMATCH,
+    PROTOCOL,
+    NotOurs,
+    pack_word,
+)
 from tapml_nb.targets.leftovers import adopt_orphans, children, end, end_all_children
 from tapml_nb.targets.pages import WRONG_KEY, answer, knows_key, page_key, refusal
+from tapml_nb.targets.recorder import CLOSED, HUNG_UP, Recorder, path_of, read_record
 
-_LOG_TAIL = 4000
+_LOG_TAIL = 16_000
+"""Characters: a stack trace of TVM's, and what was said before it."""
 _REMEMBERED = 64
 _MAX_SESSIONS = 64
 """Children at one time; even who has the key shall not take the machine down."""
@@ -263,6 +275,8 @@ class Server:
                 connection.sendall(pack_word(MISMATCH))
                 raise NotOurs("wrong key")
             self._fork(peer, lambda session: self._serve(connection, peer, session))
+        elif greeting.word == ASK:
+            self._answer(connection, json.loads(greeting.text))
         else:
             session, token = self._session_of(json.loads(greeting.text))
             if greeting.word == BULK:
@@ -271,6 +285,22 @@ class Server:
                 # Mostly it has noticed that the line is gone, and says how it ended.
                 session.due = time.monotonic() + _GRACE
                 connection.sendall(pack_word(END))
+
+    def _answer(self, connection: socket.socket, question: dict[str, Any]) -> None:
+        """Tell a client on another machine what became of its session.
+
+        Raises:
+            OSError, ValueError, KeyError, TypeError: if it is none of ours.
+        """
+        if not hmac.compare_digest(str(question["key"]).encode(), self._token.encode()):
+            connection.sendall(pack_word(MISMATCH))
+            raise NotOurs("wrong key")
+        pid = int(question["pid"])
+        answer = {"protocol": PROTOCOL, "exit": self._exits.get(pid)}
+        if pid in self._sessions:
+            answer["record"] = asdict(read_record(path_of(self._workroot, pid)))
+        text = json.dumps(answer).encode()
+        connection.sendall(pack_word(ASK) + pack_word(len(text)) + text)
 
     def _session_of(self, request: dict[str, Any]) -> tuple[_Session, bytes]:
         """The session that somebody belongs to who knows its token, and the token."""
@@ -338,8 +368,6 @@ class Server:
 
     def _serve(self, connection: socket.socket, peer: str, session: _Session) -> None:
         """Speak RPC until the client hangs up."""
-        import tvm_ffi
-
         from tapml_nb.targets.service import register_service
 
         connection.settimeout(None)
@@ -353,14 +381,15 @@ class Server:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         keep_alive(connection)
         credentials = {"session": session.number, "token": session.token}
+        recorder = Recorder(path_of(self._workroot, os.getpid()))
         same_host = self._events is not None
-        register_service(folder, credentials, session.clock, self._exits, same_host=same_host)
+        register_service(folder, credentials, session.clock, recorder, same_host=same_host)
         self._emit(event="session", pid=os.getpid(), peer=peer)
         if self._events is not None:
             os.close(self._events)
         key = f"server:{os.getpid()}".encode()
         connection.sendall(pack_word(MAGIC) + struct.pack("<i", len(key)) + key)
-        tvm_ffi.get_global_func("rpc.ServerLoop")(connection.fileno())
+        os._exit(_serve_until_the_end(connection))
 
     # -- clearing up -------------------------------------------------------------------------------
 
@@ -386,10 +415,14 @@ class Server:
         session.clock.close()
         shutil.rmtree(self._folder(session.number), ignore_errors=True)
         log = self._take_log(session.number)
+        path = path_of(self._workroot, pid)
+        record = read_record(path)
+        path.unlink(missing_ok=True)
         if log is None:
             return
         report = {
             "pid": pid,
+            "record": asdict(record),
             "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
             "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0,
             "maxrss_mb": usage.ru_maxrss >> 10,
@@ -397,8 +430,7 @@ class Server:
         }
         if session.late:
             report["signal"] = int(signal.SIGALRM)  # which it did not hear
-        # A session forked from now on inherits this, and can tell a client on another
-        # machine, which does not hear our events, how its last session ended.
+        # For a client on another machine, which does not hear our events, and asks.
         self._exits[pid] = report
         while len(self._exits) > _REMEMBERED:
             del self._exits[next(iter(self._exits))]
@@ -437,6 +469,24 @@ class Server:
         """One line, in one write, so that lines of several processes do not mix."""
         if self._events is not None:
             os.write(self._events, (json.dumps(event) + "\n").encode())
+
+
+def _serve_until_the_end(connection: socket.socket) -> int:
+    """Speak RPC on a connection; the exit status, which says how that ended."""
+    import tvm_ffi
+
+    ours = os.fstat(connection.fileno())
+    try:
+        tvm_ffi.get_global_func("rpc.ServerLoop")(connection.fileno())
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        try:
+            still_ours = os.path.samestat(ours, os.fstat(connection.fileno()))
+        except OSError:
+            still_ours = False
+        return HUNG_UP if still_ours else CLOSED
+    return HUNG_UP
 
 
 def load_runtime() -> None:

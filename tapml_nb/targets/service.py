@@ -1,7 +1,9 @@
 """What a session's process offers its client, beside TVM's own RPC functions.
 
 Registered as global functions ``tapml.*`` whose arguments and answers are numbers and text (JSON
-where there is more to say), so that the client never holds a remote object.
+where there is more to say), so that the client never holds a remote object.  The client calls them
+through ``tapml.do``, which numbers answers and guards them with a checksum
+(:mod:`tapml_nb.targets.envelope`).
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import os
 import platform
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -22,8 +25,12 @@ import tvm_ffi
 from tapml_nb.targets.aftermath import Aftermath
 from tapml_nb.targets.bulk import BulkServer
 from tapml_nb.targets.clock import Clock
+from tapml_nb.targets.copies import Copies
 from tapml_nb.targets.devices import open_device
+from tapml_nb.targets.envelope import failure, seal, unseal
+from tapml_nb.targets.greeting import PROTOCOL
 from tapml_nb.targets.memory import KernelRunner, TensorMemory
+from tapml_nb.targets.recorder import Recorder
 
 LOAD_SECONDS = 60.0
 """Deadline of loading a library (constructors may run in it), and of compiling one device
@@ -34,7 +41,7 @@ def register_service(
     folder: Path,
     credentials: dict[str, Any],
     clock: Clock,
-    exits: dict[int, dict[str, Any]],
+    recorder: Recorder,
     *,
     same_host: bool,
 ) -> None:
@@ -44,7 +51,7 @@ def register_service(
         folder: the session's own; file names are confined to it.
         credentials: its number and token at the listener, for the client.
         clock: where the listener sees when this process has to be done.
-        exits: how earlier sessions ended, by process.
+        recorder: is told what the process is at.
         same_host: the client started this server, so libraries may stay where they are.
     """
 
@@ -52,12 +59,15 @@ def register_service(
     within = partial(_within, clock)
     aftermath = Aftermath(os.getppid())
     memory = TensorMemory(open_device("llvm", 0))
-    runner = KernelRunner(memory, aftermath)
+    copies = Copies()
+    runner = KernelRunner(memory, recorder, copies, aftermath)
 
     def use(kind: str, number: str, seconds: str) -> str:
         nonlocal memory, runner
-        memory = TensorMemory(within(float(seconds), lambda: open_device(kind, int(number))))
-        runner = KernelRunner(memory, aftermath)
+        with recorder.during("device"):
+            device = within(float(seconds), lambda: open_device(kind, int(number)))
+        memory = TensorMemory(device)
+        runner = KernelRunner(memory, recorder, copies, aftermath)
         return json.dumps(memory.device.describe())
 
     def confined(name: str) -> str:
@@ -72,8 +82,8 @@ def register_service(
 
     def call(text: str) -> str:
         request = json.loads(text)
-        timeout = request.pop("timeout")
-        return json.dumps(within(timeout, lambda: runner.call(**request)))
+        time_left = _Budget(clock, request.pop("timeout"))
+        return json.dumps(runner.call(**request, within=time_left.spend))
 
     def chain(text: str) -> str:
         request = json.loads(text)
@@ -92,10 +102,38 @@ def register_service(
         "tapml.statistics": lambda *keys: json.dumps(runner.statistics(*keys)),
         "tapml.drop": lambda keys: memory.drop(json.loads(keys)),
         "tapml.held": lambda: memory.held(),
-        "tapml.exit_of": lambda pid: json.dumps(exits.get(int(pid))),
     }
+
+    def do(sealed: str) -> str:
+        number = 0
+        try:
+            number, name, arguments = unseal(sealed)
+            return seal({"number": number, "answer": functions[f"tapml.{name}"](*arguments)})
+        except Exception as error:
+            return seal({"number": number, **failure(error)})
+
+    tvm_ffi.register_global_func("tapml.do", do, override=True)
     for name, function in functions.items():
         tvm_ffi.register_global_func(name, function, override=True)
+
+
+class _Budget:
+    """Seconds that all launches of a call may take together.
+
+    What the tool does in between, poisoning memory and comparing, is not the kernel's doing.
+    """
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._left = seconds
+
+    def spend(self, work: Callable[[], Any]) -> Any:
+        """Do something within what is left."""
+        begin = time.monotonic()
+        try:
+            return _within(self._clock, max(self._left, 1e-3), work)
+        finally:
+            self._left -= time.monotonic() - begin
 
 
 def _within(clock: Clock, seconds: float, work: Callable[[], Any]) -> Any:
@@ -115,6 +153,7 @@ def _within(clock: Clock, seconds: float, work: Callable[[], Any]) -> Any:
 
 def _hello() -> dict[str, Any]:
     return {
+        "protocol": PROTOCOL,
         "pid": os.getpid(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),

@@ -6,18 +6,20 @@ one can be dropped whole and a new one put in its place: the next use does that 
 
 Two clocks keep a kernel's deadline.  The target's own alarm ends its process wherever it runs;
 the watchdog here acts a moment later, for the case that the target, or the way to it, is too far
-gone for that.
+gone for that.  It looks first at what the target is at: only a launch that is open for too long is
+the kernel's fault.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -27,11 +29,20 @@ import numpy as np
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.sources import SOURCE_KINDS
 from tapml_nb.owner import Owner, finalize
-from tapml_nb.targets.connection import Connection
+from tapml_nb.targets.connection import Connection, ask, parsed, reachable
 from tapml_nb.targets.devices import GONE
-from tapml_nb.targets.errors import LossReason, TargetError, TargetLost
+from tapml_nb.targets.envelope import Garbled
+from tapml_nb.targets.errors import (
+    BeyondTarget,
+    LossReason,
+    NoTensor,
+    Rejected,
+    TargetError,
+    TargetLost,
+)
 from tapml_nb.targets.guard import HIT
 from tapml_nb.targets.process import LocalServer
+from tapml_nb.targets.recorder import CLOSED, HUNG_UP, Record
 from tapml_nb.targets.spec import BROWSER, Target
 from tapml_nb.targets.watchdog import Watchdog
 
@@ -44,6 +55,12 @@ PAGE_SECONDS = 600.0
 _SLOWEST = 1e6
 """Bytes per second that a transfer may take, beside its deadline."""
 
+_GREETING_SECONDS = 20.0
+"""What a server may take to say who it is."""
+
+_AT_ONCE = 5.0
+"""A server that fails to answer sooner than this is asked once more: a byte may have gone wrong."""
+
 _LOCAL_GRACE = 0.15
 _REMOTE_GRACE = 2.0
 """How much later than the target itself the notebook's watchdog acts, in seconds."""
@@ -53,6 +70,8 @@ _REPORT_SECONDS = 2.0
 
 _GONE_SECONDS = 20.0
 """How long not to try again to reach a server that does not come back."""
+
+_NO_WORD = "the connection broke while it ran; TVM's own servers do not say why"
 
 State = Literal["idle", "connected", "lost", "closed"]
 
@@ -79,6 +98,53 @@ class CallResult:
     stale: bool = False
     overruns: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def parse(cls, text: Any, outputs: int) -> Self:
+        """The result of what a target answered; fields that are not known here are passed over.
+
+        Raises:
+            Garbled: if it is no result of a kernel with so many outputs.
+        """
+        answer = parsed(text)
+        try:
+            known = {one.name: answer[one.name] for one in fields(cls)}
+        except KeyError as missing:
+            raise Garbled(f"an answer without {missing}") from None
+        result = cls(**known)
+        if not len(result.deterministic) == len(result.identical) == outputs:
+            raise Garbled("an answer for another kernel")
+        return result
+
+
+class _Library:
+    """A library of kernels that outlives its file: temporary folders are swept."""
+
+    def __init__(self, path: Path, kernels: Sequence[Kernel]) -> None:
+        """Hold on to a file.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+        """
+        self.path = path
+        self.kernels = list(kernels)
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.close = finalize(self, os.close, self._file)
+
+    def read(self) -> bytes:
+        """Its content."""
+        size = os.fstat(self._file).st_size
+        return b"".join(os.pread(self._file, 1 << 24, start) for start in range(0, size, 1 << 24))
+
+    def restore(self) -> None:
+        """Put it back where it was, if it is gone.
+
+        Raises:
+            OSError: if there is no room for it.
+        """
+        if not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.path.write_bytes(self.read())
 
 
 @dataclass(frozen=True)
@@ -157,11 +223,14 @@ class TargetSession:
         self._on_event = on_event
         self._server: LocalServer | None = None
         self._connection: Connection | None = None
-        self._libraries: dict[Path, list[Kernel]] = {}
+        self._libraries: dict[Path, _Library] = {}
         self._home: dict[str, Path] = {}
         self._lock = threading.RLock()
         self._busy = self._interrupted = False
         self._was_plain = False
+        self._suspect = ""
+        self._seen: Record | None = None
+        self._stopped = False
         self._gone_until = 0.0
         self._watchdog = Watchdog(self._sever)
         self._owner = Owner()
@@ -222,6 +291,8 @@ class TargetSession:
         if server:
             server.close()
         self._watchdog.close()
+        for library in self._libraries.values():
+            library.close()
 
     def interrupt(self) -> None:
         """Break off the call that is going on, if any; it raises ``TargetLost("interrupted")``."""
@@ -229,6 +300,11 @@ class TargetSession:
             if self._busy:
                 self._interrupted = True
                 self._sever()
+
+    def renew(self) -> None:
+        """Let go of the target's process; the next use begins with a fresh one, where nothing is
+        resident and no kernel has run yet."""
+        self._drop_connection()
 
     def __enter__(self) -> Self:
         self.start()
@@ -276,28 +352,43 @@ class TargetSession:
             TargetLost: if the target is lost meanwhile.
         """
         connection = self._connected()
-        array: np.ndarray = self._guarded(_CONTROL_SECONDS, lambda: connection.bulk.get(key))
+        array: np.ndarray = self._guarded(
+            _CONTROL_SECONDS, lambda: connection.bulk.get(key), resident=[key]
+        )
         self.bytes_received += array.nbytes
         return array
 
     def load(self, library: Path, kernels: Sequence[Kernel]) -> None:
         """Load a library of kernels; after a restart it is loaded again when it is needed.
 
+        Where the target fails for another reason than the library, this is done once more on a
+        fresh connection.
+
         Raises:
-            TargetError: if the target cannot load it; with its reason.
-            TargetLost: if loading kills it.
+            FileNotFoundError: if there is no such file.
+            TargetError: if the target rejects it; with its reason.
+            TargetLost: if loading kills it, or it cannot be done for another reason.
         """
-        connection = self._connected()
-        if library in connection.loaded:
+        if library in self._connected().loaded:
             return
-        known = library in self._libraries
-        self._load(connection, library, self._libraries[library] if known else list(kernels))
-        self.know(library, kernels)
+        known = self._libraries.get(library)
+        loading = known or _Library(library, kernels)
+        try:
+            self._load_with_patience(loading)
+        except BaseException:
+            if not known:
+                loading.close()
+            raise
+        self._keep(loading)
 
     def know(self, library: Path, kernels: Sequence[Kernel]) -> None:
-        """Take note of a library that another session has loaded; loaded when it is needed."""
-        self._libraries.setdefault(library, list(kernels))
-        self._home.update((kernel.key, library) for kernel in kernels)
+        """Take note of a library that another session has loaded; loaded when it is needed.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+        """
+        if library not in self._libraries:
+            self._keep(_Library(library, kernels))
 
     def call(
         self,
@@ -325,7 +416,8 @@ class TargetSession:
 
         Raises:
             ValueError: if ``repeats`` is below 1.
-            TargetError: if the kernel raises.
+            KernelRaised: if the kernel raises.
+            TargetError: if the target answers with another error.
             TargetLost: if it kills the target, or takes too long.
         """
         if repeats < 1:
@@ -345,8 +437,14 @@ class TargetSession:
         }
         if self.target.guard:
             request["guard"] = True
-        answer = self._remote(connection, "tapml.call", json.dumps(request), seconds=seconds)
-        result = CallResult(**json.loads(answer))
+        compared = [key for key in references if key]
+        result: CallResult = self._guarded(
+            seconds + _CONTROL_SECONDS,
+            lambda: CallResult.parse(connection.remote("call", json.dumps(request)), len(outputs)),
+            launch=seconds,
+            resident=[*inputs, *compared],
+        )
+        self._suspect = ""
         connection.resident.difference_update(result.spoiled)
         for key, same in zip(outputs, result.deterministic, strict=True):
             connection.resident.add(key)
@@ -368,7 +466,8 @@ class TargetSession:
             Keys of the tensors, resident before, that kernels wrote to; they are dropped.
 
         Raises:
-            TargetError: if a kernel raises.
+            KernelRaised: if a kernel raises.
+            TargetError: if the target answers with another error.
             TargetLost: if one kills the target, or takes longer than the target's timeout.
         """
         seconds = self.target.timeout
@@ -382,10 +481,13 @@ class TargetSession:
             "keep": list(keep),
             "timeout": seconds,
         }
-        text = self._remote(
-            connection, "tapml.chain", json.dumps(request), seconds=seconds * max(1, len(calls))
+        made = {key for call in calls for key in call.outputs}
+        spoiled: list[str] = self._guarded(
+            seconds * max(1, len(calls)) + _CONTROL_SECONDS,
+            lambda: _keys(connection.remote("chain", json.dumps(request))),
+            launch=seconds,
+            resident=[key for call in calls for key in call.inputs if key not in made],
         )
-        spoiled: list[str] = json.loads(text)
         connection.resident.difference_update(spoiled)
         connection.resident.update(keep)
         return spoiled
@@ -395,25 +497,40 @@ class TargetSession:
 
         Fields as in :class:`tapml_nb.numerics.Statistics`.
         """
-        text = self._remote(self._connected(), "tapml.statistics", output, reference)
-        answer: dict[str, float] = json.loads(text)
+        connection = self._connected()
+        answer: dict[str, float] = self._guarded(
+            _CONTROL_SECONDS,
+            lambda: parsed(connection.remote("statistics", output, reference)),
+            resident=[output, reference],
+        )
         return answer
 
-    def drop(self, keys: Sequence[str]) -> None:
-        """Free tensors; keys that are not there are fine."""
+    def drop(self, keys: Sequence[str]) -> TargetLost | None:
+        """Free tensors; keys that are not there are fine.
+
+        Returns:
+            How the target was lost, if it was: then they are gone as well.
+        """
         connection = self._connection
         held = [key for key in keys if self.resident(key)]
         if connection is None or not held:
-            return
+            return None
         try:
-            self._remote(connection, "tapml.drop", json.dumps(held))
-        except TargetLost:
-            return  # and they with it
+            self._guarded(_CONTROL_SECONDS, lambda: connection.remote("drop", json.dumps(held)))
+        except TargetLost as lost:
+            return lost
         connection.resident.difference_update(held)
+        return None
+
+    def drop_all_but(self, keys: Collection[str]) -> None:
+        """Free all tensors but these; whoever needs one of them sends it again."""
+        if self._connection is not None:
+            self.drop([key for key in self._connection.resident if key not in keys])
 
     def held(self) -> int:
         """Bytes of all tensors on the target."""
-        return int(self._remote(self._connected(), "tapml.held"))
+        connection = self._connected()
+        return self._guarded(_CONTROL_SECONDS, lambda: _number(connection.remote("held")))  # type: ignore[no-any-return]
 
     # -- starting ----------------------------------------------------------------------------------
 
@@ -431,31 +548,51 @@ class TargetSession:
             raise RuntimeError("the target session is closed")
 
     def _connected(self) -> Connection:
-        """The connection, made if there is none."""
+        """The connection, made if there is none.
+
+        A server that is there and does not work is tried once more: if it is this session's own,
+        another one is started in its place.
+        """
         with self._lock:
             self._refuse_if_closed()
             if self._connection is not None:
                 return self._connection
+        begin = time.monotonic()
+        try:
+            return self._connect()
+        except TargetLost as lost:
+            at_once = time.monotonic() - begin < _AT_ONCE
+            if lost.reason == "interrupted" or self.target.rpc == BROWSER or not self._ours:
+                raise  # TVM's own server may take no one after a crash
+            if not self.target.local and not at_once:
+                raise
+        self._replace_server()
+        return self._connect()
+
+    @property
+    def _ours(self) -> bool:
+        """Whether the server is one of ours, and not of TVM's."""
+        return self.target.local or (not self.target.scheme and bool(self.target.address[2]))
+
+    def _connect(self) -> Connection:
         again = self.state == "lost"
         begin = time.monotonic()
         host, port, key = self._local_address() if self.target.local else self.target.address
         if time.monotonic() < self._gone_until:
             raise TargetLost("connection", f"{self.address} does not come back; restart it")
-        scheme = self.target.scheme
         try:
-            made = Connection(host, port, key, local=self._server is not None, scheme=scheme)
+            connection = self._adopt(self._reached(host, port, key))
         except TargetLost:
             if self._was_plain:  # TVM's own server takes no one after a crash: ask no more in vain
                 self._gone_until = time.monotonic() + _GONE_SECONDS
             raise
-        connection = self._adopt(made)
         try:
             self._open_service(connection)
         except TargetError:
             self._drop_connection()
             raise
         self._was_plain = connection.plain
-        found = connection.platform["machine"]
+        found = connection.platform.get("machine")
         if self.machine and found and self.machine != found:
             self._drop_connection()
             raise TargetError(
@@ -474,6 +611,10 @@ class TargetSession:
         self._on_event(TargetStartedEvent(self.address, self._pid, time.monotonic() - begin))
         return connection
 
+    def _reached(self, host: str, port: int, key: str) -> Connection:
+        local, scheme = self._server is not None, self.target.scheme
+        return Connection(host, port, key, local=local, ours=self._ours, scheme=scheme)
+
     def _open_service(self, connection: Connection) -> None:
         kind, number = self.target.kind, self.target.device
         seconds = _CONTROL_SECONDS
@@ -481,12 +622,21 @@ class TargetSession:
             kind, seconds = BROWSER, PAGE_SECONDS
             self._on_event(TargetAwaitedEvent(self.link))
         try:
+            self._guarded(_GREETING_SECONDS, lambda: connection.greet(kind, number))
             self._guarded(seconds, lambda: connection.open_service(kind, number, seconds))
         except TargetLost as lost:
             if kind == BROWSER and lost.reason == "timeout":
                 why = f"no page came within {seconds:g} s; open {self.link} and run again"
                 raise TargetLost("connection", why) from None
+            if lost.reason in ("crash", "timeout"):  # of the driver, for nothing of ours ran yet
+                why = f"the session at {self.address} did not come up: {lost.detail}"
+                raise TargetLost("machine", why) from None
             raise
+
+    def _replace_server(self) -> None:
+        """End this session's own server; the next use starts another."""
+        if self._server:
+            self._server.close()
 
     def _local_address(self) -> tuple[str, int, str]:
         """A server of our own that is alive."""
@@ -513,122 +663,275 @@ class TargetSession:
             self._refuse_if_closed()
         return connection
 
+    # -- libraries ---------------------------------------------------------------------------------
+
+    def _keep(self, library: _Library) -> None:
+        self._libraries[library.path] = library
+        self._home.update((kernel.key, library.path) for kernel in library.kernels)
+
     def _reload(self, connection: Connection, kernel: str) -> None:
         """Load a kernel's library again if the target was lost since."""
         library = self._home.get(kernel)
         if library is not None and library not in connection.loaded:
-            self._load(connection, library, self._libraries[library])
+            self._load(connection, self._libraries[library])
 
-    def _load(self, connection: Connection, library: Path, kernels: list[Kernel]) -> None:
-        name = str(library)
-        if not self.target.local:
-            content = library.read_bytes()
-            name = f"{len(connection.loaded)}-{library.name}"
+    def _load_with_patience(self, library: _Library) -> None:
+        """Load a library; once more where that failed for another reason than its code."""
+        try:
+            self._load(self._connected(), library)
+            return
+        except (BeyondTarget, Rejected):
+            raise
+        except TargetError:
+            self.renew()
+        except TargetLost as lost:  # a process that has run kernels may die of what they left
+            if lost.reason in ("interrupted", "timeout"):
+                raise
+        try:
+            self._load(self._connected(), library)
+        except (BeyondTarget, Rejected):
+            raise
+        except TargetError as error:
+            raise TargetLost(
+                "machine",
+                f"the machine at {self.address} cannot load {library.path.name}, twice: {error}; "
+                "see to its disk and memory, and run again",
+            ) from None
+
+    def _load(self, connection: Connection, library: _Library) -> None:
+        name = str(library.path)
+        if self.target.local:
+            library.restore()
+        else:
+            content = library.read()
+            name = f"{len(connection.loaded)}-{library.path.name}"
             self._guarded(
                 _CONTROL_SECONDS + len(content) / _SLOWEST,
                 lambda: connection.bulk.file(name, content),
             )
             self.bytes_sent += len(content)
-        plans = json.dumps([asdict(kernel) for kernel in kernels])
+        plans = json.dumps([asdict(kernel) for kernel in library.kernels])
         # A driver that compiles for itself takes its time for each kernel.
-        seconds = _CONTROL_SECONDS * (len(kernels) if self.target.kind in SOURCE_KINDS else 1)
-        self._remote(connection, "tapml.load", name, plans, seconds=seconds)
-        connection.loaded.add(library)
+        count = len(library.kernels) if self.target.kind in SOURCE_KINDS else 1
+        seconds = _CONTROL_SECONDS * count
+        self._guarded(seconds, lambda: connection.remote("load", name, plans))
+        connection.loaded.add(library.path)
 
     # -- one thing at a time, within its time ------------------------------------------------------
 
-    def _remote(
+    def _guarded(
         self,
-        connection: Connection,
-        name: str,
-        *arguments: str,
-        seconds: float = _CONTROL_SECONDS,
+        seconds: float,
+        work: Callable[[], Any],
+        *,
+        launch: float | None = None,
+        resident: Collection[str] = (),
     ) -> Any:
-        return self._guarded(seconds, lambda: connection.remote(name, *arguments))
+        """Do something remote within its time; whatever breaks the connection is a loss.
 
-    def _guarded(self, seconds: float, work: Callable[[], Any]) -> Any:
-        """Do something remote within its time; whatever breaks the connection is a loss."""
+        Args:
+            seconds: for all of it.
+            work: what.
+            launch: seconds that a kernel in it may take; None if it launches none.
+            resident: the tensors that it needs.
+        """
         with self._lock:
             self._refuse_if_closed()
             self._busy, self._interrupted = True, False
+            connection = self._connection
+        self._seen, self._stopped = None, False
         grace = _LOCAL_GRACE if self.target.local else _REMOTE_GRACE
-        problem = ""
-        answer: Exception | None = None
+        begin = time.monotonic()
+        end = begin + seconds + grace
+        first = seconds if launch is None else min(launch, seconds)
+        problem: Exception | None = None
+        answer: TargetError | None = None
         try:
-            with self._watchdog.guard(seconds + grace) as guard:
+            with self._watchdog.guard(
+                first + grace, lambda: self._patience(connection, launch, end, grace)
+            ) as guard:
                 result = work()
-        except (TargetError, KeyError) as error:  # the connection is in step
+        except NoTensor as error:
+            known = connection.resident if connection else set()
+            answer = error
+            if resident and known.issuperset(resident):  # we remember what it does not
+                problem = Garbled("a tensor that was sent is not there any more")
+        except TargetError as error:  # the connection is in step
             answer = error
         except Exception as error:
-            problem = " ".join(str(error).split()) or type(error).__name__
+            problem = error
         except BaseException:
             # Ctrl-C in the middle of a call leaves an answer in the stream: never use it again.
             self._sever()
-            self._lose("interrupted", "by the keyboard")
+            self._lose(TargetLost("interrupted", "by the keyboard"))
             raise
         finally:
             with self._lock:
                 self._busy = False
         if problem or guard.bitten or self._interrupted:
-            reason, detail = self._classify(problem, seconds, late=guard.bitten)
-            self._lose(reason, detail)
-            raise TargetLost(reason, detail)
+            deadline = seconds if launch is None else launch
+            lost = self._classify(problem, deadline, time.monotonic() - begin, guard.bitten)
+            self._lose(lost)
+            raise lost from None
         if answer is not None:
             raise answer
         return result
 
-    def _classify(self, problem: str, seconds: float, *, late: bool) -> tuple[LossReason, str]:
-        """Find out why a connection broke."""
-        if self._interrupted:
-            return "interrupted", "the call was broken off"
-        no_answer = f"no answer within {seconds:g} s"
-        if late:
-            return "timeout", no_answer
-        if self._connection and self._connection.plain:
-            return "crash", "the connection broke; TVM's own servers do not say why"
-        report = self._report()
+    def _patience(
+        self, connection: Connection | None, launch: float | None, end: float, grace: float
+    ) -> float:
+        """How much longer to wait for an answer that is late; on the watchdog's thread.
+
+        What the tool does around a launch may take longer than the kernel may, and so may a line.
+        """
+        left = end - time.monotonic()
+        if launch is None or connection is None:
+            return left
+        record, ended = self._record(connection)
+        if ended:  # and the line has not told us
+            return 0
+        if record is None:  # not to be had now
+            return min(left, 1)
+        if record.doing == "launch":
+            self._seen = record if record.seconds >= launch else None
+            return 0 if self._seen else min(left, launch - record.seconds + grace)
+        self._stopped = connection.stopped
+        return 0 if self._stopped else min(left, max(grace, 0.1))
+
+    def _record(self, connection: Connection) -> tuple[Record | None, bool]:
+        """What the target is at, None if that cannot be found out; and whether it has ended."""
+        if connection.plain:
+            return connection.record, False
+        if self._server:
+            return self._server.record_of(connection.pid), connection.ended
+        try:
+            answer = ask(*self.target.address, connection.pid)
+        except (OSError, TargetLost):
+            return None, False
+        return Record.of(answer.get("record")), "record" not in answer
+
+    # -- losses ------------------------------------------------------------------------------------
+
+    def _classify(
+        self, problem: Exception | None, seconds: float, waited: float, late: bool
+    ) -> TargetLost:
+        """Find out why a connection broke.
+
+        Args:
+            problem: what happened, if something did.
+            seconds: the deadline.
+            waited: how long it has taken.
+            late: whether the watchdog has broken it off.
+        """
+        connection = self._connection
+        if self._interrupted or connection is None:
+            return TargetLost("interrupted", "the call was broken off")
+        no_answer, silence = f"no answer within {seconds:g} s", f"no answer for {waited:.0f} s"
+        if late and self._seen:
+            if connection.plain:
+                return self._classify_plain(self._seen, "timeout", no_answer)
+            return TargetLost("timeout", no_answer, running=self._seen.running)
+        if connection.plain:
+            return self._classify_plain(connection.record or Record(), "crash", _NO_WORD)
+        if isinstance(problem, Garbled):
+            self._sever()
+            return self._broken(str(problem))
+        if late and self._server:
+            record = self._server.record_of(connection.pid)
+            if record.doing or self._stopped:
+                return TargetLost("timeout", no_answer, before=record.kernel)
+            return self._broken(silence)
+        report, record = self._report(connection)
+        running, before = record.running, record.kernel
         if report is None:
             if self._server and not self._server.alive:
-                return "killed", "the target server was killed"
-            return "connection", problem
-        if report["signal"] == signal.SIGALRM:
-            return "timeout", no_answer
+                why = "the target server was killed"
+                return TargetLost("killed", why, running=running, before=before)
+            if connection.ended:
+                self._replace_server()  # it should have told how
+            return self._broken(silence if late else _words(problem))
+        if report["signal"] == signal.SIGALRM and record.doing:
+            return TargetLost("timeout", no_answer, running=running, before=before)
+        if report["code"] == HUNG_UP and not record.doing:
+            return self._broken(silence if late else _words(problem))
         name = signal.Signals(report["signal"]).name if report["signal"] else ""
         said = _telling(report["log"])
         if report["code"] == GONE:
-            return "killed", _telling(report["log"]).removeprefix(": ")
+            return TargetLost("killed", said.removeprefix(": "), running=running, before=before)
         if report["signal"] in (signal.SIGKILL, signal.SIGTERM):
-            return "killed", f"by {name}{said}"
-        return "crash", f"{name or 'exit status {}'.format(report['code'])}{said}"
+            return TargetLost("killed", f"by {name}{said}", running=running, before=before)
+        if report["code"] == CLOSED:
+            why = "it closed descriptors that are the target's own"
+            return TargetLost("crash", why, running=before, before=before)
+        how = name or f"exit status {report['code']}"
+        return TargetLost("crash", f"{how}{said}", running=running, before=before)
 
-    def _report(self) -> dict[str, Any] | None:
-        """The server's word on how the session's process ended, if it has one."""
-        pid = self._pid
-        if not pid:  # it never said hello
-            return None
+    def _broken(self, what: str) -> TargetLost:
+        """A loss that is nobody's but the connection's."""
         if self._server:
-            return self._server.exit_of(pid, _REPORT_SECONDS)
-        # A server elsewhere is asked in a new session, for we do not hear its events.
-        deadline = time.monotonic() + _REPORT_SECONDS
-        report: dict[str, Any] | None = None
-        while report is None and time.monotonic() < deadline:
-            self._drop_connection()
-            try:
-                connection = self._adopt(Connection(*self.target.address, local=False))
-                with self._watchdog.guard(_REPORT_SECONDS):
-                    report = json.loads(connection.remote("tapml.exit_of", str(pid)))
-            except Exception:  # it is gone
-                return None
-            time.sleep(0.02)  # the listener had not noticed yet
-        return report
+            return TargetLost("connection", f"the connection to the target server broke: {what}")
+        return TargetLost(
+            "connection",
+            f"the connection to {self.address} broke: {what}; see whether the line holds and the "
+            "server still runs there.  What was judged is kept: run again",
+        )
 
-    def _lose(self, reason: LossReason, detail: str) -> None:
+    def _classify_plain(self, record: Record, reason: LossReason, detail: str) -> TargetLost:
+        """TVM's own server says nothing of how a session ended: what happens next has to tell.
+
+        It takes no new session after one of its own has crashed, or while one hangs; after a line
+        was cut it does.
+        """
+        kernel = record.running
+        if not kernel:
+            return self._broken("TVM's own servers do not say why")
+        again, self._suspect = self._suspect == kernel, kernel
+        if again:
+            return TargetLost(reason, detail, running=kernel)
+        self._drop_connection()
+        host, port, key = self.target.address
+        try:
+            self._reached(host, port, key).close()
+        except TargetLost:
+            self._gone_until = time.monotonic() + _GONE_SECONDS
+            if reachable(host, port):
+                return TargetLost(reason, detail, running=kernel)
+        return self._broken(detail)
+
+    def _report(self, connection: Connection) -> tuple[dict[str, Any] | None, Record]:
+        """The server's word on how the session's process ended, if it has one, and what that
+        was at."""
+        pid = connection.pid
+        if not pid:  # it never said hello
+            return None, Record()
+        if self._server:
+            report = self._server.exit_of(pid, _REPORT_SECONDS)
+            if report is None:
+                return None, self._server.record_of(pid)
+            return report, Record.of(report.get("record"))
+        # A server elsewhere is asked, for we do not hear its events.
+        deadline = time.monotonic() + _REPORT_SECONDS
+        record = Record()
+        self._drop_connection()  # if only the line is broken, that ends the process
+        while time.monotonic() < deadline:
+            try:
+                answer = ask(*self.target.address, pid)
+            except (OSError, TargetLost):  # it is gone
+                break
+            report = answer.get("exit")
+            if isinstance(report, dict):
+                return report, Record.of(report.get("record"))
+            record = Record.of(answer.get("record"))
+            time.sleep(0.02)  # the listener had not noticed yet
+        return None, record
+
+    def _lose(self, lost: TargetLost) -> None:
         with self._lock:
             self._drop_connection()
             if self._closed:
                 return
             self.state = "lost"
-        self._on_event(TargetLostEvent(reason, detail))
+        self._on_event(TargetLostEvent(lost.reason, lost.detail))
 
     def _drop_connection(self) -> None:
         with self._lock:
@@ -647,6 +950,39 @@ class TargetSession:
         connection = self._connection
         if connection:
             connection.sever()
+
+
+def _keys(text: str) -> list[str]:
+    """An answer that is to be a list of keys.
+
+    Raises:
+        Garbled: if it is none.
+    """
+    try:
+        keys: list[str] = list(map(str, json.loads(text)))
+        return keys
+    except (TypeError, ValueError):
+        raise Garbled(f"an unexpected answer: {text!r:.80}") from None
+
+
+def _number(answer: Any) -> int:
+    """An answer that is to be a number.
+
+    Raises:
+        Garbled: if it is none.
+    """
+    if not isinstance(answer, int):
+        raise Garbled(f"an unexpected answer: {answer!r:.80}")
+    return answer
+
+
+def _words(problem: Exception | None) -> str:
+    """Why a line broke, as far as the operating system says; what TVM says of it helps nobody."""
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
+    if isinstance(problem, ConnectionError):
+        return str(problem)
+    return "the other side hung up"
 
 
 def _telling(log: str) -> str:

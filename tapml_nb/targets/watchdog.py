@@ -12,9 +12,14 @@ from contextlib import contextmanager
 class Guard:
     """A guarded block: ``bitten`` says whether its deadline has passed."""
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, look: Callable[[], float]) -> None:
         self.deadline = deadline
+        self.look = look
         self.bitten = False
+
+
+def _no_patience() -> float:
+    return 0.0
 
 
 class Watchdog:
@@ -33,9 +38,15 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def guard(self, seconds: float) -> Iterator[Guard]:
-        """Guard the block inside.  Blocks follow one another; they do not nest."""
-        guard = Guard(time.monotonic() + seconds)
+    def guard(self, seconds: float, look: Callable[[], float] = _no_patience) -> Iterator[Guard]:
+        """Guard the block inside.  Blocks follow one another; they do not nest.
+
+        Args:
+            seconds: its deadline.
+            look: asked on the watchdog's thread when that has passed: for how many seconds more
+                to wait, and then to be asked again; 0 to bite.
+        """
+        guard = Guard(time.monotonic() + seconds, look)
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -49,6 +60,7 @@ class Watchdog:
         finally:
             with self._changed:
                 self._guard = None
+                guard.look = _no_patience  # the thread may still hold the guard
 
     def close(self) -> None:
         """End the thread.  Idempotent."""
@@ -69,6 +81,16 @@ class Watchdog:
                 elif (left := guard.deadline - time.monotonic()) > 0:
                     self._changed.wait(left)
                 else:
+                    self._changed.release()
+                    try:
+                        more = guard.look()
+                    finally:
+                        self._changed.acquire()
+                    if self._guard is not guard:  # it ended meanwhile
+                        continue
+                    if more > 0:
+                        guard.deadline = time.monotonic() + more
+                        continue
                     guard.bitten = True
                     if bite := self._bite():
                         bite()

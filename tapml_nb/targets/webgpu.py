@@ -96,6 +96,9 @@ class WebGpuDevice:
             raise BeyondDevice(f"a buffer of {size} bytes; the device allows {limit}")
         return Tensor(tensor.shape, dtype, self._allocate(size))
 
+    def capacity(self) -> int | None:
+        return None
+
     def view(self, tensor: Tensor, shape: Sequence[int], dtype: str) -> Tensor:
         return Tensor(tuple(shape), dtype, tensor.buffer)
 

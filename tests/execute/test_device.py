@@ -7,6 +7,7 @@ import resource
 import psutil
 import torch
 from torch import nn
+from tvm.script import tirx as T
 
 import tapml_nb as tapml
 from tapml_nb.judge.verdict import Verdict
@@ -33,3 +34,47 @@ def test_a_target_without_room_for_an_input(kernel_cache, nothing_left):
         assert report.ok
         assert report.culprits == []
         assert session._target.restarts == 0
+
+
+class Two(nn.Module):
+    """Two operators, of which each has a large input of its own."""
+
+    def forward(self, x, y):
+        return torch.tanh(x), torch.sigmoid(y)
+
+
+def leave_room(session: tapml.Session, size: int) -> None:
+    """Let the target's process grow by so many bytes and no more."""
+    pid = session._target._pid
+    room = psutil.Process(pid).memory_info().vms + size
+    resource.prlimit(pid, resource.RLIMIT_AS, (room, room))
+
+
+def test_what_is_not_needed_makes_room(kernel_cache, nothing_left):
+    """The other operator's tensors have the room; they go, and come back when they are needed."""
+    x, y = torch.randn(12 * MB), torch.randn(12 * MB)
+    with tapml.debug(Two().eval(), (x, y)) as session:
+        session.run("tanh")
+        leave_room(session, 64 * MB)
+        report = session.run()
+        assert report.counts == {Verdict.PASS: 2}
+        assert session._target.restarts == 0
+
+
+def test_what_a_kernel_has_kept_is_no_limit_of_the_next(kernel_cache, nothing_left):
+    """Its process has no room any more, a fresh one has."""
+    x, y = torch.randn(3, 16), torch.randn(8 * MB)
+    with tapml.debug(Two().eval(), (x, y)) as session:
+        session.override("tanh", keeps_memory)
+        session.run("tanh")
+        leave_room(session, 8 * MB)
+        report = session.run("sigmoid")
+        assert report.verdict("sigmoid") is Verdict.PASS
+        assert session._target.restarts == 1
+
+
+@T.prim_func(s_tir=True)
+def keeps_memory(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
+    for i, j in T.grid(3, 16):
+        y[i, j] = T.tanh(x[i, j])
+    T.evaluate(T.call_extern("handle", "malloc", T.uint64(256 << 20)))

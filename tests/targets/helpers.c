@@ -72,3 +72,9 @@ int32_t flush_to_zero(int32_t unused) {
 int32_t round_up(int32_t unused) { fesetround(FE_UPWARD); return unused; }
 
 int32_t inexact(int32_t unused) { volatile double third = 1.0 / (3 + unused); return third > 0; }
+int32_t fork_and_return(int32_t unused) { (void)unused; return (int32_t)fork() * 0; }
+
+int32_t leave_child(int32_t milliseconds) {
+  if (!fork()) { usleep(1000 * milliseconds); _exit(0); }
+  return 0;
+}

@@ -77,6 +77,22 @@ def endless(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
 
 
 @T.prim_func
+def forks(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
+    """Both processes come back."""
+    T.evaluate(T.call_extern("int32", "fork_and_return", 0))
+    for i in range(8):
+        b[i] = a[i]
+
+
+@T.prim_func
+def leaves_a_child(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
+    """The child does not come back, and ends by itself."""
+    T.evaluate(T.call_extern("int32", "leave_child", 300))
+    for i in range(8):
+        b[i] = a[i]
+
+
+@T.prim_func
 def slow(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
     T.evaluate(T.call_extern("int32", "nap", 400))
     for i in range(8):

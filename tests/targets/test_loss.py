@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import signal
 import threading
 import time
@@ -10,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tapml_nb.targets.errors import TargetError, TargetLost
+from tapml_nb.targets.errors import KernelRaised, TargetLost
 from tapml_nb.targets.session import TargetLostEvent, TargetStartedEvent
 from tapml_nb.targets.spec import Target
 from tests.conftest import wait_until
@@ -117,19 +118,50 @@ def test_a_library_that_kills_at_load_takes_nothing_with_it(session, tmp_path):
     assert works(session)
 
 
-def test_a_library_that_is_gone_after_a_restart_is_missed_when_needed(session, library, tmp_path):
-    copy = tmp_path / "copy.so"
+def test_a_library_that_is_gone_after_a_restart_comes_back_when_needed(session, library, tmp_path):
+    """A sweeper of temporary folders is no reason to blame a kernel."""
+    copy = tmp_path / "libraries" / "copy.so"
+    copy.parent.mkdir()
     copy.write_bytes(library.read_bytes())
     plan = kernels.unary("slow")
     session.load(copy, [kernels.Kernel(**{**vars(plan), "key": "copied"})])
     with pytest.raises(TargetLost):
         session.call("abort", ["x"], ["y"])
-    copy.unlink()
+    shutil.rmtree(copy.parent)
     assert works(session)
-    with pytest.raises(TargetError, match=r"copy\.so"):
-        session.call("copied", ["x"], ["y"])
-    assert works(session)
+    session.call("copied", ["x"], ["y"])
+    assert np.array_equal(session.fetch("y"), X)
     assert session.restarts == 1
+
+
+def test_a_loss_names_the_kernel_whose_launch_was_open(session):
+    for kernel, seconds in (("segfault", 10), ("leave", 10), ("endless", 0.3)):
+        with pytest.raises(TargetLost) as caught:
+            session.call(kernel, ["x"], ["y"], timeout=seconds)
+        assert caught.value.running == kernel
+        assert works(session)
+
+
+def test_descriptors_that_a_kernel_closes_are_its_own_doing(session):
+    with pytest.raises(TargetLost, match="closed descriptors") as caught:
+        session.call("close_all", ["x"], ["y"])
+    assert (caught.value.reason, caught.value.running) == ("crash", "close_all")
+    assert works(session)
+
+
+def test_a_copy_of_the_process_answers_nothing(session):
+    with pytest.raises(KernelRaised, match="forked"):
+        session.call("forks", ["x"], ["y"], repeats=1)
+    for _ in range(3):
+        assert works(session)
+    assert session.restarts == 0
+
+
+def test_a_child_that_does_not_come_back_is_no_copy(session):
+    assert session.call("leaves_a_child", ["x"], ["y"]).deterministic == [True]
+    assert works(session)
+    assert session.restarts == 0
+    time.sleep(0.7)  # then they have ended
 
 
 # -- other people's doing --------------------------------------------------------------------------
@@ -178,6 +210,53 @@ def test_the_listener_killed_between_calls(session):
     with pytest.raises(TargetLost) as caught:
         session.call("add_one", ["x"], ["y"])
     assert caught.value.reason == "killed"
+    assert works(session)
+
+
+def test_stopped_before_the_call_is_no_kernels_doing(session):
+    os.kill(session.platform["pid"], signal.SIGSTOP)
+    with pytest.raises(TargetLost) as caught:
+        session.call("add_one", ["x"], ["y"], timeout=0.3)
+    assert caught.value.running == ""
+    assert works(session)
+
+
+def test_stopped_in_mid_launch_counts_as_a_hang(session):
+    pid = session.platform["pid"]
+    timer = during(0.1, lambda: os.kill(pid, signal.SIGSTOP))
+    with pytest.raises(TargetLost) as caught:
+        session.call("slow", ["x"], ["y"], timeout=0.3)
+    timer.join()
+    assert (caught.value.reason, caught.value.running) == ("timeout", "slow")
+    assert works(session)
+
+
+def test_a_stopped_listener_is_replaced(session, monkeypatch):
+    monkeypatch.setattr("tapml_nb.targets.session._REPORT_SECONDS", 0.5)
+    listener = listener_of(session)
+    listener.suspend()
+    with pytest.raises(TargetLost):
+        session.call("abort", ["x"], ["y"])
+    assert works(session)
+    assert listener_of(session).pid != listener.pid
+    with pytest.raises(TargetLost, match="SIGABRT"):
+        session.call("abort", ["x"], ["y"])
+
+
+def test_a_server_whose_folder_is_gone_is_replaced(session):
+    shutil.rmtree(session._server._workroot)
+    os.kill(session.platform["pid"], signal.SIGKILL)
+    with pytest.raises(TargetLost) as caught:
+        session.call("add_one", ["x"], ["y"])
+    assert caught.value.running == ""
+    assert works(session)
+
+
+def test_a_tensor_that_is_not_there_any_more_renews_the_session(session):
+    session._connection.remote("drop", '["x"]')
+    with pytest.raises(TargetLost) as caught:
+        session.call("add_one", ["x"], ["y"])
+    assert caught.value.reason == "connection"
     assert works(session)
 
 

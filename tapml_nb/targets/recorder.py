@@ -1,0 +1,128 @@
+"""What a session's process is at, written where its end does not reach.
+
+A process that died, or does not answer, says nothing of what it was doing, and a line that breaks
+looks the same as a crash.  So a session's process writes into a small mapped file, before and
+after, that it launches a kernel, loads a library or opens a device.  Its listener reads the file
+when the process has ended, or while a client asks.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+HUNG_UP, CLOSED = 72, 73
+"""Exit statuses of a process whose client hung up, or said what makes no sense; and of one in which
+something has closed the connection: only a kernel can have."""
+
+Doing = Literal["", "launch", "load", "device"]
+
+_DOING: tuple[Doing, ...] = ("", "launch", "load", "device")
+_HEAD = struct.Struct("<BBd")
+"""What is open (an index of ``_DOING``), whether a copy of the process came back from a kernel, and
+since when (``time.monotonic``, the same clock in all processes of a machine)."""
+
+_KERNEL_LIMIT = 512
+_SIZE = mmap.PAGESIZE
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a process is, or was, at.
+
+    Attributes:
+        doing: what is open: a launch, a library's loading, a device's opening; "" if nothing is.
+        seconds: for how long.
+        kernel: the key of the kernel that is launched, or was launched last; "" if none was.
+    """
+
+    doing: Doing = ""
+    seconds: float = 0.0
+    kernel: str = ""
+
+    @property
+    def running(self) -> str:
+        """The kernel whose launch is open; "" if none is."""
+        return self.kernel if self.doing == "launch" else ""
+
+    @classmethod
+    def of(cls, said: Any) -> Record:
+        """A record as another process wrote it down; an empty one where it makes no sense."""
+        if not isinstance(said, dict) or said.get("doing") not in _DOING:
+            return cls()
+        return cls(said["doing"], float(said.get("seconds", 0)), str(said.get("kernel", "")))
+
+
+class Recorder:
+    """The process's own end."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Make the file; without a path the record is this process's alone.
+
+        Raises:
+            OSError: if there is no room for it.
+        """
+        if path is None:
+            self._memory = mmap.mmap(-1, _SIZE)
+            return
+        with path.open("w+b", buffering=0) as file:
+            file.write(bytes(_SIZE))  # a hole would end the process when the disk is full
+            self._memory = mmap.mmap(file.fileno(), _SIZE)
+
+    @contextmanager
+    def during(self, doing: Doing, kernel: str = "") -> Iterator[None]:
+        """While the block runs, this is open; it stays so if the line to where it runs breaks."""
+        if doing == "launch":
+            name = kernel.encode()[: _KERNEL_LIMIT - 1]
+            self._memory[_HEAD.size : _HEAD.size + len(name) + 1] = name + b"\0"
+        _HEAD.pack_into(self._memory, 0, _DOING.index(doing), 0, time.monotonic())
+        try:
+            yield
+        except ConnectionError:
+            raise
+        except BaseException:
+            self._memory[0] = 0
+            raise
+        self._memory[0] = 0
+
+    def leave_word(self) -> None:
+        """Said by a copy of the process that has come back from a kernel."""
+        self._memory[1] = 1
+
+    @property
+    def copied(self) -> bool:
+        """Whether a copy has left word since the last launch began."""
+        return bool(self._memory[1])
+
+    def read(self) -> Record:
+        """What is written there."""
+        return _parse(self._memory)
+
+
+def path_of(workroot: Path, pid: int) -> Path:
+    """Where the process of this number writes."""
+    return workroot / f"record-{pid}"
+
+
+def read_record(path: Path) -> Record:
+    """What a process has written; an empty record if it never came to it."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return Record()
+    return _parse(data) if len(data) == _SIZE else Record()
+
+
+def _parse(data: Any) -> Record:
+    doing, _, since = _HEAD.unpack_from(data)
+    name = bytes(data[_HEAD.size : _HEAD.size + _KERNEL_LIMIT]).partition(b"\0")[0]
+    if not doing or doing >= len(_DOING):  # a kernel may have written here
+        return Record(kernel=name.decode(errors="replace"))
+    seconds = max(0.0, time.monotonic() - since)
+    return Record(_DOING[doing], seconds, name.decode(errors="replace"))
