@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,8 @@ def test_the_quickstart_by_hand(lab, screenshots):
     page.get_by_role("button", name="Run", exact=True).click()
     until(lab, lambda: "judging" in work(lab))
     for process in [target, *target.children(recursive=True)]:
-        process.send_signal(signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):  # the children end with their parent by themselves
+            process.send_signal(signal.SIGKILL)
     until(lab, lambda: "1 restart" in text(page.locator(".tapml-status")))
     until(lab, lambda: "run done in" in work(lab), 30)
     assert "connected at" in text(page.locator(".tapml-status"))
