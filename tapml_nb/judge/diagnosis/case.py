@@ -217,11 +217,23 @@ class Case:
         """
         if self.count < (6 if self.floating else 24):
             return False
+        if not self.tells(self.bad, origin(self.bad.index)):
+            return False
         for points in (self.bad[:_PROBE], self.bad):
             there = origin(points.index)
             if np.mean(there >= 0) < 0.5 or not self.comes_from(points, there, wrong=True):
                 return False
         return self.comes_from(self.good, origin(self.good.index))
+
+    def tells(self, points: Points, origin: np.ndarray) -> bool:
+        """Whether the reference's values at ``origin`` (-1: skip) differ by more than its noise."""
+        known = origin >= 0
+        there = self.exact(origin[known])
+        tolerance = SLACK * np.fmax(points.allowed[known], self._allowed[origin[known]])
+        there, tolerance = there[np.isfinite(there)], tolerance[np.isfinite(tolerance)]
+        if not len(there) or not len(tolerance):
+            return True
+        return bool(np.median(tolerance) <= 0.5 * np.std(there))
 
     def comes_from(self, points: Points, origin: np.ndarray, wrong: bool = False) -> bool:
         """Whether most of these elements hold the reference's values at ``origin`` (-1: skip).

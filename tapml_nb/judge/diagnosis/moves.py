@@ -150,7 +150,7 @@ def _origins(case: Case, axis: int) -> tuple[np.ndarray, np.ndarray] | None:
     if ambiguous.mean() > 0.1:
         return None
     whole, origin = slices(here, len(base)), slices(there, len(base))
-    if not case.comes_from(whole, origin.index):
+    if not case.tells(whole, origin.index) or not case.comes_from(whole, origin.index):
         return None
     return here, there
 

@@ -13,6 +13,9 @@ from tapml_nb.numerics import is_float
 _LEAST = 256
 """Elements that statistics of noise need."""
 
+_DIFFERENT = 32
+"""Different inputs that a smooth function of them needs."""
+
 _BINS = 16
 
 _ONE_SIGN = 0.7
@@ -97,7 +100,10 @@ def other_function(case: Case) -> Diagnosis | None:
     for k, x in case.aligned():
         if not is_float(x.dtype) or x.shape != case.shape:
             continue
-        order = np.argsort(case.values(x, points), kind="stable")
+        value = case.values(x, points)
+        if len(np.unique(value)) < _DIFFERENT:
+            continue  # steps between a few values are no function of them
+        order = np.argsort(value, kind="stable")
         result, error = points.exact[order], points.error[order]
         if _is_smooth(result, 0.1) and _is_smooth(error, 0.2):
             words = f"the result is another function of input {k}"

@@ -25,10 +25,19 @@ LOWEST = [(F32, float(np.finfo(np.float32).min)), (F16, -65504.0), (F32, -1e9), 
 def test_another_number_in_a_masks_place(dtype, value, other):
     x, w = scores(dtype, value)
     found = pattern_of(w, np.where(_MASKED, other, x))
-    assert found not in (Pattern.WRAPPED, Pattern.CLIPPED, Pattern.NAN_NEGATIVE_INPUT)
+    assert found not in (Pattern.WRAPPED, Pattern.CLIPPED, Pattern.PERMUTED)
 
 
-@pytest.mark.parametrize(("dtype", "value"), LOWEST[:2])
+@pytest.mark.parametrize("value", [float(np.finfo(np.float32).min), -1e9])
+def test_an_added_mask_of_another_size_is_no_other_function(value):
+    x = normal((4, 32, 32))
+    mask = np.broadcast_to(np.where(_MASKED, np.float32(value), np.float32(0)), x.shape)
+    w = work("aten.add", x.astype(float) + mask, [x, mask])
+    for other in (0.0, -1e4, value / 2):
+        assert pattern_of(w, np.where(_MASKED, other, x)) is not Pattern.OTHER_FUNCTION
+
+
+@pytest.mark.parametrize(("dtype", "value"), LOWEST[:3])
 def test_a_mask_that_begins_too_late_is_no_shift_of_the_scores(dtype, value):
     x, w = scores(dtype, value)
     late = np.triu(np.ones((32, 32), bool), 2)
