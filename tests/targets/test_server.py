@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tvm
 from tvm import rpc
 
 from tapml_nb.targets.errors import TargetError, TargetLost
-from tapml_nb.targets.greeting import BULK, MAGIC, pack_word
+from tapml_nb.targets.greeter import Greeter, Greeters
+from tapml_nb.targets.greeting import BULK, END, MAGIC, pack_word
 from tapml_nb.targets.process import LocalServer
 from tapml_nb.targets.session import TargetSession
 from tapml_nb.targets.spec import Target
@@ -126,6 +128,49 @@ def test_silent_and_senseless_connections_keep_nobody_waiting(server):
     assert time.monotonic() - begin < 1
     for pest in pests:
         pest.close()
+
+
+def test_who_says_nothing_costs_no_process(standalone):
+    """Two hundred of them, with new ones for those that are hung up on."""
+    host, _, rest = standalone.partition(":")
+    port, _, key = rest.partition("/")
+    silent = [socket.create_connection((host, int(port)), 5) for _ in range(200)]
+    try:
+        remote = rpc.connect(host, int(port), key)
+        pid = json.loads(remote.get_function("tapml.hello")())["pid"]
+        assert [child.pid for child in psutil.Process(pid).parent().children()] == [pid]
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def test_a_flood_from_one_place_pushes_out_nobody_of_another():
+    greeters, ends = Greeters(limit=4), []
+    for peer in ("flood", "guest", "flood", "flood"):
+        assert greeters.in_the_way() is None
+        here, there = socket.socketpair()
+        ends += [here, there]
+        greeters.add(Greeter(here, peer))
+    assert greeters.in_the_way() is next(iter(greeters))
+    greeters.remove(next(iter(greeters)))
+    assert greeters.in_the_way() is None
+    assert greeters.oldest().peer == "flood"
+    for end in ends:
+        end.close()
+
+
+def test_a_session_ends_when_who_knows_its_token_asks(server):
+    remote = rpc.connect("127.0.0.1", server.port, server.token)
+    credentials = json.loads(remote.get_function("tapml.bulk")())
+    process = psutil.Process(json.loads(remote.get_function("tapml.hello")())["pid"])
+    process.suspend()  # it can hear nothing
+    for token, answer in (("wrong", b""), (credentials["token"], pack_word(END))):
+        assert process.is_running()
+        with connect(server) as line:
+            text = json.dumps({**credentials, "token": token}).encode()
+            line.sendall(pack_word(END) + pack_word(len(text)) + text)
+            assert line.recv(4) == answer
+    assert server.exit_of(process.pid, 15)["signal"] == signal.SIGKILL
 
 
 def test_a_silent_connection_is_hung_up_on(server):
@@ -263,6 +308,70 @@ def test_one_forwarded_port_is_enough(standalone):
         with TargetSession(Target("llvm", rpc=f"127.0.0.1:{near}/{key}")) as session:
             fill(session)
             assert np.array_equal(session.fetch("x"), X)
+
+
+FULL = """
+import os
+from tapml_nb.targets.server import serve_standalone
+fork, calls = os.fork, []
+def full_at_first():
+    calls.append(1)
+    if len(calls) == 1:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    return fork()
+os.fork = full_at_first
+serve_standalone("127.0.0.1", 0)
+"""
+
+
+@pytest.fixture
+def serve(nothing_left):
+    """Starts a program that serves; returns it with its port and key."""
+    started = []
+
+    def start(*command):
+        process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        process.stdout.readline()
+        address = process.stdout.readline().partition("rpc='")[2].partition("'")[0]
+        port, _, key = address.partition(":")[2].partition("/")
+        return process, int(port), key
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(15)
+        process.stdout.close()
+
+
+def test_a_machine_without_room_for_a_process_ends_no_server(serve):
+    _, port, key = serve("-c", FULL)
+    with pytest.raises(Exception, match=r"."):
+        rpc.connect("127.0.0.1", port, key)
+    remote = rpc.connect("127.0.0.1", port, key)
+    assert json.loads(remote.get_function("tapml.hello")())["pid"]
+
+
+def test_ctrl_c_is_obeyed_while_connections_come(serve):
+    ended = threading.Event()
+
+    def flood(port):
+        greeting = struct.pack("<ii", MAGIC, 4) + b"nope"
+        with contextlib.suppress(OSError):
+            while not ended.is_set():
+                with socket.create_connection(("127.0.0.1", port), 1) as line:
+                    line.sendall(greeting)
+
+    for _ in range(3):
+        process, port, _ = serve("-m", "tapml_nb.cli", "serve")
+        threads = [threading.Thread(target=flood, args=(port,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(15) == 0
+        for thread in threads:
+            thread.join()
 
 
 # -- order in its house ----------------------------------------------------------------------------
