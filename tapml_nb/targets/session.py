@@ -58,7 +58,7 @@ _SLOWEST = 1e6
 _GREETING_SECONDS = 20.0
 """What a server may take to say who it is."""
 
-_AT_ONCE = 5.0
+_AT_ONCE = 9.0
 """A server that fails to answer sooner than this is asked once more: a byte may have gone wrong."""
 
 _LOCAL_GRACE = 0.15
@@ -304,6 +304,10 @@ class TargetSession:
     def renew(self) -> None:
         """Let go of the target's process; the next use begins with a fresh one, where nothing is
         resident and no kernel has run yet."""
+        with self._lock:
+            if self._connection is None or self._closed:
+                return
+            self.state = "lost"
         self._drop_connection()
 
     def __enter__(self) -> Self:

@@ -43,5 +43,5 @@ server.serve_standalone("127.0.0.1", 0)
         yield Serving(process.pid, int(port), key)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         process.stdout.close()
