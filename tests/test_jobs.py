@@ -160,7 +160,6 @@ class TestOverrides:
         assert session.run().verdict("act/silu") is Verdict.PASS
 
 
-
 def test_two_that_ask_at_once_are_both_answered():
     thread = JobThread(lambda: None)
     answers: list[object] = []
