@@ -217,12 +217,12 @@ class Case:
         """
         if self.count < (6 if self.floating else 24):
             return False
-        if not self.tells(self.bad, origin(self.bad.index)):
-            return False
         for points in (self.bad[:_PROBE], self.bad):
             there = origin(points.index)
             if np.mean(there >= 0) < 0.5 or not self.comes_from(points, there, wrong=True):
                 return False
+        if not self.tells(self.bad, origin(self.bad.index)):
+            return False
         return self.comes_from(self.good, origin(self.good.index))
 
     def tells(self, points: Points, origin: np.ndarray) -> bool:

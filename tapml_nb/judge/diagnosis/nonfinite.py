@@ -56,9 +56,9 @@ def lost_nan(case: Case) -> Diagnosis | None:
     if not len(case.bad) or not (np.isnan(case.bad.exact) & ~np.isnan(case.bad.target)).all():
         return None
     of = int(np.count_nonzero(np.isnan(case.reference.source)))
-    words = "where the source is NaN, the target is a number"
+    words = "where the source is NaN, the target is not"
     if case.count < MOST * of:
-        words = f"the target is a number in {case.count} of {of} places where the source is NaN"
+        words = f"the target is not NaN in {case.count} of {of} places where the source is"
     for k, x in case.aligned():
         if is_float(x.dtype) and np.isnan(case.values(x, case.bad)).all():
             words += f": input {k} is NaN there"
