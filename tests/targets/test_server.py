@@ -346,8 +346,10 @@ def serve(nothing_left):
 
 def test_a_machine_without_room_for_a_process_ends_no_server(serve):
     _, port, key = serve("-c", FULL)
-    with pytest.raises(Exception, match=r"."):
-        rpc.connect("127.0.0.1", port, key)
+    with socket.create_connection(("127.0.0.1", port), 15) as line:
+        text = f"client:{key}".encode()
+        line.sendall(struct.pack("<ii", MAGIC, len(text)) + text)
+        assert line.recv(1) == b""
     remote = rpc.connect("127.0.0.1", port, key)
     assert json.loads(remote.get_function("tapml.hello")())["pid"]
 
