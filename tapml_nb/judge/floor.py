@@ -38,10 +38,6 @@ _QUANTILE = 0.99
 """The floor is what all but 1 % of the source's own errors stay under; the rest count by
 element, so that a few cancellations do not hide a fault elsewhere."""
 
-_PIECES = 32
-_NEARLY_ALL = 0.9
-"""A block is taken in so many pieces, of which this part speaks for the whole."""
-
 _DISTINCT = 32
 """How many different values of a source have to be exact for its operator to be."""
 
@@ -316,18 +312,11 @@ class Bias:
 
     def __init__(self) -> None:
         self._product = self._power = 0.0
-        self._parts: list[np.ndarray] = []
 
     def add(self, error: np.ndarray, exact: np.ndarray) -> None:
-        """Take in one block of whole rows."""
-        products = np.einsum("ij,ij->i", error, exact)
-        powers = np.einsum("ij,ij->i", exact, exact)
-        self._product += float(products.sum())
-        self._power += float(powers.sum())
-        if len(products) == 1:
-            products, powers = error[0] * exact[0], exact[0] * exact[0]
-        starts = np.unique(np.linspace(0, len(products), _PIECES, endpoint=False, dtype=np.int64))
-        self._parts.append(np.stack([np.add.reduceat(x, starts) for x in (products, powers)]))
+        """Take in one block."""
+        self._product += float(np.vdot(error, exact))
+        self._power += float(np.vdot(exact, exact))
 
     @property
     def factor(self) -> float:
@@ -337,11 +326,3 @@ class Bias:
     def leverage(self, elements: int) -> float:
         """The factor that errors of one unit in each of so many elements amount to; 0 for zeros."""
         return math.sqrt(elements / self._power) if self._power > 0 else 0.0
-
-    @property
-    def is_uniform(self) -> bool:
-        """Whether nearly every part of the tensor has about this factor."""
-        products, powers = np.concatenate(self._parts, axis=1)
-        seen = powers > 0
-        ratios = products[seen] / powers[seen] / self.factor
-        return bool(seen.any() and np.mean((ratios > 0.5) & (ratios < 2.0)) > _NEARLY_ALL)

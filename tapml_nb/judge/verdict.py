@@ -6,7 +6,7 @@ Three questions are asked of a floating-point tensor, because three kinds of fau
   wrong element in a million.
 * *tensor*: is the root mean square error above the floor's?  Sees a fault that is small
   everywhere.
-* *bias*: is the whole tensor too large or too small by a factor that rounding, which has no
+* *bias*: is the tensor on average too large or too small by a factor that rounding, which has no
   preferred sign, cannot explain?  Sees a scale that is off by less than the dtype's precision.
 
 An element that equals the source's, or lies between it and the exact value, is never a fault.
@@ -399,9 +399,7 @@ def _conclude(
     bias = seen.bias.factor
     limit = seen.limit * bias_floor(floor, source.dtype, stats.elements)
     if abs(bias) > limit:
-        whole = f"the whole tensor is scaled by {1 + bias:.6g}"
-        some = f"what is wrong adds up to a factor of {1 + bias:.6g} over the whole tensor"
-        message = f"{whole if seen.bias.is_uniform else some}, which rounding cannot explain"
+        message = f"on average it is scaled by {1 + bias:.6g}, which rounding cannot explain"
         ratio = max(ratio, seen.limit * abs(bias) / limit)
         return Judgement(Verdict.FAIL, ratio, seen.allowed, stats, message)
     return Judgement(Verdict.PASS, ratio, seen.allowed, stats)
