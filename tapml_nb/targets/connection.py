@@ -324,15 +324,6 @@ def _reach(host: str, port: int) -> socket.socket:
         raise TargetLost("connection", f"nobody listens at {host}:{port} ({why})") from None
 
 
-def reachable(host: str, port: int) -> bool:
-    """Whether somebody listens there, and be it that they do not answer."""
-    try:
-        _reach(host, port).close()
-    except TargetLost:
-        return False
-    return True
-
-
 def _connect_rpc(host: str, port: int, key: str, scheme: str) -> tuple[Any, list[socket.socket]]:
     """``tvm.rpc.connect`` within a time limit; it has none of its own.  Nor has a tracker.
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.sources import SOURCE_KINDS
-from tapml_nb.targets.connection import Connection, ask, parsed, reachable
+from tapml_nb.targets.connection import Connection, ask, parsed
 from tapml_nb.targets.devices import GONE
 from tapml_nb.targets.envelope import Garbled
 from tapml_nb.targets.errors import (
@@ -892,8 +892,7 @@ class TargetSession:
             self._reached(host, port, key).close()
         except TargetLost:
             self._gone_until = time.monotonic() + _GONE_SECONDS
-            if reachable(host, port):
-                return TargetLost(reason, detail, running=kernel)
+            return TargetLost(reason, detail, running=kernel)
         return self._broken(detail)
 
     def _report(self, connection: Connection) -> tuple[dict[str, Any] | None, Record]:
