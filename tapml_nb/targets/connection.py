@@ -32,10 +32,10 @@ from tapml_nb.targets.plain import PlainService, is_answer
 from tapml_nb.targets.recorder import Record
 
 _CONNECT_SECONDS = 10.0
+_END_SECONDS = 2.0
 _CONNECTING: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 """Held, by port, while a socket is made."""
 
-_END_SECONDS = 2.0
 _MOST_SESSIONS = 32
 _ANSWER_LIMIT = 1 << 20
 _MESSAGE_LIMIT = 2000
@@ -268,26 +268,6 @@ class Connection:
         return [*self._sockets, *([self._bulk.connection] if self._bulk else [])]
 
 
-def _cut_off_fork() -> None:
-    """In a fork, before anything else: no line to any target."""
-    here, there = socket.socketpair()
-    there.close()
-    with here:
-        for connection in list(_open):
-            connection.lead_nowhere(here)
-
-
-os.register_at_fork(after_in_child=_cut_off_fork)
-
-
-def _ask_for_the_end(where: tuple[str, int], credentials: dict[str, Any]) -> None:
-    """Ask a listener to end a session; if it does not answer, nobody can."""
-    text = json.dumps(credentials).encode()
-    with contextlib.suppress(OSError), socket.create_connection(where, _END_SECONDS) as line:
-        line.sendall(pack_word(END) + pack_word(len(text)) + text)
-        line.recv(4)
-
-
 def parsed(text: Any) -> dict[str, Any]:
     """An answer that is to be a JSON object.
 
@@ -382,13 +362,27 @@ def _reach(host: str, port: int) -> socket.socket:
         raise TargetLost("connection", f"nobody listens at {host}:{port} ({why})") from None
 
 
-def reachable(host: str, port: int) -> bool:
-    """Whether somebody listens there, and be it that they do not answer."""
-    try:
-        _reach(host, port).close()
-    except TargetLost:
-        return False
-    return True
+def _cut_off_fork() -> None:
+    """In a fork, before anything else: no line to any target."""
+    here, there = socket.socketpair()
+    there.close()
+    with here:
+        for connection in list(_open):
+            connection.lead_nowhere(here)
+
+
+os.register_at_fork(after_in_child=_cut_off_fork)
+
+
+def _ask_for_the_end(where: tuple[str, int], credentials: dict[str, Any]) -> None:
+    """Ask a listener to end a session; if it does not answer, nobody can."""
+    text = json.dumps(credentials).encode()
+    with contextlib.suppress(OSError):
+        with _CONNECTING[where[1]]:
+            line = socket.create_connection(where, _END_SECONDS)
+        with line:
+            line.sendall(pack_word(END) + pack_word(len(text)) + text)
+            line.recv(4)
 
 
 def _connect_rpc(

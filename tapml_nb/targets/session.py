@@ -29,7 +29,7 @@ import numpy as np
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.sources import SOURCE_KINDS
 from tapml_nb.owner import Owner, finalize
-from tapml_nb.targets.connection import Connection, ask, parsed, reachable
+from tapml_nb.targets.connection import Connection, ask, parsed
 from tapml_nb.targets.devices import GONE
 from tapml_nb.targets.envelope import Garbled
 from tapml_nb.targets.errors import (
@@ -898,8 +898,7 @@ class TargetSession:
             self._reached(host, port, key).close()
         except TargetLost:
             self._gone_until = time.monotonic() + _GONE_SECONDS
-            if reachable(host, port):
-                return TargetLost(reason, detail, running=kernel)
+            return TargetLost(reason, detail, running=kernel)
         return self._broken(detail)
 
     def _report(self, connection: Connection) -> tuple[dict[str, Any] | None, Record]:
@@ -915,8 +914,8 @@ class TargetSession:
             return report, Record.of(report.get("record"))
         # A server elsewhere is asked, for we do not hear its events.
         deadline = time.monotonic() + _REPORT_SECONDS
-        record = Record()
-        self._drop_connection()  # if only the line is broken, that ends the process
+        hanging_up = time.monotonic() + _REPORT_SECONDS / 4
+        record, hung_up = Record(), False
         while time.monotonic() < deadline:
             try:
                 answer = ask(*self.target.address, pid)
@@ -924,8 +923,13 @@ class TargetSession:
                 break
             report = answer.get("exit")
             if isinstance(report, dict):
+                if hung_up and report["signal"] == signal.SIGKILL:
+                    break  # on our behalf: it was alive
                 return report, Record.of(report.get("record"))
             record = Record.of(answer.get("record"))
+            if not hung_up and time.monotonic() > hanging_up:
+                self._drop_connection()  # if only the line is broken, that ends the process
+                hung_up = True
             time.sleep(0.02)  # the listener had not noticed yet
         return None, record
 
