@@ -13,7 +13,7 @@ times its own magnitude *plus what stands beside it*, and what that is depends o
 * of a function what a rounding of its argument moves, and 1 where it is made of numbers of order
   one (``tanh`` near 0);
 * of what is normalized row by row, and of all else, what roundings of all inputs move along the
-  row, and the root mean square of the row: its elements share what they are divided by.
+  row, or its root mean square if that is larger: its elements share what they are divided by.
 
 Elements that share nothing thus share no scale: a massive token excuses nothing in others.
 """
@@ -158,7 +158,7 @@ def _rows(
     exact: Sequence[np.ndarray],
     run: Exact,
 ) -> list[np.ndarray]:
-    """Along each row, what roundings of the inputs move, and the row's own magnitude."""
+    """Along each row, what roundings of the inputs move, or the row's own magnitude."""
     powers = [np.zeros(result.shape) for result in exact]
     random = np.random.default_rng(_SEED)
     draws = _DRAWS if max(result.size for result in exact) > _FEW else _DRAWS * 4
@@ -181,7 +181,7 @@ def _signs(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _along(power: np.ndarray, result: np.ndarray, axis: int, dtype: np.dtype) -> np.ndarray:
-    """Root mean squares along an axis, of what moves and of the result itself."""
+    """The larger root mean square along an axis, of what moves and of the result itself."""
     if not result.ndim or not result.size or not is_float(dtype):
         return np.asarray(np.sqrt(power))
     last = result.ndim - 1
@@ -192,7 +192,7 @@ def _along(power: np.ndarray, result: np.ndarray, axis: int, dtype: np.dtype) ->
     moves = np.where(middle > 0, np.minimum(moves, _SPREAD * middle), moves)
     size = np.abs(_finite(result))
     size = np.where(size < largest_finite(dtype) / 4, size, 0.0)  # no mask's filling
-    row = moves + np.sqrt(np.square(size).mean(axis, keepdims=True))
+    row = np.maximum(moves, np.sqrt(np.square(size).mean(axis, keepdims=True)))
     return np.asarray(np.broadcast_to(row, result.shape) if axis != last else row)
 
 
