@@ -332,6 +332,16 @@ class TestCulprit:
             np.abs(judged.tensor(CULPRIT, "difference")[0, 0, 127]), rel=0.06
         )
 
+    def test_a_click_on_what_is_selected_already_shows_it_again(self, bench, judged):
+        """It may have been selected, by a search say, before a run found that it is broken."""
+        line = bench[".tapml-culprits button"].first
+        line.click()
+        bench.until(lambda: "difference" in bench.text(".tapml-heat .tapml-caption"))
+        bench["[aria-label='What the heatmap shows']"].select_option("kind")
+        bench.until(lambda: "difference" not in bench.text(".tapml-heat .tapml-caption"))
+        line.click()
+        bench.until(lambda: f"{CULPRIT}: difference" in bench.text(".tapml-heat .tapml-caption"))
+
     def test_the_compile_error_shows_its_code(self, bench):
         bench[".tapml-culprits button"].nth(1).click()
         bench.until(lambda: "CodeGenLLVM" in bench.text(".tapml-why"))

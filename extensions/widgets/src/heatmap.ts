@@ -116,6 +116,7 @@ export class Heatmap {
       }),
       store.on("results", follow),
       store.on("selection", () => this.selectionChanged()),
+      store.on("reveal", () => this.selectionChanged()), // it may have been selected before it broke
       store.on("inspect", () => this.mode === "tensor" && this.refresh()),
       onTheme(() => this.draw()),
       onResize(this.stage, (width, height) => {
@@ -141,10 +142,10 @@ export class Heatmap {
   /** Show the difference tensor of what somebody selects because it is broken. */
   private selectionChanged(): void {
     const op = this.store.selection.op;
-    if (op < 0 || op === this.shownOp) return;
+    if (op < 0) return;
     const broken = ["FAIL", "NONFINITE", "NONDETERMINISTIC"].includes(this.store.info(op).name);
-    if (this.mode === "tensor") this.refresh();
-    else if (broken) this.setMode("tensor");
+    if (this.mode !== "tensor" && broken) this.setMode("tensor");
+    else if (this.mode === "tensor" && op !== this.shownOp) this.refresh();
   }
 
   private refresh(): void {
