@@ -18,8 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 600
 """After which a process that says nothing is ended."""
 
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["benchmarks.zoo.preloaded"])
+_PROCESSES = multiprocessing.get_context("spawn")  # nothing that all of them depend on
+
+_MATTER = ("tir", "kernels", "mutations", "rewrites", "arbiter", "trial", "models")
+"""Modules that decide what a batch holds."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,9 @@ def read(text: str) -> Batch:
 
 def programs() -> str:
     """A key that changes with the seed's meaning: our programs, and the versions of others."""
-    folders = ("tapml_nb", "benchmarks/mutants", "benchmarks/zoo")
-    sources = [ROOT / "benchmarks" / "faults" / "models.py"]
-    for folder in folders:
+    sources = [Path(__file__).parent / f"{name}.py" for name in _MATTER]
+    sources.append(ROOT / "benchmarks" / "faults" / "models.py")
+    for folder in ("tapml_nb", "benchmarks/zoo"):
         sources += sorted((ROOT / folder).rglob("*.py"))
     digest = hashlib.sha256()
     for file in sources:
