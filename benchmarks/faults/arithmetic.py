@@ -9,7 +9,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from benchmarks.faults import kernels
-from benchmarks.faults.suite import Site, fault
+from benchmarks.faults.suite import NONE, Site, fault
 from tapml_nb.judge.diagnosis import Pattern
 
 _erf = np.vectorize(math.erf)
@@ -86,9 +86,12 @@ def epsilon_outside_the_root(site: Site) -> Any:
     return kernel
 
 
-@fault("llama", "model.layers.3.input_layernorm/add", patterns=[Pattern.OFFSET])
+@fault("llama", "model.layers.3.input_layernorm/add", patterns=[Pattern.OFFSET, NONE])
 def hard_coded_epsilon(site: Site) -> Any:
-    """1e-5 where the model says 1e-6 (ggml-org/llama.cpp#9310)."""
+    """1e-5 where the model says 1e-6 (ggml-org/llama.cpp#9310).
+
+    What it is added to differs so little from row to row that a factor explains it as well.
+    """
     return lambda x: x + np.float32(1e-5)
 
 

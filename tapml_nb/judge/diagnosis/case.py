@@ -8,7 +8,7 @@ is right.  Both are tested on samples, so that a detector's cost does not grow w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from tapml_nb.graph.model import Constant
 from tapml_nb.judge.floor import Reference
 from tapml_nb.judge.verdict import LIMIT, deviation
-from tapml_nb.numerics import is_float
+from tapml_nb.numerics import as_bytes, is_float
 
 SLACK = 4.0
 """Floors within which a candidate counts as met: where honest kernels are."""
@@ -114,6 +114,9 @@ class Case:
         known: Known,
     ) -> None:
         self.kind = kind.rpartition(".")[2].lower()
+        if target.dtype == np.bool_ and (as_bytes(target) > 1).any():  # no booleans, then
+            target, source = as_bytes(target), as_bytes(reference.source)
+            reference = replace(reference, source=source)
         self.target = np.asarray(target, order="C")
         self.reference = reference
         self.inputs = list(inputs)
