@@ -13,9 +13,8 @@ import shutil
 import tempfile
 import threading
 import time
-import weakref
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tapml_nb.owner import finalize
 
@@ -41,7 +40,7 @@ class Workspace:
         """
         self.root, self._prefix = root, prefix
         self._folder: Path | None = None
-        self._end: weakref.finalize[..., Any] | None = None
+        self._end: Callable[[], object] | None = None
         self._guard = threading.Lock()
 
     def new(self, name: str) -> Path:
