@@ -41,6 +41,13 @@ def session():
         yield session
 
 
+@pytest.fixture
+def patient():
+    """One in which an override may take its time."""
+    with tapml.debug(*two_layers(), target=Target("llvm", timeout=30.0)) as session:
+        yield session
+
+
 class TestLlama:
     def test_honest_kernels_pass_and_the_cumsum_is_the_one_compile_error(self, llama_session):
         report = llama_session.report
@@ -299,23 +306,23 @@ class TestMigration:
 class TestWhileARunGoesOn:
     """What is asked of a session meanwhile is done between two operators."""
 
-    def test_tensors_and_placement(self, session):
+    def test_tensors_and_placement(self, patient):
         def slow(x):
             time.sleep(1.0)
             return x / (1 + np.exp(-x))
 
-        session.override("act", slow)
-        session.run(wait=False)
-        wait_until(lambda: ("first/linear", 0) in session.report.introduced, 30)
-        assert session.status.busy
-        assert session.offload("first") == ["first/linear"]
-        assert session.status.busy  # its kernel is known: nobody waited
+        patient.override("act", slow)
+        patient.run(wait=False)
+        wait_until(lambda: ("first/linear", 0) in patient.report.introduced, 30)
+        assert patient.status.busy
+        assert patient.offload("first") == ["first/linear"]
+        assert patient.status.busy  # its kernel is known: nobody waited
         with pytest.raises(RuntimeError, match="a run is going on"):
-            session.run()
-        difference = session.tensor("first", "difference")
+            patient.run()
+        difference = patient.tensor("first", "difference")
         assert np.abs(difference).max() < 1e-5
-        assert [a.shape for a in session.inputs("act")] == [(3, 16)]
-        report = session.wait()
+        assert [a.shape for a in patient.inputs("act")] == [(3, 16)]
+        report = patient.wait()
         assert report.counts[Verdict.PASS] == 3
 
     def test_code(self, session):
