@@ -362,7 +362,9 @@ class TestAccidents:
         ids=lambda p: getattr(p, "__name__", "") or str(p)[:12],
     )
     def test_one_verdict(self, nothing_left, kernel, verdict, words):
-        with tapml.debug(*two_layers(), target=Target("llvm", timeout=1.0)) as session:
+        # A crash takes its time on a busy machine: TVM's handler looks for the functions' names.
+        seconds = 1.0 if verdict is Verdict.TIMEOUT else 20.0
+        with tapml.debug(*two_layers(), target=Target("llvm", timeout=seconds)) as session:
             session.override("act", kernel)
             times = {}
             session.on("OpStarted", lambda e: times.setdefault(("start", e.op), time.monotonic()))
@@ -376,12 +378,12 @@ class TestAccidents:
             if verdict not in (Verdict.PASS, Verdict.COMPILE_ERROR):
                 assert [c.op for c in report.culprits] == ["act/silu"]
 
-    def test_the_target_is_back_within_a_second_of_a_crash(self, session):
-        session.override("act", kernels.segfaults)
+    def test_the_target_is_back_within_a_second_of_a_crash(self, patient):
+        patient.override("act", kernels.segfaults)
         lost, started = [], []
-        session.on("TargetLost", lambda e: lost.append((time.monotonic(), e.reason)))
-        session.on("TargetStarted", lambda e: started.append(time.monotonic()))
-        report = session.run()
+        patient.on("TargetLost", lambda e: lost.append((time.monotonic(), e.reason)))
+        patient.on("TargetStarted", lambda e: started.append(time.monotonic()))
+        report = patient.run()
         assert [reason for _, reason in lost] == ["crash"]
         assert 0 < started[-1] - lost[0][0] < 1.0
         assert report.info.restarts == 1
