@@ -15,7 +15,7 @@ class Arithmetic(Enum):
     """How the elements of an operator's result come about."""
 
     MOVES = auto()
-    """They are moved or selected, and no number is made anew."""
+    """They are moved, selected or counted: nothing is rounded."""
     ROUNDED = auto()
     """Each is one product or quotient, or the like, of its own operands."""
     ADDED = auto()
@@ -35,25 +35,25 @@ def _names(text: str) -> frozenset[str]:
 MOVES = _names(
     """
     abs adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d alias amax amin as_strided
-    broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min clip clone
-    compress concat concatenate constant constant_of_shape constant_pad_nd constantofshape
-    contiguous copy cummax cummin depth_to_space depthtospace detach diagonal dropout embedding
-    expand expand_dims fill flatten flip floor full full_like gather gather_elements gather_nd
-    gatherelements gathernd getitem globalmaxpool hardtanh identity index index_select kthvalue
-    layout_transform lift_fresh lift_fresh_copy masked_fill masked_scatter max max_pool1d
-    max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices maximum maxpool min
-    minimum narrow neg negative new_full new_ones new_zeros numpy_T ones ones_like pad permute
-    permute_dims pixel_shuffle pixel_unshuffle reducemax reducemin reflection_pad1d
-    reflection_pad2d reflection_pad3d relu relu6 repeat repeat_interleave replication_pad1d
-    replication_pad2d replication_pad3d reshape roll round scalar_tensor scatter
-    scatter_elements scatter_nd scatterelements scatternd select select_scatter sign slice
-    slice_scatter sort space_to_depth spacetodepth split split_with_sizes squeeze stack
-    strided_slice t take tile topk transpose tril trilu triu trunc unbind unfold unsqueeze
-    unsafe_view upsample_nearest1d upsample_nearest2d upsample_nearest3d view where zeros
-    zeros_like
+    bincount broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min
+    clip clone compress concat concatenate constant constant_of_shape constant_pad_nd
+    constantofshape contiguous copy cummax cummin depth_to_space depthtospace detach diagonal
+    dropout embedding expand expand_dims fill flatten flip floor full full_like gather
+    gather_elements gather_nd gatherelements gathernd getitem globalmaxpool hardtanh histc
+    identity index index_select kthvalue layout_transform lift_fresh lift_fresh_copy masked_fill
+    masked_scatter max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d
+    max_pool3d_with_indices maximum maxpool min minimum narrow neg negative new_full new_ones
+    new_zeros numpy_T ones ones_like pad permute permute_dims pixel_shuffle pixel_unshuffle
+    reducemax reducemin reflection_pad1d reflection_pad2d reflection_pad3d relu relu6 repeat
+    repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape roll round
+    scalar_tensor scatter scatter_elements scatter_nd scatterelements scatternd select
+    select_scatter sign slice slice_scatter sort space_to_depth spacetodepth split
+    split_with_sizes squeeze stack strided_slice t take tile topk transpose tril trilu triu
+    trunc unbind unfold unsqueeze unsafe_view upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d view where zeros zeros_like
     """
 )
-"""Primitives that move or select values."""
+"""Primitives that move, select or count."""
 
 _ROUNDED = _names(
     """
@@ -67,8 +67,8 @@ _ADDED = _names("add fmod mod remainder rsub sub subtract")
 
 _FUNCTION = _names(
     """
-    acos acosh asin asinh atan atan2 atanh celu cos cosh digamma elu erf erfc erfinv exp exp2 expm1
-    gelu gelu_tanh hardsigmoid hardswish hypot lgamma log log10 log1p log2 log_sigmoid
+    acos acosh asin asinh atan atan2 atanh celu cos cosh digamma elu erf erfc erfinv exp exp2
+    expm1 gelu gelu_tanh hardsigmoid hardswish hypot lgamma log log10 log1p log2 log_sigmoid
     log_sigmoid_forward logit mish pow power selu sigmoid silu sin sinc sinh softplus softsign
     special_erf swish tan tanh
     """

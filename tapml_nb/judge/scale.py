@@ -49,6 +49,9 @@ _DRAWS = 2
 _FEW = 4096
 """Elements up to which they are drawn four times as often."""
 
+_JUMP = 2.0**16 * _STEP
+"""Part of a result beyond which a move is a jump."""
+
 _SPREAD = 8.0
 """How far above its middle a row's moves may be on the whole."""
 
@@ -168,7 +171,7 @@ def _rows(
             break
         for power, m, result in zip(powers, moved, exact, strict=True):
             if m.shape == result.shape and result.dtype == m.dtype == np.float64:
-                power += _finite(np.square((m - result) / _STEP)) / draws
+                power += np.square(_smooth(m - result, result) / _STEP) / draws
     axis = op.constants.get("dim", op.constants.get("axis", -1))
     return [
         _along(power, result, axis if isinstance(axis, int) else -1, dtype)
@@ -187,13 +190,21 @@ def _along(power: np.ndarray, result: np.ndarray, axis: int, dtype: np.dtype) ->
     last = result.ndim - 1
     axis = axis % result.ndim if -result.ndim <= axis < result.ndim else last
     moves = np.sqrt(power.mean(axis, keepdims=True))
-    # A comparison that falls the other way moves an element by all that it is: no rounding does.
+    # Small jumps, as of what is rounded to whole numbers inside, are rare along a row.
     middle = np.sqrt(np.median(power, axis, keepdims=True))
     moves = np.where(middle > 0, np.minimum(moves, _SPREAD * middle), moves)
     size = np.abs(_finite(result))
     size = np.where(size < largest_finite(dtype) / 4, size, 0.0)  # no mask's filling
     row = np.maximum(moves, np.sqrt(np.square(size).mean(axis, keepdims=True)))
     return np.asarray(np.broadcast_to(row, result.shape) if axis != last else row)
+
+
+def _smooth(moved: np.ndarray, result: np.ndarray) -> np.ndarray:
+    """Moves without jumps: where something inside is counted or compared, a rounding may turn it,
+    and no kernel may err by that."""
+    size = np.abs(_finite(result))
+    row = np.sqrt(np.square(size).mean(-1, keepdims=True)) if result.ndim else 0.0
+    return np.asarray(np.where(np.abs(moved) < _JUMP * (size + row), moved, 0.0))
 
 
 def _finite(array: np.ndarray) -> np.ndarray:

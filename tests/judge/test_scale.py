@@ -257,6 +257,24 @@ def test_a_float16_result_that_is_subnormal():
     assert verdict(honest * np.float16(1.1), known) is Verdict.FAIL
 
 
+def test_what_jumps_excuses_nothing():
+    """Roundings move these numbers from bin to bin; a count that is off by one is wrong all the
+    same, also where an operator is known by nothing."""
+    x = torch.arange(64.0).repeat(4)
+    known = reference(lambda x: torch.histc(x, 64, 0.0, 64.0), x)
+    assert known.floor.exact
+    assert verdict(known.source + np.eye(64, dtype=np.float32)[3], known) is Verdict.FAIL
+    op = Op("x", "k", "", "", "", ("i",), ("o",), None, ("somebody.counts",))
+    values = x.numpy()
+
+    def count(given):
+        return [np.histogram(given.get(0, values), 64, (0.0, 64.0))[0].astype(np.float64)]
+
+    exact = count({})
+    (found,) = beside(op, [values], [values.dtype], exact, count)
+    assert found.max() <= np.sqrt(np.mean(np.square(exact[0]))) * 1.001
+
+
 def test_integers_have_no_scale():
     op = Op("x", "aten.sum", "", "", "", ("i",), ("o",), None, ("aten.sum.dim_IntList",))
     integers = np.arange(4)
