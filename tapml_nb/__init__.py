@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tapml_nb.api import debug
     from tapml_nb.carve import Bundle, BundleError, CarvedTest
+    from tapml_nb.compile.trouble import CompilerTrouble
     from tapml_nb.execute.given import ModelChanged
     from tapml_nb.frontends.program import FrontendError
     from tapml_nb.frontends.torch.decoding import decode_steps
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tapml_nb.migrate import Localization, Migration
     from tapml_nb.report import Cause, Culprit, Report
     from tapml_nb.session import Session
+    from tapml_nb.targets.errors import TargetLost
     from tapml_nb.targets.spec import Target
 
 __version__ = "0.1.0"
@@ -28,6 +30,7 @@ _HOMES = {
     "BundleError": "carve",
     "CarvedTest": "carve",
     "Cause": "report",
+    "CompilerTrouble": "compile.trouble",
     "Culprit": "report",
     "FrontendError": "frontends.program",
     "Graph": "graph",
@@ -39,6 +42,7 @@ _HOMES = {
     "SelectorError": "graph",
     "Session": "session",
     "Target": "targets.spec",
+    "TargetLost": "targets.errors",
     "Verdict": "judge",
     "debug": "api",
     "decode_steps": "frontends.torch.decoding",
@@ -49,6 +53,7 @@ __all__ = [
     "BundleError",
     "CarvedTest",
     "Cause",
+    "CompilerTrouble",
     "Culprit",
     "FrontendError",
     "Graph",
@@ -60,6 +65,7 @@ __all__ = [
     "SelectorError",
     "Session",
     "Target",
+    "TargetLost",
     "Verdict",
     "debug",
     "decode_steps",
