@@ -64,8 +64,8 @@ def test_triage_tells_three_stories(tmp_path):
     assert left_behind(falcon) == quarantined(falcon) >= 4
     assert "outputs within the noise floor" in falcon
     assert "unobserved run: the same outputs, bit for bit" in falcon
-    assert "no culprit" in mamba
-    assert "backbone.layers.0.mixer/softplus, largest magnitude: FAIL" in mamba
+    assert "outputs within the noise floor" in mamba
+    assert re.search(r"culprit \d: backbone\.layers\.0\.mixer/softplus FAIL", mamba)
     before, after = re.search(r"softplus: (\S+) noise floors before, (\S+) after", mamba).groups()
     assert float(after) < 1 < float(before)
     assert "outputs NOT within the noise floor" in llama
