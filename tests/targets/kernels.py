@@ -63,36 +63,6 @@ def abort(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
 
 
 @T.prim_func
-def leave(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
-    T.evaluate(T.call_extern("int32", "leave", 3))
-    for i in range(8):
-        b[i] = a[i]
-
-
-@T.prim_func
-def endless(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
-    T.evaluate(T.call_extern("int32", "spin", 0))
-    for i in range(8):
-        b[i] = a[i]
-
-
-@T.prim_func
-def forks(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
-    """Both processes come back."""
-    T.evaluate(T.call_extern("int32", "fork_and_return", 0))
-    for i in range(8):
-        b[i] = a[i]
-
-
-@T.prim_func
-def leaves_a_child(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
-    """The child does not come back, and ends by itself."""
-    T.evaluate(T.call_extern("int32", "leave_child", 300))
-    for i in range(8):
-        b[i] = a[i]
-
-
-@T.prim_func
 def slow(a: T.Buffer((8,), "float32"), b: T.Buffer((8,), "float32")):
     T.evaluate(T.call_extern("int32", "nap", 400))
     for i in range(8):
@@ -125,6 +95,14 @@ def misbehaves(helper: str, argument: int):
 
     return function
 
+
+leave = misbehaves("leave", 3)
+endless = misbehaves("spin", 0)
+forks = misbehaves("fork_and_return", 0)
+"""Both processes come back."""
+
+leaves_a_child = misbehaves("leave_child", 300)
+"""The child does not come back, and ends by itself."""
 
 leave_children = misbehaves("leave_children", 20)
 leave_daemon = misbehaves("leave_daemon", 0)
