@@ -15,7 +15,7 @@ class Arithmetic(Enum):
     """How the elements of an operator's result come about."""
 
     MOVES = auto()
-    """They are moved, selected or counted: nothing is rounded."""
+    """They are moved, selected, compared or counted: nothing is rounded."""
     ROUNDED = auto()
     """Each is one product or quotient, or the like, of its own operands."""
     ADDED = auto()
@@ -51,6 +51,9 @@ MOVES = _names(
     split_with_sizes squeeze stack strided_slice t take tile topk transpose tril trilu triu
     trunc unbind unfold unsqueeze unsafe_view upsample_nearest1d upsample_nearest2d
     upsample_nearest3d view where zeros zeros_like
+    bitwise_and bitwise_not bitwise_or bitwise_xor eq equal ge greater greater_equal
+    greaterorequal gt isfinite isinf isnan le less less_equal lessorequal logical_and logical_not
+    logical_or logical_xor lt ne not_equal
     """
 )
 """Primitives that move, select or count."""

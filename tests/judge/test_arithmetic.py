@@ -25,6 +25,7 @@ FUNCTION, SUMMED, ROWS = Arithmetic.FUNCTION, Arithmetic.SUMMED, Arithmetic.ROWS
         (["aten.tanh.default"], FUNCTION),
         (["aten.sigmoid.default", "aten.mul.Tensor"], FUNCTION),
         (["relax.nn.gelu"], FUNCTION),
+        (["aten.exp.default", "aten.log1p.default", "aten.gt.Scalar", "aten.where.self"], FUNCTION),
         (["aten.view.default", "aten.permute.default", "aten.addmm.default"], SUMMED),
         (["aten.bmm.default", "aten.add.Tensor"], SUMMED),
         (["aten.mean.dim"], SUMMED),

@@ -246,6 +246,15 @@ def test_functions_of_order_one_are_good_to_a_rounding_of_one():
     assert verdict(formula + np.float32(3e-6), known) is Verdict.FAIL
 
 
+def test_a_function_that_compares_is_judged_by_element_all_the_same():
+    """``softplus`` chooses between two formulas: that makes its elements share nothing."""
+    x = torch.linspace(-16, 2, 500)
+    known = reference(F.softplus, x)
+    a = x.numpy()
+    assert verdict(np.log1p(np.exp(a)), known) is Verdict.PASS
+    assert verdict(np.log(1 + np.exp(a)), known) is Verdict.FAIL
+
+
 def test_a_float16_result_that_is_subnormal():
     x = torch.linspace(-20, -8, 1024, dtype=torch.float16)
     known = reference(torch.exp, x)
