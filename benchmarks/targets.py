@@ -31,7 +31,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import tapml_nb as tapml
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.targets.availability import check_all
+from tapml_nb.targets.client.availability import check_all
 
 Model = tuple[nn.Module, tuple[torch.Tensor, ...] | dict[str, torch.Tensor]]
 

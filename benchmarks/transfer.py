@@ -12,7 +12,7 @@ from tvm import rpc
 from tvm.runtime import empty
 
 from benchmarks.compare import stock_server
-from tapml_nb.targets.session import TargetSession
+from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
 
 MB = 1 << 20

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from tapml_nb.migrate import Localization, Migration
     from tapml_nb.report import Cause, Culprit, Report
     from tapml_nb.session import Session
-    from tapml_nb.targets.errors import TargetLost
     from tapml_nb.targets.spec import Target
+    from tapml_nb.targets.wire.errors import TargetLost
 
 __version__ = "0.1.0"
 
@@ -42,7 +42,7 @@ _HOMES = {
     "SelectorError": "graph",
     "Session": "session",
     "Target": "targets.spec",
-    "TargetLost": "targets.errors",
+    "TargetLost": "targets.wire.errors",
     "Verdict": "judge",
     "debug": "api",
     "decode_steps": "frontends.torch.decoding",
@@ -86,6 +86,6 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """What ``%load_ext tapml_nb`` calls: registers the ``%tapml`` magic."""
-    from tapml_nb.magics import register
+    from tapml_nb.jupyter.magics import register
 
     register(shell)

@@ -13,7 +13,7 @@ from tapml_nb.frontends.granularity import Granularity
 from tapml_nb.frontends.program import CoarseProgram, Program
 from tapml_nb.judge.verdict import LIMIT
 from tapml_nb.session import Session
-from tapml_nb.targets.availability import resolve
+from tapml_nb.targets.client.availability import resolve
 from tapml_nb.targets.spec import BROWSER, Target
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tapml_nb.targets.errors import TargetError, TargetLost
+from tapml_nb.targets.wire.errors import TargetError, TargetLost
 from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
@@ -202,16 +202,16 @@ def _recorded(name: str, frame: pd.DataFrame) -> Report:
 
 
 def _serve(parsed: argparse.Namespace) -> int:
-    from tapml_nb.targets import server
+    from tapml_nb.targets.server.listener import serve_standalone
 
-    return server.serve_standalone(parsed.host, parsed.port)
+    return serve_standalone(parsed.host, parsed.port)
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
     from importlib.metadata import PackageNotFoundError, version
 
     from tapml_nb.compile.cache import KernelCache
-    from tapml_nb.targets.availability import check_all
+    from tapml_nb.targets.client.availability import check_all
 
     print(f"python {sys.version.split()[0]}, {os.cpu_count()} cores")
     for package in ("apache-tvm", "apache-tvm-ffi", "torch", "numpy", "jupyterlab"):

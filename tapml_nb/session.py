@@ -18,6 +18,8 @@ import numpy as np
 
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.toolchain import machine_of
+from tapml_nb.engine.jobs import Job, JobThread, SessionBusy, in_main_thread
+from tapml_nb.engine.runs import Criterion, Runs, Which
 from tapml_nb.execute.events import (
     Callback,
     Event,
@@ -29,20 +31,18 @@ from tapml_nb.execute.events import (
 )
 from tapml_nb.execute.hybrid import SOURCE, TARGET
 from tapml_nb.execute.kernels import KernelTable
-from tapml_nb.execute.override import check_override
+from tapml_nb.execute.overrides import check_override
 from tapml_nb.execute.storage import Storage
 from tapml_nb.frontends.program import Program
 from tapml_nb.graph import Graph, Op, OpId, Selector, SelectorError, select
-from tapml_nb.jobs import Job, JobThread, SessionBusy, in_main_thread
 from tapml_nb.judge.agreement import logits
 from tapml_nb.judge.verdict import LIMIT, Verdict
+from tapml_nb.jupyter.progress import ProgressLine, in_notebook
 from tapml_nb.migrate import Localization, Migration
 from tapml_nb.migrate.migration import in_order
 from tapml_nb.owner import finalize
-from tapml_nb.progress import ProgressLine, in_notebook
 from tapml_nb.report import Report, RunInfo
-from tapml_nb.runs import Criterion, Runs, Which
-from tapml_nb.targets.session import (
+from tapml_nb.targets.client.session import (
     State,
     TargetAwaitedEvent,
     TargetEvent,

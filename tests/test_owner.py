@@ -106,8 +106,8 @@ CLOSING = {
     "compile/compiler.py": ["Compiler.close"],
     "execute/kernels.py": ["KernelTable.close"],
     "execute/storage.py": ["Storage.close", "Storage.forget"],
-    "targets/connection.py": ["Connection.close", "Connection.sever"],
-    "targets/session.py": ["TargetSession.close"],
+    "targets/client/connection.py": ["Connection.close", "Connection.sever"],
+    "targets/client/session.py": ["TargetSession.close"],
     "jobs.py": ["JobThread.stop"],
 }
 

@@ -60,10 +60,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path, monkeypatch):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert "tapml_nb/py.typed" in names
-    assert "tapml_nb/targets/server.py" in names
+    assert "tapml_nb/targets/server/listener.py" in names
     assert "tapml_nb/widgets/static/workbench.js" in names
-    assert "tapml_nb/targets/static/page.html" in names
-    assert "tapml_nb/targets/static/page.js" in names
+    assert "tapml_nb/targets/server/static/page.html" in names
+    assert "tapml_nb/targets/server/static/page.js" in names
     release = f"tapml_nb-{PROJECT['version']}"
     assert {name.split("/")[0] for name in names} == {
         "tapml_nb",

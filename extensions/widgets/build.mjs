@@ -25,7 +25,7 @@ await esbuild.build({
 await esbuild.build({
   ...options,
   entryPoints: { page: "src/page.ts" },
-  outdir: `${root}/targets/static`,
+  outdir: `${root}/targets/server/static`,
 });
 
 // The one library in the bundle asks for its licence beside every copy.

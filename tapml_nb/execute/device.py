@@ -17,11 +17,12 @@ import numpy as np
 
 from tapml_nb.compile.cache import Compiled
 from tapml_nb.execute.host_call import Overdue, call_within
-from tapml_nb.execute.override import NumpyOverride
+from tapml_nb.execute.overrides import NumpyOverride
 from tapml_nb.execute.source import Stopped
 from tapml_nb.graph import TensorSpec
 from tapml_nb.numerics import bitwise_equal, np_dtype
-from tapml_nb.targets.errors import (
+from tapml_nb.targets.client.session import CallResult, TargetSession
+from tapml_nb.targets.wire.errors import (
     BeyondTarget,
     GivenUp,
     KernelRaised,
@@ -29,7 +30,6 @@ from tapml_nb.targets.errors import (
     TargetError,
     TargetLost,
 )
-from tapml_nb.targets.session import CallResult, TargetSession
 
 Send = Callable[[], np.ndarray]
 """Makes a tensor's array when it has to be sent."""

@@ -21,12 +21,12 @@ from tapml_nb.compile.cache import Compiled, Failure
 from tapml_nb.execute.device import Device, Send, blamed, call_numpy
 from tapml_nb.execute.events import EventStream, OpStarted
 from tapml_nb.execute.kernels import KernelTable, resolve_result
-from tapml_nb.execute.override import NumpyOverride
+from tapml_nb.execute.overrides import NumpyOverride
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.execute.storage import Kept
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.numerics import bitwise_equal
-from tapml_nb.targets.errors import TargetLost
+from tapml_nb.targets.wire.errors import TargetLost
 
 SOURCE = "source"
 TARGET = "target"

@@ -25,13 +25,13 @@ from tapml_nb.compile.primfunc import is_primfunc
 from tapml_nb.compile.toolchain import ToolchainError
 from tapml_nb.compile.trouble import CompilerInterrupted, CompilerTrouble, in_words
 from tapml_nb.execute.events import EventStream, RunProgress
-from tapml_nb.execute.override import NumpyOverride, misfit, python_code
+from tapml_nb.execute.overrides import NumpyOverride, misfit, python_code
 from tapml_nb.execute.source import RANDOM, SourceRun, Stopped
 from tapml_nb.frontends.program import Unit, Unsupported, WrittenModule
 from tapml_nb.graph import Graph, OpId, TensorSpec
 from tapml_nb.owner import Owner
-from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
-from tapml_nb.targets.session import TargetSession
+from tapml_nb.targets.client.session import TargetSession
+from tapml_nb.targets.wire.errors import BeyondTarget, TargetError, TargetLost
 
 _Slot = tuple[OpId, tuple[TensorSpec, ...]]
 """An operator and the shapes it meets."""

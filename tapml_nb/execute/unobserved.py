@@ -19,12 +19,12 @@ from tapml_nb.compile.cache import Compiled
 from tapml_nb.execute.device import Device, call_numpy
 from tapml_nb.execute.hybrid import TARGET, HybridRun
 from tapml_nb.execute.kernels import KernelTable, resolve_result
-from tapml_nb.execute.override import NumpyOverride
+from tapml_nb.execute.overrides import NumpyOverride
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.numerics import bitwise_equal, statistics
-from tapml_nb.targets.errors import BeyondTarget, TargetError, TargetLost
-from tapml_nb.targets.session import ChainCall
+from tapml_nb.targets.client.session import ChainCall
+from tapml_nb.targets.wire.errors import BeyondTarget, TargetError, TargetLost
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from tapml_nb.compile.cache import Compiled, Failure
 from tapml_nb.execute.device import Accident, Device, Outcome, Send, blamed, call_numpy
 from tapml_nb.execute.kernels import KernelTable, resolve_result
-from tapml_nb.execute.override import NumpyOverride
+from tapml_nb.execute.overrides import NumpyOverride
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op, TensorSpec, ValueId
 from tapml_nb.judge.diagnosis import Known, diagnose
@@ -29,8 +29,8 @@ from tapml_nb.judge.ties import chooses, same_choice, same_selection, unordered
 from tapml_nb.judge.undefined import undefined
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
 from tapml_nb.numerics import bitwise_equal, is_float, np_dtype
-from tapml_nb.targets.errors import GivenUp, TargetLost
-from tapml_nb.targets.poison import unwritten
+from tapml_nb.targets.wire.errors import GivenUp, TargetLost
+from tapml_nb.targets.wire.poison import unwritten
 
 _FAILURES = {
     "unsupported": Verdict.UNSUPPORTED,

@@ -1,6 +1,7 @@
 """The widgets: a session's workbench and its parts, live in a notebook."""
 
-from tapml_nb.widgets.parts import (
+from tapml_nb.widgets.snapshot import show
+from tapml_nb.widgets.views import (
     DivergencePlot,
     GraphView,
     Heatmap,
@@ -9,7 +10,6 @@ from tapml_nb.widgets.parts import (
     TargetStatus,
     Workbench,
 )
-from tapml_nb.widgets.show import show
 
 __all__ = [
     "DivergencePlot",

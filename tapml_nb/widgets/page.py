@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import anywidget
 import traitlets
 
-from tapml_nb.targets.pages import STATIC
+from tapml_nb.targets.server.pages import STATIC
 
 _STYLE = Path(__file__).parent / "static" / "style.css"
 

@@ -17,10 +17,10 @@ from torch import nn
 
 import tapml_nb as tapml
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.targets import session as target_session
-from tapml_nb.targets.errors import TargetError, TargetLost
-from tapml_nb.targets.session import TargetSession
+from tapml_nb.targets.client import session as target_session
+from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
+from tapml_nb.targets.wire.errors import TargetError, TargetLost
 from tests import kernels, models
 from tests.browser.conftest import WEBGPU, launch, new_page
 from tests.conftest import wait_until

@@ -13,7 +13,7 @@ import tapml_nb as tapml
 from tapml_nb import Target, Verdict
 from tapml_nb.execute.events import OpJudged, OpStarted, RunFinished, RunStarted
 from tapml_nb.judge.results import OpResult
-from tapml_nb.widgets.parts import feed_of
+from tapml_nb.widgets.views import feed_of
 from tests.browser.bare import DARK, BarePage
 from tests.models import llama, two_layers
 

@@ -13,7 +13,7 @@ from torch import nn
 import tapml_nb as tapml
 from tapml_nb.execute.events import OutputsCompared
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.targets.errors import TargetError
+from tapml_nb.targets.wire.errors import TargetError
 from tests import kernels, models
 
 

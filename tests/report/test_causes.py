@@ -160,7 +160,7 @@ class TestWords:
 
     def test_pages_show_the_same_words(self):
         from tapml_nb.report.html import fragment
-        from tapml_nb.report.still import table
+        from tapml_nb.report.snapshot import table
 
         report = report_of(*(pow_(k, 10.0 + k, wrong_at(k)) for k in range(1, 34)))
         for html in (fragment(report), table(report)):

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tapml_nb.targets.session import TargetEvent, TargetSession
+from tapml_nb.targets.client.session import TargetEvent, TargetSession
 from tapml_nb.targets.spec import Target
 from tests.conftest import wait_until
 from tests.targets import kernels

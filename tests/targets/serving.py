@@ -30,7 +30,9 @@ def serving(changes: str = "") -> Iterator[Serving]:
         changes: Python that is run in it first.
     """
     code = f"""
-from tapml_nb.targets import bulk, devices, greeting, memory, server, service
+from tapml_nb.targets.devices import base as devices
+from tapml_nb.targets.server import listener as server, runner as memory, service
+from tapml_nb.targets.wire import handshake as greeting, tensor_channel as bulk
 {changes}
 server.serve_standalone("127.0.0.1", 0)
 """

@@ -16,7 +16,7 @@ import torch
 import tapml_nb as tapml
 from tapml_nb import Target
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.targets.errors import TargetError
+from tapml_nb.targets.wire.errors import TargetError
 from tests import kernels, models
 
 AARCH64 = Path(sys.prefix) / "aarch64" / "python"

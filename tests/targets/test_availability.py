@@ -4,7 +4,7 @@ import pytest
 import tvm
 
 from tapml_nb import Target
-from tapml_nb.targets.availability import check_all, resolve
+from tapml_nb.targets.client.availability import check_all, resolve
 
 
 def test_every_kind_says_whether_it_works_and_why_not():
@@ -35,7 +35,7 @@ def test_without_a_c_compiler_cpus_and_cuda_do_not_work(monkeypatch):
 
 
 def test_a_target_elsewhere_needs_no_driver_here(monkeypatch):
-    monkeypatch.setattr("tapml_nb.targets.availability._FOUND", {})
+    monkeypatch.setattr("tapml_nb.targets.client.availability._FOUND", {})
     monkeypatch.setenv("OCL_ICD_VENDORS", "/nonexistent")
     with pytest.raises(ValueError, match="cannot be used here: there is no OpenCL device 0"):
         resolve("opencl")

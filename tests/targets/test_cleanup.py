@@ -9,8 +9,8 @@ import time
 import psutil
 import pytest
 
-from tapml_nb.targets.process import LocalServer
-from tapml_nb.targets.session import TargetSession
+from tapml_nb.targets.client.local_server import LocalServer
+from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
 from tests.conftest import wait_until
 from tests.targets.conftest import gone
@@ -18,8 +18,8 @@ from tests.targets.conftest import gone
 CLIENT = """
 import os, sys, time
 sys.modules["torch"] = None  # TVM imports in a third of the time
-from tapml_nb.targets.process import LocalServer
-from tapml_nb.targets.session import TargetSession
+from tapml_nb.targets.client.local_server import LocalServer
+from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
 session = TargetSession(Target("llvm"))
 session.start()

@@ -18,10 +18,10 @@ from tvm.script import tirx as T
 
 import tapml_nb as tapml
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.targets.availability import check
-from tapml_nb.targets.errors import TargetError
-from tapml_nb.targets.session import TargetSession
+from tapml_nb.targets.client.availability import check
+from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
+from tapml_nb.targets.wire.errors import TargetError
 from tests import kernels, models
 
 KINDS = ("opencl", "webgpu", *(["cuda"] if check("cuda").works else []))

@@ -13,7 +13,7 @@ from tvm.script import tirx as T
 
 import tapml_nb as tapml
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.targets.guard import ALIGNMENT, Block, telling
+from tapml_nb.targets.server.guard import ALIGNMENT, Block, telling
 from tests import kernels, models
 
 

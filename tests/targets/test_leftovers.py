@@ -11,9 +11,9 @@ import numpy as np
 import psutil
 import pytest
 
-from tapml_nb.targets.errors import TargetLost
-from tapml_nb.targets.leftovers import MARK, children, end, end_marked, is_stopped
+from tapml_nb.targets.server.leftovers import MARK, children, end, end_marked, is_stopped
 from tapml_nb.targets.spec import Target
+from tapml_nb.targets.wire.errors import TargetLost
 from tests.conftest import wait_until
 from tests.targets.conftest import X, fill, gone
 
@@ -106,7 +106,7 @@ def test_whoever_has_had_their_time_ends(place, kernel):
 
 def test_a_listener_ends_who_is_late_without_being_asked(standalone, open_session, monkeypatch):
     """The notebook may be gone, or the line to it."""
-    monkeypatch.setattr("tapml_nb.targets.connection._ask_for_the_end", lambda *_: None)
+    monkeypatch.setattr("tapml_nb.targets.client.connection._ask_for_the_end", lambda *_: None)
     listener, address = standalone
     session = open_session(Target("llvm", rpc=address, timeout=0.5))
     left = below(listener)

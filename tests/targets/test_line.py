@@ -15,10 +15,10 @@ import pytest
 import tapml_nb as tapml
 from tapml_nb import Target
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.targets import session as session_module
-from tapml_nb.targets.errors import TargetError, TargetLost
-from tapml_nb.targets.greeting import ASK, PROTOCOL, pack_word
-from tapml_nb.targets.session import TargetSession
+from tapml_nb.targets.client import session as session_module
+from tapml_nb.targets.client.session import TargetSession
+from tapml_nb.targets.wire.errors import TargetError, TargetLost
+from tapml_nb.targets.wire.handshake import ASK, PROTOCOL, pack_word
 from tests import kernels as model_kernels
 from tests import models
 from tests.targets import kernels
@@ -131,7 +131,7 @@ def test_a_stall_longer_than_the_deadline_is_not_the_kernels(proxy, session):
 
 def test_a_stall_for_good_is_told_in_our_words(proxy, session, monkeypatch):
     monkeypatch.setattr(session_module, "_CONTROL_SECONDS", 0.5)
-    monkeypatch.setattr("tapml_nb.targets.connection._CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("tapml_nb.targets.client.connection._CONNECT_SECONDS", 0.5)
     proxy.stall()
     with pytest.raises(TargetLost) as caught:
         session.call("add_one", ["x"], ["y"], timeout=0.2)

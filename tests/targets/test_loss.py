@@ -11,9 +11,9 @@ import numpy as np
 import psutil
 import pytest
 
-from tapml_nb.targets.errors import KernelRaised, TargetLost
-from tapml_nb.targets.session import TargetLostEvent, TargetStartedEvent
+from tapml_nb.targets.client.session import TargetLostEvent, TargetStartedEvent
 from tapml_nb.targets.spec import Target
+from tapml_nb.targets.wire.errors import KernelRaised, TargetLost
 from tests.conftest import wait_until
 from tests.targets import kernels
 from tests.targets.conftest import X, fill, gone
@@ -232,7 +232,7 @@ def test_stopped_in_mid_launch_counts_as_a_hang(session):
 
 
 def test_a_stopped_listener_is_replaced(session, monkeypatch):
-    monkeypatch.setattr("tapml_nb.targets.session._REPORT_SECONDS", 0.5)
+    monkeypatch.setattr("tapml_nb.targets.client.session._REPORT_SECONDS", 0.5)
     listener = listener_of(session)
     listener.suspend()
     with pytest.raises(TargetLost):

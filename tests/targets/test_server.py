@@ -19,12 +19,12 @@ import pytest
 import tvm
 from tvm import rpc
 
-from tapml_nb.targets.errors import TargetError, TargetLost
-from tapml_nb.targets.greeter import Greeter, Greeters
-from tapml_nb.targets.greeting import BULK, END, MAGIC, pack_word
-from tapml_nb.targets.process import LocalServer
-from tapml_nb.targets.session import TargetSession
+from tapml_nb.targets.client.local_server import LocalServer
+from tapml_nb.targets.client.session import TargetSession
+from tapml_nb.targets.server.handshakes import Greeter, Greeters
 from tapml_nb.targets.spec import Target
+from tapml_nb.targets.wire.errors import TargetError, TargetLost
+from tapml_nb.targets.wire.handshake import BULK, END, MAGIC, pack_word
 from tests.conftest import wait_until
 from tests.targets import kernels
 from tests.targets.conftest import X, fill
@@ -96,7 +96,7 @@ def test_nobody_there(nothing_left):
 
 
 def test_a_server_that_says_nothing_is_given_up(nothing_left, monkeypatch):
-    monkeypatch.setattr("tapml_nb.targets.connection._CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("tapml_nb.targets.client.connection._CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
         session = TargetSession(Target("llvm", rpc=f"127.0.0.1:{port}/key"))
@@ -203,7 +203,7 @@ def test_it_listens_on_this_machine_only(server):
 def test_without_a_token_it_does_not_start(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "TAPML_TOKEN"}
     done = subprocess.run(
-        [sys.executable, "-m", "tapml_nb.targets.server", "--workroot", str(tmp_path)],
+        [sys.executable, "-m", "tapml_nb.targets.server.listener", "--workroot", str(tmp_path)],
         env=environment,
         capture_output=True,
         text=True,
@@ -312,7 +312,7 @@ def test_one_forwarded_port_is_enough(standalone):
 
 FULL = """
 import os
-from tapml_nb.targets.server import serve_standalone
+from tapml_nb.targets.server.listener import serve_standalone
 fork, calls = os.fork, []
 def full_at_first():
     calls.append(1)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tapml_nb.numerics import bitwise_equal, digest, np_dtype, statistics
-from tapml_nb.targets.errors import TargetError
-from tapml_nb.targets.session import TargetSession, TargetStartedEvent
+from tapml_nb.targets.client.session import TargetSession, TargetStartedEvent
 from tapml_nb.targets.spec import Target
+from tapml_nb.targets.wire.errors import TargetError
 from tests.targets import kernels
 from tests.targets.conftest import CONSTANT, X
 

@@ -17,7 +17,7 @@ from tapml_nb import Verdict
 from tapml_nb.execute.events import OpJudged
 from tapml_nb.judge.results import OpResult
 from tapml_nb.widgets import protocol
-from tapml_nb.widgets.parts import feed_of
+from tapml_nb.widgets.views import feed_of
 from tests.conftest import wait_until
 from tests.models import two_layers
 from tests.widgets.conftest import RecordingPage

@@ -15,7 +15,7 @@ from tvm.sym import Analyzer
 from tapml_nb.frontends.arrays import by_name, memory_of, split_steps, to_array
 from tapml_nb.frontends.arrays import is_tensor as is_array
 from tapml_nb.frontends.program import FrontendError, Mark, Memory, Unit, Unsupported
-from tapml_nb.frontends.relax.anatomy import (
+from tapml_nb.frontends.relax.bindings import (
     Anatomy,
     RelaxOp,
     is_size,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import Any
 
-from tapml_nb.frontends.relax.anatomy import RelaxOp
+from tapml_nb.frontends.relax.bindings import RelaxOp
 from tapml_nb.graph import OpId, SourceLine, ValueId
 
 

@@ -10,7 +10,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.sym import Analyzer
 
-from tapml_nb.frontends.relax.anatomy import (
+from tapml_nb.frontends.relax.bindings import (
     RelaxOp,
     called,
     is_size,

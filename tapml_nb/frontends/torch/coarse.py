@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from tapml_nb.frontends.granularity import Decide
+from tapml_nb.frontends.torch.fusion import build_whole
 from tapml_nb.frontends.torch.grouping import (
     Group,
     executable,
@@ -19,7 +20,6 @@ from tapml_nb.frontends.torch.grouping import (
 )
 from tapml_nb.frontends.torch.provenance import module_calls
 from tapml_nb.frontends.torch.sizes import exported_size
-from tapml_nb.frontends.torch.whole import build_whole
 from tapml_nb.frontends.torch.workarounds import Workaround
 
 

@@ -1,0 +1,1 @@
+"""A session's work: its thread, its targets, its results, and what is done with them."""

@@ -1,0 +1,1 @@
+"""What Jupyter sees of tapml_nb beside the widgets: server route, magics, progress."""

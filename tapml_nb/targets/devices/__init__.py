@@ -1,0 +1,1 @@
+"""Where kernels run: one file for each kind of device."""

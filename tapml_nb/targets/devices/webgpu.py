@@ -1,0 +1,212 @@
+"""WebGPU devices: what all drivers of WGSL have in common (see ``wgpu_driver`` and ``browser``).
+
+WGSL has no 64-bit integers: int64 tensors are kept as int32, and a value beyond is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch
+from tapml_nb.numerics import np_dtype
+from tapml_nb.targets.devices.base import BeyondDevice, Function, Tensor, Within, lose, size_of
+from tapml_nb.targets.devices.launches import load_package
+
+_NARROWED = {"int64": np.dtype(np.int32), "uint64": np.dtype(np.uint32)}
+_GRID_LIMIT = 65535
+
+LIMITS = (
+    "max-buffer-size",
+    "max-storage-buffer-binding-size",
+    "max-storage-buffers-per-shader-stage",
+    "max-compute-workgroup-storage-size",
+    "max-compute-invocations-per-workgroup",
+    "max-compute-workgroup-size-x",
+    "max-compute-workgroup-size-y",
+    "max-compute-workgroup-size-z",
+)
+"""Limits of which all is asked for that the adapter has; the defaults are those of a phone."""
+
+
+class Driver(Protocol):
+    """What launches WGSL.  Sizes are in bytes and multiples of 4."""
+
+    name: str
+    limits: dict[str, int]
+    has_f16: bool
+
+    def allocate(self, size: int) -> Any:
+        """A buffer, freed when nobody holds it."""
+
+    def read(self, buffer: Any, size: int) -> np.ndarray:
+        """A buffer's first bytes."""
+
+    def write(self, buffer: Any, data: np.ndarray) -> None:
+        """Set a buffer's first bytes."""
+
+    def fill(self, buffer: Any, size: int, byte: int) -> None:
+        """Set a buffer's first bytes to one value."""
+
+    def compile(self, source: str, entry: str, buffers: Sequence[str]) -> Any:
+        """A pipeline; ``buffers`` are the binding types of the storage buffers, which a uniform
+        one follows.
+
+        Raises:
+            Exception: if the source is rejected; with why.
+        """
+
+    def run(
+        self, pipeline: Any, buffers: Sequence[Any], numbers: bytes, grid: tuple[int, int, int]
+    ) -> None:
+        """Launch a pipeline; ``numbers`` are the uniform buffer's."""
+
+    def finish(self) -> None:
+        """Wait for everything launched.
+
+        Raises:
+            Exception: if the device is lost.
+        """
+
+
+class WebGpuDevice:
+    """A device that a driver drives."""
+
+    on_host = False
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._limits = driver.limits
+
+    def describe(self) -> dict[str, Any]:
+        driver = self._driver
+        return {"name": driver.name, "limits": {**driver.limits, "shader-f16": driver.has_f16}}
+
+    def new(self, shape: Sequence[int], dtype: str) -> Tensor:
+        tensor = Tensor(tuple(shape), dtype, None)
+        size = _stored_bytes(tensor)
+        limit = min(
+            self._limits["max-buffer-size"], self._limits["max-storage-buffer-binding-size"]
+        )
+        if size > limit:
+            raise BeyondDevice(f"a buffer of {size} bytes; the device allows {limit}")
+        return Tensor(tensor.shape, dtype, self._allocate(size))
+
+    def capacity(self) -> int | None:
+        return None
+
+    def view(self, tensor: Tensor, shape: Sequence[int], dtype: str) -> Tensor:
+        return Tensor(tuple(shape), dtype, tensor.buffer)
+
+    def read(self, tensor: Tensor) -> np.ndarray:
+        size = _stored_bytes(tensor)
+        if not size:
+            return np.empty(0, np.uint8)
+        data = self._driver.read(tensor.buffer, _padded(size))[:size]
+        if tensor.dtype in _NARROWED:
+            data = data.view(_NARROWED[tensor.dtype]).astype(np_dtype(tensor.dtype)).view(np.uint8)
+        return data
+
+    def write(self, tensor: Tensor, data: np.ndarray) -> None:
+        if not data.size:
+            return
+        if tensor.dtype in _NARROWED:
+            wide = np.ascontiguousarray(data).view(np_dtype(tensor.dtype))
+            narrow = wide.astype(_NARROWED[tensor.dtype])
+            if not np.array_equal(narrow, wide):
+                value = wide[narrow != wide][0]
+                raise BeyondDevice(f"the value {value}; integers have 32 bits here")
+            data = narrow.view(np.uint8)
+        padded = np.zeros(_padded(data.size), np.uint8)
+        padded[: data.size] = data
+        self._driver.write(tensor.buffer, padded)
+
+    def fill(self, tensor: Tensor, byte: int) -> None:
+        size = _padded(_stored_bytes(tensor))
+        if size:
+            self._driver.fill(tensor.buffer, size, byte)
+
+    def owner(self, tensor: Tensor) -> tuple[int, int]:
+        return id(tensor.buffer), size_of(tensor)
+
+    def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
+        return load_package(library, names, within, self._compiled, self._launch, self._allocate)
+
+    def finish(self) -> None:
+        try:
+            self._driver.finish()
+        except Exception as error:
+            lose(f"WebGPU: {error}")
+
+    def _allocate(self, size: int) -> Any:
+        return self._driver.allocate(max(4, _padded(size)))
+
+    def _compiled(
+        self, name: str, function: DeviceFunction, launches: Sequence[DeviceLaunch]
+    ) -> Any:
+        self._check(function, launches)
+        kinds = [
+            "storage" if argument.writes else "read-only-storage"
+            for argument in function.arguments
+            if argument.buffer
+        ]
+        return self._driver.compile(function.source, name, kinds), function.arguments
+
+    def _check(self, function: DeviceFunction, launches: Sequence[DeviceLaunch]) -> None:
+        """Refuse what the device's limits do not allow, before its driver does something else."""
+        buffers = sum(argument.buffer for argument in function.arguments)
+        if buffers > self._limits["max-storage-buffers-per-shader-stage"]:
+            limit = self._limits["max-storage-buffers-per-shader-stage"]
+            raise BeyondDevice(f"{buffers} storage buffers; the device allows {limit}")
+        for launch in launches:
+            threads = math.prod(launch.block)
+            limit = self._limits["max-compute-invocations-per-workgroup"]
+            if threads > limit:
+                raise BeyondDevice(f"workgroups of {threads} threads; the device allows {limit}")
+            for axis, count in zip("xyz", launch.block, strict=True):
+                limit = self._limits[f"max-compute-workgroup-size-{axis}"]
+                if count > limit:
+                    raise BeyondDevice(f"{count} threads along {axis}; the device allows {limit}")
+        if "enable f16" in function.source and not self._driver.has_f16:
+            raise BeyondDevice("float16; the device lacks shader-f16")
+
+    def _launch(self, compiled: Any, launch: DeviceLaunch, arguments: Sequence[Any]) -> None:
+        pipeline, parameters = compiled
+        x, y, z = launch.grid
+        if not x * y * z:
+            return
+        if z != 1:
+            raise RuntimeError("TVM's WGSL keeps blockIdx.z for itself, and the kernel uses it")
+        whole = x
+        while x > _GRID_LIMIT:  # the kernel puts them together again
+            x, z = (x + 1) // 2, z * 2
+        buffers: list[Any] = []
+        numbers = b""
+        for argument, parameter in zip(arguments, parameters, strict=True):
+            if parameter.buffer:
+                buffers.append(argument)
+            else:
+                numbers += _word(parameter.dtype, argument)
+        numbers += struct.pack("<I", whole - 1)  # the kernel compares with >, so the last index
+        self._driver.run(pipeline, buffers, numbers, (x, y, z))
+
+
+def _stored_bytes(tensor: Tensor) -> int:
+    """What a tensor takes on the device."""
+    if tensor.dtype in _NARROWED:
+        return math.prod(tensor.shape) * 4
+    return size_of(tensor)
+
+
+def _padded(size: int) -> int:
+    """Sizes of copies are multiples of 4 bytes."""
+    return -(-size // 4) * 4
+
+
+def _word(dtype: str, number: Any) -> bytes:
+    kind = "i" if dtype.startswith("int") else "I" if dtype.startswith("uint") else "f"
+    return struct.pack(f"<{kind}", number)

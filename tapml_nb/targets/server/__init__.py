@@ -1,0 +1,1 @@
+"""The target's process: it listens, and runs kernels in a child per session."""

@@ -1,0 +1,466 @@
+"""The target's side of a session: its tensors, its kernels, and running the one on the other.
+
+Runs in the server's session process and imports no compiler.  Tensors are known by the keys that
+the notebook gave them.  Before every run all memory that a kernel is to write is poisoned, with
+other bytes each time, so that what it does not write can never look right.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from tapml_nb.compile.kernel import Kernel
+from tapml_nb.compile.sizes import SizeMisfit
+from tapml_nb.numerics import np_dtype, statistics
+from tapml_nb.targets.devices.base import BeyondDevice, Device, Within, raw_bytes, size_of
+from tapml_nb.targets.server.aftermath import Aftermath
+from tapml_nb.targets.server.copies import Copies
+from tapml_nb.targets.server.guard import Block, telling
+from tapml_nb.targets.wire.errors import KernelRaised, NoRoom, NoTensor
+from tapml_nb.targets.wire.poison import PATTERNS
+from tapml_nb.targets.wire.recorder import Recorder
+
+_FULL = ("bad_alloc", "out of memory", "OUT_OF_MEMORY", "MEM_OBJECT_ALLOCATION_FAILURE")
+"""What is said in a launch where a kernel gets no memory for itself."""
+
+
+def allocate(device: Device, shape: Sequence[int], dtype: str) -> Any:
+    """A tensor, uninitialised.
+
+    Raises:
+        BeyondDevice: if the device has no such dtype, or can never have it that large.
+        NoRoom: if there is no room for it now.
+        ConnectionError: if the device is out of reach.
+    """
+    try:
+        return device.new(shape, dtype)
+    except (BeyondDevice, ConnectionError):
+        raise
+    except (TypeError, ValueError) as error:
+        raise BeyondDevice(str(error)) from None
+    except Exception:  # each driver says in its own words that it is full
+        size = math.prod(shape) * np_dtype(dtype).itemsize
+        raise NoRoom(size, device.capacity()) from None
+
+
+class TensorMemory:
+    """Tensors by key, on one device."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._tensors: dict[str, Any] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            return self._tensors[key]
+        except KeyError:
+            raise NoTensor(f"no tensor {key!r} is resident on the target") from None
+
+    def __setitem__(self, key: str, tensor: Any) -> None:
+        self._tensors[key] = tensor
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._tensors
+
+    def put(
+        self, key: str, shape: Sequence[int], dtype: str, receive: Callable[[np.ndarray], None]
+    ) -> None:
+        """Make a tensor of the bytes that ``receive`` fills in, straight in place where it can.
+
+        Raises:
+            BeyondDevice, NoRoom: as :func:`allocate`.
+        """
+        tensor = allocate(self.device, shape, dtype)
+        if self.device.on_host:
+            receive(self.device.read(tensor))
+        else:
+            data = np.empty(size_of(tensor), np.uint8)
+            receive(data)
+            self.device.write(tensor, data)
+        self._tensors[key] = tensor
+
+    def array(self, tensor: Any) -> np.ndarray:
+        """A tensor as an array; on the host without a copy."""
+        shape = tuple(int(n) for n in tensor.shape)
+        return self.device.read(tensor).view(np_dtype(str(tensor.dtype))).reshape(shape)
+
+    def drop(self, keys: Sequence[str]) -> None:
+        """Forget tensors; keys that are not there are fine."""
+        for key in keys:
+            self._tensors.pop(key, None)
+
+    def held(self) -> int:
+        """Bytes of all tensors; memory under several keys counts once."""
+        return sum(dict(map(self.device.owner, list(self._tensors.values()))).values())
+
+
+_Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass
+class _Loaded:
+    """A kernel with its functions.
+
+    Attributes:
+        plan: how they are launched.
+        functions: by name.
+        harmless: whether it was watched, and changed none of its inputs.
+        known: the same for shapes and numbers that it was called with, where it leaves sizes open.
+    """
+
+    plan: Kernel
+    functions: Mapping[str, Any]
+    harmless: bool = False
+    known: dict[tuple[_Shapes, tuple[int, ...]], _Loaded] = field(default_factory=dict)
+
+    def at(self, shapes: _Shapes, numbers: Sequence[int]) -> _Loaded:
+        """The same for shapes of its parameters.
+
+        Raises:
+            SizeMisfit: if it is for others.
+        """
+        if not self.plan.is_open:
+            return self
+        call = (shapes, tuple(numbers))
+        if call not in self.known:
+            self.known[call] = _Loaded(self.plan.at(shapes, numbers), self.functions)
+        return self.known[call]
+
+
+class KernelRunner:
+    """Launch plans with their loaded functions."""
+
+    def __init__(
+        self,
+        memory: TensorMemory,
+        recorder: Recorder,
+        copies: Copies | None = None,
+        aftermath: Aftermath | None = None,
+    ) -> None:
+        """Run kernels on tensors.
+
+        Args:
+            memory: the tensors.
+            recorder: is told of every launch.
+            copies: watches for copies of this process; None if kernels do not run in it.
+            aftermath: looks after kernels that run in this process.
+        """
+        self._memory = memory
+        self._device = memory.device
+        self._recorder = recorder
+        self._copies_of_us = copies
+        self._aftermath = aftermath if self._device.on_host else None
+        self._kernels: dict[str, _Loaded] = {}
+
+    def load(self, library: str, plans: Sequence[dict[str, Any]], within: Within) -> None:
+        """Load a library and the plans of the kernels in it.
+
+        Raises:
+            Rejected: if the library lacks functions, or a driver rejects it; with its message.
+            BeyondDevice: if a kernel needs more than the device has.
+            Exception: any other, if the library cannot be read.
+        """
+        kernels = [Kernel.from_json(plan) for plan in plans]
+        wanted = {launch.function for kernel in kernels for launch in kernel.launches}
+        with self._recorder.during("load"):
+            functions = self._device.load(library, wanted, within)
+        for kernel in kernels:
+            self._kernels[kernel.key] = _Loaded(kernel, functions)
+
+    def call(
+        self,
+        kernel: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        references: Sequence[str | None],
+        repeats: int,
+        numbers: Sequence[int] = (),
+        guard: bool = False,
+        *,
+        within: Within,
+    ) -> dict[str, Any]:
+        """Run a kernel; see :meth:`TargetSession.call`.
+
+        ``within`` runs each launch within what is left of the call's time.
+
+        Raises:
+            NoTensor: if a tensor is not there.
+            NoRoom: if there is no room for what it writes.
+            KernelRaised: if it says itself that it failed, or is for other shapes.
+            ValueError: if the kernel is not loaded, or takes or gives another number of tensors.
+        """
+        plan = self._find(kernel).plan
+        _expect("inputs", plan.params, inputs)
+        _expect("outputs", len(plan.results), outputs)
+        _expect("references", len(plan.results), references)
+        loaded, given = self._given(kernel, [self._memory[key] for key in inputs], numbers)
+        compared = [None if key is None else self._memory[key] for key in references]
+        # A kernel that writes what it should only read would spoil tensors that later calls
+        # rely on, so it is watched, unless it was and did no harm.
+        watched = inputs if repeats > 1 or not loaded.harmless else []
+        before = self._copies(watched)
+        runs: list[list[Any]] = []
+        ms: list[float] = []
+        overruns: list[str] = []
+        run = partial(self._run_guarded if guard else self._run, within=within)
+        for number in range(repeats):
+            results, took, beyond = run(loaded, given, PATTERNS[number % len(PATTERNS)])
+            runs.append(results)
+            ms.append(took)
+            overruns += [words for words in beyond if words not in overruns]
+        first, last = runs[0], runs[-1]
+        deterministic = [
+            all(self._same(run[k], first[k]) for run in runs[1:]) for k in range(len(outputs))
+        ]
+        for k, key in enumerate(outputs):
+            self._memory[key] = last[k]
+            self._memory.drop([f"{key}#1"])
+            if not deterministic[k]:
+                self._memory[f"{key}#1"] = first[k]
+        identical = [
+            None if other is None else self._equal(tensor, other)
+            for tensor, other in zip(last, compared, strict=True)
+        ]
+        spoiled = self._drop_changed(before)
+        if watched and not spoiled:
+            loaded.harmless = True
+        stale = False
+        if not all(deterministic) and not spoiled:
+            # By chance, or because of what was in memory before?  The first run's poison again:
+            again, _, _ = run(loaded, given, PATTERNS[0])
+            stale = all(map(self._same, again, first))
+        return {
+            "ms": ms,
+            "deterministic": deterministic,
+            "identical": identical,
+            "spoiled": spoiled,
+            "stale": stale,
+            "overruns": overruns,
+            "notes": self._aftermath.notes() if self._aftermath else [],
+        }
+
+    def chain(
+        self,
+        calls: Sequence[dict[str, Any]],
+        keep: Sequence[str],
+        within: Within,
+    ) -> list[str]:
+        """Run kernels one after the other; see :meth:`TargetSession.chain`.
+
+        ``within`` runs one kernel within its time.  Returns the keys of tensors, resident before,
+        that a kernel wrote to.
+        """
+        last = {key: number for number, call in enumerate(calls) for key in call["inputs"]}
+        kept = frozenset(keep)
+        tensors: dict[str, Any] = {}  # what the chain makes; freed after its last use
+        before: dict[str, np.ndarray] = {}
+        for number, call in enumerate(calls):
+            given = [tensors[k] if k in tensors else self._memory[k] for k in call["inputs"]]
+            if call["kernel"] is None:
+                made = [self._device.view(given[0], call["shape"], call["dtype"])]
+            else:
+                loaded, given = self._given(call["kernel"], given, call["numbers"])
+                if not loaded.harmless:
+                    outside = [k for k in call["inputs"] if k in self._memory and k not in before]
+                    before |= self._copies(outside)
+                buffers = self._buffers(loaded.plan, given, None, self._new)
+                self._observe(loaded, buffers, within)
+                made = [buffers[i] for i in loaded.plan.results]
+                del buffers
+            tensors.update(zip(call["outputs"], made, strict=True))
+            del given, made
+            for key in (*call["inputs"], *call["outputs"]):
+                if last.get(key, number) <= number and key not in kept:
+                    tensors.pop(key, None)
+        for key in keep:
+            self._memory[key] = tensors[key]
+        return self._drop_changed(before)
+
+    def statistics(self, output: str, reference: str) -> dict[str, Any]:
+        """Error statistics of a resident tensor against another."""
+        memory = self._memory
+        return asdict(statistics(memory.array(memory[output]), memory.array(memory[reference])))
+
+    def _run(
+        self, loaded: _Loaded, given: list[Any], poison: int, within: Within
+    ) -> tuple[list[Any], float, list[str]]:
+        """One run: its results, its milliseconds, and what it wrote beyond its buffers (which
+        only a guarded run can tell)."""
+        plan = loaded.plan
+        buffers = self._buffers(plan, given, poison, self._new)
+        self._device.finish()
+        ms = self._observe(loaded, buffers, within)
+        return [buffers[i] for i in plan.results], ms, []
+
+    def _run_guarded(
+        self, loaded: _Loaded, given: list[Any], poison: int, within: Within
+    ) -> tuple[list[Any], float, list[str]]:
+        """The same with every buffer between guard pages: inputs are copied in, results out."""
+        plan, memory = loaded.plan, self._device
+        blocks: list[Block] = []
+        names = iter(_names(plan))
+
+        def new(shape: Sequence[int], dtype: str) -> Any:
+            size = math.prod(shape) * np_dtype(dtype).itemsize
+            blocks.append(Block.map(next(names), size))
+            if not size:
+                return self._new(shape, dtype)
+            return memory.view(tvm_ffi.from_dlpack(blocks[-1].data), shape, dtype)
+
+        try:
+            inside = []
+            for tensor in given:
+                inside.append(new([int(n) for n in tensor.shape], str(tensor.dtype)))
+                raw_bytes(inside[-1])[:] = raw_bytes(tensor)
+            buffers = self._buffers(plan, inside, poison, new)
+            with telling(blocks):
+                ms = self._observe(loaded, buffers, within)
+            results = []
+            for number in plan.results:
+                results.append(self._new(plan.buffers[number].shape, plan.buffers[number].dtype))
+                raw_bytes(results[-1])[:] = raw_bytes(buffers[number])
+            for tensor, copy in zip(given, inside, strict=True):
+                if not self._same(tensor, copy):  # what it did to its inputs, it did
+                    raw_bytes(tensor)[:] = raw_bytes(copy)
+            return results, ms, [words for block in blocks if (words := block.overruns())]
+        finally:
+            for block in blocks:
+                block.unmap()
+
+    def _new(self, shape: Sequence[int], dtype: str) -> Any:
+        return allocate(self._device, shape, dtype)
+
+    def _observe(self, loaded: _Loaded, buffers: list[Any], within: Within) -> float:
+        """Launch a kernel within its time, so that others can tell whether it ran; milliseconds.
+
+        Raises:
+            KernelRaised: if it says that it failed, or left a copy of this process behind.
+        """
+        try:
+            with self._recorder.during("launch", loaded.plan.key):
+                ms: float = within(partial(self._launch, loaded, buffers))
+        except (BeyondDevice, NoRoom, ConnectionError):
+            raise
+        except Exception as error:
+            said = str(error) or type(error).__name__
+            if any(words in said for words in _FULL):
+                raise NoRoom(0, self._device.capacity()) from None
+            raise KernelRaised(said) from None
+        finally:
+            if self._copies_of_us:
+                self._copies_of_us.end_if_copy(self._recorder)
+        if self._copies_of_us and self._copies_of_us.came_back(self._recorder):
+            raise KernelRaised("it forked this process, and both came back from it")
+        return ms
+
+    def _launch(self, loaded: _Loaded, buffers: list[Any]) -> float:
+        """Run a kernel to its end; milliseconds."""
+        with self._aftermath.looked_after() if self._aftermath else nullcontext():
+            begin = time.perf_counter()
+            for launch in loaded.plan.launches:
+                arguments = [buffers[i] for i in launch.args]
+                for place, size in launch.sizes:
+                    arguments.insert(place, size)
+                loaded.functions[launch.function](*arguments)
+            self._device.finish()
+            return (time.perf_counter() - begin) * 1e3
+
+    def _equal(self, a: Any, b: Any) -> bool:
+        """Whether two tensors agree in dtype, shape and every bit."""
+        same_type = str(a.dtype) == str(b.dtype) and tuple(a.shape) == tuple(b.shape)
+        return same_type and self._same(a, b)
+
+    def _same(self, a: Any, b: Any) -> bool:
+        """Whether two tensors of one size agree bit for bit."""
+        return _agree(self._device.read(a), self._device.read(b))
+
+    def _find(self, kernel: str) -> _Loaded:
+        try:
+            return self._kernels[kernel]
+        except KeyError:
+            raise ValueError(f"kernel {kernel} is not loaded") from None
+
+    def _given(
+        self, kernel: str, inputs: list[Any], numbers: Sequence[int]
+    ) -> tuple[_Loaded, list[Any]]:
+        """A kernel for these inputs, and all that is there before it runs: they and constants."""
+        loaded = self._find(kernel)
+        constants = [self._memory[key] for key in loaded.plan.constants]
+        shapes = tuple(tuple(int(n) for n in tensor.shape) for tensor in inputs)
+        try:
+            return loaded.at(shapes, numbers), [*inputs, *constants]
+        except SizeMisfit as misfit:  # where sizes are fixed, the kernel itself says so
+            raise KernelRaised(str(misfit)) from None
+
+    def _bytes(self, key: str) -> np.ndarray:
+        return self._device.read(self._memory[key])
+
+    def _copies(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        return {key: self._bytes(key).copy() for key in dict.fromkeys(keys)}
+
+    def _drop_changed(self, before: Mapping[str, np.ndarray]) -> list[str]:
+        """Drop the tensors that are not what they were; their keys."""
+        changed = [
+            key for key, copy in before.items() if not np.array_equal(copy, self._bytes(key))
+        ]
+        self._memory.drop(changed)
+        return changed
+
+    def _buffers(
+        self, plan: Kernel, given: list[Any], poison: int | None, new: Callable[..., Any]
+    ) -> list[Any]:
+        """Every buffer of a run: those given, then fresh ones, poisoned if asked, then views."""
+        views = dict(plan.views)
+        buffers: list[Any] = list(given)
+        for number in range(len(given), len(plan.buffers)):
+            spec = plan.buffers[number]
+            if number in views:
+                buffers.append(None)
+                continue
+            tensor = new(spec.shape, spec.dtype)
+            if poison is not None:
+                self._device.fill(tensor, poison)
+            buffers.append(tensor)
+        for destination, source in plan.views:  # in order: a view may be of a view
+            spec = plan.buffers[destination]
+            buffers[destination] = self._device.view(buffers[source], spec.shape, spec.dtype)
+        return buffers
+
+
+def _names(plan: Kernel) -> list[str]:
+    """What people call the buffers of a plan that have memory of their own, in number order."""
+    views = dict(plan.views)
+    results = {}
+    for k, number in enumerate(plan.results):
+        while number in views:
+            number = views[number]
+        results[number] = f"output {k}"
+    known = plan.params + len(plan.constants)
+    names = [f"input {k}" for k in range(plan.params)]
+    names += [f"constant {k}" for k in range(len(plan.constants))]
+    return names + [
+        results.get(number, f"intermediate buffer {number}")
+        for number in range(known, len(plan.buffers))
+        if number not in views
+    ]
+
+
+def _expect(what: str, count: int, found: Sequence[Any]) -> None:
+    if len(found) != count:
+        raise ValueError(f"{what}: the kernel has {count}, and {len(found)} were given")
+
+
+def _agree(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether two tensors' bytes are the same."""
+    if x.size % 8 == 0:
+        x, y = x.view(np.uint64), y.view(np.uint64)
+    return bool(np.array_equal(x, y))

@@ -1,0 +1,1 @@
+"""What both sides of a target share: requests, answers, errors, the handshake, tensors."""

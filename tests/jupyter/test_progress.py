@@ -1,0 +1,63 @@
+"""Progress while a run is waited for: one line in a terminal, one output in a notebook."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+CODE = """
+import sys
+sys.path.insert(0, {root!r})
+import tapml_nb as tapml
+from tests.models import two_layers
+session = tapml.debug(*two_layers())
+report = session.run()
+assert report.outcome == "no culprit among 3 judged operators"
+session.close()
+"""
+ROOT = str(Path(__file__).parents[2])
+
+
+def test_a_terminal_shows_a_line_that_is_redrawn():
+    terminal, child_end = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE.format(root=ROOT)], stdout=subprocess.DEVNULL, stderr=child_end
+    )
+    os.close(child_end)
+    text = b""
+    while True:
+        try:
+            chunk = os.read(terminal, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        text += chunk
+    assert process.wait(60) == 0
+    shown = text.decode()
+    assert "compiling" in shown or "judging operators" in shown
+    assert shown.count("\r\x1b[K") >= 2
+    assert "done" in shown.splitlines()[-1]
+
+
+def test_a_pipe_shows_nothing():
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(root=ROOT)], capture_output=True, text=True, check=True
+    )
+    assert "judging" not in done.stderr + done.stdout
+
+
+def test_a_notebook_cell_keeps_one_line_of_text():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CODE.format(root=ROOT))])
+    NotebookClient(notebook, timeout=120).execute()
+    (output,) = notebook.cells[0].outputs
+    assert output["output_type"] == "display_data"
+    # in the report's words
+    words = "no culprit among 3 judged operators"
+    assert output["data"]["text/plain"].startswith(f"done, {words}, ")
