@@ -108,7 +108,7 @@ CLOSING = {
     "execute/storage.py": ["Storage.close", "Storage.forget"],
     "targets/client/connection.py": ["Connection.close", "Connection.sever"],
     "targets/client/session.py": ["TargetSession.close"],
-    "jobs.py": ["JobThread.stop"],
+    "engine/jobs.py": ["JobThread.stop"],
 }
 
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "extensions" / "widgets"
 PACKAGE = ROOT / "tapml_nb"
 STATIC = PACKAGE / "widgets" / "static"
-PAGE = PACKAGE / "targets" / "static"
+PAGE = PACKAGE / "targets" / "server" / "static"
 
 
 def test_the_bundle_is_built_from_the_sources(tmp_path):
