@@ -99,6 +99,10 @@ class Session:
 
     Attributes:
         graph: the model's operators (:class:`~tapml_nb.graph.Graph`).
+
+    Example:
+        >>> session.run().outcome, session.offload("act"), session.hybrid().info.outputs.name
+        ('1 culprit', ['act/gelu'], 'PASS')
     """
 
     def __init__(
@@ -173,6 +177,10 @@ class Session:
                 so do all methods that look at tensors.
             RuntimeError: if the session is busy or closed.
             CompilerTrouble: if what keeps the compiler from its work is no kernel's fault.
+
+        Example:
+            >>> session.run("kind=gelu").verdict("act/gelu").name
+            'PASS'
         """
         chosen = select(self.graph, ops)
         self._thread.start(lambda: self._runs.judge_all(chosen, augment=augment))
@@ -186,6 +194,11 @@ class Session:
 
         Args:
             wait: as for :meth:`run`.
+
+        Example:
+            >>> moved = session.offload("pool")
+            >>> session.hybrid().info.outputs
+            <Verdict.FAIL: 'FAIL'>
         """
         self._thread.start(self._runs.run_hybrid)
         return self.wait() if wait else self.report
@@ -199,6 +212,11 @@ class Session:
         Raises:
             KeyboardInterrupt: on Ctrl-C, after the run has been stopped.
             Exception: whatever ended the run.
+
+        Example:
+            >>> begun = session.run(wait=False)
+            >>> session.wait(progress=False).outcome
+            '1 culprit'
         """
         if self._thread.run is not None:
             self._result_of(self._thread.run, progress)
@@ -226,6 +244,10 @@ class Session:
 
         Raises:
             SelectorError: if the selector names no operator, or none that can be moved.
+
+        Example:
+            >>> session.offload(["fc", "kind=gelu"])
+            ['fc/linear', 'act/gelu']
         """
         self._thread.require_open()
         chosen = [op for op in select(self.graph, selector) if not self.graph[op].host]
@@ -266,6 +288,10 @@ class Session:
         Raises:
             SelectorError, ValueError: if ``ops`` or ``order`` names nothing.
             SessionBusy: if a run goes on.
+
+        Example:
+            >>> session.migrate(order="riskiest_last").offloaded
+            ['fc/linear', 'act/gelu']
         """
         chosen = select(self.graph, ops)
         in_order(order, (), {})
@@ -294,6 +320,10 @@ class Session:
             SelectorError: if ``ops`` names no operator.
             ValueError: if there is no such criterion, or the model has no logits.
             SessionBusy: if a run goes on.
+
+        Example:
+            >>> session.localize(lambda outputs: outputs[0].min() > -9, ops="*").culprits
+            []
         """
         criterion = self._criterion(criterion)
         chosen = [op for op, where in self.placement.items() if where == TARGET]
@@ -315,6 +345,12 @@ class Session:
         Raises:
             SelectorError: if ``op`` does not name exactly one operator.
             TypeError, ValueError: if the kernel cannot stand in its place.
+
+        Example:
+            >>> session.override("act", lambda x: np.maximum(x, 0))
+            >>> session.run("act").verdict("act/gelu").name
+            'FAIL'
+            >>> session.override("act", None)
         """
         chosen = [o for o in select(self.graph, op) if not self.graph[o].host]
         if len(chosen) != 1:
@@ -383,6 +419,10 @@ class Session:
         Raises:
             SelectorError, ValueError: if one of the arguments names nothing.
             RuntimeError: if the operator has no kernel, or it gives no result.
+
+        Example:
+            >>> session.tensor("pool", "target").shape, session.tensor("pool", "float64").dtype
+            ((1, 1, 4, 4), dtype('float64'))
         """
         operator = self._one(op, step)
         if not 0 <= output < len(operator.outputs):
@@ -405,6 +445,10 @@ class Session:
 
         Raises:
             SelectorError, ValueError: if one of the arguments names nothing.
+
+        Example:
+            >>> [(array.shape, array.dtype.name) for array in session.inputs("pool")]
+            [((1, 1, 8, 8), 'float32')]
         """
         operator = self._one(op, step)
         result: list[np.ndarray] = self._thread.do(lambda: self._runs.inputs(operator, step))
@@ -417,6 +461,10 @@ class Session:
 
         Raises:
             SelectorError, ValueError: if one of the arguments names nothing.
+
+        Example:
+            >>> "avg_pool2d" in session.code("pool").relax
+            True
         """
         operator = self._one(op, step)
         result: KernelCode = self._thread.do(lambda: self._runs.code(operator, step))
@@ -432,6 +480,11 @@ class Session:
         Raises:
             SelectorError: if ``ops`` names no operator.
             ValueError: if the file cannot be written, or nothing was judged yet.
+
+        Example:
+            >>> bundle = session.carve(folder / "pool.tapml", "pool")
+            >>> len(bundle), bundle.close()
+            (1, None)
         """
         from tapml_nb.carve import writer
 
@@ -459,6 +512,10 @@ class Session:
         Raises:
             SelectorError, ValueError: if one of the arguments names nothing, the operator does
                 not fail, or TVM's package cannot run what the target's kind needs.
+
+        Example:
+            >>> session.repro("pool", folder / "pool.py")
+            PosixPath('...pool.py')
         """
         from tapml_nb.carve import repro, writer
 
@@ -474,6 +531,12 @@ class Session:
 
         Callbacks run on the session's thread and must be quick.  Returns a function that ends
         the subscription.
+
+        Example:
+            >>> unsubscribe = session.on("OpJudged", lambda event: print(event.result.verdict))
+            >>> _ = session.run("act")
+            PASS
+            >>> unsubscribe()
         """
         return self._events.on(event, callback)
 

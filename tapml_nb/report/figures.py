@@ -196,19 +196,14 @@ def _ratios(findings: Findings) -> pd.DataFrame:
     """The frame's columns that a heatmap of ratios needs; the whole takes long to build."""
     import pandas as pd
 
-    results = findings.introduced
-    calls = [(op, step) for op in findings.graph.ops for step in range(findings.steps)]
-    found = [results.get((op.id, step)) for op, step in calls]
-    return pd.DataFrame(
-        {
-            "op": [op.id for op, _ in calls],
-            "kind": [op.kind for op, _ in calls],
-            "layer": [op.layer or "(model)" for op, _ in calls],
-            "scope": [op.scope or "(model)" for op, _ in calls],
-            "step": [step for _, step in calls],
-            "ratio": [result.ratio if result else math.nan for result in found],
-        }
-    )
+    rows = [
+        (op.id, op.kind, op.layer or "(model)", op.scope or "(model)", step, found and found.ratio)
+        for op in findings.graph.ops
+        for step in range(findings.steps)
+        for found in [findings.introduced.get((op.id, step))]
+    ]
+    frame = pd.DataFrame(rows, columns=["op", "kind", "layer", "scope", "step", "ratio"])
+    return frame.astype({"ratio": float})
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

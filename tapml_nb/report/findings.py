@@ -144,10 +144,6 @@ class Findings:
         """What is broken, what is missing and what was not judged, in one phrase.
 
         It begins the summary, and ends every run.
-
-        Example:
-            >>> report.outcome
-            '1 culprit'
         """
         return outcome(self.counts, len(self.causes))
 
@@ -221,12 +217,7 @@ class Findings:
 
     @cached_property
     def missing(self) -> list[OpResult]:
-        """The operators that have no kernel on the target, with the reason, in graph order.
-
-        Example:
-            >>> [(result.op, result.message) for result in report.missing]
-            []
-        """
+        """The operators that have no kernel on the target, with the reason, in graph order."""
         first: dict[OpId, OpResult] = {}
         for result in self.introduced.values():
             if result.verdict in MISSING:

@@ -31,7 +31,7 @@ class Report(Findings):
 
     Example:
         >>> report
-        <Report of Net: 3 PASS, 1 FAIL; 1 culprit>
+        <Report of Net: 2 PASS, 1 FAIL; 1 culprit>
     """
 
     opener: Callable[[Selector], Report] | None = field(default=None, compare=False)
@@ -55,20 +55,11 @@ class Report(Findings):
     def augmented_frame(self) -> pd.DataFrame:
         """One row per try on derived inputs: ``op, kind, step, variant, shapes, verdict, ratio,
         message``; those that fail first.
-
-        Example:
-            >>> session.run("fc", augment=True).augmented_frame()["verdict"].unique().tolist()
-            ['PASS']
         """
         return tables.augmented_frame(self)
 
     def summary(self) -> str:
-        """The report in a few lines of plain text: counts, causes, what is missing.
-
-        Example:
-            >>> print(report.summary().splitlines()[2])
-              1 culprit
-        """
+        """The report in a few lines of plain text: counts, causes, what is missing."""
         return summarize(self)
 
     def diff(self, other: Report) -> pd.DataFrame:
@@ -102,9 +93,9 @@ class Report(Findings):
             RuntimeError: if the session is closed, gone or busy, or there is none.
 
         Example:
-            >>> with tapml.debug(model, (x,), granularity="module:0") as coarse:
-            ...     len(coarse.run().drill("*").graph)
-            4
+            >>> with tapml.debug(model, (x,), granularity="module") as session:
+            ...     session.report.drill("pool")
+            <Report of Net: 1 FAIL; 1 culprit>
         """
         (chosen, *others) = select(self.graph, op)
         if others:
@@ -116,7 +107,8 @@ class Report(Findings):
         return self.opener(chosen)
 
     def heatmap(self, rows: str = "layer", cols: str = "metric") -> Figure:
-        """A heatmap of the worst ratio per cell; see :func:`tapml_nb.report.figures.heatmap`.
+        """A heatmap of the worst ratio per cell; see :func:`tapml_nb.report.figures.heatmap` for
+        the choices and the ValueError that others raise.
 
         Example:
             >>> report.heatmap("op", "kind").savefig(folder / "kinds.png")
@@ -124,11 +116,7 @@ class Report(Findings):
         return figures.heatmap(self, rows, cols)
 
     def plot(self) -> Figure:
-        """Introduced and accumulated error over model order, in noise floors, log scale.
-
-        Example:
-            >>> report.plot().savefig(folder / "divergence.png")
-        """
+        """Introduced and accumulated error over model order, in noise floors, log scale."""
         return figures.divergence(self)
 
     def to_html(self, path: str | Path) -> Path:
