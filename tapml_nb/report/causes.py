@@ -55,15 +55,8 @@ class Culprit:
 def culprit(
     result: OpResult, line: SourceLine | None, steps: tuple[int, ...], when: str, conversion: str
 ) -> Culprit:
-    """A culprit from the result in which it is worst.
-
-    Args:
-        result: that result.
-        line: the user's line that calls the operator.
-        steps: every step in which it is broken.
-        when: these in words; "" where it is broken in all.
-        conversion: by what it was converted to Relax; "" if by TVM's importer alone.
-    """
+    """A culprit from the result in which it is worst and the user's line that calls it; ``when``
+    are its steps in words, and ``conversion`` by what it was converted, both "" if as usual."""
     stats, found = result.statistics, result.diagnosis
     where = f"{Path(line.file).name}:{line.line}: {line.text}" if line else ""
     metrics = (

@@ -38,17 +38,10 @@ def axes_at(
     figure: Figure, top: float, height: float, *, left: float = 0.0, width: float | None = None
 ) -> Axes:
     """Axes by inches; ``left`` without ``width`` leaves a margin on the right."""
-    total_width, total_height = figure.get_size_inches()
+    wide, tall = figure.get_size_inches()
     if width is None:
-        width = total_width - left - (MARGIN + GUTTER / 2 if left else 0)
-    return figure.add_axes(
-        (
-            left / total_width,
-            (top - height) / total_height,
-            width / total_width,
-            height / total_height,
-        )
-    )
+        width = wide - left - (MARGIN + GUTTER / 2 if left else 0)
+    return figure.add_axes((left / wide, (top - height) / tall, width / wide, height / tall))
 
 
 def blank(axes: Axes) -> None:

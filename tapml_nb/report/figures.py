@@ -236,7 +236,6 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
         positive = (np.nan_to_num(values, nan=0.0) >= 0).all(axis=0)
         size = np.where(positive, np.log10(np.clip(values, 1e-12, 1e12)), values)
-    with np.errstate(all="ignore"):
         finite = np.isfinite(size)
         low = np.where(finite, size, np.inf).min(axis=0)
         high = np.where(finite, size, -np.inf).max(axis=0)

@@ -40,8 +40,11 @@ BOXES = 40
 
 COLUMNS = 4
 _BOX, PITCH, _SYMBOL = 0.36, 0.5, 0.22  # a box's height, from box to box, width of the symbol
-_HATCHES = {"source": "", "target": "///", "mixed": "//"}
-_TINTS = {"source": 1.0, "target": 0.6, "mixed": 0.75}  # how much paper is in a hatch's ink
+_PLACES = {  # the hatch, how much paper is in its ink, and words
+    "source": ("", 0.5, "on the source"),
+    "target": ("///", 0.6, "all on the target"),
+    "mixed": ("//", 0.75, "partly on the target"),
+}
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,8 @@ def _draw_box(box: Box, x: float, y: float, width: float, axes: Axes) -> None:
     from matplotlib.patches import Rectangle
 
     colour = VERDICT_COLOURS[box.verdict]
-    hatch, ink = _HATCHES[box.placement], mix(edge_colour(colour), _TINTS[box.placement])
+    hatch, paper, _ = _PLACES[box.placement]
+    ink = mix(edge_colour(colour), paper)
     # The hatch has its patch's edge colour, so the edge is another patch.
     for left, wide, style in (
         (x, width, {"facecolor": mix(colour, 0.86), "edgecolor": ink, "hatch": hatch}),
@@ -327,7 +331,8 @@ def _draw_edges(grid: _Grid, edges: Mapping[tuple[int, int], bool], axes: Axes) 
             axes.scatter(x, y, s=14, marker=marker, color=colour, linewidths=0, zorder=z)
 
 
-def draw_legend(findings: Findings, boxes: Sequence[Box], axes: Axes) -> None:
+def draw_legend(boxes: Sequence[Box], axes: Axes) -> None:
+    """What the colours of the verdicts shown, the hatches and the dashed lines mean."""
     from matplotlib.legend import Legend
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -340,17 +345,8 @@ def draw_legend(findings: Findings, boxes: Sequence[Box], axes: Axes) -> None:
         if v in shown
     ]
     hatches = [
-        Patch(
-            facecolor=PAPER,
-            edgecolor=mix(INK, _TINTS[place] if hatch else 0.5),
-            hatch=hatch,
-            label=label,
-        )
-        for (place, hatch), label in zip(
-            _HATCHES.items(),
-            ("on the source", "all on the target", "partly on the target"),
-            strict=True,
-        )
+        Patch(facecolor=PAPER, edgecolor=mix(INK, paper), hatch=hatch, label=words)
+        for hatch, paper, words in _PLACES.values()
     ]
     wire = Line2D([], [], color=CROSSING, linestyle="dashed", label="between source and target")
     rows: list[tuple[list[Any], float]] = [([*hatches, wire], 0.58)]

@@ -89,7 +89,7 @@ def picture(findings: Findings) -> bytes:
     top = height - parts["title"]
     draw_overview(boxes, edges_of(findings, boxes), axes_at(figure, top, parts["graph"]))
     top -= parts["graph"]
-    draw_legend(findings, boxes, axes_at(figure, top, parts["legend"]))
+    draw_legend(boxes, axes_at(figure, top, parts["legend"]))
     top -= parts["legend"]
     if findings.introduced or findings.accumulated:
         _divergence(findings, axes_at(figure, top - 0.3, 1.75, left=0.85))
