@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -17,7 +18,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["benchmarks.preloaded"])
+PRELOADED = ["benchmarks.preloaded"]
+_PROCESSES.set_forkserver_preload(PRELOADED)
 
 _SECONDS_TO_END = 10.0
 """For a process to clear up when its work is done."""
@@ -40,10 +42,7 @@ def isolated(work: Callable[..., Iterable[T]], *arguments: Any, seconds: float) 
     """
     receiver, sender = _PROCESSES.Pipe(duplex=False)
     process = _PROCESSES.Process(target=_serve, args=(sender, work, arguments))
-    try:
-        process.start()
-    except (OSError, EOFError):  # the server has died this moment: this starts another
-        process.start()
+    _start(process)
     sender.close()
     with contextlib.ExitStack() as end:
         end.callback(process.join)
@@ -61,6 +60,15 @@ def isolated(work: Callable[..., Iterable[T]], *arguments: Any, seconds: float) 
         except EOFError:
             process.join()
             raise Failed(f"its process ended with status {process.exitcode}") from None
+
+
+def _start(process: multiprocessing.process.BaseProcess) -> None:
+    """Start it, also if the server dies at this moment: the system may take a while to say so."""
+    for _ in range(20):
+        with contextlib.suppress(OSError, EOFError):
+            return process.start()
+        time.sleep(0.05)
+    return process.start()
 
 
 def _handle(pid: int | None) -> int | None:

@@ -15,7 +15,7 @@ from benchmarks.mutants.trial import Record, Trial, clear
 ROOT = Path(__file__).resolve().parents[2]
 
 SECONDS = 600
-"""After which a process that says nothing is ended."""
+"""Without a batch, after which a process is ended."""
 
 _MATTER = ("tir", "kernels", "mutations", "rewrites", "arbiter", "trial", "models")
 """Modules that decide what a batch holds."""

@@ -30,20 +30,9 @@ from tapml_nb.compile.code import KernelCode
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.workspace import Workspace, sweep
 
-KERNEL, OBJECT, LIBRARY, SOURCES, CONSTANTS, ERROR, UNIT, SIZES, CODE, FUSION, TEXTS, SEAL = (
-    "kernel.json",
-    "kernel.o",
-    "kernel.so",
-    "sources.json",
-    "constants.safetensors",
-    "error.json",
-    "unit.json",
-    "sizes.json",
-    "code.json",
-    "fusion.json",
-    "texts.json",
-    "seal.json",
-)
+KERNEL, OBJECT, LIBRARY, SOURCES = "kernel.json", "kernel.o", "kernel.so", "sources.json"
+CONSTANTS, ERROR, UNIT, SIZES = "constants.safetensors", "error.json", "unit.json", "sizes.json"
+CODE, FUSION, TEXTS, SEAL = "code.json", "fusion.json", "texts.json", "seal.json"
 
 _log = logging.getLogger(__name__)
 

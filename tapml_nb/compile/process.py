@@ -29,7 +29,7 @@ _PIPE_BYTES = 1 << 20
 
 
 class WorkerEnded(Exception):
-    """The worker is gone."""
+    """The worker's process is gone."""
 
 
 class WorkerBroken(Exception):
@@ -67,7 +67,7 @@ class WorkerProcess:
             fcntl.fcntl(self._process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def submit(self, job: dict[str, Any]) -> None:
-        """Give it something to do."""
+        """Send it a batch, as :mod:`~tapml_nb.compile.worker` reads it."""
         assert self._process.stdin
         with contextlib.suppress(OSError, ValueError):  # it is gone: event() says so
             self._process.stdin.write((json.dumps(job) + "\n").encode())

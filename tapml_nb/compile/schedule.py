@@ -101,8 +101,10 @@ class Schedule:
                 self._store.remove(job.folder)
 
     def _submit(self, batch: list[Job]) -> None:
+        number = self._supervisor.new_batch()
+        self._running[number] = batch  # noted first: what breaks in must find it
         folders = {job.key: job.folder for job in batch}
-        self._running[self._supervisor.submit(self._task, self._target, folders)] = batch
+        self._supervisor.submit(number, self._task, self._target, folders)
 
     def _next(self) -> Job | None:
         """A unit that is done by the next event, if one is."""

@@ -52,11 +52,13 @@ class Supervisor:
                 with self._guard:
                     self.active = False
 
-    def submit(self, task: str, target: Any, folders: Mapping[str, Path]) -> int:
-        """Have a child of the worker's carry out a task for units by key, in their folders.
+    def new_batch(self) -> int:
+        """The number of a batch, by which events name it."""
+        self.batches += 1
+        return self.batches
 
-        Returns:
-            The number of this batch, which events are about.
+    def submit(self, batch: int, task: str, target: Any, folders: Mapping[str, Path]) -> None:
+        """Have a child of the worker's carry out a task for units by key, in their folders.
 
         Raises:
             CompilerInterrupted: if it was.
@@ -66,16 +68,10 @@ class Supervisor:
         if self.worker is None:
             self._start()
         assert self.worker
-        self.batches += 1
+        scratch = {key: str(folder) for key, folder in folders.items()}
         self.worker.submit(
-            {
-                "batch": self.batches,
-                "task": task,
-                "target": str(target),
-                "scratch": {key: str(folder) for key, folder in folders.items()},
-            }
+            {"batch": batch, "task": task, "target": str(target), "scratch": scratch}
         )
-        return self.batches
 
     def event(self, task: str) -> dict[str, Any] | str:
         """What the worker answers next (see :mod:`~tapml_nb.compile.worker`); or, if it is gone,

@@ -41,7 +41,7 @@ characters."""
 
 
 def seconds_for(task: str) -> float:
-    """The deadline of one unit."""
+    """How long a child may be at one unit."""
     return SECONDS_PER_MODEL if task == "fuse" else SECONDS_PER_UNIT
 
 
