@@ -455,7 +455,7 @@ class TestAccidents:
     def test_results_before_a_crash_of_everything_are_kept(self, session):
         """Even the compiler's death in the middle leaves what was judged."""
         session.run("first")
-        session._compiler._worker.kill()
+        session._compiler._supervisor.worker.kill()
         report = session.run()
         assert report.verdict("first/linear") is Verdict.PASS
         assert report.verdict("second/linear") is Verdict.PASS
@@ -715,8 +715,8 @@ sys.path.insert(0, {root!r})
 from tests.models import two_layers
 session = tapml.debug(*two_layers())
 session.run()
-print(session._target._server._process.pid, session._target._pid, session._compiler._worker.pid,
-      flush=True)
+worker = session._compiler._supervisor.worker
+print(session._target._server._process.pid, session._target._pid, worker.pid, flush=True)
 {end}
 """
 

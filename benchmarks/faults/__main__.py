@@ -43,7 +43,7 @@ SOURCES = (
 
 
 def main() -> int:
-    """Run it."""
+    """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.faults")
     parser.add_argument("--only", nargs="+", metavar="NAME", default=[])
     parser.add_argument("--json", type=Path)
@@ -90,19 +90,19 @@ def table(scores: Sequence[Score]) -> str:
     head = f"{'plant':46}{'model':14}{'verdict':18}{'seen':7}{'first':7}{'diagnosis':32}"
     lines = [f"{head}{'runs':>5}{'s':>7}  LibCompare"]
     for s in sorted(scores, key=lambda s: s.plant.benign):
-        said = s.pattern if s.diagnosed is not False else f"{s.pattern or 'none'} (WRONG)"
+        named = s.pattern if s.diagnosed is not False else f"{s.pattern or 'none'} (WRONG)"
         seen = marks[s.seen] if not s.plant.benign else ("ALARM" if s.seen else "quiet")
         first = marks[None if s.plant.benign else s.first]
         peer = "/".join("raises" if p else "quiet" for p in s.peer)
         lines.append(
-            f"{s.plant.name:46}{s.plant.model:14}{s.verdict!s:18}{seen:7}{first:7}{said:32}"
+            f"{s.plant.name:46}{s.plant.model:14}{s.verdict!s:18}{seen:7}{first:7}{named:32}"
             f"{s.runs:>5}{s.seconds:>7.2f}  {peer}"
         )
     return "\n".join(lines)
 
 
 def summary(scores: Sequence[Score], seconds: float) -> str:
-    """The figures."""
+    """How many were seen, named first and diagnosed, beside LibCompare's figures."""
     faults = [s for s in scores if not s.plant.benign]
     controls = [s for s in scores if s.plant.benign]
     single = [s for s in faults if len(s.plant.ops) == 1]
@@ -144,7 +144,7 @@ def summary(scores: Sequence[Score], seconds: float) -> str:
 
 
 def record(score: Score) -> dict[str, object]:
-    """A score as plain data."""
+    """A score as a line of ``--json`` holds it."""
     return {
         "name": score.plant.name,
         "model": score.plant.model,

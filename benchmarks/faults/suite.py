@@ -65,7 +65,7 @@ class Plant:
         ops: selectors, each with the number of the match to take; several where the fault is in
             operators together.
         make: makes the kernel, or the kernels, from the sites.
-        patterns: diagnoses that are true of it; empty where it has no look of its own, so that
+        patterns: diagnoses that are true of it; empty where there is no pattern for it, so that
             any diagnosis is false.
         benign: whether it is none at all.
         verdicts: those that are right of it, if it is benign.

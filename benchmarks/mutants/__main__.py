@@ -30,7 +30,7 @@ RECALL = 0.995
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run it."""
+    """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.mutants", description=__doc__.partition("\n")[0]
     )
@@ -79,7 +79,7 @@ def take(
                     found.append(batch)
                     if batch.place not in known:
                         print(f"\n{line(batch)}", file=file, flush=True)
-                        print(said(batch), file=sys.stderr, flush=True)
+                        print(in_words(batch), file=sys.stderr, flush=True)
         except RuntimeError as error:
             errors.append(str(error))
 
@@ -101,7 +101,7 @@ def lines(key: str) -> list[Batch]:
     return found
 
 
-def said(batch: Batch) -> str:
+def in_words(batch: Batch) -> str:
     """A batch in a line."""
 
     def count(holds: Callable[..., bool]) -> int:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from multiprocessing.connection import Connection
 from pathlib import Path
 
+from benchmarks.isolated import Failed, isolated
 from benchmarks.mutants.trial import Record, Trial, clear
 
 ROOT = Path(__file__).resolve().parents[2]
 
 SECONDS = 600
-"""After which a process that says nothing is ended."""
-
-_PROCESSES = multiprocessing.get_context("spawn")  # nothing that all of them depend on
+"""Without a batch, after which a process is ended."""
 
 _MATTER = ("tir", "kernels", "mutations", "rewrites", "arbiter", "trial", "models")
 """Modules that decide what a batch holds."""
@@ -65,39 +62,12 @@ def batches(
     Raises:
         RuntimeError: if the model's process ends, or says nothing for a long time.
     """
-    receiver, sender = _PROCESSES.Pipe(duplex=False)
-    known = [line(batch) for batch in kept if batch.model == model]
-    yield from (read(text) for text in known)
-    process = _PROCESSES.Process(target=_work, args=(model, seed, quota, known, key, sender))
-    process.start()
-    sender.close()
+    known = [batch for batch in kept if batch.model == model]
+    yield from known
     try:
-        while receiver.poll(SECONDS):
-            text = receiver.recv_bytes().decode()
-            if text.startswith("!"):
-                raise RuntimeError(f"{model}: {text[1:]}")
-            if not text:
-                return
-            yield read(text)
-        raise RuntimeError(f"{model}: nothing for {SECONDS} seconds")
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"{model}: its process ended with status {process.exitcode}") from None
-    finally:
-        process.kill()
-        process.join()
-
-
-def _work(
-    model: str, seed: int, quota: Quota, known: Sequence[str], key: str, sender: Connection
-) -> None:
-    """What that process does."""
-    try:
-        for batch in _made(model, seed, quota, [read(text) for text in known], key):
-            sender.send_bytes(line(batch).encode())
-        sender.send_bytes(b"")
-    except Exception as error:
-        sender.send_bytes(f"!{type(error).__name__}: {error}".encode())
+        yield from isolated(_made, model, seed, quota, known, key, seconds=SECONDS)
+    except Failed as failed:
+        raise RuntimeError(f"{model}: {failed}") from None
 
 
 def _made(model: str, seed: int, quota: Quota, known: Sequence[Batch], key: str) -> Iterator[Batch]:

@@ -1,8 +1,9 @@
 """What can be wrong with a kernel: changes to TIR, each at one place, as bugs are.
 
 Indices stay within their buffers: what lies outside would be chance, and a kernel that writes there
-spoils what others are judged by.  For the same reason workspaces are filled before a mutant begins,
-floating-point ones with NaN: one that it forgets to write might hold the right values of before.
+overwrites what others are judged by.  For the same reason workspaces are filled before a mutant
+begins, floating-point ones with NaN: one that it forgets to write might hold the right values of
+before.
 (Crashes and hangs are in :mod:`benchmarks.faults`.)
 """
 

@@ -29,7 +29,7 @@ KEPT = ROOT / "build" / "zoo.jsonl"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run it."""
+    """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.zoo", description=__doc__.partition("\n")[0]
     )
@@ -57,7 +57,7 @@ def take(names: Iterable[str], jobs: int) -> list[Record]:
         for record in pool.map(apart, due):
             current[record.name] = record
             print(line(record), file=lines, flush=True)
-            print(f"{record.name}: {said(record)}", file=sys.stderr, flush=True)
+            print(f"{record.name}: {in_words(record)}", file=sys.stderr, flush=True)
     return [current[name] for name in ARCHITECTURES if name in current]
 
 
@@ -74,7 +74,7 @@ def kept() -> list[Record]:
     return [read(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
 
 
-def said(record: Record) -> str:
+def in_words(record: Record) -> str:
     """A record in a line."""
     if not record.ended:
         return record.error

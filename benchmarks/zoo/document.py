@@ -67,7 +67,7 @@ def document(records: Sequence[Record], missing: Sequence[str] = ()) -> str:
 
 
 def summary(records: Sequence[Record]) -> list[str]:
-    """The figures."""
+    """The figures of all architectures, a line of Markdown each."""
     ended = [record for record in records if record.ended]
     operators = sum(record.operators for record in ended)
     judged = _percent(sum(record.judged for record in ended), operators)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import stat
@@ -20,7 +21,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,20 +30,11 @@ from tapml_nb.compile.code import KernelCode
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.workspace import Workspace, sweep
 
-KERNEL, OBJECT, LIBRARY, SOURCES, CONSTANTS, ERROR, UNIT, SIZES, CODE, FUSION, TEXTS, SEAL = (
-    "kernel.json",
-    "kernel.o",
-    "kernel.so",
-    "sources.json",
-    "constants.safetensors",
-    "error.json",
-    "unit.json",
-    "sizes.json",
-    "code.json",
-    "fusion.json",
-    "texts.json",
-    "seal.json",
-)
+KERNEL, OBJECT, LIBRARY, SOURCES = "kernel.json", "kernel.o", "kernel.so", "sources.json"
+CONSTANTS, ERROR, UNIT, SIZES = "constants.safetensors", "error.json", "unit.json", "sizes.json"
+CODE, FUSION, TEXTS, SEAL = "code.json", "fusion.json", "texts.json", "seal.json"
+
+_log = logging.getLogger(__name__)
 
 _FORMAT = 1
 """Version of an entry; one of another is compiled again."""
@@ -153,6 +145,7 @@ class KernelCache:
         """What is known of a kernel; None if it was never compiled, or nothing whole is left."""
         folder = self.folder(key)
         if not os.path.lexists(folder):
+            _log.debug("the cache has no kernel %s", key)
             return None
         found = read_entry(folder, key)
         if found is None:
@@ -225,8 +218,7 @@ def seal(folder: Path, key: str) -> None:
     digests = {
         path.name: _sha256(path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file()
     }
-    text = json.dumps({"format": _FORMAT, "key": key, "files": digests})
-    write_file(folder / SEAL, text.encode())
+    write_json(folder / SEAL, {"format": _FORMAT, "key": key, "files": digests})
 
 
 def read_entry(folder: Path, key: str) -> Compiled | Failure | None:
@@ -234,7 +226,8 @@ def read_entry(folder: Path, key: str) -> Compiled | Failure | None:
     key by this user."""
     try:
         return _read(folder, key)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        _log.info("%s is no entry for kernel %s: %s", folder, key, error)
         return None
 
 
@@ -262,13 +255,9 @@ def _read(folder: Path, key: str) -> Compiled | Failure:
     return Compiled(kernel, folder, code if kernel.launches else None, constants)
 
 
-def write_failure(folder: Path, failure: Failure) -> None:
-    """Record a failure in an entry's folder.
-
-    Raises:
-        OSError: if that cannot be written.
-    """
-    write_file(folder / ERROR, json.dumps(asdict(failure)).encode())
+def write_json(path: Path, content: Any) -> None:
+    """:func:`write_file` of plain data."""
+    write_file(path, json.dumps(content).encode())
 
 
 def write_file(path: Path, content: bytes) -> None:

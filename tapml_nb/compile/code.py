@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 TEXT_LIMIT = 200_000
@@ -52,15 +51,8 @@ def shortened(text: str) -> str:
 
 
 def read_code(path: Path) -> KernelCode | None:
-    """What :func:`write_code` wrote; None if it did not."""
+    """The code that a worker left in a file; None if it came to nothing."""
     try:
         return KernelCode(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
-
-
-def write_code(path: Path, code: KernelCode) -> None:
-    """Write a file that is complete whenever it is there: its writer may be killed any time."""
-    aside = path.with_suffix(".tmp")
-    aside.write_text(json.dumps(asdict(code)))
-    os.replace(aside, path)

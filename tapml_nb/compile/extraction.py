@@ -1,6 +1,6 @@
 """Scheduled PrimFuncs → a :class:`~tapml_nb.compile.sources.SourcePackage`.
 
-TVM's own pipeline makes both halves.  Its host half is read where it still is TIR, right after
+TVM's own pipeline makes both halves.  Its host half is read where it is TIR, right after
 ``SplitHostDevice``, and carried out with numbers in place of variables; its device half goes
 through the target's code generator, which needs no device.
 """

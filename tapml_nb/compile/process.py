@@ -18,8 +18,8 @@ from tapml_nb.interpreter import module_command, module_environment
 _START_SECONDS = 300.0
 """Deadline of its start: it imports TVM, in a second or two on a quiet machine."""
 
-_LOOK_SECONDS = 0.5
-"""How often it is looked at while it says nothing."""
+_CHECK_SECONDS = 0.5
+"""How often it is checked on while it says nothing."""
 
 _SECONDS_TO_DIE = 5.0
 """How long to wait for it when it was killed; what the disk holds cannot die."""
@@ -29,7 +29,7 @@ _PIPE_BYTES = 1 << 20
 
 
 class WorkerEnded(Exception):
-    """The worker is gone."""
+    """The worker's process is gone."""
 
 
 class WorkerBroken(Exception):
@@ -43,7 +43,7 @@ class WorkerProcess:
 
     Attributes:
         pid: its process.
-        ready: whether it has said that it works.
+        ready: whether it has imported TVM.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class WorkerProcess:
             fcntl.fcntl(self._process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def submit(self, job: dict[str, Any]) -> None:
-        """Give it something to do."""
+        """Send it a batch, as :mod:`~tapml_nb.compile.worker` reads it."""
         assert self._process.stdin
         with contextlib.suppress(OSError, ValueError):  # it is gone: event() says so
             self._process.stdin.write((json.dumps(job) + "\n").encode())
@@ -97,7 +97,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End it and all that it runs, at once: nothing half written is ever taken for a kernel,
-        and to ask politely takes a second while it still imports TVM."""
+        and to ask politely takes a second while it imports TVM."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -118,8 +118,8 @@ class WorkerProcess:
         poll = select.poll()
         poll.register(stream, select.POLLIN)
         while not self._lines:
-            if not poll.poll(_LOOK_SECONDS * 1000):
-                self._look(deadline)
+            if not poll.poll(_CHECK_SECONDS * 1000):
+                self._check(deadline)
                 continue
             data = os.read(stream, 1 << 16)
             if not data:
@@ -127,8 +127,8 @@ class WorkerProcess:
             *self._lines, self._buffer = (self._buffer + data).split(b"\n")
         return self._lines.pop(0)
 
-    def _look(self, deadline: float) -> None:
-        """See whether there is any use in waiting."""
+    def _check(self, deadline: float) -> None:
+        """Raise if there is no use in waiting."""
         # Without reaping it: what it has started is known by its number until then.
         if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             raise WorkerEnded
@@ -136,4 +136,4 @@ class WorkerProcess:
             deadline = max(deadline, self._begin + _START_SECONDS)
         if time.monotonic() > deadline:
             raise Stalled("it does not answer")
-        self._watch.look()
+        self._watch.check()

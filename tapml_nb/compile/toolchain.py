@@ -27,8 +27,8 @@ _SECONDS = 600.0
 _SECONDS_TO_DIE = 5.0
 """How long to wait for a tool that was killed; one that the disk holds cannot die."""
 
-_LOOK_SECONDS = 0.5
-"""How often one that takes its time is looked at."""
+_CHECK_SECONDS = 0.5
+"""How often one that takes its time is checked on."""
 
 
 class ToolchainError(ValueError):
@@ -207,14 +207,14 @@ def _environment(folder: Path) -> dict[str, str]:
     return os.environ | {"TMPDIR": str(folder.absolute())}
 
 
-def _check(command: list[str], status: int, said: str) -> None:
+def _check(command: list[str], status: int, output: str) -> None:
     if not status:
         return
     name = Path(command[0]).name
     if status < 0:
         raise CompilerTrouble(f"{name} was killed ({signal.Signals(-status).name})")
-    message = f"{name} failed: {said.strip()[-2000:] or f'exit status {status}'}"
-    if trouble_in(said) or not _COMPLAINT.search(said):
+    message = f"{name} failed: {output.strip()[-2000:] or f'exit status {status}'}"
+    if trouble_in(output) or not _COMPLAINT.search(output):
         raise CompilerTrouble(message)
     raise ToolchainError(message)
 
@@ -251,7 +251,7 @@ class Tool:
         with self._guard:
             self._process, self._interrupted = process, False
         try:
-            said = self._said(command, process)
+            output = self._output(command, process)
         finally:
             with self._guard:
                 self._process = None
@@ -262,7 +262,7 @@ class Tool:
             process.stderr.close()
         if self._interrupted:
             raise CompilerInterrupted
-        _check(command, process.returncode, said)
+        _check(command, process.returncode, output)
 
     def interrupt(self) -> None:
         """End the one that runs, if any.  From any thread."""
@@ -271,12 +271,12 @@ class Tool:
                 self._interrupted = True
                 _end(self._process)
 
-    def _said(self, command: list[str], process: subprocess.Popen[str]) -> str:
+    def _output(self, command: list[str], process: subprocess.Popen[str]) -> str:
         """What it wrote on its standard error until it ended."""
         watch, deadline = Watch(process.pid), time.monotonic() + _SECONDS
         while True:
             try:
-                return process.communicate(timeout=_LOOK_SECONDS)[1]
+                return process.communicate(timeout=_CHECK_SECONDS)[1]
             except subprocess.TimeoutExpired:
                 if self._interrupted:
                     raise CompilerInterrupted from None
@@ -284,13 +284,13 @@ class Tool:
                 if time.monotonic() > deadline:
                     raise CompilerTrouble(f"{name} did not end in {_SECONDS:g} s") from None
                 try:
-                    watch.look()
+                    watch.check()
                 except Stalled as stalled:
                     raise CompilerTrouble(f"{name}: {stalled}") from None
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End a tool that still runs, and what it started."""
+    """End a tool that has not ended, and what it started."""
     if process.returncode is None:
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -5,6 +5,11 @@ from __future__ import annotations
 import errno
 import os
 
+REMEDY = (
+    "This is no kernel's fault; results so far are kept, and the next run compiles what is missing"
+)
+"""The last sentence of a trouble's message."""
+
 
 class CompilerTrouble(RuntimeError):
     """The compiler could not do its work, for a reason that is no kernel's.
@@ -25,23 +30,10 @@ class CompilerInterrupted(Exception):
     <tapml_nb.compile.compiler.Compiler.interrupt>`."""
 
 
+_NUMBERS = "ENOSPC EDQUOT EFBIG EIO ENOMEM EROFS EACCES EMFILE ENFILE ESTALE ETXTBSY"
+
 _WORDS = (
-    *(
-        os.strerror(number).lower()
-        for number in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-            errno.EIO,
-            errno.ENOMEM,
-            errno.EROFS,
-            errno.EACCES,
-            errno.EMFILE,
-            errno.ENFILE,
-            errno.ESTALE,
-            errno.ETXTBSY,
-        )
-    ),
+    *(os.strerror(getattr(errno, number)).lower() for number in _NUMBERS.split()),
     "out of memory",
     "memory exhausted",
     "bad_alloc",

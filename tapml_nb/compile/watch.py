@@ -1,4 +1,4 @@
-"""Whether a process that takes its time still works, or somebody has stopped it."""
+"""Whether a process that takes its time works, or somebody has stopped it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Stalled(Exception):
 
 
 class Watch:
-    """Looks at a process and all that it has started."""
+    """Of a process and all that it has started."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._stopped: dict[int, tuple[float, float]] = {}
         """Of those that are stopped: since when, and how much time they had used by then."""
 
-    def look(self) -> None:
-        """Look; several times, at least.
+    def check(self) -> None:
+        """See what they are at now; it takes several calls to tell that one does not go on.
 
         Raises:
             Stalled: if one has been stopped all the time (SIGSTOP).

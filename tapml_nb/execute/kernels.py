@@ -19,8 +19,9 @@ import numpy as np
 
 from tapml_nb.compile.cache import Compiled, Failure
 from tapml_nb.compile.code import KernelCode, UnitTexts
-from tapml_nb.compile.compiler import Compiler, KernelsLost
+from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.kernel import Kernel
+from tapml_nb.compile.linking import KernelsLost
 from tapml_nb.compile.primfunc import is_primfunc
 from tapml_nb.compile.toolchain import ToolchainError
 from tapml_nb.compile.trouble import CompilerInterrupted, CompilerTrouble, in_words

@@ -1,8 +1,9 @@
-"""The cache on disk: what is not whole, or not ours, is no entry, and nobody is told."""
+"""The cache on disk: what is not whole, or not ours, is no entry, and only a log says so."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import stat
@@ -122,6 +123,19 @@ def test_a_wrong_folder_is_no_entry(compiler, damage):
     assert compiler.cache.get(KEYS["add 4"]) is None
     (again,) = compile_all(compiler, add_unit(4))
     assert again.kernel.key == KEYS["add 4"]
+
+
+def test_the_log_says_what_was_not_found_and_what_was_rejected(compiler, caplog):
+    caplog.set_level(logging.DEBUG, "tapml_nb.compile.cache")
+    key = compiler.key(add_unit(4))
+    compile_all(compiler, add_unit(4))
+    flip(compiler.cache.folder(key) / files.OBJECT)
+    assert compiler.cache.get(key) is compiler.cache.get(key) is None
+    rejected, missed = (record for record in caplog.records if key in record.getMessage())
+    assert rejected.levelno == logging.INFO
+    assert rejected.getMessage().endswith(f"is no entry for kernel {key}: changed")
+    assert missed.levelno == logging.DEBUG
+    assert missed.getMessage() == f"the cache has no kernel {key}"
 
 
 def test_a_damaged_failure_or_constant_is_compiled_again(compiler):

@@ -59,7 +59,7 @@ def replace_worker(compiler, monkeypatch, body):
         patch.setattr(
             subprocess, "Popen", lambda command, **kw: popen([sys.executable, "-c", code], **kw)
         )
-        compiler._start()
+        compiler._supervisor.start()
 
 
 class TestStages:
@@ -155,19 +155,19 @@ class TestStages:
 class TestOnce:
     def test_the_second_call_comes_from_the_cache(self, compiler, cache):
         first = code_of(compiler, add_unit(4))
-        assert compiler._batches == 1
+        assert compiler._supervisor.batches == 1
         assert code_of(compiler, add_unit(4)) == first
-        assert compiler._batches == 1
+        assert compiler._supervisor.batches == 1
         other = Compiler(tvm.target.Target("llvm"), cache)
         assert code_of(other, add_unit(4)) == first
-        assert other._batches == 0
+        assert other._supervisor.batches == 0
         other.close()
         assert not list(cache.root.glob("tmp-*"))
 
     def test_a_failure_is_kept_too(self, compiler):
         code_of(compiler, cumsum_of_bool())
         code_of(compiler, cumsum_of_bool())
-        assert compiler._batches == 1
+        assert compiler._supervisor.batches == 1
 
     @pytest.mark.parametrize("code_first", [True, False])
     def test_code_and_kernel_do_not_stand_in_for_each_other(self, compiler, code_first):
@@ -189,7 +189,7 @@ class TestOnce:
         assert (compiler.compiled, compiler.cache_hits) == (3, 2)
 
 
-class TestAccidents:
+class TestFailures:
     def test_a_crash_in_code_generation_leaves_the_tir(self, compiler, monkeypatch):
         replace_worker(compiler, monkeypatch, "import tvm\ntvm.tirx.build = lambda *_: os.abort()")
         code = code_of(compiler, add_unit(4))
@@ -205,11 +205,12 @@ class TestAccidents:
         replace_worker(
             compiler,
             monkeypatch,
-            "real = w.describe_unit\n"
+            "import tapml_nb.compile.tasks as tasks\n"
+            "real = tasks.describe_unit\n"
             "def describe_unit(key, folder, target):\n"
             "    if key == os.environ['TAPML_TEST_CRASH']: os._exit(7)\n"
             "    real(key, folder, target)\n"
-            "w.describe_unit = describe_unit\n",
+            "tasks.describe_unit = describe_unit\n",
         )
         code = code_of(compiler, add_unit(3))
         assert (code.relax, code.tir, code.source) == ("", "", "")
@@ -230,7 +231,7 @@ class TestAccidents:
 
     def test_a_killed_worker_is_replaced(self, compiler):
         code_of(compiler, add_unit(1))
-        os.kill(compiler._worker.pid, signal.SIGKILL)
+        os.kill(compiler._supervisor.worker.pid, signal.SIGKILL)
         assert "\ndefine " in code_of(compiler, add_unit(2)).source
 
     def test_a_closed_compiler_says_so(self, compiler):
@@ -238,7 +239,7 @@ class TestAccidents:
         compiler.close()
         assert code_of(compiler, add_unit(1)) == kept
         assert code_of(compiler, add_unit(2)).message == "the compiler is closed"
-        assert compiler._worker is None
+        assert compiler._supervisor.worker is None
 
 
 class TestOfAnOperator:

@@ -103,19 +103,19 @@ def test_a_crash_of_the_compiler_costs_one_kernel(compiler, monkeypatch):
     monkeypatch.setenv("TAPML_TEST_CRASH", compiler.key(add_unit(3)))
     compiler.close()
     code = (
-        "import os, tapml_nb.compile.worker as w\n"
-        "real = w.compile_unit\n"
+        "import os, tapml_nb.compile.tasks as tasks, tapml_nb.compile.worker as w\n"
+        "real = tasks.compile_unit\n"
         "def compile_unit(key, folder, target):\n"
         "    if key == os.environ['TAPML_TEST_CRASH']: os.abort()\n"
         "    real(key, folder, target)\n"
-        "w.compile_unit = compile_unit\n"
+        "tasks.compile_unit = compile_unit\n"
         "w.main()\n"
     )
     popen = subprocess.Popen
     monkeypatch.setattr(
         subprocess, "Popen", lambda command, **kw: popen([sys.executable, "-c", code], **kw)
     )
-    compiler._start()
+    compiler._supervisor.start()
     results = compile_all(compiler, *map(add_unit, range(1, 9)))
     assert [type(r) for r in results].count(Compiled) == 7
     assert results[2] == Failure("crash", "the compiler itself crashed (signal SIGABRT)")
@@ -124,7 +124,7 @@ def test_a_crash_of_the_compiler_costs_one_kernel(compiler, monkeypatch):
 
 def test_a_killed_worker_is_replaced(compiler):
     compile_all(compiler, add_unit(1))
-    os.kill(compiler._worker.pid, signal.SIGKILL)
+    os.kill(compiler._supervisor.worker.pid, signal.SIGKILL)
     (result,) = compile_all(compiler, add_unit(2))
     assert isinstance(result, Compiled)
 
@@ -154,7 +154,7 @@ def test_the_worker_dies_with_its_parent(tmp_path):
         "from tapml_nb.compile.compiler import Compiler\n"
         "from pathlib import Path\n"
         "c = Compiler(tvm.target.Target('llvm'), KernelCache(Path(sys.argv[1])))\n"
-        "print(c._worker.pid, flush=True)\n"
+        "print(c._supervisor.worker.pid, flush=True)\n"
         "import time; time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -22,14 +23,14 @@ from tests.conftest import wait_until
 
 _TRAPS = """
 import pathlib
-real = w.compile_unit
+import tapml_nb.compile.tasks as tasks
+real = tasks.compile_unit
 def raised(kind, value):
     if kind == "oserror": raise OSError(int(value), os.strerror(int(value)), "/some/file")
     if kind == "memory": raise MemoryError
     if kind == "import": import no_such_module
     if kind == "says": raise RuntimeError(value.replace("_", " "))
 def compile_unit(key, folder, target):
-    import tapml_nb.compile.lowering as lowering
     trap = pathlib.Path(os.environ["TAPML_TEST_TRAPS"]) / key
     words = trap.read_text().split() if trap.exists() else []
     kind, _, value = words[0].partition("=") if words else ("", "", "")
@@ -38,16 +39,16 @@ def compile_unit(key, folder, target):
     if kind == "exit": os._exit(int(value))
     if kind == "sleep": time.sleep(float(value))
     if kind == "full": (folder / ".kernel.o").symlink_to("/dev/full")
-    honest = lowering.lower
-    lowering.lower = lambda *given: raised(kind, value) or honest(*given)
+    honest = tasks.lower
+    tasks.lower = lambda *given: raised(kind, value) or honest(*given)
     try: real(key, folder, target)
-    finally: lowering.lower = honest
-w.compile_unit = compile_unit
+    finally: tasks.lower = honest
+tasks.compile_unit = compile_unit
 """
 
 
 class Trapped:
-    """A compiler whose worker has an accident at units that a test names."""
+    """A compiler whose worker fails at units that a test names."""
 
     def __init__(self, compiler, folder, monkeypatch):
         self.compiler, self._folder, self._patch = compiler, folder, monkeypatch
@@ -55,17 +56,17 @@ class Trapped:
         self._armed = None
 
     def arm(self):
-        worker = self.compiler._worker
+        worker = self.compiler._supervisor.worker
         if worker is None or worker is not self._armed:
             with self._patch.context() as patch:
                 replace_worker(self.compiler, patch, _TRAPS)
-            self._armed = self.compiler._worker
+            self._armed = self.compiler._supervisor.worker
 
-    def unit(self, *accidents):
+    def unit(self, *failures):
         """A new unit, and what shall happen each time that it is compiled."""
         self._next += 1
         module = add_unit(self._next)
-        (self._folder / self.compiler.key(module)).write_text(" ".join(accidents))
+        (self._folder / self.compiler.key(module)).write_text(" ".join(failures))
         return module
 
 
@@ -99,26 +100,46 @@ OUTSIDE = [
     "says=No_space_left_on_device",
     "full",
 ]
-"""Accidents that say nothing of the code."""
+"""Failures that say nothing of the code."""
 
 INSIDE = [f"signal={int(s)}" for s in (signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE)] + ["exit=7"]
-"""Accidents that a compiler brings upon itself."""
+"""Failures that a compiler brings upon itself."""
 
 
-def test_an_accident_is_tried_once_more(trapped):
-    units = [trapped.unit(*accident) for accident in ([], *([a] for a in OUTSIDE + INSIDE), [])]
+def test_a_failure_is_tried_once_more(trapped):
+    units = [trapped.unit(*failure) for failure in ([], *([a] for a in OUTSIDE + INSIDE), [])]
     results = compile_all(trapped.compiler, *units)
     assert [type(r) for r in results] == [Compiled] * len(units)
 
 
-@pytest.mark.parametrize("accident", OUTSIDE)
-def test_what_comes_from_outside_is_no_verdict_and_not_kept(trapped, accident):
+def test_the_log_says_what_is_tried_once_more_and_why(trapped, caplog):
+    caplog.set_level(logging.INFO, "tapml_nb.compile")
+    unit = trapped.unit(f"signal={int(signal.SIGKILL)}")
+    compile_all(trapped.compiler, unit)
+    messages = [record.getMessage() for record in caplog.records]
+    why = "the compiler was ended from outside (signal SIGKILL), by a lack of memory perhaps"
+    assert messages == [f"unit {trapped.compiler.key(unit)} is tried once more: {why}"]
+
+
+def test_the_log_says_that_the_worker_was_lost(trapped, caplog):
+    caplog.set_level(logging.INFO, "tapml_nb.compile")
+    trapped.compiler._supervisor.worker.kill()
+    compile_all(trapped.compiler, trapped.unit())
+    lost, started = (record.getMessage() for record in caplog.records)
+    assert lost == "the compile worker is lost: it was killed"
+    assert started == (
+        f"a compile worker is started: process {trapped.compiler._supervisor.worker.pid}"
+    )
+
+
+@pytest.mark.parametrize("failure", OUTSIDE)
+def test_what_comes_from_outside_is_no_verdict_and_not_kept(trapped, failure):
     compiler = trapped.compiler
-    bad, good, slow = trapped.unit(accident, accident), trapped.unit(), trapped.unit(accident)
+    bad, good, slow = trapped.unit(failure, failure), trapped.unit(), trapped.unit(failure)
     with pytest.raises(CompilerTrouble, match="no kernel's fault") as caught:
         compile_all(compiler, bad, good, slow)
     where = {"oserror=28": "No space left on device: /some/file", "full": "/kernel.o"}
-    assert where.get(accident, "") in str(caught.value)
+    assert where.get(failure, "") in str(caught.value)
     for other in (good, slow):
         assert isinstance(compiler.cache.get(compiler.key(other)), Compiled)
     assert compiler.cache.get(compiler.key(bad)) is None
@@ -127,7 +148,7 @@ def test_what_comes_from_outside_is_no_verdict_and_not_kept(trapped, accident):
 
 def test_a_compiler_that_crashes_twice_is_evidence_and_not_kept(trapped):
     compiler = trapped.compiler
-    good, bad = trapped.unit(), [trapped.unit(accident, accident) for accident in INSIDE]
+    good, bad = trapped.unit(), [trapped.unit(failure, failure) for failure in INSIDE]
     compiled, *failures = compile_all(compiler, good, *bad)
     assert isinstance(compiled, Compiled)
     assert {failure.reason for failure in failures} == {"crash"}
@@ -149,13 +170,13 @@ def test_one_that_is_stopped_is_replaced(trapped, monkeypatch, whom):
     compiler = trapped.compiler
     if whom == "worker":
         compile_all(compiler, trapped.unit())
-        os.kill(compiler._worker.pid, signal.SIGSTOP)
+        os.kill(compiler._supervisor.worker.pid, signal.SIGSTOP)
         stopped = trapped.unit()
     else:
         stopped = trapped.unit(f"signal={int(signal.SIGSTOP)}")
-    before = compiler._worker.pid
+    before = compiler._supervisor.worker.pid
     assert all(isinstance(r, Compiled) for r in compile_all(compiler, stopped, trapped.unit()))
-    assert compiler._worker.pid != before
+    assert compiler._supervisor.worker.pid != before
     assert wait_until(lambda: not psutil.pid_exists(before))
 
 
@@ -183,8 +204,8 @@ class _Compiling:
 def test_an_interrupt_ends_what_goes_on(trapped, state):
     compiler, slow = trapped.compiler, trapped.unit("sleep=100")
     compiling = _Compiling(compiler, slow, trapped.unit())
-    worker = psutil.Process(compiler._worker.pid)
-    assert wait_until(lambda: compiler._active and worker.children(), 20)
+    worker = psutil.Process(compiler._supervisor.worker.pid)
+    assert wait_until(lambda: compiler._supervisor.active and worker.children(), 20)
     if state == "stopped":
         worker.suspend()
     compiler.interrupt()
@@ -202,8 +223,8 @@ def test_an_interrupt_of_nothing_is_none(trapped):
 def test_a_closed_compiler_ends_what_goes_on(trapped):
     compiler = trapped.compiler
     compiling = _Compiling(compiler, trapped.unit("sleep=100"))
-    worker = psutil.Process(compiler._worker.pid)
-    assert wait_until(lambda: compiler._active and worker.children(), 20)
+    worker = psutil.Process(compiler._supervisor.worker.pid)
+    assert wait_until(lambda: compiler._supervisor.active and worker.children(), 20)
     compiler.close()
     assert compiling.ended()
     assert isinstance(compiling.error, CompilerInterrupted)
@@ -228,6 +249,6 @@ def test_a_worker_that_dies_each_time_ends_the_run(trapped, monkeypatch):
         subprocess, "Popen", lambda command, **kw: popen([sys.executable, "-c", code], **kw)
     )
     trapped.compiler.close()
-    trapped.compiler._start()
+    trapped.compiler._supervisor.start()
     with pytest.raises(CompilerTrouble, match="lost 3 times in a row: it was killed"):
         compile_all(trapped.compiler, module)

@@ -122,9 +122,9 @@ class TestStopping:
 
     def compiling(self, session):
         session.run(wait=False)
-        worker = session._compiler._worker
+        worker = session._compiler._supervisor.worker
         process = psutil.Process(worker.pid)
-        assert wait_until(lambda: session._compiler._active and process.children(), 30)
+        assert wait_until(lambda: session._compiler._supervisor.active and process.children(), 30)
         return process
 
     def test_a_stopped_worker_is_ended_by_stop_and_the_next_run_is_right(self, cache):
