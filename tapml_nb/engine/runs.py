@@ -39,7 +39,7 @@ from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.execute.storage import Storage
 from tapml_nb.execute.unobserved import UnobservedRun
 from tapml_nb.frontends.program import CoarseProgram, Program
-from tapml_nb.frontends.subprogram import Inside
+from tapml_nb.frontends.subprogram import Subprogram
 from tapml_nb.graph import Graph, Op, OpId
 from tapml_nb.judge.accumulated import AccumulatedRun
 from tapml_nb.judge.agreement import KL_LIMIT, Agreement, agreement, logits
@@ -418,13 +418,13 @@ class Runs:
         if op.id not in self._opened:
             assert isinstance(self._program, CoarseProgram), "or its operators have no members"
             given = [self._source.values(step) for step in self.steps]
-            inside = Inside(self._program.operators(), [m.op for m in op.members], given)
+            part = Subprogram(self._program.operators(), [m.op for m in op.members], given)
             info = RunInfo(target=self.info.target, tolerance=self.info.tolerance)
             events = EventStream()
             for shown in (RunStarted, RunProgress, RunFinished):  # results are of other operators
                 events.on(shown, self.events.emit)
             self._opened[op.id] = opened = Runs(
-                inside,
+                part,
                 self._target,
                 self._compiler,
                 events,

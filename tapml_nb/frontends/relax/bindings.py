@@ -10,15 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import tvm
 from tvm import relax
 
 from tapml_nb.frontends.program import FrontendError
+from tapml_nb.frontends.relax.sizes import is_size, is_tensor, sizes_in
 from tapml_nb.graph import OpId, ValueId
 from tapml_nb.graph.model import Constant
 
+Ids = tuple[ValueId, ...]
 Tree = Any
 """The id of a value, an expression without variables of its own, or a list of trees."""
 
@@ -46,8 +49,8 @@ class RelaxOp:
     id: OpId
     kind: str
     expr: Any
-    inputs: tuple[ValueId, ...]
-    outputs: tuple[ValueId, ...]
+    inputs: Ids
+    outputs: Ids
     ty: Any
     primitives: tuple[str, ...]
     constants: Mapping[str, Constant]
@@ -61,7 +64,7 @@ class RelaxOp:
 
 
 @dataclass
-class Anatomy:
+class Bindings:
     """A function's operators and values.
 
     Attributes:
@@ -76,11 +79,22 @@ class Anatomy:
     labels: dict[ValueId, str] = field(default_factory=dict)
     ops: list[RelaxOp] = field(default_factory=list)
     variables: dict[ValueId, Any] = field(default_factory=dict)
-    outputs: tuple[ValueId, ...] = ()
+    outputs: Ids = ()
+
+    @cached_property
+    def dtypes(self) -> dict[ValueId, str]:
+        """Of its tensors, as the function has them."""
+        types = ((key, var.ty) for key, var in self.variables.items())
+        return {key: str(ty.dtype) for key, ty in types if is_tensor(ty)}
+
+    @property
+    def scoped_labels(self) -> dict[ValueId, str]:
+        """The leaves whose names say which module they belong to."""
+        return {key: label for key, label in self.labels.items() if "." in label}
 
 
-def take_apart(module: Any, name: str) -> Anatomy:
-    """Take a function apart.
+def read_bindings(module: Any, name: str) -> Bindings:
+    """The operators and values of a function.
 
     Raises:
         FrontendError: if it branches, or calls functions that it makes itself.
@@ -88,34 +102,16 @@ def take_apart(module: Any, name: str) -> Anatomy:
     return _Walk(relax.transform.Normalize()(module), name).walk()
 
 
-def is_tensor(ty: Any) -> bool:
-    """Whether a value of this type is a tensor."""
-    return isinstance(ty, relax.TensorType)
-
-
-def is_size(var: Any) -> bool:
-    """Whether a variable stands for a number."""
-    return isinstance(var.ty, tvm.ir.PrimType)
-
-
-def sizes_in(ty: Any) -> list[Any]:
-    """What a tensor's or shape's type says of each axis: an expression of sizes."""
-    shape = ty.shape if isinstance(ty, relax.TensorType) else ty
-    if isinstance(shape, relax.ShapeExpr | relax.ShapeType) and shape.values is not None:
-        return list(shape.values)
-    return []
-
-
 class _Walk:
     def __init__(self, module: Any, name: str) -> None:
         self._module = module
         self._function = module[name]
-        self._found = Anatomy()
+        self._found = Bindings()
         self._env: dict[Any, Tree] = {}
         self._ids: dict[Any, ValueId] = {}
         self._used: dict[str, int] = {}
 
-    def walk(self) -> Anatomy:
+    def walk(self) -> Bindings:
         found = self._found
         for param in self._function.params:
             self._env[param] = tree = self._leaves(param)
@@ -169,30 +165,16 @@ class _Walk:
             self._add("relax.match_cast", None, (tree,), outputs, None, binding.ty)
 
     def _add(
-        self,
-        kind: str,
-        expr: Any,
-        inputs: tuple[ValueId, ...],
-        outputs: tuple[ValueId, ...],
-        ty: Any,
-        sizes: Any = None,
+        self, kind: str, expr: Any, inputs: Ids, outputs: Ids, ty: Any, sizes: Any = None
     ) -> None:
-        primitives = (kind, *self._inside(expr)) if expr is not None else (kind,)
+        name = self._name(kind.rpartition(".")[2], "op ")
+        primitives = dict.fromkeys((kind, *(self._operations_in(expr) if expr is not None else ())))
         constants = _constants(expr) if expr is not None else {}
-        op = RelaxOp(
-            self._name(kind.rpartition(".")[2], "op "),
-            kind,
-            expr,
-            inputs,
-            outputs,
-            ty,
-            tuple(dict.fromkeys(primitives)),
-            constants,
-            sizes,
+        self._found.ops.append(
+            RelaxOp(name, kind, expr, inputs, outputs, ty, tuple(primitives), constants, sizes)
         )
-        self._found.ops.append(op)
 
-    def _closed(self, expr: Any, ty: Any) -> tuple[Any, tuple[ValueId, ...]]:
+    def _closed(self, expr: Any, ty: Any) -> tuple[Any, Ids]:
         """An expression over the variables of values alone, and these values."""
         free = list(relax.analysis.free_vars(expr))
         outer = [var for var in free if not is_size(var)]
@@ -250,7 +232,7 @@ class _Walk:
             return f"packed.{call.args[0].global_symbol}"
         return name
 
-    def _inside(self, expr: Any) -> Iterator[str]:
+    def _operations_in(self, expr: Any) -> Iterator[str]:
         """The operations in the functions that an expression calls."""
         for function in called(self._module, expr).values():
             if isinstance(function, relax.Function):

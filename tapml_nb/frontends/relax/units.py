@@ -10,15 +10,9 @@ import tvm
 from tvm import relax, tirx
 from tvm.sym import Analyzer
 
-from tapml_nb.frontends.relax.bindings import (
-    RelaxOp,
-    called,
-    is_size,
-    is_tensor,
-    sizes_in,
-    substitute,
-)
+from tapml_nb.frontends.relax.bindings import RelaxOp, called, substitute
 from tapml_nb.frontends.relax.exact import NARROW, decomposed
+from tapml_nb.frontends.relax.sizes import is_size, is_tensor, sizes_in
 from tapml_nb.graph import TensorSpec, ValueId
 
 _FLOAT = re.compile(r"\b(float32|float16|bfloat16)\b")
@@ -194,25 +188,14 @@ def widened(module: Any) -> Any:
     return tvm.script.from_source(_FLOAT.sub("float64", module.script(show_meta=True)))
 
 
-def last_line(error: BaseException) -> str:
-    """The last line of an error that says something: TVM puts its message below its trace."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]
-
-
-def result_types(module: Any) -> list[Any]:
-    """The types of what ``main`` returns, tuples dissolved."""
-    waiting, found = [module["main"].ret_ty], []
+def only_tensors(module: Any) -> bool:
+    """Whether a unit takes and gives tensors alone."""
+    main = module["main"]
+    waiting = [*(param.ty for param in main.params), main.ret_ty]
     while waiting:
         ty = waiting.pop()
         if isinstance(ty, relax.TupleType):
-            waiting.extend(reversed(ty.fields))
-        else:
-            found.append(ty)
-    return found
-
-
-def only_tensors(module: Any) -> bool:
-    """Whether a unit takes and gives tensors alone."""
-    types = [param.ty for param in module["main"].params] + result_types(module)
-    return all(map(is_tensor, types))
+            waiting.extend(ty.fields)
+        elif not is_tensor(ty):
+            return False
+    return True
