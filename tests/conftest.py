@@ -22,7 +22,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A kernel cache that starts empty and is shared by all tests of a run."""
     folder = tmp_path_factory.mktemp("kernels")
     os.environ["TAPML_CACHE"] = str(folder)
@@ -59,11 +59,11 @@ def descendants() -> set[int]:
     return found
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def wait_until(condition: Callable[[], object], seconds: float = 5.0) -> bool:
     """Poll until a condition holds, or the time is over; returns whether it held."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
             return True
         time.sleep(0.02)
-    return condition()
+    return bool(condition())

@@ -116,7 +116,7 @@ def serve(
     folder = Path(tempfile.mkdtemp(prefix="jupyter-"))
     token = secrets.token_hex(16)
     settings = {**SETTINGS, **(settings or {})}
-    variables = _variables(folder) | (environment or {})
+    variables = {**_variables(folder), **(environment or {})}
     try:
         _write_kernelspecs(folder / "data" / "kernels")
         _write_settings(folder / "settings", settings)

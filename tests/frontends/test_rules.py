@@ -182,7 +182,7 @@ class Together(nn.Module):
             self.add_module(name.replace(" ", "-").replace(".", ""), Case(CASES[name][0]))
 
     def forward(self, *tensors):
-        results, rest = [], list(tensors)
+        results, rest = list[torch.Tensor](), list(tensors)
         for case, (_, *inputs) in zip(self.children(), CASES.values(), strict=True):
             found = case(*rest[: len(inputs)])
             del rest[: len(inputs)]

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -92,7 +93,7 @@ def pattern_of(w: Work, target: np.ndarray) -> Pattern | None:
         assert found.words
         assert found.evidence
         assert found.usual_cause.startswith("usually ")
-    return found and found.pattern
+    return None if found is None else found.pattern
 
 
 # -- faults of any floating-point tensor ----------------------------------------------------------
@@ -282,7 +283,7 @@ def tables():
 
 
 @pytest.mark.parametrize(("make", "dtype", "fault", "expected"), list(tables()))
-def test_a_fault_of_any_tensor(make, dtype, fault: Callable, expected):
+def test_a_fault_of_any_tensor(make, dtype, fault: Callable[..., None], expected):
     w = make(dtype)
     target = honest(w)
     fault(target)
@@ -302,7 +303,7 @@ def case(expected):
     return register
 
 
-CASES: list[tuple[Callable, Pattern]] = []
+CASES: list[tuple[Callable[..., Any], Pattern]] = []
 
 
 def changed(w: Work, fault, seed=0):
@@ -789,7 +790,8 @@ def test_no_other_detector_fires_on_a_fault_of_any_tensor(make, dtype, fault, ex
 
 @pytest.mark.parametrize(("make", "expected"), CASES, ids=[m.__name__ for m, _ in CASES])
 def test_no_other_detector_fires_on_a_fault_of_its_operator(make, expected):
-    check_all(*make(), expected)
+    w, target = make()
+    check_all(w, target, expected)
 
 
 # -- what looks like nothing known ----------------------------------------------------------------
