@@ -959,6 +959,7 @@ def culprit(session, op, kernel):
     return found
 
 
+@pytest.mark.compiles
 def test_a_stripe_in_a_session(session):
     def shared_lane(x):
         y = x / (1 + np.exp(-x))
@@ -973,12 +974,14 @@ def test_a_stripe_in_a_session(session):
     assert "12 of 48 elements are wrong" in found.evidence
 
 
+@pytest.mark.compiles
 def test_an_operator_that_hands_its_input_on(session):
     found = culprit(session, "act", lambda x: x)
     assert found.pattern == Pattern.STALE_COPY
     assert "equals input 0 unchanged" in found.diagnosis
 
 
+@pytest.mark.compiles
 def test_memory_that_is_never_written(session):
     found = culprit(session, "act", kernels.forgets_a_row)
     assert found.pattern == Pattern.ONE_SLICE
@@ -988,6 +991,7 @@ def test_memory_that_is_never_written(session):
     assert "elements are never written" in found.diagnosis
 
 
+@pytest.mark.compiles
 def test_a_result_of_the_step_before():
     model, (x,) = two_layers()
     earlier = []
@@ -1004,12 +1008,14 @@ def test_a_result_of_the_step_before():
     assert "equals its own result of step 0" in found.diagnosis
 
 
+@pytest.mark.compiles
 def test_a_scale_in_a_session(session):
     found = culprit(session, "second", lambda w, b, x: 2 * (x @ w.T + b))
     assert found.pattern == Pattern.FACTOR
     assert "scaled by 2" in found.diagnosis
 
 
+@pytest.mark.compiles
 def test_what_fits_nothing_says_so(session):
     found = culprit(session, "act", lambda x: normal(x.shape, seed=7))
     assert found.pattern == ""
@@ -1017,6 +1023,7 @@ def test_what_fits_nothing_says_so(session):
     assert "usually" not in found.diagnosis
 
 
+@pytest.mark.compiles
 def test_a_replayed_bundle_has_the_same_diagnosis(tmp_path):
     with tapml.debug(*two_layers()) as session:
         session.override("act", kernels.returns_nan)

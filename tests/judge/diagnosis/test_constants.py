@@ -47,6 +47,7 @@ def test_of_a_product(value, dtype):
     assert "became" not in other.words
 
 
+@pytest.mark.compiles
 def test_in_a_session():
     class Scaled(torch.nn.Module):
         def forward(self, x):
