@@ -50,10 +50,10 @@ PYTEST := $(PY) -m pytest -n 2
 
 check: $(VENV)/.dev $(NODE) lint types
 	@$(PYTEST) -q -m "not compiles" $(sort $(QUICK))
-	@npm test --silent --if-present --prefix $(FRONT)
+	@npm run test --silent --if-present --prefix $(FRONT)
 
 test: apt $(VENV)/.dev $(NODE) kernels $(AARCH64) lint types
-	@npm test --silent --if-present --prefix $(FRONT)
+	@npm run test --silent --if-present --prefix $(FRONT)
 	@$(PYTEST)
 
 lab: $(VENV)/.demo

@@ -374,7 +374,8 @@ class Lab:
         """
         for _ in range(3):
             try:
-                return self.wait_idle(FIRST_ANSWER_SECONDS)
+                self.wait_idle(FIRST_ANSWER_SECONDS)
+                return
             except TimeoutError:
                 if self._call("return kernel?.status;") not in ("unknown", "restarting"):
                     break
