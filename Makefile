@@ -26,10 +26,11 @@ NODE := $(FRONT)/node_modules/.installed
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo test lab lint types bundle apt kernels clean
+.PHONY: help demo check test lab lint types bundle apt kernels clean
 
 help:
 	@echo "make demo   set up, run the quickstart notebook, leave build/quickstart.html"
+	@echo "make check  lint, types and the tests without browsers and compilers: minutes"
 	@echo "make test   set up, then lint, types and all tests"
 	@echo "make lab    JupyterLab on the quickstart"
 	@echo "make bundle the widgets' JavaScript anew (needs Node)"
@@ -37,22 +38,31 @@ help:
 demo: $(VENV)/.demo
 	@$(PY) notebooks/run.py notebooks/quickstart.ipynb build/quickstart.html
 
-# The other tests wait for processes much of the time; these compute meanwhile, and step back.
-BESIDE := tests/frontends tests/judge tests/test_dtypes.py tests/test_notebooks.py tests/test_zoo.py
+# What starts no browser and no compiler.
+QUICK := tests/graph tests/migrate tests/judge tests/execute/test_events.py \
+  tests/targets/test_spec.py tests/test_architecture.py tests/test_numerics.py \
+  tests/test_packaging.py tests/test_tensorfile.py tests/widgets/test_kernel_text.py \
+  tests/widgets/test_protocol.py tests/widgets/test_tensors.py \
+  $(wildcard tests/test_properties.py tests/*/test_properties.py)
+
+# Which test goes to which worker, tests/conftest.py says.
+PYTEST := $(PY) -m pytest -n 2
+
+check: $(VENV)/.dev $(NODE) lint types
+	@$(PYTEST) -q -m "not compiles" $(sort $(QUICK))
+	@npm run test --silent --if-present --prefix $(FRONT)
 
 test: apt $(VENV)/.dev $(NODE) kernels $(AARCH64) lint types
-	@mkdir -p build
-	@nice $(PY) -m pytest -p no:cacheprovider $(BESIDE) >build/beside.log 2>&1 & beside=$$!; \
-	$(PY) -m pytest $(BESIDE:%=--ignore=%); rest=$$?; \
-	wait $$beside; beside=$$?; cat build/beside.log; \
-	test $$rest = 0 -a $$beside = 0
+	@npm run test --silent --if-present --prefix $(FRONT)
+	@$(PYTEST)
 
 lab: $(VENV)/.demo
 	@$(PY) -m jupyterlab notebooks/quickstart.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev $(NODE)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
+	@npm run lint --silent --if-present --prefix $(FRONT)
 
 types: $(VENV)/.dev $(NODE)
 	@$(PY) -m mypy
@@ -109,4 +119,4 @@ $(AARCH64): tests/targets/aarch64.sh pyproject.toml | $(VENV)/.dev apt
 	@bash tests/targets/aarch64.sh $(@D) $(PY)
 
 clean:
-	rm -rf $(VENV) $(FRONT)/node_modules build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(FRONT)/node_modules build dist .*_cache .coverage* .hypothesis

@@ -79,6 +79,7 @@ def llama(layers: int, hidden: int, length: int) -> tuple[torch.nn.Module, dict[
     sum of booleans, which TVM 0.27 cannot compile, and LibCompare needs the whole model compiled.
     """
     torch.manual_seed(0)
+    eager: dict[str, Any] = {"attn_implementation": "eager"}
     config = LlamaConfig(
         hidden_size=hidden,
         intermediate_size=hidden * 11 // 4,
@@ -88,7 +89,7 @@ def llama(layers: int, hidden: int, length: int) -> tuple[torch.nn.Module, dict[
         vocab_size=8000,
         initializer_range=hidden**-0.5,
         use_cache=False,
-        attn_implementation="eager",
+        **eager,
     )
     model = LlamaForCausalLM(config).eval()
     causal = torch.triu(torch.full((length, length), torch.finfo(torch.float32).min), 1)
@@ -122,7 +123,7 @@ def tapml_passes(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> lis
             return passes
 
 
-class CountingCompare(LibCompareVMInstrument):  # type: ignore[misc]
+class CountingCompare(LibCompareVMInstrument):
     """TVM's instrument, counting what it sends."""
 
     sent = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from tapml_nb import Session
 from tapml_nb.api import open_session
 from tapml_nb.execute.events import OpJudged
-from tapml_nb.frontends.program import Unit, Unsupported
+from tapml_nb.frontends.program import Mark, Unit, Unsupported
 from tapml_nb.graph import Graph, Op, OpId, TensorSpec, Value, ValueId
 from tapml_nb.graph.model import layer_of
 from tapml_nb.judge import Verdict
@@ -85,16 +85,26 @@ class _Drawing:
     def bind(self, step: int, state: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
         return {"x": np.zeros(())}
 
-    def mutated(self, values: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
+    @property
+    def mutations(self) -> dict[ValueId, ValueId]:
+        return {}
+
+    def marks(self) -> dict[tuple[ValueId, int], Mark]:
         return {}
 
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
         return [np.zeros(())]
 
+    def may_be_random(self, op: OpId) -> bool:
+        return False
+
+    def repeatable(self, op: OpId) -> None:
+        return None
+
     def run_exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any] | None:
         return None
 
-    def unit(self, op: OpId, values: Mapping[ValueId, Any]) -> Unit:
+    def unit(self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False) -> Unit:
         raise Unsupported("nothing is computed here")
 
     def to_numpy(self, tensor: Any) -> np.ndarray:
@@ -103,8 +113,8 @@ class _Drawing:
     def from_numpy(self, array: np.ndarray, like: Any) -> Any:
         return array
 
-    def outputs(self, values: Mapping[ValueId, Any]) -> Sequence[Any]:
-        return []
+    def memory(self, tensor: Any) -> None:
+        return None
 
 
 def drawing(operators: int) -> Session:

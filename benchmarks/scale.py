@@ -69,11 +69,11 @@ class _Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.attention_norm(x)
-        heads = [
+        q, k, v = (
             part(y).view(1, _TOKENS, _HEADS, -1).transpose(1, 2)
             for part in (self.q, self.k, self.v)
-        ]
-        y = functional.scaled_dot_product_attention(*heads, is_causal=True)
+        )
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).reshape(1, _TOKENS, _WIDTH))
         y = self.mlp_norm(x)
         return x + self.down(functional.silu(self.gate(y)) * self.up(y))

@@ -175,7 +175,8 @@ def statistics(target: np.ndarray, reference: np.ndarray) -> Statistics:
                 worst, worst_size = start + index, float(size[index])
     n = t_all.size
     if dd > 0:
-        snr = 10 * math.log10(rr / dd) if rr > 0 else -math.inf
+        power = rr / dd  # 0 or NaN where squares of float64 leave its range
+        snr = 10 * math.log10(power) if power > 0 else -math.inf
     else:
         snr = math.inf if nan + inf + mismatched == 0 else -math.inf
     norm = math.sqrt(tt) * math.sqrt(rr)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def llama(
     layers: int = 2, hidden: int = 64, *, length: int = 12
-) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+) -> tuple[PreTrainedModel, tuple[torch.Tensor, ...]]:
     """A Hugging Face Llama with grouped-query attention, and token ids for one step."""
     from transformers import LlamaConfig, LlamaForCausalLM
 

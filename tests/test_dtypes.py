@@ -26,6 +26,9 @@ def unpacked(packed: torch.Tensor) -> torch.Tensor:
 class Int8Linear(nn.Module):
     """A linear layer whose weight is int8 with one scale per row."""
 
+    weight: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         weight = torch.randn(OUTER, INNER) * INNER**-0.5
@@ -39,6 +42,10 @@ class Int8Linear(nn.Module):
 
 class Int4Linear(nn.Module):
     """A linear layer with two weights in a byte, and scale and zero point per group of 16."""
+
+    packed: torch.Tensor
+    scale: torch.Tensor
+    zero: torch.Tensor
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()

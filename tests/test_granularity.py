@@ -335,6 +335,8 @@ class TestModules:
 
     def test_a_buffer_that_a_step_changes(self):
         class Counter(nn.Module):
+            total: torch.Tensor
+
             def __init__(self):
                 super().__init__()
                 self.register_buffer("total", torch.zeros(2))
@@ -407,10 +409,10 @@ class TestOneSession:
 def test_a_kind_of_many_calls_leaves_a_figure_room(tmp_path):
     class Many(nn.Module):
         def forward(self, x):
-            for function in (torch.exp, torch.sin, torch.cos, torch.tanh, torch.sigmoid, torch.abs):
-                x = function(x)
-            for function in (torch.neg, torch.floor, torch.ceil, torch.relu, torch.sqrt, torch.erf):
-                x = function(x)
+            for name in ("exp", "sin", "cos", "tanh", "sigmoid", "abs"):
+                x = getattr(torch, name)(x)
+            for name in ("neg", "floor", "ceil", "relu", "sqrt", "erf"):
+                x = getattr(torch, name)(x)
             return x
 
     with tapml.debug(Many().eval(), (torch.randn(2, 4),), granularity="module") as session:

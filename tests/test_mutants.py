@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -34,8 +36,8 @@ def test_infinity_and_the_lowest_number_are_far_apart(value):
     assert ground.distance(np.array([1, value], np.float32)) == np.inf
 
 
-def _record(**changes: object) -> Record:
-    given: dict[str, object] = {
+def _record(**changes: Any) -> Record:
+    given: dict[str, Any] = {
         "model": "m",
         "op": "o",
         "kind": "aten.mul",

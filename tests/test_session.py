@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -366,7 +367,7 @@ class TestAccidents:
         seconds = 1.0 if verdict is Verdict.TIMEOUT else 20.0
         with tapml.debug(*two_layers(), target=Target("llvm", timeout=seconds)) as session:
             session.override("act", kernel)
-            times = {}
+            times: dict[tuple[str, str], Any] = {}
             session.on("OpStarted", lambda e: times.setdefault(("start", e.op), time.monotonic()))
             session.on("OpJudged", lambda e: times.setdefault(("done", e.op), time.monotonic()))
             report = session.run()
@@ -420,7 +421,7 @@ class TestAccidents:
             assert session.run().verdict("act/silu") is Verdict.PASS
 
     def test_a_server_killed_between_call_and_fetch_is_nobodys_fault(self, session):
-        fetch, killed = session._target.fetch, []
+        fetch, killed = session._target.fetch, list[int]()
 
         def killing_fetch(key):
             if not killed:
@@ -463,7 +464,7 @@ class TestAccidents:
 
 class TestRunning:
     def test_runs_in_the_background_and_streams_events(self, session):
-        events = []
+        events: list[tapml.Event] = []
         session.on("Event", events.append)
         session.run(wait=False)
         report = session.wait()
@@ -543,6 +544,8 @@ class TestRunning:
         """Wrong in the first step alone, and every later step builds on what it left."""
 
         class Memory(torch.nn.Module):
+            total: torch.Tensor
+
             def __init__(self):
                 super().__init__()
                 self.linear = torch.nn.Linear(6, 6)

@@ -212,6 +212,8 @@ class _Sizes(torch.nn.Module):
     """Sizes as axes of tensors, of nothing but results, and as numbers; and two that no kernel of
     TVM's is for."""
 
+    table: torch.Tensor
+
     def __init__(self):
         super().__init__()
         self.register_buffer("table", torch.randn(16, 8))

@@ -216,7 +216,7 @@ def welford(site: Site) -> Any:
     """Mean and variance in one stable pass."""
 
     def kernel(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        mean = np.zeros(x.shape[:-1], np.float32)
+        mean: np.ndarray = np.zeros(x.shape[:-1], np.float32)
         squares = np.zeros_like(mean)
         for k in range(x.shape[-1]):
             delta = x[..., k] - mean

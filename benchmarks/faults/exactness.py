@@ -23,7 +23,7 @@ def booleans_nobody_wrote(site: Site) -> Any:
     outputs unwritten)."""
 
     @T.prim_func(s_tir=True)
-    def kernel(x: T.Buffer((1, 16, 64), "float32"), y: T.Buffer((1, 16, 64), "bool")):
+    def kernel(x: T.Buffer((1, 16, 64), "float32"), y: T.Buffer((1, 16, 64), "bool")) -> None:
         T.evaluate(0)
 
     return kernel
@@ -35,7 +35,7 @@ def a_row_of_booleans_nobody_wrote(site: Site) -> Any:
     1)."""
 
     @T.prim_func(s_tir=True)
-    def kernel(x: T.Buffer((1, 16, 64), "float32"), y: T.Buffer((1, 16, 64), "bool")):
+    def kernel(x: T.Buffer((1, 16, 64), "float32"), y: T.Buffer((1, 16, 64), "bool")) -> None:
         for i, j in T.grid(15, 64):
             y[0, i, j] = x[0, i, j] >= T.float32(0)
 
@@ -47,7 +47,7 @@ def booleans_that_are_all_true(site: Site) -> Any:
     """The comparison turned round."""
 
     @T.prim_func(s_tir=True)
-    def kernel(x: T.Buffer((1, 16, 64), "float32"), y: T.Buffer((1, 16, 64), "bool")):
+    def kernel(x: T.Buffer((1, 16, 64), "float32"), y: T.Buffer((1, 16, 64), "bool")) -> None:
         for i, j in T.grid(16, 64):
             y[0, i, j] = T.float32(0) <= x[0, i, j]
 

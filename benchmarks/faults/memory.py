@@ -22,7 +22,7 @@ def segfault(site: Site) -> Any:
         a: T.Buffer((2, 21, 172), "float32"),
         b: T.Buffer((2, 21, 172), "float32"),
         y: T.Buffer((2, 21, 172), "float32"),
-    ):
+    ) -> None:
         for n, i, j in T.grid(2, 21, 172):
             y[n, i, j] = a[n, i, j] * b[n, i, j]
         T.evaluate(T.call_extern("int64", "memset", T.reinterpret("handle", T.uint64(8)), 0, 64))
@@ -39,7 +39,7 @@ def hang(site: Site) -> Any:
         a: T.Buffer((2, 21, 172), "float32"),
         b: T.Buffer((2, 21, 172), "float32"),
         y: T.Buffer((2, 21, 172), "float32"),
-    ):
+    ) -> None:
         y[0, 0, 0] = a[0, 0, 0] * T.float32(0) + b[0, 0, 0] * T.float32(0)
         while y[0, 0, 0] < T.float32(1):
             y[0, 0, 0] = a[0, 0, 0] * T.float32(0)
@@ -57,7 +57,7 @@ def does_not_compile(site: Site) -> Any:
         a: T.Buffer((2, 21, 172), "float32"),
         b: T.Buffer((2, 21, 172), "float32"),
         y: T.Buffer((2, 21, 172), "float32"),
-    ):
+    ) -> None:
         for n, i, j in T.grid(2, 21, 172):
             y[n, i, j] = T.call_extern(
                 "float32", "a_function_that_no_library_has", a[n, i, j], b[n, i, j]
@@ -76,7 +76,7 @@ def tail_never_written(site: Site) -> Any:
         a: T.Buffer((2, 21, 172), "float32"),
         b: T.Buffer((2, 21, 172), "float32"),
         y: T.Buffer((2, 21, 172), "float32"),
-    ):
+    ) -> None:
         for n, i, j in T.grid(2, 21, 160):
             y[n, i, j] = a[n, i, j] * b[n, i, j]
 
@@ -93,7 +93,7 @@ def writes_its_input(site: Site) -> Any:
         a: T.Buffer((2, 21, 172), "float32"),
         b: T.Buffer((2, 21, 172), "float32"),
         y: T.Buffer((2, 21, 172), "float32"),
-    ):
+    ) -> None:
         for n, i, j in T.grid(2, 21, 172):
             y[n, i, j] = a[n, i, j] * b[n, i, j]
             a[n, i, j] = y[n, i, j]
@@ -111,7 +111,7 @@ def race(site: Site) -> Any:
         a: T.Buffer((2, 21, 172), "float32"),
         b: T.Buffer((2, 21, 172), "float32"),
         y: T.Buffer((2, 21, 172), "float32"),
-    ):
+    ) -> None:
         for n, i, j in T.grid(2, 21, 172):
             y[n, i, j] = a[n, i, j] * b[n, i, j] + T.Cast(
                 "float32", T.call_extern("int32", "rand") % 2
@@ -130,7 +130,7 @@ def handed_on_unchanged(site: Site) -> Any:
         a: T.Buffer((2, 21, 172), "float32"),
         b: T.Buffer((2, 21, 172), "float32"),
         y: T.Buffer((2, 21, 172), "float32"),
-    ):
+    ) -> None:
         for n, i, j in T.grid(2, 21, 172):
             y[n, i, j] = a[n, i, j] + T.float32(0) * b[n, i, j]
 
@@ -155,7 +155,7 @@ def index_wraps(site: Site) -> Any:
         a: T.Buffer((2, 21, 172), "float32"),
         b: T.Buffer((2, 21, 172), "float32"),
         y: T.Buffer((2, 21, 172), "float32"),
-    ):
+    ) -> None:
         for n, i, j in T.grid(2, 21, 172):
             y[n, i, j] = a[n, i % 16, j] * b[n, i % 16, j]
 

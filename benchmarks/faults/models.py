@@ -10,6 +10,10 @@ from torch import nn
 
 Made = tuple[nn.Module, Any]
 
+# Options of every model's configuration, which the classes' signatures do not name.
+_EAGER: dict[str, Any] = {"attn_implementation": "eager"}
+_START: dict[str, Any] = {"decoder_start_token_id": 0}
+
 
 def llama(layers: int, dtype: torch.dtype = torch.float32, length: int = 21) -> Made:
     """A Llama with grouped-query attention, each step of it an operator, and a causal mask."""
@@ -24,7 +28,7 @@ def llama(layers: int, dtype: torch.dtype = torch.float32, length: int = 21) -> 
         vocab_size=333,
         use_cache=False,
         initializer_range=64**-0.5,
-        attn_implementation="eager",
+        **_EAGER,
     )
     mask = torch.triu(torch.full((length, length), -torch.inf), 1).to(dtype)
     return LlamaForCausalLM(config).eval().to(dtype), {
@@ -46,7 +50,7 @@ def gpt2() -> Made:
         vocab_size=300,
         use_cache=False,
         initializer_range=64**-0.5,
-        attn_implementation="eager",
+        **_EAGER,
     )
     return GPT2LMHeadModel(config).eval(), {"input_ids": torch.randint(0, 300, (1, 19))}
 
@@ -62,7 +66,7 @@ def bert() -> Made:
         intermediate_size=160,
         vocab_size=300,
         initializer_range=64**-0.5,
-        attn_implementation="eager",
+        **_EAGER,
     )
     return BertModel(config).eval(), {"input_ids": torch.randint(0, 300, (2, 17))}
 
@@ -95,7 +99,7 @@ def t5() -> Made:
         num_heads=4,
         vocab_size=300,
         use_cache=False,
-        decoder_start_token_id=0,
+        **_START,
     )
     ids = {"input_ids": torch.randint(0, 300, (1, 15))}
     return T5Model(config).eval(), ids | {"decoder_input_ids": torch.randint(0, 300, (1, 7))}
@@ -126,8 +130,11 @@ class Convolutions(nn.Module):
 def convolutions() -> Made:
     """The network, with statistics in its batch norm that are not zero and one."""
     model = Convolutions()
-    nn.init.uniform_(model.norm.running_mean, -0.5, 0.5)
-    nn.init.uniform_(model.norm.running_var, 0.5, 2.0)
+    mean, variance = model.norm.running_mean, model.norm.running_var
+    assert mean is not None
+    assert variance is not None
+    nn.init.uniform_(mean, -0.5, 0.5)
+    nn.init.uniform_(variance, 0.5, 2.0)
     return model.eval(), (torch.randn(2, 3, 30, 30),)
 
 

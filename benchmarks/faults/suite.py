@@ -44,12 +44,13 @@ class Site:
         tensors = [v for v in self.op.inputs if not self.session.graph.values[v].host]
         given = {v: values[v] for v in self.op.inputs}
         for value, array in zip(tensors, arrays, strict=True):
-            given[value] = program.from_numpy(np.require(array, None, "CW"), values[value])
+            given[value] = program.from_numpy(np.require(array, None, ["C", "W"]), values[value])
         result: np.ndarray = program.to_numpy(program.run(self.op.id, given)[0]).copy()
         return result
 
 
 Make = Callable[..., Any]
+Register = Callable[[Make], Make]
 
 NONE = ""
 """Among a fault's patterns: no diagnosis is right, too."""
@@ -83,7 +84,7 @@ class Plant:
 PLANTS: list[Plant] = []
 
 
-def fault(model: str, *ops: str | tuple[str, int], patterns: Sequence[str] = ()) -> Any:
+def fault(model: str, *ops: str | tuple[str, int], patterns: Sequence[str] = ()) -> Register:
     """Register a fault; the decorated function makes its kernel."""
     return _register(model, ops, frozenset(patterns), benign=False)
 
@@ -92,7 +93,7 @@ def control(
     model: str,
     *ops: str | tuple[str, int],
     verdicts: Sequence[Verdict] = (Verdict.PASS, Verdict.SKIPPED),
-) -> Any:
+) -> Register:
     """Register a benign kernel (or None, for the operator's own) with the verdicts that fit it."""
     return _register(model, ops, frozenset(), benign=True, verdicts=frozenset(verdicts))
 
@@ -104,7 +105,7 @@ def _register(
     *,
     benign: bool,
     verdicts: frozenset[Verdict] = frozenset(),
-) -> Any:
+) -> Register:
     places = tuple((op, 0) if isinstance(op, str) else op for op in ops)
 
     def register(make: Make) -> Make:

@@ -103,14 +103,13 @@ def _controls(honest: Sequence[Record]) -> str:
 def _listed(name: str, records: Sequence[Record]) -> list[str]:
     if not records:
         return []
-    lines = [f"{name}: {len(records)}"]
-    for r in sorted(records, key=lambda r: (r.model, r.kind, r.op)):
-        lines.append(
-            f"  {r.model} | {r.op} | {r.kind} | {r.change} | seed {r.seed} | {r.truth}, "
-            f"{r.times:.3g} times its own kernel's distance | {r.verdict} {r.ratio:.3g} | "
-            f"{' '.join(r.message.split())[:120]}"
-        )
-    return ["\n".join(lines)]
+    lines = [
+        f"  {r.model} | {r.op} | {r.kind} | {r.change} | seed {r.seed} | {r.truth}, "
+        f"{r.times:.3g} times its own kernel's distance | {r.verdict} {r.ratio:.3g} | "
+        f"{' '.join(r.message.split())[:120]}"
+        for r in sorted(records, key=lambda r: (r.model, r.kind, r.op))
+    ]
+    return ["\n".join([f"{name}: {len(records)}", *lines])]
 
 
 def _ran(record: Record) -> bool:

@@ -14,17 +14,22 @@ _COMMON: dict[str, Any] = {
     "pad_token_id": 2,
     "use_cache": False,
 }
-_SIZE = {
+_SIZE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
-_GQA = {**_SIZE, "num_key_value_heads": 2}
-_GPT = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
-_HEAD = {**_GQA, "head_dim": 16}
-_MOE = {**_GQA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-_MLA = {
+_GQA: dict[str, Any] = {**_SIZE, "num_key_value_heads": 2}
+_GPT: dict[str, Any] = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
+_HEAD: dict[str, Any] = {**_GQA, "head_dim": 16}
+_MOE: dict[str, Any] = {
+    **_GQA,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+}
+_MLA: dict[str, Any] = {
     **_SIZE,
     "num_key_value_heads": 4,
     "q_lora_rank": 32,
@@ -33,7 +38,7 @@ _MLA = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 16,
 }
-_ROUTED = {
+_ROUTED: dict[str, Any] = {
     "n_routed_experts": 4,
     "num_experts_per_tok": 2,
     "n_group": 2,
@@ -41,8 +46,13 @@ _ROUTED = {
     "moe_intermediate_size": 32,
     "first_k_dense_replace": 1,
 }
-_WINDOW = {"sliding_window": 8}  # half of the sentence
-_MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_n_groups": 1}
+_WINDOW: dict[str, Any] = {"sliding_window": 8}  # half of the sentence
+_MAMBA2: dict[str, Any] = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+    "mamba_n_groups": 1,
+}
 
 
 def _decoder(name: str, model: str, config: str = "", **options: Any) -> Architecture:

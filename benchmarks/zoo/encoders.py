@@ -16,9 +16,9 @@ _SIZE: dict[str, Any] = {
     "max_position_embeddings": 66,
     "pad_token_id": 2,
 }
-_NARROW = {"embedding_size": 32}
-_RELATIVE = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
-_BART = {
+_NARROW: dict[str, Any] = {"embedding_size": 32}
+_RELATIVE: dict[str, Any] = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+_BART: dict[str, Any] = {
     "d_model": 64,
     "encoder_layers": 2,
     "decoder_layers": 2,
@@ -28,7 +28,7 @@ _BART = {
     "decoder_ffn_dim": 128,
     "max_position_embeddings": 64,
 }
-_T5 = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
+_T5: dict[str, Any] = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
 _PAIR: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "bos_token_id": 0,
@@ -46,7 +46,13 @@ def _encoder(
     return of_transformers(name, "text encoder", model, inputs or padded(), config, **given)
 
 
-_XLNET = {"vocab_size": VOCABULARY, "d_model": 64, "n_layer": 2, "n_head": 4, "d_inner": 128}
+_XLNET: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "d_model": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "d_inner": 128,
+}
 
 
 def _pair(name: str, model: str, *, inputs: Make | None = None, **options: Any) -> Architecture:

@@ -15,6 +15,7 @@ import threading
 import warnings
 import weakref
 from collections import OrderedDict, defaultdict
+from fractions import Fraction
 from typing import IO
 
 import numpy as np
@@ -38,7 +39,7 @@ def parse_budget(max_memory: int | str | None) -> int | None:
     if isinstance(size, str) and (found := _SIZE.fullmatch(size)):
         number, unit, binary = found.groups()
         units = _BINARY_UNITS if binary else _UNITS
-        size = int(float(number) * units[(unit or "").lower()])
+        size = int(Fraction(number) * units[(unit or "").lower()])
     if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
         raise ValueError(
             f"max_memory: {max_memory!r}; give a positive number of bytes, text such as '2 GB' or "

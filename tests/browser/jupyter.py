@@ -116,7 +116,7 @@ def serve(
     folder = Path(tempfile.mkdtemp(prefix="jupyter-"))
     token = secrets.token_hex(16)
     settings = {**SETTINGS, **(settings or {})}
-    variables = _variables(folder) | (environment or {})
+    variables = {**_variables(folder), **(environment or {})}
     try:
         _write_kernelspecs(folder / "data" / "kernels")
         _write_settings(folder / "settings", settings)
@@ -374,7 +374,8 @@ class Lab:
         """
         for _ in range(3):
             try:
-                return self.wait_idle(FIRST_ANSWER_SECONDS)
+                self.wait_idle(FIRST_ANSWER_SECONDS)
+                return
             except TimeoutError:
                 if self._call("return kernel?.status;") not in ("unknown", "restarting"):
                     break

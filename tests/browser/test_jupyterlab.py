@@ -122,7 +122,7 @@ def test_the_quickstart_by_hand(lab, screenshots):
     )
     page.get_by_role("button", name="Run", exact=True).click()
     until(lab, lambda: "judging" in work(lab))
-    seen = set()
+    seen: set[str] = set()
     while "judging" in work(lab) and len(seen) < 3:
         seen.add(page.evaluate("() => window.counts.at(-1)"))
     assert len(seen) >= 3

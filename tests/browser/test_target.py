@@ -203,7 +203,7 @@ def test_a_page_that_never_comes(kernel_cache, nothing_left, monkeypatch):
 def test_waiting_for_a_page_can_be_stopped(kernel_cache, nothing_left):
     model, inputs = models.two_layers()
     with tapml.debug(model, inputs, target=browser_target()) as session:
-        awaited = []
+        awaited: list[Any] = []
         session.on("TargetAwaited", awaited.append)
         session.run(wait=False)
         assert wait_until(lambda: bool(awaited), 20)

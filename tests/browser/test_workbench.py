@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -296,10 +298,14 @@ class TestPlot:
             " window.counts.push(e.detail.received)); }"
         )
         ops = [op.id for op in session.graph.ops]
+
+        def counted(count: int) -> bool:
+            return count in page.evaluate("() => window.counts")
+
         for k in range(6):
             op = ops[k % 3]
             session._events.emit(OpJudged(op, 0, OpResult(op, 0, Verdict.PASS, ratio=1.0)))
-            bare.until(lambda k=k: k + 1 in page.evaluate("() => window.counts"))
+            bare.until(partial(counted, k + 1))
         assert page.evaluate("() => window.counts.slice(-6)") == [1, 2, 3, 4, 5, 6]
 
 
@@ -441,7 +447,8 @@ class TestLostMessages:
                 if self.heard > 1:
                     self.feed.receive(page, message)
 
-        bare = BarePage(page, Deaf(feed_of(judged)), ["table"])
+        deaf: Any = Deaf(feed_of(judged))
+        bare = BarePage(page, deaf, ["table"])
         assert bare[".tapml-rows .tapml-row"].count() > 3
 
     def test_a_late_snapshot_does_not_take_a_selection_back(self, page, judged):

@@ -1,5 +1,7 @@
 """The event stream: by type, by name, in order, undisturbed."""
 
+from typing import Any
+
 import pytest
 
 from tapml_nb.execute.events import EVENTS, Event, EventStream, OpStarted, RunProgress
@@ -9,7 +11,8 @@ PROGRESS = RunProgress("compile", 1, 2)
 
 
 def test_by_type_by_name_and_all():
-    stream, seen = EventStream(), []
+    seen: list[Any] = []
+    stream = EventStream()
     stream.on(OpStarted, lambda e: seen.append(("type", e)))
     stream.on("OpStarted", lambda e: seen.append(("name", e)))
     stream.on("Event", lambda e: seen.append(("all", e)))
@@ -19,7 +22,8 @@ def test_by_type_by_name_and_all():
 
 
 def test_unsubscribing():
-    stream, seen = EventStream(), []
+    seen: list[Event] = []
+    stream = EventStream()
     unsubscribe = stream.on(Event, seen.append)
     stream.emit(STARTED)
     unsubscribe()
@@ -29,7 +33,8 @@ def test_unsubscribing():
 
 
 def test_a_callback_that_raises_is_reported_once_and_stops_nobody():
-    stream, seen = EventStream(), []
+    seen: list[Any] = []
+    stream = EventStream()
 
     def bad(event):
         raise RuntimeError("no")
@@ -43,7 +48,8 @@ def test_a_callback_that_raises_is_reported_once_and_stops_nobody():
 
 
 def test_a_callback_may_unsubscribe_itself():
-    stream, seen = EventStream(), []
+    seen: list[Any] = []
+    stream = EventStream()
 
     def once(event):
         seen.append(event)

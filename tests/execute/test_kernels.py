@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -88,7 +89,7 @@ def test_a_linker_in_trouble_ends_the_run_and_not_what_was_judged(tmp_path, cach
 def test_an_object_that_the_linker_rejects_is_compiled_anew(cache, monkeypatch):
     with tapml.debug(*two_layers()) as session:
         table, compiler = session._runs.kernels, session._compiler
-        link, spoiled = compiler.link, []
+        link, spoiled = compiler.link, list[Path]()
 
         def spoil(compiled, library):
             if not spoiled:  # after it was read, before it is linked

@@ -67,8 +67,8 @@ def test_without_a_budget_the_array_itself_is_kept():
 
 
 def test_every_dtype_and_shape_comes_back(storage):
-    arrays = [
-        np.float32(3.5).reshape(()),
+    arrays: list[np.ndarray] = [
+        np.array(3.5, np.float32),
         np.zeros((0, 3), np.float32),
         np.arange(24.0).reshape(2, 3, 4).transpose(2, 0, 1),
         np.array([True, False]),
@@ -139,6 +139,8 @@ def test_nothing_is_left_of_a_process_that_was_killed(tmp_path):
 class Views(torch.nn.Module):
     """Operators that go by strides and offsets, views that share memory, and a buffer that every
     step changes."""
+
+    seen: torch.Tensor
 
     def __init__(self):
         super().__init__()

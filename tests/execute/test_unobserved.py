@@ -33,6 +33,8 @@ class Gated(nn.Module):
 class Counting(nn.Module):
     """What a step returns depends on the steps before it."""
 
+    total: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.act = nn.SiLU()
@@ -56,7 +58,7 @@ def offloaded(session):
 
 
 def test_the_same_bits(gated):
-    heard = []
+    heard: list[OutputsCompared] = []
     gated.on(OutputsCompared, heard.append)
     info = offloaded(gated)
     assert info.outputs is Verdict.PASS
@@ -75,7 +77,7 @@ def test_it_is_made_when_all_is_on_the_target(gated):
 
 
 def test_it_is_not_made_twice(gated):
-    heard = []
+    heard: list[OutputsCompared] = []
     gated.on(OutputsCompared, heard.append)
     first = offloaded(gated).unobserved
     calls = gated._target.calls

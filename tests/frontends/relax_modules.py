@@ -171,7 +171,7 @@ def normal(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32) / 2
 
 
-def _exported(model: nn.Module, inputs: dict) -> tuple[tvm.IRModule, list[np.ndarray]]:
+def _exported(model: nn.Module, inputs: dict[str, Any]) -> tuple[tvm.IRModule, list[np.ndarray]]:
     modes = {"param_mode": "plain", "effect_mode": "plain"}
     module, params = model.export_tvm({"forward": {**inputs, "$": modes}})
     shapes = (map(int, param.shape) for _, param in params)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM, T5Config, T5ForConditionalGeneration
@@ -51,6 +53,9 @@ def test_prompts_of_several_sequences():
     torch.testing.assert_close(logits, whole)
 
 
+_START: dict[str, Any] = {"decoder_start_token_id": 0}  # an option of every model's
+
+
 @pytest.mark.parametrize("cache", ["static", "dynamic"])
 def test_encoder_decoder(cache):
     torch.manual_seed(0)
@@ -61,7 +66,7 @@ def test_encoder_decoder(cache):
         num_layers=1,
         num_heads=4,
         vocab_size=100,
-        decoder_start_token_id=0,
+        **_START,
     )
     model = T5ForConditionalGeneration(config).eval()
     prompt = torch.randint(1, 100, (1, 6))
@@ -76,14 +81,15 @@ def test_encoder_decoder(cache):
 class TestBadInput:
     def test_arguments(self):
         model, (prompt,) = llama(layers=1)
+        ask: Any = decode_steps
         with pytest.raises(TypeError, match=r"^model: a TwoLayers; give a language model"):
-            decode_steps(two_layers()[0], prompt)
+            ask(two_layers()[0], prompt)
         with pytest.raises(ValueError, match=r"^prompt: shape \[12\]; give token ids"):
             decode_steps(model, prompt[0])
         with pytest.raises(ValueError, match=r"^steps: 0; give how many"):
             decode_steps(model, prompt, 0)
         with pytest.raises(ValueError, match=r"^cache: 'paged'; choose"):
-            decode_steps(model, prompt, cache="paged")
+            ask(model, prompt, cache="paged")
         with pytest.raises(ValueError, match=r"^model: it is in training mode"):
             decode_steps(model.train(), prompt)
 

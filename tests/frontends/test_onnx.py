@@ -195,7 +195,7 @@ class TestFloat64:
             "LayerNormalization": lambda: nn.functional.layer_norm(wide[0], (64,)),
             "Erf": lambda: torch.erf(wide[0]),
             "Mish": lambda: nn.functional.mish(wide[0]),
-            "GridSample": lambda: nn.functional.grid_sample(*wide, align_corners=False),
+            "GridSample": lambda: nn.functional.grid_sample(wide[0], wide[1], align_corners=False),
         }[op_type]()
         np.testing.assert_allclose(exact, expected.numpy(), rtol=1e-12, atol=1e-12)
 

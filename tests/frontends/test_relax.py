@@ -1,6 +1,7 @@
 """Relax modules → graphs that compute what the module computes on TVM's virtual machine."""
 
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -80,8 +81,9 @@ class TestGraph:
     def test_every_binding_has_an_id_of_its_own(self):
         """Also where functions are called what call sites are numbered."""
         builder = relax.BlockBuilder()
-        first = builder.add_func(Kernels["double"], "double")
-        second = builder.add_func(Kernels["double"].with_attr("other", 1), "double_1")
+        double = cast(Any, Kernels)["double"]
+        first = builder.add_func(double, "double")
+        second = builder.add_func(double.with_attr("other", 1), "double_1")
         x = relax.Var("x", relax.TensorType((2, 8), "float32"))
         with builder.function("main", [x]):
             with builder.dataflow():
@@ -309,7 +311,8 @@ class TestBadInput:
             import_relax(module, [(x, *weights), (x, *changed)])
 
     def test_which_function(self):
-        functions = {name: Matched["main"].with_attr("global_symbol", name) for name in "ab"}
+        main = cast(Any, Matched)["main"]
+        functions = {name: main.with_attr("global_symbol", name) for name in "ab"}
         with pytest.raises(ValueError, match="public Relax functions a, b; give one with"):
             import_relax(tvm.IRModule(functions), (normal(0, 2, 2),))
 

@@ -78,4 +78,4 @@ def test_a_kind_that_leaves_nothing(graph):
 
 def test_no_selector(graph):
     with pytest.raises(TypeError, match="not int"):
-        select(graph, 3)
+        select(graph, 3)  # type: ignore[arg-type]

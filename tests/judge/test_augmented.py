@@ -11,6 +11,8 @@ import tapml_nb as tapml
 from tapml_nb.judge.verdict import Verdict
 from tests import models
 
+pytestmark = pytest.mark.compiles
+
 
 class Partial(nn.Module):
     """Operators that are not defined everywhere."""

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -92,7 +93,7 @@ def pattern_of(w: Work, target: np.ndarray) -> Pattern | None:
         assert found.words
         assert found.evidence
         assert found.usual_cause.startswith("usually ")
-    return found and found.pattern
+    return None if found is None else found.pattern
 
 
 # -- faults of any floating-point tensor ----------------------------------------------------------
@@ -282,7 +283,7 @@ def tables():
 
 
 @pytest.mark.parametrize(("make", "dtype", "fault", "expected"), list(tables()))
-def test_a_fault_of_any_tensor(make, dtype, fault: Callable, expected):
+def test_a_fault_of_any_tensor(make, dtype, fault: Callable[..., None], expected):
     w = make(dtype)
     target = honest(w)
     fault(target)
@@ -302,7 +303,7 @@ def case(expected):
     return register
 
 
-CASES: list[tuple[Callable, Pattern]] = []
+CASES: list[tuple[Callable[..., Any], Pattern]] = []
 
 
 def changed(w: Work, fault, seed=0):
@@ -789,7 +790,8 @@ def test_no_other_detector_fires_on_a_fault_of_any_tensor(make, dtype, fault, ex
 
 @pytest.mark.parametrize(("make", "expected"), CASES, ids=[m.__name__ for m, _ in CASES])
 def test_no_other_detector_fires_on_a_fault_of_its_operator(make, expected):
-    check_all(*make(), expected)
+    w, target = make()
+    check_all(w, target, expected)
 
 
 # -- what looks like nothing known ----------------------------------------------------------------
@@ -957,6 +959,7 @@ def culprit(session, op, kernel):
     return found
 
 
+@pytest.mark.compiles
 def test_a_stripe_in_a_session(session):
     def shared_lane(x):
         y = x / (1 + np.exp(-x))
@@ -971,12 +974,14 @@ def test_a_stripe_in_a_session(session):
     assert "12 of 48 elements are wrong" in found.evidence
 
 
+@pytest.mark.compiles
 def test_an_operator_that_hands_its_input_on(session):
     found = culprit(session, "act", lambda x: x)
     assert found.pattern == Pattern.STALE_COPY
     assert "equals input 0 unchanged" in found.diagnosis
 
 
+@pytest.mark.compiles
 def test_memory_that_is_never_written(session):
     found = culprit(session, "act", kernels.forgets_a_row)
     assert found.pattern == Pattern.ONE_SLICE
@@ -986,6 +991,7 @@ def test_memory_that_is_never_written(session):
     assert "elements are never written" in found.diagnosis
 
 
+@pytest.mark.compiles
 def test_a_result_of_the_step_before():
     model, (x,) = two_layers()
     earlier = []
@@ -1002,12 +1008,14 @@ def test_a_result_of_the_step_before():
     assert "equals its own result of step 0" in found.diagnosis
 
 
+@pytest.mark.compiles
 def test_a_scale_in_a_session(session):
     found = culprit(session, "second", lambda w, b, x: 2 * (x @ w.T + b))
     assert found.pattern == Pattern.FACTOR
     assert "scaled by 2" in found.diagnosis
 
 
+@pytest.mark.compiles
 def test_what_fits_nothing_says_so(session):
     found = culprit(session, "act", lambda x: normal(x.shape, seed=7))
     assert found.pattern == ""
@@ -1015,6 +1023,7 @@ def test_what_fits_nothing_says_so(session):
     assert "usually" not in found.diagnosis
 
 
+@pytest.mark.compiles
 def test_a_replayed_bundle_has_the_same_diagnosis(tmp_path):
     with tapml.debug(*two_layers()) as session:
         session.override("act", kernels.returns_nan)

@@ -64,6 +64,7 @@ class Sorts(nn.Module):
         return torch.sort(x, dim=-1)
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize(
     ("order", "verdict"),
     [
@@ -89,6 +90,7 @@ class Unsorted(nn.Module):
 TOP = torch.tensor([[3.0, 1.0, 2.0, 5.0], [0.0, 7.0, 9.0, 8.0]])
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize(
     ("indices", "elements", "verdict"),
     [

@@ -9,6 +9,8 @@ from tvm.script import tirx as T
 import tapml_nb as tapml
 from tapml_nb import Verdict
 
+pytestmark = pytest.mark.compiles
+
 
 class Positive(nn.Module):
     """All True on the inputs below: what NumPy makes of any byte but 0."""

@@ -157,7 +157,7 @@ class TestFaultsAreSeen:
     def test_a_float64_run_that_fails_excuses_nothing(self, exact):
         source = np.array([1.0, 2.0, 3.0], np.float32)
         reference = reference_of(source, np.array([1.0, exact, 3.0]), 1)
-        assert judge(source * np.float32([1, 1.01, 1]), reference).verdict is Verdict.FAIL
+        assert judge(source * np.array([1, 1.01, 1], np.float32), reference).verdict is Verdict.FAIL
         assert judge(source.copy(), reference).verdict is Verdict.PASS
 
     def test_integers_compare_exactly(self):

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ STATISTICS = Statistics(8, 1e-6, 1e-6, 3.0, 1e-7, 1.0, 120.0, 0, 0, 4, 2)
 
 def chain(scopes, name="Chain", kinds=("aten.mul", "aten.add")):
     """One operator per scope, each reading the one before."""
-    ops, values, before = [], {}, ()
+    ops, values, before = [], {}, tuple[str, ...]()
     for i, scope in enumerate(scopes):
         op = f"{scope}/op_{i}"
         values[op] = Value(op, "operator", SPEC, op, op)
@@ -164,8 +165,13 @@ def test_the_style_of_the_notebook_does_not_matter():
 
     report = judged(chain(blocks(2)))
     plain = picture(report)
-    dark = {"figure.facecolor": "black", "axes.facecolor": "black", "text.color": "white"}
-    dark |= {"axes.grid": True, "figure.constrained_layout.use": True, "savefig.dpi": 30}
+    dark: dict[Any, Any] = {"figure.facecolor": "black", "axes.facecolor": "black"}
+    dark |= {
+        "text.color": "white",
+        "axes.grid": True,
+        "figure.constrained_layout.use": True,
+        "savefig.dpi": 30,
+    }
     with matplotlib.rc_context(dark | {"axes.labelcolor": "white", "xtick.color": "white"}):
         assert (pixels(picture(report)) == pixels(plain)).all()
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -124,7 +125,7 @@ def test_a_library_that_is_gone_after_a_restart_comes_back_when_needed(session, 
     copy.parent.mkdir()
     copy.write_bytes(library.read_bytes())
     plan = kernels.unary("slow")
-    session.load(copy, [kernels.Kernel(**{**vars(plan), "key": "copied"})])
+    session.load(copy, [replace(plan, key="copied")])
     with pytest.raises(TargetLost):
         session.call("abort", ["x"], ["y"])
     shutil.rmtree(copy.parent)

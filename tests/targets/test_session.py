@@ -201,7 +201,7 @@ def test_states_and_events(nothing_left, library, events):
         assert session.platform["versions"]["apache-tvm"]
         session.start()
         assert len(events) == 1
-    assert session.state == "closed"
+    assert str(session.state) == "closed"
     session.close()
     with pytest.raises(RuntimeError, match="closed"):
         session.put("x", X)

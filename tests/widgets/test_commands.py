@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_hybrid(session, page):
 
 def test_placement_is_confirmed(session, page):
     session.run()
-    heard = []
+    heard: list[Any] = []
     session.on("PlacementChanged", heard.append)
     assert page.value("offload", ops=[0, 2]) == 2
     assert page.value("restore", ops=[2]) == 1
@@ -122,7 +123,7 @@ def test_values_of_an_operator_that_crashes(session, page):
 
 
 def tensor_args(**changes):
-    whole = {"axes": None, "fixed": {}, "window": None}
+    whole: dict[str, Any] = {"axes": None, "fixed": {}, "window": None}
     return {"which": "source", "step": 0, "output": 0, **whole} | changes
 
 

@@ -8,6 +8,8 @@ import logging
 import threading
 import time
 import weakref
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,7 +169,7 @@ def test_results_after_an_override_are_not_cleared_with_it(session, page):
     session.override("act", lambda x: x * 2)
     session.run()
     assert wait_until(lambda: page.of("delta") and not page.of("delta")[-1]["status"]["busy"])
-    state = {}
+    state: dict[Any, Any] = {}
     for message, buffers in zip(page.messages, page.buffers, strict=True):
         if message["kind"] == "delta":
             for op, _ in message.get("cleared", []):
@@ -205,7 +207,27 @@ def test_results_stay_on_view_when_the_session_is_closed(session, page):
     assert "closed" in page.error("run")
 
 
-MALFORMED = [
+ODD: tuple[Any, ...] = ("\ud800", True, -7, 1e400, 10**30, {"a": []}, [[None]])
+KNOWN: dict[str, dict[str, Any]] = {
+    "select": {"op": 0, "step": 0, "origin": ""},
+    "inspect": {"op": 0, "step": 0},
+    "values": {"op": 0, "step": 0},
+    "offload": {"ops": [0]},
+    "restore": {"ops": [0]},
+    "run": {"ops": [0]},
+    "code": {"op": 0, "step": 0},
+    "remember": {"key": "a", "value": 1},
+}
+NO_NAMES: tuple[Any, ...] = (None, 1.5, [], {}, "x", True)
+REST: tuple[dict[str, Any], ...] = (
+    {},
+    {"args": {}},
+    {"id": 1},
+    {"id": 1, "args": None},
+    {"id": 1, "args": [1]},
+    {"id": {}, "args": {}},
+)
+MALFORMED: list[Any] = [
     None,
     5,
     "ready",
@@ -217,33 +239,17 @@ MALFORMED = [
     {"kind": {"a": 1}},
     {"kind": "unknown"},
     {"kind": "command"},
-    *({"kind": "command", "id": n, "name": n, "args": n} for n in (None, 1.5, [], {}, "x", True)),
+    *({"kind": "command", "id": n, "name": n, "args": n} for n in NO_NAMES),
     *(
-        message
+        {"kind": "command", "name": name, **rest}
         for name in ("offload", "restore", "migrate", "select", "inspect", "tensor", "stop")
-        for message in (
-            {"kind": "command", "name": name},
-            {"kind": "command", "name": name, "args": {}},
-            {"kind": "command", "id": 1, "name": name},
-            {"kind": "command", "id": 1, "name": name, "args": None},
-            {"kind": "command", "id": 1, "name": name, "args": [1]},
-            {"kind": "command", "id": {}, "name": name, "args": {}},
-        )
+        for rest in REST
     ),
     *(
         {"kind": "command", "id": 1, "name": name, "args": {**known, argument: odd}}
-        for name, known in {
-            "select": {"op": 0, "step": 0, "origin": ""},
-            "inspect": {"op": 0, "step": 0},
-            "values": {"op": 0, "step": 0},
-            "offload": {"ops": [0]},
-            "restore": {"ops": [0]},
-            "run": {"ops": [0]},
-            "code": {"op": 0, "step": 0},
-            "remember": {"key": "a", "value": 1},
-        }.items()
+        for name, known in KNOWN.items()
         for argument in known
-        for odd in ("\ud800", True, -7, 1e400, 10**30, {"a": []}, [[None]])
+        for odd in ODD
     ),
 ]
 
@@ -301,16 +307,19 @@ def test_a_message_of_no_kind_is_logged(page, caplog):
 
 
 def test_a_still_that_raises_is_told(session, page, caplog):
-    drawn = []
+    drawn: list[bool] = []
 
     def fails():
         raise ZeroDivisionError("no picture")
+
+    def drawn_for(count):
+        return len(drawn) >= count
 
     page.ready()
     page.feed.on_rest[:] = [fails, lambda: drawn.append(True)]
     for count in (1, 2):  # the thread that draws lives on
         session.run()
-        assert wait_until(lambda count=count: len(drawn) >= count)
+        assert wait_until(partial(drawn_for, count))
     assert wait_until(
         lambda: page.of("delta")[-1]["status"]["message"].endswith("drawn: no picture")
     )

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import tapml_nb as tapml
 from tapml_nb.judge.diagnosis import Known, Pattern
@@ -46,9 +47,8 @@ def test_of_a_product(value, dtype):
     assert "became" not in other.words
 
 
+@pytest.mark.compiles
 def test_in_a_session():
-    torch = pytest.importorskip("torch")
-
     class Scaled(torch.nn.Module):
         def forward(self, x):
             return x * 0.044715

@@ -12,6 +12,8 @@ from tapml_nb.targets.wire.poison import PATTERNS
 from tests.judge.test_diagnosis import silu, work
 from tests.models import two_layers
 
+pytestmark = pytest.mark.compiles
+
 
 @T.prim_func(s_tir=True)
 def writes_zeros(x: T.Buffer((3, 16), "float32"), y: T.Buffer((3, 16), "float32")):
