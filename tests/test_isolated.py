@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from multiprocessing import forkserver
+from typing import Any
 
 import psutil
 import pytest
@@ -14,13 +15,16 @@ import pytest
 from benchmarks.isolated import _PROCESSES, PRELOADED, Failed, isolated
 from tests.conftest import wait_until
 
+SERVER: Any = forkserver._forkserver
+"""Of which `multiprocessing` shows nothing."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _a_server_that_imports_nothing():
-    forkserver._forkserver._stop()
+    SERVER._stop()
     _PROCESSES.set_forkserver_preload([])
     yield
-    forkserver._forkserver._stop()
+    SERVER._stop()
     _PROCESSES.set_forkserver_preload(PRELOADED)
 
 
@@ -51,10 +55,10 @@ def test_it_does_not_come_to_its_end(how, words):
 
 
 def test_it_outlives_the_server_it_was_forked_from_and_is_ended():
-    results = isolated(work, "hang", seconds=60)
+    results: Any = isolated(work, "hang", seconds=60)
     assert next(results) == "hang"
     process = psutil.Process(next(results))
-    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+    os.kill(SERVER._forkserver_pid, signal.SIGKILL)
     assert list(isolated(work, "of another server", seconds=60)) == ["of another server"]
     assert process.is_running()
     results.close()

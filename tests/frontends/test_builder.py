@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -27,7 +29,7 @@ def test_ids_are_numbered_and_never_given_twice():
 def test_values_without_a_spec_stay_on_the_host():
     builder = GraphBuilder()
     builder.add_value("x", "input", SPEC, "the input")
-    common = {"scope": "m.0.n", "source": None, "primitives": []}
+    common: dict[str, Any] = {"scope": "m.0.n", "source": None, "primitives": []}
     builder.add_op("size", kind="k", inputs=["x"], outputs={"n": None}, **common)
     builder.add_op("both", kind="k", inputs=["x", "n"], outputs={"y": SPEC, "z": None}, **common)
     graph = builder.build("model", inputs=["x"], outputs=["z", "y", "unknown"])
