@@ -268,8 +268,8 @@ class TestMigration:
     def test_an_accident_is_quarantined(self, session):
         session.override("act", kernels.segfaults)
         session.run()
-        session._runs.introduced["act/silu", 0] = replace(
-            session._runs.introduced["act/silu", 0], verdict=Verdict.PASS
+        session.engine.ledger.introduced["act/silu", 0] = replace(
+            session.engine.ledger.introduced["act/silu", 0], verdict=Verdict.PASS
         )
         migration = session.migrate()
         assert set(migration.quarantined) == {"act/silu"}
@@ -390,7 +390,7 @@ class TestAccidents:
 
     def test_a_server_killed_in_mid_call_is_nobodys_fault(self, session):
         session.override("act", kernels.sleeps)
-        session._spec = session._target.target = Target("llvm", timeout=30)
+        session.engine.pool.first.target = Target("llvm", timeout=30)
         session.on("OpStarted", lambda e: e.op == "act/silu" and _kill_later(session, 0.5))
         report = session.run()
         assert report.verdict("act/silu") is Verdict.PASS
@@ -401,7 +401,7 @@ class TestAccidents:
         once = iter([True])
         session.on(
             "TargetStarted",
-            lambda _: next(once, False) and psutil.Process(session._target._pid).kill(),
+            lambda _: next(once, False) and psutil.Process(session.engine.pool.first._pid).kill(),
         )
         report = session.run()
         assert report.ok
@@ -413,22 +413,22 @@ class TestAccidents:
 
             def kill_listener(event):
                 if event.op == "act/silu":
-                    server = session._target._server._process
+                    server = session.engine.pool.first._server._process
                     threading.Timer(0.5, server.kill).start()
 
             session.on("OpStarted", kill_listener)
             assert session.run().verdict("act/silu") is Verdict.PASS
 
     def test_a_server_killed_between_call_and_fetch_is_nobodys_fault(self, session):
-        fetch, killed = session._target.fetch, []
+        fetch, killed = session.engine.pool.first.fetch, []
 
         def killing_fetch(key):
             if not killed:
                 killed.append(key)
-                psutil.Process(session._target._pid).kill()
+                psutil.Process(session.engine.pool.first._pid).kill()
             return fetch(key)
 
-        session._target.fetch = killing_fetch
+        session.engine.pool.first.fetch = killing_fetch
         report = session.run()
         assert killed
         assert report.ok
@@ -455,7 +455,7 @@ class TestAccidents:
     def test_results_before_a_crash_of_everything_are_kept(self, session):
         """Even the compiler's death in the middle leaves what was judged."""
         session.run("first")
-        session._compiler._worker.kill()
+        session.engine.compiler._worker.kill()
         report = session.run()
         assert report.verdict("first/linear") is Verdict.PASS
         assert report.verdict("second/linear") is Verdict.PASS
@@ -475,7 +475,7 @@ class TestRunning:
 
     def test_stop_keeps_what_was_judged(self, session):
         session.override("act", kernels.sleeps)
-        session._target.target = Target("llvm", timeout=30)
+        session.engine.pool.first.target = Target("llvm", timeout=30)
         first_done = threading.Event()
         session.on("OpJudged", lambda e: first_done.set())
         session.run(wait=False)
@@ -492,7 +492,7 @@ class TestRunning:
 
     def test_ctrl_c_stops_cleanly(self, session):
         session.override("act", kernels.sleeps)
-        session._target.target = Target("llvm", timeout=30)
+        session.engine.pool.first.target = Target("llvm", timeout=30)
         main = threading.get_ident()
         press = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
         unsubscribe = session.on("OpStarted", lambda e: e.op == "act/silu" and press.start())
@@ -506,7 +506,7 @@ class TestRunning:
 
     def test_a_second_command_while_busy(self, session):
         session.override("act", kernels.sleeps)
-        session._target.target = Target("llvm", timeout=30)
+        session.engine.pool.first.target = Target("llvm", timeout=30)
         session.run(wait=False)
         with pytest.raises(RuntimeError, match=r"session\.wait\(\) or session\.stop\(\)"):
             session.run()
@@ -715,8 +715,8 @@ sys.path.insert(0, {root!r})
 from tests.models import two_layers
 session = tapml.debug(*two_layers())
 session.run()
-print(session._target._server._process.pid, session._target._pid, session._compiler._worker.pid,
-      flush=True)
+target, worker = session.engine.pool.first, session.engine.compiler._worker
+print(target._server._process.pid, target._pid, worker.pid, flush=True)
 {end}
 """
 
@@ -853,7 +853,7 @@ def test_session_ops_has_the_contract_columns(llama_session):
 
 
 def _kill_later(session, seconds):
-    threading.Timer(seconds, os.kill, (session._target._pid, signal.SIGKILL)).start()
+    threading.Timer(seconds, os.kill, (session.engine.pool.first._pid, signal.SIGKILL)).start()
 
 
 def _runs(pid):

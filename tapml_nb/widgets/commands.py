@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tapml_nb.engine.jobs import SessionBusy
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.judge.results import OpResult
 from tapml_nb.numerics import is_float, np_dtype
-from tapml_nb.session import SessionBusy
 from tapml_nb.widgets.kernel_text import kernel_from_text, primfunc_text
 from tapml_nb.widgets.protocol import plain
 from tapml_nb.widgets.tensors import picture, profile, summarize
 
 if TYPE_CHECKING:
-    from tapml_nb.session import Session, Which
-    from tapml_nb.widgets.feed import Feed
+    from tapml_nb.engine.verbs.inspection import Which
+    from tapml_nb.widgets.roles import Board, WatchedSession
 
 Answer = tuple[Any, list[bytes]]
 
@@ -46,7 +46,7 @@ _SHOWN: tuple[Which, ...] = ("source", "target", "difference")
 class Commands:
     """Does what pages ask of one session."""
 
-    def __init__(self, session: Session, feed: Feed) -> None:
+    def __init__(self, session: WatchedSession, feed: Board) -> None:
         self._weak = weakref.ref(session)
         self._feed = feed
         self._ops = session.graph.ops
@@ -89,7 +89,7 @@ class Commands:
         return self._table[name](args)
 
     @property
-    def _session(self) -> Session:
+    def _session(self) -> WatchedSession:
         session = self._weak()
         if session is None:
             raise RuntimeError("the session is gone; make a new one with tapml_nb.debug")
@@ -420,7 +420,7 @@ def _metrics(result: OpResult) -> dict[str, Any]:
     return metrics
 
 
-def _token_count(session: Session) -> int:
+def _token_count(session: WatchedSession) -> int:
     """How many tokens (or, without integer inputs, rows) the model's first input has.
 
     Raises:

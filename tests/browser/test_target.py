@@ -88,7 +88,7 @@ def test_a_model_is_judged_and_moves_over(session, page):
     assert len(session.migrate().offloaded) == 3
     assert session.report.info.unobserved.same
     assert "@compute" in session.code("act/silu").source
-    assert "Chrome" in session._target.platform["device"]["name"]
+    assert "Chrome" in session.engine.pool.first.platform["device"]["name"]
 
 
 def test_tensors_travel_unchanged(page):
@@ -144,7 +144,9 @@ def test_what_the_browser_rejects_is_told(kernel_cache, page):
 def test_a_session_killed_in_mid_run_comes_back_to_the_page(session, page):
     session.on(
         "OpJudged",
-        lambda event: event.op == "first/linear" and psutil.Process(session._target._pid).kill(),
+        lambda event: (
+            event.op == "first/linear" and psutil.Process(session.engine.pool.first._pid).kill()
+        ),
     )
     report = session.run()
     assert report.ok
@@ -165,7 +167,7 @@ def test_a_page_closed_in_mid_run_and_opened_again(kernel_cache, gpu_browser, no
             assert wait_until(lambda: len(judged) > 10, 60)
         assert wait_until(lambda: len(awaited) == 2, 20)
         before = len(judged)
-        assert session._thread.run.done.is_set() is False
+        assert session.engine.jobs.run.done.is_set() is False
         with new_page(gpu_browser) as second:
             second.goto(awaited[-1])
             report = session.wait()

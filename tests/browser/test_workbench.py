@@ -13,7 +13,7 @@ import tapml_nb as tapml
 from tapml_nb import Target, Verdict
 from tapml_nb.execute.events import OpJudged, OpStarted, RunFinished, RunStarted
 from tapml_nb.judge.results import OpResult
-from tapml_nb.widgets.views import feed_of
+from tapml_nb.widgets.feed import feed_of
 from tests.browser.bare import DARK, BarePage
 from tests.models import llama, two_layers
 
@@ -144,12 +144,12 @@ class TestGraph:
         bench.press(".tapml-canvas", "+", 6)
 
         def work_on(op):
-            judged._events.emit(RunStarted("introduced", 1))
-            judged._events.emit(OpStarted("introduced", op, 0, "target"))
+            judged.engine.events.emit(RunStarted("introduced", 1))
+            judged.engine.events.emit(OpStarted("introduced", op, 0, "target"))
             bench.until(lambda: op in bench.text(".tapml-work"))
             bench.page.wait_for_timeout(60)
             picture = canvas.screenshot()
-            judged._events.emit(RunFinished("introduced", False))
+            judged.engine.events.emit(RunFinished("introduced", False))
             return picture
 
         assert work_on("lm_head/linear") == work_on("model.embed_tokens/embedding")
@@ -298,7 +298,7 @@ class TestPlot:
         ops = [op.id for op in session.graph.ops]
         for k in range(6):
             op = ops[k % 3]
-            session._events.emit(OpJudged(op, 0, OpResult(op, 0, Verdict.PASS, ratio=1.0)))
+            session.engine.events.emit(OpJudged(op, 0, OpResult(op, 0, Verdict.PASS, ratio=1.0)))
             bare.until(lambda k=k: k + 1 in page.evaluate("() => window.counts"))
         assert page.evaluate("() => window.counts.slice(-6)") == [1, 2, 3, 4, 5, 6]
 
@@ -400,7 +400,7 @@ class TestPresses:
             )
             again = dict(session.report.introduced)
             for result in again.values():
-                session._events.emit(OpJudged(result.op, 0, result))
+                session.engine.events.emit(OpJudged(result.op, 0, result))
             bare.until(lambda: page.evaluate("() => window.painted"))
             page.wait_for_timeout(400)  # what follows results at leisure has followed
             page.mouse.up()

@@ -87,7 +87,7 @@ def test_a_linker_in_trouble_ends_the_run_and_not_what_was_judged(tmp_path, cach
 
 def test_an_object_that_the_linker_rejects_is_compiled_anew(cache, monkeypatch):
     with tapml.debug(*two_layers()) as session:
-        table, compiler = session._runs.kernels, session._compiler
+        table, compiler = session.engine.kernels, session.engine.compiler
         link, spoiled = compiler.link, []
 
         def spoil(compiled, library):
@@ -122,9 +122,9 @@ class TestStopping:
 
     def compiling(self, session):
         session.run(wait=False)
-        worker = session._compiler._worker
+        worker = session.engine.compiler._worker
         process = psutil.Process(worker.pid)
-        assert wait_until(lambda: session._compiler._active and process.children(), 30)
+        assert wait_until(lambda: session.engine.compiler._active and process.children(), 30)
         return process
 
     def test_a_stopped_worker_is_ended_by_stop_and_the_next_run_is_right(self, cache):
@@ -132,7 +132,7 @@ class TestStopping:
             process = self.compiling(session)
             os.kill(process.pid, signal.SIGSTOP)
             session.stop()
-            assert not session._thread.busy
+            assert not session.engine.jobs.busy
             assert session.report.info.stopped
             assert wait_until(lambda: not process.is_running())
             assert good(session.run())
