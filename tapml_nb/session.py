@@ -355,7 +355,7 @@ class Session:
     @property
     def overrides(self) -> dict[OpId, str]:
         """What the user put in operators' places, in words."""
-        return self._runs.kernels.overrides
+        return self._runs.kernels.overrides.words
 
     @property
     def ops(self) -> pd.DataFrame:

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from tapml_nb.compile.cache import Failure
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.engine.jobs import JobThread
 from tapml_nb.engine.pool import Farm
-from tapml_nb.execute.device import Device
+from tapml_nb.execute.caller import Caller
 from tapml_nb.execute.events import (
     EventStream,
     OpAccumulated,
@@ -109,22 +108,22 @@ class Runs:
         self.events = events
         self._thread = thread
         self._source = SourceRun(program, events, storage)
-        self.kernels = KernelTable(self._source, compiler, target, events, others)
+        self.kernels = KernelTable(self._source, compiler, [target, *others], events)
         self.tables = [self.kernels]
         self._opened: dict[OpId, Runs] = {}
         self._references = References(self._source)
-        device = Device(target)
+        caller = Caller(target)
         judging = [
             IntroducedRun(self._source, self.kernels, one, self._references, info.tolerance)
-            for one in (device, *map(Device, others))
+            for one in (caller, *map(Caller, others))
         ]
         self._introduced_run = judging[0]
         self._farm = Farm(graph, judging, [target, *others])
         self._augmented_run = AugmentedRun(
             self._source, self.kernels, self._introduced_run, self._references
         )
-        self._hybrid_run = HybridRun(self._source, self.kernels, device, events)
-        self._unobserved_run = UnobservedRun(self._source, self.kernels, device, self._hybrid_run)
+        self._hybrid_run = HybridRun(self._source, self.kernels, caller, events)
+        self._unobserved_run = UnobservedRun(self._source, self.kernels, caller, self._hybrid_run)
         self._accumulated_run = AccumulatedRun(
             self._source, self._hybrid_run, self._references, info.tolerance
         )
@@ -217,10 +216,15 @@ class Runs:
             result = self.introduced.get((op, step))
             if result:
                 return result.verdict not in _MOVABLE
-            return isinstance(self.kernels.prepared(op, step), Failure)
+            return self._has_none(op, step)
 
         left = [op for op in self._graph.ops if placement[op.id] == SOURCE and not op.host]
         return all(any(stays(op.id, step) for step in self.steps) for op in left)
+
+    def _has_none(self, op: OpId, step: int) -> bool:
+        """Whether it is known that an operator has no kernel in a step."""
+        implementation = self.kernels.prepared(op, step)
+        return implementation is not None and implementation.failure is not None
 
     def migrate(self, order: str, ops: Sequence[OpId]) -> Migration:
         """See :meth:`Session.migrate <tapml_nb.session.Session.migrate>`."""
@@ -262,8 +266,7 @@ class Runs:
         if judged is None:
             return Localization([], 0, [], stopped=True)
         results, _ = judged
-        there = [op for op in ops if not isinstance(self.kernels.prepared(op, 0), Failure)]
-        there = [op for op in there if not self._graph[op].host]
+        there = [op for op in ops if not (self._has_none(op, 0) or self._graph[op].host)]
         suspects = [op for op in there if results[op].verdict not in _MOVABLE]
         suspects.sort(key=lambda op: -results[op].ratio if results[op].ratio > 0 else 0.0)
         # What breaks only together often leaves something behind, so nothing is taken as known.
@@ -321,8 +324,8 @@ class Runs:
         for step in self.steps:
             for computed in self._hybrid_run.run(placement, step, stopping, afresh=afresh):
                 self._thread.checkpoint()
-                if computed.accident:
-                    accidents[computed.op.id] = computed.accident
+                if computed.failure:
+                    accidents[computed.op.id] = computed.failure
             right &= self._right(criterion, step)
         if not right:
             self._source.vouch_for_all()
@@ -333,7 +336,7 @@ class Runs:
         if criterion == "floor":
             return self._accumulated_run.judge_outputs(step) is Verdict.PASS
         if callable(criterion):
-            outputs = [v for v in self._graph.outputs if not self._graph.values[v].host]
+            outputs = self._graph.tensors(self._graph.outputs)
             return bool(criterion([self._hybrid_run.array(v, step) for v in outputs]))
         said = self._agreement(step)
         assert said is not None, "who asks has made sure that there are logits"
@@ -350,12 +353,12 @@ class Runs:
 
     def override(self, op: OpId, kernel: Any) -> None:
         """Put a kernel in an operator's place; what was known of it is not known any more."""
-        self.kernels.override(op, kernel)
+        self.kernels.overrides.put(op, kernel)
         self._probes.clear()
         for step in self.steps:
             self.introduced.pop((op, step), None)
             self.augmented.pop((op, step), None)
-        self.events.emit(OverrideChanged(op, self.kernels.overrides.get(op, "")))
+        self.events.emit(OverrideChanged(op, self.kernels.overrides.words.get(op, "")))
 
     def prepare(self, ops: Sequence[OpId]) -> dict[OpId, str]:
         """Make kernels for operators; returns why some have none."""
@@ -365,9 +368,8 @@ class Runs:
         failures: dict[OpId, str] = {}
         for op in ops:
             for step in steps:
-                implementation = self.kernels[op, step]
-                if isinstance(implementation, Failure):
-                    failures[op] = implementation.message
+                if failure := self.kernels[op, step].failure:
+                    failures[op] = failure.message
         return failures
 
     def known_failures(self, ops: Sequence[OpId]) -> dict[OpId, str] | None:
@@ -378,8 +380,8 @@ class Runs:
                 implementation = self.kernels.prepared(op, step)
                 if implementation is None:
                     return None
-                if isinstance(implementation, Failure):
-                    failures[op] = implementation.message
+                if implementation.failure:
+                    failures[op] = implementation.failure.message
         return failures
 
     def place(self, ops: Sequence[OpId], where: str) -> list[OpId]:
@@ -407,7 +409,7 @@ class Runs:
     def inputs(self, op: Op, step: int) -> list[np.ndarray]:
         """The tensors that an operator reads."""
         self._source.complete(self._thread.stopping)
-        values = [v for v in op.inputs if not self._graph.values[v].host]
+        values = self._graph.tensor_inputs(op)
         return [self._source.array(v, step).copy() for v in values]
 
     def drill(self, op: Op) -> Runs:
