@@ -238,7 +238,7 @@ class Session:
     @property
     def overrides(self) -> dict[OpId, str]:
         """What the user put in operators' places, in words."""
-        return self.engine.kernels.overrides
+        return self.engine.kernels.overrides.words
 
     @property
     def ops(self) -> pd.DataFrame:

@@ -171,7 +171,7 @@ def reproduce(engine: Engine, selector: Selector, path: Path, step: int) -> Path
         raise ValueError(f"op: {op.id} was not judged in step {step} yet; call run({op.id!r})")
     if result.verdict not in FAULTS:
         raise ValueError(f"op: {op.id} is {result.verdict}; a repro is of an operator that fails")
-    if engine.kernels.overridden(op.id):
+    if op.id in engine.kernels.overrides:
         raise ValueError(f"op: a kernel of yours is in the place of {op.id}; take it back first")
     if kind not in RUNNABLE:
         raise ValueError(f"op: TVM's package runs {', '.join(RUNNABLE)}, and this target is {kind}")

@@ -103,14 +103,14 @@ class Engine:
         self.jobs = jobs
         self.events = events
         self.source = SourceRun(program, events, storage)
-        self.kernels = KernelTable(self.source, compiler, pool.first, events, pool.sessions[1:])
+        self.kernels = KernelTable(self.source, compiler, pool.sessions, events)
         self.references = References(self.source)
         self.judges = [
-            IntroducedRun(self.source, self.kernels, device, self.references, settings.tolerance)
-            for device in pool.devices
+            IntroducedRun(self.source, self.kernels, caller, self.references, settings.tolerance)
+            for caller in pool.callers
         ]
         self.derived = AugmentedRun(self.source, self.kernels, self.judges[0], self.references)
-        first = pool.devices[0]
+        first = pool.callers[0]
         self.hybrid = HybridRun(self.source, self.kernels, first, events)
         self.unobserved = UnobservedRun(self.source, self.kernels, first, self.hybrid)
         self.accumulated = AccumulatedRun(

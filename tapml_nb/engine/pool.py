@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from tapml_nb.execute.device import Device
+from tapml_nb.execute.caller import Caller
 from tapml_nb.execute.events import EventStream, TargetAwaited, TargetLost, TargetStarted
 from tapml_nb.execute.host_call import interrupt
 from tapml_nb.targets.client.session import (
@@ -39,7 +39,7 @@ class TargetPool:
 
     Attributes:
         sessions: one for each device, equal to each other.
-        devices: what calls kernels on them, in the same order.
+        callers: what calls kernels on them, in the same order.
     """
 
     def __init__(self, target: Target, machine: str, events: EventStream) -> None:
@@ -48,7 +48,7 @@ class TargetPool:
             TargetSession(member, machine=machine, on_event=_relay_to(events))
             for member in target.members
         ]
-        self.devices = [Device(session) for session in self.sessions]
+        self.callers = [Caller(session) for session in self.sessions]
 
     @property
     def first(self) -> TargetSession:

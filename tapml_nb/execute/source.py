@@ -247,7 +247,7 @@ class SourceRun:
         """
         self._given_tensors.vouch(self._roots(op.inputs, step))
         values = self._step(step).values
-        tensors = [v for v in op.inputs if not self.program.graph.values[v].host]
+        tensors = self.program.graph.tensor_inputs(op)
         inputs = {v: values[v] for v in op.inputs} | {
             v: self.program.from_numpy(array, values[v])
             for v, array in zip(tensors, arrays, strict=True)

@@ -148,7 +148,7 @@ class References:
         if isinstance(source.program, RecordedProgram):
             return source.program.scales(op.id, values)
         graph = source.program.graph
-        tensors = [v for v in op.inputs if not graph.values[v].host]
+        tensors = graph.tensor_inputs(op)
 
         def run(given: Mapping[int, np.ndarray]) -> list[np.ndarray] | None:
             return source.exact_on(op.id, step, {tensors[k]: a for k, a in given.items()})
@@ -180,10 +180,9 @@ class References:
                 )
                 for member in op.members
             )
-        values = self._source.program.graph.values
+        tensors = self._source.program.graph.tensors
         inputs, outputs = (
-            [self._source.shape(v, step) for v in ends if not values[v].host]
-            for ends in (op.inputs, op.outputs)
+            [self._source.shape(v, step) for v in tensors(ends)] for ends in (op.inputs, op.outputs)
         )
         return reduction_length(op.primitives, inputs, outputs)
 

@@ -101,7 +101,7 @@ def test_an_object_that_the_linker_rejects_is_compiled_anew(cache, monkeypatch):
         (path,) = spoiled
         assert path.read_bytes()[:4] == b"\x7fELF"
         assert path.stat().st_size > 1000
-        assert len(table._renewed) == 1
+        assert len(table._loader.renewed) == 1
 
 
 @pytest.mark.parametrize("how", ["removed", "a file"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tapml_nb.compile.cache import Failure
 from tapml_nb.engine.engine import Engine
 from tapml_nb.execute.events import OpAccumulated, OutputsCompared, RunProgress
 from tapml_nb.execute.hybrid import SOURCE, TARGET
@@ -68,6 +67,12 @@ def agreement_of_logits(engine: Engine, step: int) -> Agreement | None:
     return agreement(engine.hybrid.array(value, step), engine.source.array(value, step))
 
 
+def has_no_kernel(engine: Engine, op: OpId, step: int) -> bool:
+    """Whether it is known that an operator has no kernel in a step."""
+    implementation = engine.kernels.prepared(op, step)
+    return implementation is not None and implementation.failure is not None
+
+
 def _is_whole(engine: Engine, placement: Mapping[OpId, str]) -> bool:
     """Whether no operator is left on the source that could be on the target."""
 
@@ -75,7 +80,7 @@ def _is_whole(engine: Engine, placement: Mapping[OpId, str]) -> bool:
         result = engine.ledger.introduced.get((op, step))
         if result:
             return result.verdict not in MOVABLE
-        return isinstance(engine.kernels.prepared(op, step), Failure)
+        return has_no_kernel(engine, op, step)
 
     left = [op for op in engine.graph.ops if placement[op.id] == SOURCE and not op.host]
     return all(any(stays(op.id, step) for step in engine.steps) for op in left)

@@ -103,8 +103,7 @@ def check_tensor(op: Op, which: str, output: int) -> None:
 def inputs(engine: Engine, op: Op, step: int) -> list[np.ndarray]:
     """The tensors that an operator reads."""
     engine.complete()
-    values = [v for v in op.inputs if not engine.graph.values[v].host]
-    return [engine.source.array(v, step).copy() for v in values]
+    return [engine.source.array(v, step).copy() for v in engine.graph.tensor_inputs(op)]
 
 
 def code(engine: Engine, op: Op, step: int) -> KernelCode:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tapml_nb.compile.cache import Failure
 from tapml_nb.engine.engine import Engine
 from tapml_nb.execute.events import OverrideChanged, PlacementChanged
 from tapml_nb.execute.hybrid import SOURCE, TARGET
@@ -54,10 +53,10 @@ def override(engine: Engine, selector: Selector, kernel: Any) -> None:
     (op,) = chosen
     check_override(engine.graph, op, kernel)
     engine.jobs.require_idle()
-    engine.kernels.override(op, kernel)
+    engine.kernels.overrides.put(op, kernel)
     engine.probes.clear()
     engine.ledger.forget(op)
-    engine.events.emit(OverrideChanged(op, engine.kernels.overrides.get(op, "")))
+    engine.events.emit(OverrideChanged(op, engine.kernels.overrides.words.get(op, "")))
 
 
 def _failures(engine: Engine, ops: Sequence[OpId]) -> dict[OpId, str]:
@@ -76,6 +75,6 @@ def _known_failures(engine: Engine, ops: Sequence[OpId]) -> dict[OpId, str] | No
             implementation = engine.kernels.prepared(op, step)
             if implementation is None:
                 return None
-            if isinstance(implementation, Failure):
-                failures[op] = implementation.message
+            if implementation.failure:
+                failures[op] = implementation.failure.message
     return failures

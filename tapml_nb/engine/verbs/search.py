@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from tapml_nb.compile.cache import Failure
 from tapml_nb.engine.engine import Engine
 from tapml_nb.engine.verbs import hybrid, judging
 from tapml_nb.engine.verbs.placement import place
@@ -91,8 +90,7 @@ def localize(engine: Engine, criterion: Criterion, ops: Sequence[OpId]) -> Local
     results = _judged(engine, ops)
     if results is None:
         return Localization([], 0, [], stopped=True)
-    there = [op for op in ops if not isinstance(engine.kernels.prepared(op, 0), Failure)]
-    there = [op for op in there if not graph[op].host]
+    there = [op for op in ops if not (hybrid.has_no_kernel(engine, op, 0) or graph[op].host)]
     suspects = [op for op in there if results[op].verdict not in hybrid.MOVABLE]
     suspects.sort(key=lambda op: -results[op].ratio if results[op].ratio > 0 else 0.0)
     # What breaks only together often leaves something behind, so nothing is taken as known.
@@ -140,8 +138,8 @@ def _probe(engine: Engine, ops: frozenset[OpId], criterion: Criterion, afresh: b
     for step in engine.steps:
         for computed in engine.hybrid.run(placement, step, engine.jobs.stopping, afresh=afresh):
             engine.jobs.checkpoint()
-            if computed.accident:
-                failures[computed.op.id] = computed.accident
+            if computed.failure:
+                failures[computed.op.id] = computed.failure
         right &= _right(engine, criterion, step)
     if not right:
         engine.source.vouch_for_all()
@@ -153,8 +151,7 @@ def _right(engine: Engine, criterion: Criterion, step: int) -> bool:
     if criterion == "floor":
         return engine.accumulated.judge_outputs(step) is Verdict.PASS
     if callable(criterion):
-        graph = engine.graph
-        outputs = [v for v in graph.outputs if not graph.values[v].host]
+        outputs = engine.graph.tensors(engine.graph.outputs)
         return bool(criterion([engine.hybrid.array(v, step) for v in outputs]))
     agreement = hybrid.agreement_of_logits(engine, step)
     assert agreement is not None, "who asks has made sure that there are logits"
