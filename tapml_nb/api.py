@@ -103,21 +103,7 @@ def debug(
     return Session(assemble(program, compiler, settings))
 
 
-def open_session(
-    program: Program,
-    target: Any,
-    *,
-    tolerance: float | None = None,
-    workarounds: Sequence[str] = (),
-    max_memory: int | str | None = None,
-) -> Session:
-    """A session over a program that is already imported, with the workarounds it was given.
-
-    Raises:
-        ValueError: if the target is unknown or cannot be used here, or another argument does not
-            fit.
-    """
-    engine = open_engine(
-        program, target, tolerance=tolerance, workarounds=workarounds, max_memory=max_memory
-    )
-    return Session(engine)
+def open_session(program: Program, target: Any, **settings: Any) -> Session:
+    """A session over a program that is already imported, with the workarounds it was given; as
+    :func:`~tapml_nb.engine.engine.open_engine`."""
+    return Session(open_engine(program, target, **settings))

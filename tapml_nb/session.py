@@ -1,15 +1,14 @@
 """The session: one model, one target, and everything that is learned about the two.
 
-All work is done by one thread that belongs to the session, one command at a time; what the user
-calls only puts commands in its queue and waits, or does not.  Results are kept as they come, so
-whatever ends a run early, nothing already known is lost.
+It is the face of an engine: arguments are checked here, on the thread of whoever calls, and all
+work is done by the one thread of the engine, one command at a time.  Results are kept as they
+come, so whatever ends a run early, nothing already known is lost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -43,8 +42,8 @@ class Session:
 
     Attributes:
         graph: the model's operators (:class:`~tapml_nb.graph.Graph`).
-        engine: what does the work (:class:`~tapml_nb.engine.engine.Engine`), for people who write
-            tools; nothing of it is promised to stay as it is.
+        engine: what does the work (:class:`~tapml_nb.engine.engine.Engine`), for people who
+            write tools; it may change with any version.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -381,12 +380,7 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -265,7 +265,7 @@ class TestMigration:
         assert found == [{"lm_head/linear"}]
         assert asked[0] == [(1, 12, 300)]
 
-    def test_an_accident_is_quarantined(self, session):
+    def test_a_failure_is_quarantined(self, session):
         session.override("act", kernels.segfaults)
         session.run()
         session.engine.ledger.introduced["act/silu", 0] = replace(
