@@ -76,6 +76,11 @@ def debug(
         TypeError: if the model or the inputs are of no known kind.
         FrontendError: if the model runs but cannot be exported, or what the target fuses of it
             cannot be found out.
+
+    Example:
+        >>> with tapml.debug(model, (x,), target="llvm") as session:
+        ...     session.run("pool")
+        <Report of Net: 2 UNKNOWN, 1 FAIL; 1 culprit, 2 not judged>
     """
     level = Granularity.parse(granularity)
     spec, tvm_target = resolve(target)

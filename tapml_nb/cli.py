@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tapml_nb.targets.wire.errors import TargetError, TargetLost
 from tapml_nb.terminal import printable
@@ -124,11 +124,11 @@ def _replay(parsed: argparse.Namespace) -> int:
 def _write_repros(bundle: Bundle, report: Report, target: Target, folder: Path) -> None:
     """One script for the worst operator of each cause."""
     folder.mkdir(parents=True, exist_ok=True)
-    worst = {culprit.op: culprit for culprit in report.culprits}
     for number, cause in enumerate(report.causes, 1):
         path = folder / f"culprit_{number}.py"
         try:
-            bundle.repro(cause.worst, path, step=worst[cause.worst].step, target=target)
+            step = report.culprit_of[cause.worst].step
+            bundle.repro(cause.worst, path, step=step, target=target)
             print(printable(f"repro of culprit {number}: {path}"))
         except ValueError as error:
             print(printable(f"no repro of culprit {number}: {error}"))
@@ -180,24 +180,26 @@ def _report(parsed: argparse.Namespace) -> int:
 
 
 def _recorded(name: str, frame: pd.DataFrame) -> Report:
-    """What the session that carved a bundle said of its operators."""
+    """The report of the session that carved a bundle, as far as the bundle holds it."""
     from tapml_nb.graph import Graph, Op
     from tapml_nb.judge.results import OpResult
     from tapml_nb.judge.verdict import Verdict
     from tapml_nb.report import Report
 
+    rows: list[dict[Any, Any]] = frame.to_dict("records")
+    judged: list[dict[Any, Any]] = frame[frame["verdict"].notna()].to_dict("records")
     ops = {
-        row.op: Op(row.op, row.kind, row.scope, "", "", (), (), None, ())
-        for row in frame.itertuples()
+        row["op"]: Op(row["op"], row["kind"], row["scope"], "", "", (), (), None, ())
+        for row in rows
     }
-    said = [
-        OpResult(row.op, row.step, Verdict(row.verdict), message=row.message)
-        for row in frame[frame["verdict"].notna()].itertuples()
+    results = [
+        OpResult(row["op"], row["step"], Verdict(row["verdict"]), message=row["message"])
+        for row in judged
     ]
     return Report(
         Graph(name, tuple(ops.values()), {}, (), ()),
         1 + int(frame["step"].max()) if len(frame) else 1,
-        {(result.op, result.step): result for result in said},
+        {(result.op, result.step): result for result in results},
     )
 
 

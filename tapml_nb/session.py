@@ -44,6 +44,10 @@ class Session:
         graph: the model's operators (:class:`~tapml_nb.graph.Graph`).
         engine: what does the work (:class:`~tapml_nb.engine.engine.Engine`), for people who
             write tools; it may change with any version.
+
+    Example:
+        >>> session.run().outcome, session.offload("act"), session.hybrid().info.outputs.name
+        ('1 culprit', ['act/gelu'], 'PASS')
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -83,6 +87,10 @@ class Session:
                 so do all methods that look at tensors.
             RuntimeError: if the session is busy or closed.
             CompilerTrouble: if what keeps the compiler from its work is no kernel's fault.
+
+        Example:
+            >>> session.run("kind=gelu").verdict("act/gelu").name
+            'PASS'
         """
         chosen = select(self.graph, ops)
         self.engine.start(judging.judge, chosen, augment=augment)
@@ -96,6 +104,11 @@ class Session:
 
         Args:
             wait: as for :meth:`run`.
+
+        Example:
+            >>> moved = session.offload("pool")
+            >>> session.hybrid().info.outputs
+            <Verdict.FAIL: 'FAIL'>
         """
         self.engine.start(hybrid.run)
         return self.wait() if wait else self.report
@@ -109,6 +122,11 @@ class Session:
         Raises:
             KeyboardInterrupt: on Ctrl-C, after the run has been stopped.
             Exception: whatever ended the run.
+
+        Example:
+            >>> begun = session.run(wait=False)
+            >>> session.wait(progress=False).outcome
+            '1 culprit'
         """
         if self.engine.jobs.run is not None:
             self.engine.result_of(self.engine.jobs.run, progress)
@@ -136,6 +154,10 @@ class Session:
 
         Raises:
             SelectorError: if the selector names no operator, or none that can be moved.
+
+        Example:
+            >>> session.offload(["fc", "kind=gelu"])
+            ['fc/linear', 'act/gelu']
         """
         return placement.offload(self.engine, selector)
 
@@ -166,6 +188,10 @@ class Session:
         Raises:
             SelectorError, ValueError: if ``ops`` or ``order`` names nothing.
             SessionBusy: if a run goes on.
+
+        Example:
+            >>> session.migrate(order="riskiest_last").offloaded
+            ['fc/linear', 'act/gelu']
         """
         chosen = select(self.graph, ops)
         in_order(order, (), {})
@@ -193,6 +219,10 @@ class Session:
             SelectorError: if ``ops`` names no operator.
             ValueError: if there is no such criterion, or the model has no logits.
             SessionBusy: if a run goes on.
+
+        Example:
+            >>> session.localize(lambda outputs: outputs[0].min() > -9, ops="*").culprits
+            []
         """
         criterion = "floor" if criterion is None else criterion
         search.check_criterion(self.engine, criterion)
@@ -214,6 +244,12 @@ class Session:
         Raises:
             SelectorError: if ``op`` does not name exactly one operator.
             TypeError, ValueError: if the kernel cannot stand in its place.
+
+        Example:
+            >>> session.override("act", lambda x: np.maximum(x, 0))
+            >>> session.run("act").verdict("act/gelu").name
+            'FAIL'
+            >>> session.override("act", None)
         """
         placement.override(self.engine, op, kernel)
 
@@ -265,6 +301,10 @@ class Session:
         Raises:
             SelectorError, ValueError: if one of the arguments names nothing.
             RuntimeError: if the operator has no kernel, or it gives no result.
+
+        Example:
+            >>> session.tensor("pool", "target").shape, session.tensor("pool", "float64").dtype
+            ((1, 1, 4, 4), dtype('float64'))
         """
         operator = self.engine.the_operator(op, step)
         inspection.check_tensor(operator, which, output)
@@ -279,6 +319,10 @@ class Session:
 
         Raises:
             SelectorError, ValueError: if one of the arguments names nothing.
+
+        Example:
+            >>> [(array.shape, array.dtype.name) for array in session.inputs("pool")]
+            [((1, 1, 8, 8), 'float32')]
         """
         return self.engine.do(inspection.inputs, self.engine.the_operator(op, step), step)
 
@@ -289,6 +333,10 @@ class Session:
 
         Raises:
             SelectorError, ValueError: if one of the arguments names nothing.
+
+        Example:
+            >>> "avg_pool2d" in session.code("pool").relax
+            True
         """
         return self.engine.do(inspection.code, self.engine.the_operator(op, step), step)
 
@@ -302,6 +350,11 @@ class Session:
         Raises:
             SelectorError: if ``ops`` names no operator.
             ValueError: if the file cannot be written, or nothing was judged yet.
+
+        Example:
+            >>> bundle = session.carve(folder / "pool.tapml", "pool")
+            >>> len(bundle), bundle.close()
+            (1, None)
         """
         return writer.carve(self.engine, Path(path), ops)
 
@@ -320,6 +373,10 @@ class Session:
         Raises:
             SelectorError, ValueError: if one of the arguments names nothing, the operator does
                 not fail, or TVM's package cannot run what the target's kind needs.
+
+        Example:
+            >>> session.repro("pool", folder / "pool.py")
+            PosixPath('...pool.py')
         """
         return repro.reproduce(self.engine, op, Path(path), step)
 
@@ -328,6 +385,12 @@ class Session:
 
         Callbacks run on the session's thread and must be quick.  Returns a function that ends
         the subscription.
+
+        Example:
+            >>> unsubscribe = session.on("OpJudged", lambda event: print(event.result.verdict))
+            >>> _ = session.run("act")
+            PASS
+            >>> unsubscribe()
         """
         return self.engine.events.on(event, callback)
 

@@ -17,7 +17,7 @@ from benchmarks.zoo.architecture import Architecture, rms
 from tapml_nb.graph import Graph, Op
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.verdict import FAULTS, Verdict
-from tapml_nb.report.report import Report
+from tapml_nb.report import Report
 from tapml_nb.session import Session
 
 _NOT_JUDGED = (Verdict.UNSUPPORTED, Verdict.COMPILE_ERROR, Verdict.UNKNOWN)

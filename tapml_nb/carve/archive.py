@@ -57,6 +57,11 @@ class BundleError(ValueError):
 
     Whatever is wrong with a bundle is one of these, when it is opened and whenever something is
     read of it later.
+
+    Example:
+        >>> tapml.Bundle.open("/dev/null")
+        Traceback (most recent call last):
+        tapml_nb.carve.archive.BundleError: ...
     """
 
 

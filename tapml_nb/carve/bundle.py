@@ -39,6 +39,11 @@ class CarvedTest:
         exact: the float64 results, or None for outputs that have none (integers, booleans).
         verdict: what the session that carved it said; None if it had not judged it.
         message: why.
+
+    Example:
+        >>> test = list(bundle)[-1]
+        >>> test.op, test.verdict, test.outputs[0].shape, test.exact[0].dtype
+        ('pool/avg_pool2d', 'FAIL', (1, 1, 4, 4), dtype('float64'))
     """
 
     op: str
@@ -58,6 +63,11 @@ class Bundle:
     that :meth:`to_pytest` writes, compile the operators that it holds and run them here, and these
     may call whatever native code they name: replay only bundles of people whose programs you
     would run.
+
+    Example:
+        >>> bundle = tapml.Bundle.open(folder / "net.tapml")
+        >>> bundle.name, len(bundle), bundle.close()
+        ('Net', 3, None)
     """
 
     def __init__(self, archive: Archive) -> None:
@@ -108,7 +118,12 @@ class Bundle:
 
     def frame(self) -> pd.DataFrame:
         """One row per carved test: ``op, kind, scope, step, inputs, outputs, verdict, file, line,
-        message``, as they were when it was carved."""
+        message``, as they were when it was carved.
+
+        Example:
+            >>> bundle.frame()["inputs"][2]
+            'float32[1, 1, 8, 8]'
+        """
         import pandas as pd
 
         def specs(entries: list[dict[str, Any]]) -> str:
@@ -154,6 +169,10 @@ class Bundle:
         Raises:
             ValueError: if the target is unknown or cannot be used here.
             BundleError: if something in the bundle is not what it should be.
+
+        Example:
+            >>> bundle.replay(tapml.Target("llvm", guard=True)).outcome
+            '1 culprit'
         """
         self._notice_versions()
         with _torch_left_out():
@@ -165,6 +184,10 @@ class Bundle:
 
         Raises:
             ValueError: if the folder cannot be written.
+
+        Example:
+            >>> sorted(path.name for path in bundle.to_pytest(folder / "tests").glob("*.py"))
+            ['conftest.py', 'test_carved.py']
         """
         from tapml_nb.carve.pytest_export import export
 
@@ -186,6 +209,10 @@ class Bundle:
         Raises:
             SelectorError, ValueError: as for :meth:`tapml_nb.session.Session.repro`.
             BundleError: if something in the bundle is not what it should be.
+
+        Example:
+            >>> bundle.repro("pool/avg_pool2d", folder / "carved.py")
+            PosixPath('...carved.py')
         """
         self._notice_versions()
         with _torch_left_out():

@@ -11,6 +11,12 @@ class CompilerTrouble(RuntimeError):
 
     A full disk, a process that was killed or stopped from outside, a tool that is gone.  Nothing
     of it is kept: the kernels in hand are compiled again by the next run.
+
+    Example:
+        >>> try:
+        ...     report = session.run()
+        ... except tapml.CompilerTrouble:
+        ...     report = session.report  # what was judged until then
     """
 
 

@@ -22,7 +22,14 @@ Slot = tuple[ValueId, int]
 
 
 class ModelChanged(RuntimeError):
-    """A weight or an input is not what it was when the session first ran the model."""
+    """A weight or an input is not what it was when the session first ran the model.
+
+    Example:
+        >>> with tapml.debug(model, (given := x.clone(),)) as session:
+        ...     _ = session.run(), given.zero_(), session.run()
+        Traceback (most recent call last):
+        tapml_nb.execute.given.ModelChanged: ...
+    """
 
 
 class Given:

@@ -24,7 +24,13 @@ class Unsupported(Exception):
 
 
 class FrontendError(Exception):
-    """The model as a whole cannot be imported; the message says why and what to try."""
+    """The model as a whole cannot be imported; the message says why and what to try.
+
+    Example:
+        >>> tapml.debug(branching, (x,))
+        Traceback (most recent call last):
+        tapml_nb.frontends.program.FrontendError: ...
+    """
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,11 @@ class Op:
         constants: numbers among the arguments of its last primitive, by parameter name
             (``{"dim": -1, "keepdim": True}``).
         members: the ATen calls it holds, in order; empty at operator granularity.
+
+    Example:
+        >>> op = session.graph["pool/avg_pool2d"]
+        >>> op.kind, op.scope, op.constants["divisor_override"]
+        ('aten.avg_pool2d', 'pool', 3)
     """
 
     id: OpId
@@ -116,7 +121,8 @@ class Op:
 
 @dataclass(frozen=True)
 class Graph:
-    """Operators in executable order and the values between them.
+    """Operators in executable order and the values between them.  ``graph[op]`` is the one with an
+    id; without such a one a KeyError.
 
     Attributes:
         name: what the model is called in reports.
@@ -124,6 +130,10 @@ class Graph:
         values: every tensor by id.
         inputs: the model's user inputs, in call order.
         outputs: the values the model returns, flattened.
+
+    Example:
+        >>> [op.id for op in session.graph.ops], len(session.graph.downstream(["act/gelu"]))
+        (['fc/linear', 'act/gelu', 'pool/avg_pool2d'], 2)
     """
 
     name: str

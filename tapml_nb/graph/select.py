@@ -19,7 +19,13 @@ Selector = str | Callable[[Op], bool] | Iterable["Selector"]
 
 
 class SelectorError(ValueError):
-    """A selector that names no operator of this graph."""
+    """A selector that names no operator of this graph.
+
+    Example:
+        >>> session.run("kind=gelo")
+        Traceback (most recent call last):
+        tapml_nb.graph.select.SelectorError: no operator matches 'kind=gelo'; did you mean 'gelu'?
+    """
 
 
 def select(

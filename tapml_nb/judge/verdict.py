@@ -55,7 +55,18 @@ has the ulps of its libraries; sums kept in float16 are at 4."""
 
 
 class Verdict(StrEnum):
-    """What is known of an operator on the target."""
+    """What is known of an operator on the target (see ``docs/verdicts.md``).
+
+    ``PASS``; ``FAIL``: beyond its noise floor; ``NONFINITE``: NaN or infinite where the source is
+    not; ``NONDETERMINISTIC``: two runs differ by more than the floor; ``COMPILE_ERROR``: TVM
+    cannot compile it; ``CRASH``, ``TIMEOUT``: its kernel ended its process, or takes too long;
+    ``UNSUPPORTED``: TVM or the device has no way to do it; ``SKIPPED``: there is nothing to
+    judge; ``UNKNOWN``: it was not judged yet.
+
+    Example:
+        >>> report.verdict("pool/avg_pool2d") is tapml.Verdict.FAIL, tapml.Verdict.FAIL == "FAIL"
+        (True, True)
+    """
 
     PASS = "PASS"
     FAIL = "FAIL"

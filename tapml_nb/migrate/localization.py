@@ -34,6 +34,10 @@ class Localization:
         stopped: whether the search was stopped before its end.
         alike: of the operators that break it alone, those that are broken on their own inputs
             in the same way, together.
+
+    Example:
+        >>> session.localize(ops="*").culprits
+        [frozenset({'pool/avg_pool2d'})]
     """
 
     culprits: list[frozenset[OpId]]

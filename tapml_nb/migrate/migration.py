@@ -73,11 +73,16 @@ class Migration:
     """Where a migration ended.
 
     Attributes:
+        graph: the model.
         offloaded: the operators that are on the target now, in graph order.
         quarantined: operators that stay on the source, each with the reason.
         steps: every check made, in order.
         kernels: the kernel of each quarantined operator that has one.
         stopped: whether it was stopped before everything was tried.
+
+    Example:
+        >>> session.migrate().remaining[["op", "unlocks"]].values.tolist()
+        [['pool/avg_pool2d', 1]]
     """
 
     graph: Graph
@@ -89,7 +94,8 @@ class Migration:
 
     @property
     def timeline(self) -> pd.DataFrame:
-        """One row per check: ``tried, ok, offloaded, seconds, quarantined``."""
+        """One row per check: ``tried, ok, offloaded, seconds, quarantined``; how many operators
+        the batch had, and how many were on the target then."""
         import pandas as pd
 
         columns = ["tried", "ok", "offloaded", "seconds", "quarantined"]

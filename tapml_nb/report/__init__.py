@@ -1,6 +1,7 @@
 """Reports: what a session knows, frozen, as frames, figures and pages."""
 
-from tapml_nb.report.causes import Cause
-from tapml_nb.report.report import Culprit, Report, RunInfo
+from tapml_nb.report.causes import Cause, Culprit
+from tapml_nb.report.findings import RunInfo
+from tapml_nb.report.report import Report
 
 __all__ = ["Cause", "Culprit", "Report", "RunInfo"]

@@ -1,4 +1,4 @@
-"""Causes: operators that fail in the same way, as one.
+"""Culprits, and causes: operators that fail in the same way, as one.
 
 One wrong rule of an importer breaks every linear layer of a model.  Results are of one cause where
 the kind of the operators, the verdict, what the error looks like and the message agree, once what
@@ -11,11 +11,71 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from tapml_nb.graph import OpId
+from tapml_nb.graph import OpId, SourceLine
 from tapml_nb.judge.diagnosis import Diagnosis, Pattern
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """An operator whose kernel is broken.
+
+    Attributes:
+        op: the operator.
+        verdict: how it is broken.
+        ratio: distance from the exact result over the noise floor (infinite where there is no
+            finite result, NaN for integers).
+        diagnosis: what is wrong, in words: what the error looks like and what that usually
+            means, if it looks like something known, and why the verdict.
+        evidence: the user's line that calls it, what the diagnosis leans on, and the metrics.
+        step: the step in which it is worst, from 0.
+        pattern: the :class:`~tapml_nb.judge.diagnosis.Pattern` that the error looks like; ""
+            for none.
+        steps: every step in which it is broken.
+
+    Example:
+        >>> culprit = report.culprits[0]
+        >>> culprit.op, culprit.step, culprit.ratio > report.info.tolerance
+        ('pool/avg_pool2d', 0, True)
+    """
+
+    op: OpId
+    verdict: Verdict
+    ratio: float
+    diagnosis: str
+    evidence: str
+    step: int
+    pattern: str = ""
+    steps: tuple[int, ...] = ()
+
+
+def culprit(
+    result: OpResult, line: SourceLine | None, steps: tuple[int, ...], when: str, conversion: str
+) -> Culprit:
+    """A culprit from the result in which it is worst and the user's line that calls it; ``when``
+    are its steps in words, and ``conversion`` by what it was converted, both "" if as usual."""
+    stats, found = result.statistics, result.diagnosis
+    where = f"{Path(line.file).name}:{line.line}: {line.text}" if line else ""
+    metrics = (
+        f"max abs {stats.max_abs:.3g}, {stats.mismatched} of {stats.elements} elements differ, "
+        f"floor {result.floor:.3g}"
+        if stats
+        else ""
+    )
+    words = f"{found.words} ({found.usual_cause})" if found else ""
+    return Culprit(
+        result.op,
+        result.verdict,
+        result.ratio,
+        "; ".join(filter(None, (words, result.message, conversion))),
+        "; ".join(filter(None, (where, when, found.evidence if found else "", metrics))),
+        result.step,
+        str(found.pattern) if found else "",
+        steps,
+    )
 
 
 @dataclass(frozen=True)
@@ -28,14 +88,14 @@ class Cause:
         verdict: how they are broken.
         diagnosis: what is wrong with the worst of them, in words, as in
             :attr:`Culprit.diagnosis <tapml_nb.report.Culprit.diagnosis>`.
-        worst: the worst of them, the one to look at and to make a repro of.
+        worst: the worst of them, the one to inspect and to make a repro of.
         ratio: its distance from the exact result over the noise floor.
         pattern: the :class:`~tapml_nb.judge.diagnosis.Pattern` that its error looks like; "" for
             none.
 
-    >>> cause = Cause(("0/pow", "7/pow"), "aten.pow", Verdict.FAIL, "scaled by 2", "7/pow", 900.0)
-    >>> print(cause)
-    7/pow FAIL, 900 floors; 2 operators of this cause, the first 0/pow
+    Example:
+        >>> Cause(("0/pow", "7/pow"), "aten.pow", Verdict.FAIL, "scaled", "7/pow", 900.0).others
+        '; 2 operators of this cause, the first 0/pow'
     """
 
     ops: tuple[OpId, ...]
@@ -72,12 +132,8 @@ def grouped(results: Iterable[OpResult], kind_of: Callable[[OpId], str]) -> list
     """Results by cause, in the order in which causes first appear."""
     groups: dict[tuple[str, ...], list[OpResult]] = {}
     for result in results:
-        key = (
-            kind_of(result.op),
-            str(result.verdict),
-            *_look(result.diagnosis),
-            shape(result.message),
-        )
+        pattern = _pattern(result.diagnosis)
+        key = (kind_of(result.op), str(result.verdict), *pattern, shape(result.message))
         groups.setdefault(key, []).append(result)
     return list(groups.values())
 
@@ -98,7 +154,7 @@ def by_reason(reasons: Sequence[tuple[OpId, str]], kind_of: Callable[[OpId], str
     ]
 
 
-def _look(diagnosis: Diagnosis | None) -> tuple[str, str]:
+def _pattern(diagnosis: Diagnosis | None) -> tuple[str, str]:
     if diagnosis is None:
         return "", ""
     if diagnosis.pattern is Pattern.FACTOR:
@@ -116,7 +172,7 @@ def _rounded(words: str) -> str:
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
 _LEFT_OUT = (
-    (re.compile(r"\b0(?= (?:NaN|infinit))"), "no"),  # that there are none is no accident
+    (re.compile(r"\b0(?= (?:NaN|infinit))"), "no"),  # that there are none tells causes apart
     (re.compile(r"\b0x[0-9a-fA-F]+"), "#"),
     (re.compile(r"[-+]?\b(?:nan|inf|True|False)\b"), "#"),
     (re.compile(r"(?<![\w])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"), "#"),

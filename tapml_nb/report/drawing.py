@@ -1,4 +1,4 @@
-"""Drawing by inches with plain text, for pictures made in any thread.
+"""Drawing by inches with literal text, for pictures made in any thread.
 
 Nothing here touches pyplot or Matplotlib's mathematics, whose state all threads share, nor what
 style the notebook has set.
@@ -26,29 +26,22 @@ MARGIN = 0.25
 GUTTER = 0.38
 FONT = "DejaVu Sans"  # comes with Matplotlib
 INK, PAPER, WIRE, CROSSING = "#1b1b1b", "#ffffff", "#8a8a8a", "#e69f00"
-PLAIN: dict[str, Any] = {"parse_math": False, "usetex": False, "fontfamily": FONT}
+LITERAL: dict[str, Any] = {"parse_math": False, "usetex": False, "fontfamily": FONT}
 """Names come from models, and "$" in one is no mathematics."""
 
 
 def title_panel(title: str, axes: Axes) -> None:
-    axes.set_title(title, loc="left", fontsize=9, weight="bold", pad=5, color=INK, **PLAIN)
+    axes.set_title(title, loc="left", fontsize=9, weight="bold", pad=5, color=INK, **LITERAL)
 
 
 def axes_at(
     figure: Figure, top: float, height: float, *, left: float = 0.0, width: float | None = None
 ) -> Axes:
     """Axes by inches; ``left`` without ``width`` leaves a margin on the right."""
-    total_width, total_height = figure.get_size_inches()
+    wide, tall = figure.get_size_inches()
     if width is None:
-        width = total_width - left - (MARGIN + GUTTER / 2 if left else 0)
-    return figure.add_axes(
-        (
-            left / total_width,
-            (top - height) / total_height,
-            width / total_width,
-            height / total_height,
-        )
-    )
+        width = wide - left - (MARGIN + GUTTER / 2 if left else 0)
+    return figure.add_axes((left / wide, (top - height) / tall, width / wide, height / tall))
 
 
 def blank(axes: Axes) -> None:
@@ -66,14 +59,14 @@ def restyle(axes: Axes) -> None:
     for spine in axes.spines.values():
         spine.set_color(INK)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set(color=INK, fontsize=8, **PLAIN)
+        axis.label.set(color=INK, fontsize=8, **LITERAL)
 
 
-def plain_ticks(axis: Axis) -> None:
+def relabel_ticks(axis: Axis) -> None:
     """The ticks that the axis has chosen, labelled without mathematics."""
     low, high = sorted(axis.get_view_interval())
     ticks = [tick for tick in axis.get_majorticklocs() if low <= tick <= high]
-    axis.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks], **PLAIN)
+    axis.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks], **LITERAL)
     axis.set_ticks([], minor=True)
 
 

@@ -1,4 +1,4 @@
-"""Figures of a report.  Every one shows numbers that are in the report's frame."""
+"""Figures of findings.  Every one shows numbers that are in the report's frame."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tapml_nb.judge.verdict import Verdict
+from tapml_nb.report import tables
 from tapml_nb.report.drawing import shortened
+from tapml_nb.report.findings import Findings
 from tapml_nb.report.outcome import BROKEN, MISSING
 from tapml_nb.report.palette import VERDICT_COLOURS
 
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
-
-    from tapml_nb.report.report import Report
 
 METRICS = ("ratio", "max_abs", "max_rel", "max_ulp", "rmse", "snr_db", "acc_ratio", "gain")
 """The columns of a heatmap by metric."""
@@ -36,32 +36,35 @@ _LONGEST = 40
 """Characters of a name on an axis; the kind of a group of many calls has more."""
 
 
-def divergence(report: Report) -> Figure:
+def divergence(findings: Findings) -> Figure:
     """Introduced and accumulated error over model order, in noise floors, on a log scale.
 
     Culprits are crosses, at the top where they have no finite ratio; there stands a plus for what
     is missing.
     """
     figure, axes = _figure(10, 3.6)
-    draw_divergence(report, axes)
-    axes.set_title(f"{report.graph.name} on {report.info.target}", parse_math=False)
+    draw_divergence(findings, axes)
+    axes.set_title(findings.title, parse_math=False)
     return figure
 
 
-def draw_divergence(report: Report, axes: Axes) -> None:
+def draw_divergence(findings: Findings, axes: Axes) -> None:
     """Draw :func:`divergence` into axes, without a title.
 
     It reads the results, not the frame, which takes seconds to build for very large models.
     """
-    introduced, accumulated = _worst_ratios(report)
-    x = np.arange(len(report.graph))
+    introduced, accumulated = (
+        np.array([findings.worst_ratio(op.id, accumulated=a) for op in findings.graph.ops], float)
+        for a in (False, True)
+    )
+    x = np.arange(len(findings.graph))
     top = 10 ** math.ceil(math.log10(max(100.0, _largest(introduced), _largest(accumulated)))) * 3
-    verdicts = [report.verdict(op.id) for op in report.graph.ops]
+    verdicts = [findings.verdict(op.id) for op in findings.graph.ops]
     axes.plot(x, _clip(introduced, top), ".", color=_BLUE, markersize=4, label="introduced")
     if np.isfinite(accumulated).any():
         axes.plot(x, _clip(accumulated, top), "-", color=_ORANGE, linewidth=1, label="accumulated")
     axes.axhline(1, color=_GREY, linewidth=1, linestyle=":", label="noise floor")
-    limit = report.info.tolerance
+    limit = findings.info.tolerance
     axes.axhline(limit, color=_RED, linewidth=1, linestyle="--", label=f"limit ({limit:g} floors)")
     height = np.where(np.isnan(introduced), top / 2, _clip(introduced, top))
     for label, which, mark, colour in (
@@ -79,23 +82,11 @@ def draw_divergence(report: Report, axes: Axes) -> None:
     axes.legend(loc="upper right", ncols=6, fontsize=8, frameon=False)
 
 
-def _worst_ratios(report: Report) -> tuple[np.ndarray, np.ndarray]:
-    """Introduced and accumulated ratio of every operator, the worst of its steps, NaN if none."""
-    introduced, accumulated = (np.full(len(report.graph), math.nan) for _ in range(2))
-    for i, op in enumerate(report.graph.ops):
-        for step in range(report.steps):
-            if result := report.introduced.get((op.id, step)):
-                introduced[i] = np.fmax(introduced[i], result.ratio)
-            if total := report.accumulated.get((op.id, step)):
-                accumulated[i] = np.fmax(accumulated[i], total.ratio)
-    return introduced, accumulated
-
-
-def heatmap(report: Report, rows: str = "layer", cols: str = "metric") -> Figure:
+def heatmap(findings: Findings, rows: str = "layer", cols: str = "metric") -> Figure:
     """Where it is worst: one cell per layer and metric, op kind, step or token.
 
     Args:
-        report: what to show.
+        findings: what to show.
         rows: ``"layer"``, ``"scope"`` or ``"op"``.
         cols: ``"metric"`` (each column scaled on its own), ``"kind"``, ``"step"`` or
             ``"position"`` (the ratio).  Positions are those of each step's tokens, step after
@@ -105,18 +96,17 @@ def heatmap(report: Report, rows: str = "layer", cols: str = "metric") -> Figure
     Raises:
         ValueError: for any other ``rows`` or ``cols``, or if nothing was judged by position.
     """
-    table = heatmap_table(report, rows, cols)
+    table = heatmap_table(findings, rows, cols)
     wide, tall = min(_COLUMNS, len(table.columns)), min(_ROWS, len(table))
     figure, axes = _figure(max(5, 0.7 * wide + 3), max(3.0, 0.26 * tall + 2.2))
     image = draw_heatmap(table, axes, cols)
     figure.colorbar(image, ax=axes, label=scale_label(cols))
-    title = f"{report.graph.name} on {report.info.target}: {rows} by {cols}"
-    axes.set_title(title, parse_math=False)
+    axes.set_title(f"{findings.title}: {rows} by {cols}", parse_math=False)
     if cols == "position":
-        judged = {op for op, _ in report.introduced}
-        known = {op for (op, _), result in report.introduced.items() if result.positions}
+        judged = {op for op, _ in findings.introduced}
+        known = {op for (op, _), result in findings.introduced.items() if result.positions}
         axes.set_xlabel(
-            f"token{' (step:position)' if report.steps > 1 else ''}; "
+            f"token{' (step:position)' if findings.steps > 1 else ''}; "
             f"of {len(judged)} judged operators {len(known)} have an axis of tokens"
         )
     return figure
@@ -156,34 +146,34 @@ def scale_label(cols: str) -> str:
     return "worst of column = 1" if cols == "metric" else "log10(error / noise floor)"
 
 
-def heatmap_table(report: Report, rows: str = "layer", cols: str = "metric") -> pd.DataFrame:
+def heatmap_table(findings: Findings, rows: str = "layer", cols: str = "metric") -> pd.DataFrame:
     """The numbers behind :func:`heatmap`: the worst of each cell (for SNR, the least)."""
     if rows not in ("layer", "scope", "op"):
         raise ValueError(f"rows: {rows!r}; choose 'layer', 'scope' or 'op'")
     if cols not in ("metric", "kind", "step", "position"):
         raise ValueError(f"cols: {cols!r}; choose 'metric', 'kind', 'step' or 'position'")
     if cols == "position":
-        return _by_position(report, rows)
+        return _by_position(findings, rows)
     if cols == "metric":
-        frame = report.frame()
-        frame["layer"] = [report.graph[op].layer or "(model)" for op in frame["op"]]
+        frame = tables.frame(findings)
+        frame["layer"] = [findings.graph[op].layer or "(model)" for op in frame["op"]]
         frame["scope"] = frame["scope"].replace("", "(model)")
         how = {metric: "min" if metric == "snr_db" else "max" for metric in METRICS}
         return frame.groupby(rows, sort=False)[list(METRICS)].agg(how)
-    frame = _ratios(report)
+    frame = _ratios(findings)
     table = frame.pivot_table(
         index=rows, columns=cols, values="ratio", aggfunc="max", sort=False, dropna=False
     )
     return table.dropna(axis="columns", how="all") if cols == "kind" else table
 
 
-def _by_position(report: Report, rows: str) -> pd.DataFrame:
+def _by_position(findings: Findings, rows: str) -> pd.DataFrame:
     """The worst ratio of each row at each token, step after step; NaN where none is known."""
     import pandas as pd
 
     lengths = [
-        max((len(r.positions) for (_, s), r in report.introduced.items() if s == step), default=0)
-        for step in range(report.steps)
+        max((len(r.positions) for (_, s), r in findings.introduced.items() if s == step), default=0)
+        for step in range(findings.steps)
     ]
     if not any(lengths):
         raise ValueError(
@@ -191,34 +181,29 @@ def _by_position(report: Report, rows: str) -> pd.DataFrame:
             "[batch, positions] among the model's inputs, and run()"
         )
     starts = np.cumsum([0, *lengths])
-    name = {op.id: op.id if rows == "op" else getattr(op, rows) for op in report.graph.ops}
-    row = {r: i for i, r in enumerate(dict.fromkeys(name[op.id] for op in report.graph.ops))}
+    name = {op.id: op.id if rows == "op" else getattr(op, rows) for op in findings.graph.ops}
+    row = {r: i for i, r in enumerate(dict.fromkeys(name[op.id] for op in findings.graph.ops))}
     worst = np.full((len(row), starts[-1]), math.nan)
-    for (op, step), result in report.introduced.items():
+    for (op, step), result in findings.introduced.items():
         cells = worst[row[name[op]], starts[step] : starts[step] + len(result.positions)]
         np.fmax(cells, result.positions, out=cells)
-    several = report.steps > 1
+    several = findings.steps > 1
     columns = [f"{s}:{p}" if several else p for s, n in enumerate(lengths) for p in range(n)]
     return pd.DataFrame(worst, [r or "(model)" for r in row], columns)
 
 
-def _ratios(report: Report) -> pd.DataFrame:
+def _ratios(findings: Findings) -> pd.DataFrame:
     """The frame's columns that a heatmap of ratios needs; the whole takes long to build."""
     import pandas as pd
 
-    results = report.introduced
-    calls = [(op, step) for op in report.graph.ops for step in range(report.steps)]
-    found = [results.get((op.id, step)) for op, step in calls]
-    return pd.DataFrame(
-        {
-            "op": [op.id for op, _ in calls],
-            "kind": [op.kind for op, _ in calls],
-            "layer": [op.layer or "(model)" for op, _ in calls],
-            "scope": [op.scope or "(model)" for op, _ in calls],
-            "step": [step for _, step in calls],
-            "ratio": [result.ratio if result else math.nan for result in found],
-        }
-    )
+    rows = [
+        (op.id, op.kind, op.layer or "(model)", op.scope or "(model)", step, found and found.ratio)
+        for op in findings.graph.ops
+        for step in range(findings.steps)
+        for found in [findings.introduced.get((op.id, step))]
+    ]
+    frame = pd.DataFrame(rows, columns=["op", "kind", "layer", "scope", "step", "ratio"])
+    return frame.astype({"ratio": float})
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -251,7 +236,6 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
         positive = (np.nan_to_num(values, nan=0.0) >= 0).all(axis=0)
         size = np.where(positive, np.log10(np.clip(values, 1e-12, 1e12)), values)
-    with np.errstate(all="ignore"):
         finite = np.isfinite(size)
         low = np.where(finite, size, np.inf).min(axis=0)
         high = np.where(finite, size, -np.inf).max(axis=0)

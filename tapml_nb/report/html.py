@@ -7,12 +7,12 @@ import io
 from html import escape
 from typing import TYPE_CHECKING
 
-from tapml_nb.judge.verdict import Verdict
+from tapml_nb.report import figures, tables
+from tapml_nb.report.findings import Findings
+from tapml_nb.report.summary import summarize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from tapml_nb.report.report import Report
 
 _STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
@@ -33,14 +33,14 @@ _SHOWN = (
 )
 
 
-def fragment(report: Report) -> str:
+def fragment(findings: Findings) -> str:
     """A few lines for a notebook's output: summary, causes, what is missing."""
-    evidence = {culprit.op: culprit.evidence for culprit in report.culprits}
     rows = "".join(
         f"<tr><td><code>{escape(c.worst)}</code></td><td>{escape(c.verdict)}</td>"
         f"<td>{c.ratio:.3g}</td><td>{c.count}</td><td><code>{escape(c.first)}</code></td>"
-        f"<td>{escape(c.diagnosis)}</td><td>{escape(evidence[c.worst])}</td></tr>"
-        for c in report.causes[:20]
+        f"<td>{escape(c.diagnosis)}</td>"
+        f"<td>{escape(findings.culprit_of[c.worst].evidence)}</td></tr>"
+        for c in findings.causes[:20]
     )
     culprits = (
         "<table><thead><tr><th>culprit</th><th>verdict</th><th>ratio</th>"
@@ -50,30 +50,29 @@ def fragment(report: Report) -> str:
         else ""
     )
     return (
-        f'<div class="tapml"><pre>{escape(report.summary())}</pre>'
+        f'<div class="tapml"><pre>{escape(summarize(findings))}</pre>'
         f'<div class="scroll">{culprits}</div></div>'
     )
 
 
-def page(report: Report) -> str:
+def page(findings: Findings) -> str:
     """The whole report as one self-contained page: summary, figures, every operator."""
-    frame = report.frame()[list(_SHOWN)]
+    frame = tables.frame(findings)[list(_SHOWN)]
     table = frame.to_html(index=False, escape=True, na_rep="", border=0, float_format=_number)
-    figures = "".join(
+    images = "".join(
         f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{_png(figure)}">'
         for title, figure in (
-            ("Divergence", report.plot()),
-            ("Layers by kind", report.heatmap("layer", "kind")),
+            ("Divergence", figures.divergence(findings)),
+            ("Layers by kind", figures.heatmap(findings, "layer", "kind")),
         )
     )
-    title = f"{report.graph.name} on {report.info.target}"
-    counts = ", ".join(f"{report.counts[v]} {v}" for v in Verdict if report.counts.get(v))
+    title = escape(findings.title)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
-        f'<body class="tapml"><h1>{escape(title)}</h1><p>{escape(counts)}</p>'
-        f"<p>{escape(report.outcome)}</p>{fragment(report)}"
-        f'{figures}<h2>Operators</h2><div class="scroll">{table}</div></body></html>'
+        f"<title>{title}</title><style>{_STYLE}</style></head>"
+        f'<body class="tapml"><h1>{title}</h1><p>{escape(findings.tally)}</p>'
+        f"<p>{escape(findings.outcome)}</p>{fragment(findings)}"
+        f'{images}<h2>Operators</h2><div class="scroll">{table}</div></body></html>'
     )
 
 

@@ -15,9 +15,9 @@ from tapml_nb.report.drawing import (
     FONT,
     GUTTER,
     INK,
+    LITERAL,
     MARGIN,
     PAPER,
-    PLAIN,
     WIDTH,
     WIRE,
     blank,
@@ -28,21 +28,23 @@ from tapml_nb.report.drawing import (
     mix,
     restyle_legend,
 )
+from tapml_nb.report.findings import Findings
 from tapml_nb.report.outcome import BROKEN, MISSING
 from tapml_nb.report.palette import VERDICT_COLOURS, VERDICT_SYMBOLS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from tapml_nb.report.report import Report
-
 BOXES = 40
 """At most so many boxes are in the overview."""
 
 COLUMNS = 4
 _BOX, PITCH, _SYMBOL = 0.36, 0.5, 0.22  # a box's height, from box to box, width of the symbol
-_HATCHES = {"source": "", "target": "///", "mixed": "//"}
-_TINTS = {"source": 1.0, "target": 0.6, "mixed": 0.75}  # how much paper is in a hatch's ink
+_PLACES = {  # the hatch, how much paper is in its ink, and words
+    "source": ("", 0.5, "on the source"),
+    "target": ("///", 0.6, "all on the target"),
+    "mixed": ("//", 0.75, "partly on the target"),
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class _Scope:
         return len(self.children) + bool(self.own)
 
 
-def overview(report: Report, limit: int = BOXES) -> list[Box]:
+def overview(findings: Findings, limit: int = BOXES) -> list[Box]:
     """The model as at most ``limit`` boxes, in the order of their first operators.
 
     Scopes open level by level from the root.  A level opens as a whole if that fits; if not, its
@@ -89,10 +91,10 @@ def overview(report: Report, limit: int = BOXES) -> list[Box]:
     one is open only for a reason.  Should nothing of the sort fit, a scope's children are put
     together in runs of equal length.
     """
-    verdicts = [report.verdict(op.id) for op in report.graph.ops]
+    verdicts = [findings.verdict(op.id) for op in findings.graph.ops]
     if not verdicts:
         return []
-    level, boxes = [_pass_through(_tree(report))], list[tuple[str, list[int]]]()
+    level, boxes = [_pass_through(_tree(findings))], list[tuple[str, list[int]]]()
     while level:
         free = limit - len(boxes) - len(level)
         inner = [scope for scope in level if scope.children]
@@ -105,13 +107,13 @@ def overview(report: Report, limit: int = BOXES) -> list[Box]:
                 boxes.append((_own(scope.path), scope.own))
             level += [_pass_through(child) for child in scope.children.values()]
     boxes.sort(key=lambda box: box[1][0])
-    return [_box(report, name, ops, verdicts) for name, ops in boxes]
+    return [_box(findings, name, ops, verdicts) for name, ops in boxes]
 
 
-def _tree(report: Report) -> _Scope:
+def _tree(findings: Findings) -> _Scope:
     root = _Scope("")
     ways = {"": [root]}  # from the root to each scope
-    for i, op in enumerate(report.graph.ops):
+    for i, op in enumerate(findings.graph.ops):
         if op.scope not in ways:
             way = [root]
             for part in op.scope.split("."):
@@ -172,9 +174,9 @@ def _own(scope: str) -> str:
     return f"{scope} (itself)" if scope else "(model)"
 
 
-def _box(report: Report, name: str, ops: Iterable[int], verdicts: Sequence[Verdict]) -> Box:
+def _box(findings: Findings, name: str, ops: Iterable[int], verdicts: Sequence[Verdict]) -> Box:
     indices = list(ops)
-    ids = tuple(report.graph.ops[i].id for i in indices)
+    ids = tuple(findings.graph.ops[i].id for i in indices)
     found = [verdicts[i] for i in indices]
     return Box(
         name or "(model)",
@@ -182,7 +184,7 @@ def _box(report: Report, name: str, ops: Iterable[int], verdicts: Sequence[Verdi
         worst_of(found),
         sum(verdict in BROKEN for verdict in found),
         sum(verdict in MISSING for verdict in found),
-        _placement({report.placement.get(op, "source") for op in ids}),
+        _placement({findings.place(op) for op in ids}),
     )
 
 
@@ -200,20 +202,20 @@ def _placement(places: set[str]) -> str:
     return "target" if "target" in places else "source"
 
 
-def edges_of(report: Report, boxes: Sequence[Box]) -> dict[tuple[int, int], bool]:
+def edges_of(findings: Findings, boxes: Sequence[Box]) -> dict[tuple[int, int], bool]:
     """The pairs of boxes between which tensors go, and whether one changes the machine."""
-    graph = report.graph
+    graph = findings.graph
     box_of = {op: i for i, box in enumerate(boxes) for op in box.ops}
     edges = dict[tuple[int, int], bool]()
     for op in graph.ops:
-        here = report.placement.get(op.id, "source")
+        here = findings.place(op.id)
         for value in op.inputs:
             known = graph.values.get(value)
             producer = known.producer if known else None
             if producer is None or box_of[producer] == box_of[op.id]:
                 continue
             pair = (box_of[producer], box_of[op.id])
-            crosses = report.placement.get(producer, "source") != here
+            crosses = findings.place(producer) != here
             edges[pair] = edges.get(pair, False) or crosses
     return edges
 
@@ -223,7 +225,7 @@ def draw_overview(boxes: Sequence[Box], edges: Mapping[tuple[int, int], bool], a
     blank(axes)
     top = axes.get_ylim()[1]
     if not boxes:
-        axes.text(MARGIN + GUTTER / 2, top - 0.2, "no operators", fontsize=9, **PLAIN)
+        axes.text(MARGIN + GUTTER / 2, top - 0.2, "no operators", fontsize=9, **LITERAL)
         return
     grid = _Grid(len(boxes), top - (PITCH - _BOX))
     _draw_edges(grid, edges, axes)
@@ -235,7 +237,8 @@ def _draw_box(box: Box, x: float, y: float, width: float, axes: Axes) -> None:
     from matplotlib.patches import Rectangle
 
     colour = VERDICT_COLOURS[box.verdict]
-    hatch, ink = _HATCHES[box.placement], mix(edge_colour(colour), _TINTS[box.placement])
+    hatch, paper, _ = _PLACES[box.placement]
+    ink = mix(edge_colour(colour), paper)
     # The hatch has its patch's edge colour, so the edge is another patch.
     for left, wide, style in (
         (x, width, {"facecolor": mix(colour, 0.86), "edgecolor": ink, "hatch": hatch}),
@@ -247,7 +250,7 @@ def _draw_box(box: Box, x: float, y: float, width: float, axes: Axes) -> None:
         Rectangle((x, y), width, _BOX, fill=False, edgecolor=edge, linewidth=1, zorder=3)
     )
     symbol, on_colour = VERDICT_SYMBOLS[box.verdict], ink_on(colour)
-    middle: dict[str, Any] = {"va": "center", "zorder": 4, **PLAIN}
+    middle: dict[str, Any] = {"va": "center", "zorder": 4, **LITERAL}
     axes.text(
         x + _SYMBOL / 2, y + _BOX / 2, symbol, color=on_colour, fontsize=11, ha="center", **middle
     )
@@ -296,10 +299,10 @@ class _Grid:
                 return [(right, y0 + _BOX / 2), (left, y0 + _BOX / 2)]
             return [(right, out), (gutter, out), (gutter, into), (left, into)]
         gap = y1 + _BOX + (PITCH - _BOX) * (0.2 + 0.6 * lane)
-        door = left - GUTTER * (0.82 - 0.5 * lane)
+        entry = left - GUTTER * (0.82 - 0.5 * lane)
         return [
             *((right, out), (gutter, out), (gutter, gap)),
-            *((door, gap), (door, into), (left, into)),
+            *((entry, gap), (entry, into), (left, into)),
         ]
 
 
@@ -328,7 +331,8 @@ def _draw_edges(grid: _Grid, edges: Mapping[tuple[int, int], bool], axes: Axes) 
             axes.scatter(x, y, s=14, marker=marker, color=colour, linewidths=0, zorder=z)
 
 
-def draw_legend(report: Report, boxes: Sequence[Box], axes: Axes) -> None:
+def draw_legend(boxes: Sequence[Box], axes: Axes) -> None:
+    """What the colours of the verdicts shown, the hatches and the dashed lines mean."""
     from matplotlib.legend import Legend
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -341,17 +345,8 @@ def draw_legend(report: Report, boxes: Sequence[Box], axes: Axes) -> None:
         if v in shown
     ]
     hatches = [
-        Patch(
-            facecolor=PAPER,
-            edgecolor=mix(INK, _TINTS[place] if hatch else 0.5),
-            hatch=hatch,
-            label=label,
-        )
-        for (place, hatch), label in zip(
-            _HATCHES.items(),
-            ("on the source", "all on the target", "partly on the target"),
-            strict=True,
-        )
+        Patch(facecolor=PAPER, edgecolor=mix(INK, paper), hatch=hatch, label=words)
+        for hatch, paper, words in _PLACES.values()
     ]
     wire = Line2D([], [], color=CROSSING, linestyle="dashed", label="between source and target")
     rows: list[tuple[list[Any], float]] = [([*hatches, wire], 0.58)]

@@ -1,4 +1,4 @@
-"""A debugging session as a still: one picture and one table, for where no kernel or script runs.
+"""A snapshot of a debugging session: one picture and one table, for where no kernel or script runs.
 
 A saved notebook shows them when it is opened again, as do GitHub and nbconvert.  The picture may
 be drawn in any thread while the notebook's own thread uses pyplot.
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tapml_nb.graph import OpId
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.report.drawing import (
@@ -21,21 +23,23 @@ from tapml_nb.report.drawing import (
     FONT,
     GUTTER,
     INK,
+    LITERAL,
     MARGIN,
     PAPER,
-    PLAIN,
     WIDTH,
     axes_at,
     blank,
     edge_colour,
     fitted,
     fitted_path,
-    plain_ticks,
+    relabel_ticks,
     restyle,
     restyle_legend,
     text_width,
     title_panel,
 )
+from tapml_nb.report.figures import draw_divergence, draw_heatmap, heatmap_table, scale_label
+from tapml_nb.report.findings import Findings
 from tapml_nb.report.outcome import BROKEN
 from tapml_nb.report.overview import (
     COLUMNS,
@@ -53,13 +57,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from tapml_nb.report.report import Report
-
 _LAYERS, _KINDS = 40, 30
 """At most so many rows and columns are in the heatmap."""
 
 
-def picture(report: Report) -> bytes:
+def picture(findings: Findings) -> bytes:
     """The session as one PNG, 10 inches wide at 100 dpi and as tall as it needs (about 14 at most).
 
     From top to bottom: the model as boxes of scopes, introduced and accumulated error over model
@@ -68,29 +70,29 @@ def picture(report: Report) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    boxes = overview(report)
+    boxes = overview(findings)
     rows = math.ceil(len(boxes) / COLUMNS)
-    heat = _heat(report)
-    why = "no operator has a number" if report.introduced else "nothing judged yet"
+    heat = _heat(findings)
+    why = "no operator has a number" if findings.introduced else "nothing judged yet"
     parts = {
         "title": 0.54,
         "graph": max(1, rows) * PITCH + 0.2,
         "legend": 0.5,
-        "divergence": 2.55 if report.introduced or report.accumulated else 0.8,
+        "divergence": 2.55 if findings.introduced or findings.accumulated else 0.8,
         "heatmap": heat.height if heat else 0.8,
     }
     height = sum(parts.values())
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor=PAPER)
     figure.set_layout_engine("none")  # whatever the notebook has set
     canvas = FigureCanvasAgg(figure)
-    _title(report, figure, height)
+    _title(findings, figure, height)
     top = height - parts["title"]
-    draw_overview(boxes, edges_of(report, boxes), axes_at(figure, top, parts["graph"]))
+    draw_overview(boxes, edges_of(findings, boxes), axes_at(figure, top, parts["graph"]))
     top -= parts["graph"]
-    draw_legend(report, boxes, axes_at(figure, top, parts["legend"]))
+    draw_legend(boxes, axes_at(figure, top, parts["legend"]))
     top -= parts["legend"]
-    if report.introduced or report.accumulated:
-        _divergence(report, axes_at(figure, top - 0.3, 1.75, left=0.85))
+    if findings.introduced or findings.accumulated:
+        _divergence(findings, axes_at(figure, top - 0.3, 1.75, left=0.85))
     else:
         _nothing("Divergence", why, axes_at(figure, top, parts["divergence"]))
     top -= parts["divergence"]
@@ -103,16 +105,14 @@ def picture(report: Report) -> bytes:
     return png.getvalue()
 
 
-def _divergence(report: Report, axes: Axes) -> None:
+def _divergence(findings: Findings, axes: Axes) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    from tapml_nb.report.figures import draw_divergence
-
-    draw_divergence(report, axes)
+    draw_divergence(findings, axes)
     restyle(axes)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
-    plain_ticks(axes.xaxis)
-    plain_ticks(axes.yaxis)
+    relabel_ticks(axes.xaxis)
+    relabel_ticks(axes.yaxis)
     title_panel("Divergence", axes)
     # Above the axes: inside them it would lie on the crosses of operators without a ratio.
     legend = axes.legend(
@@ -128,7 +128,7 @@ def _divergence(report: Report, axes: Axes) -> None:
 
 @dataclass(frozen=True)
 class _Heat:
-    """The heatmap that a report deserves: its table, cut to what fits, and where culprits are."""
+    """The heatmap that findings deserve: its table, cut to what fits, and where culprits are."""
 
     table: pd.DataFrame
     cols: str
@@ -153,8 +153,6 @@ class _Heat:
     def draw(self, figure: Figure, top: float) -> None:
         from matplotlib.patches import Rectangle
 
-        from tapml_nb.report.figures import draw_heatmap, scale_label
-
         # Column names lean to the left, and must not leave the picture there either.
         leaning = [0.72 * text_width(s, 7) - 0.22 * (j + 0.5) for j, s in enumerate(self.labels)]
         left = max(0.85, *(0.25 + text_width(row, 7) for row in self.rows), 0.1 + max(leaning))
@@ -163,9 +161,9 @@ class _Heat:
         numbers = width / len(self.labels) >= 0.4 and self.row >= 0.13
         image = draw_heatmap(self.table, axes, self.cols, numbers=numbers)
         restyle(axes)
-        axes.set_xticks(range(len(self.labels)), self.labels, fontsize=7, **PLAIN)
+        axes.set_xticks(range(len(self.labels)), self.labels, fontsize=7, **LITERAL)
         size = 7 if self.row >= 0.13 else 6
-        axes.set_yticks(range(len(self.rows)), self.rows, fontsize=size, **PLAIN)
+        axes.set_yticks(range(len(self.rows)), self.rows, fontsize=size, **LITERAL)
         frame: dict[str, Any] = {"fill": False, "edgecolor": edge_colour(_FAULT), "linewidth": 1.5}
         for i, j in self.faulty:
             axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, zorder=3, clip_on=False, **frame))
@@ -173,23 +171,19 @@ class _Heat:
         figure.colorbar(image, cax=bar)
         bar.set_ylabel(scale_label(self.cols))
         restyle(bar)
-        plain_ticks(bar.yaxis)
+        relabel_ticks(bar.yaxis)
         title_panel(self.title, axes)
 
 
 _FAULT = VERDICT_COLOURS[Verdict.FAIL]
 
 
-def _heat(report: Report) -> _Heat | None:
+def _heat(findings: Findings) -> _Heat | None:
     """The heatmap's numbers; None where nothing was judged or nothing has a number."""
-    import numpy as np
-
-    from tapml_nb.report.figures import heatmap_table
-
-    if not report.introduced:
+    if not findings.introduced:
         return None
-    cols, faults = "kind", _faults(report)
-    table = heatmap_table(report, "layer", cols)
+    cols, faults = "kind", _faults(findings)
+    table = heatmap_table(findings, "layer", cols)
     values = table.to_numpy(dtype=float)
     ratios = np.unique(values[~np.isnan(values)])
     if len(ratios) > 1 or (len(ratios) and faults):
@@ -198,11 +192,11 @@ def _heat(report: Report) -> _Heat | None:
         table = table.reindex(columns=[*table.columns, *silent])
     else:
         cols, faults = "metric", []
-        table = heatmap_table(report, "layer", cols).dropna(axis="columns", how="all")
+        table = heatmap_table(findings, "layer", cols).dropna(axis="columns", how="all")
     if not table.shape[1]:
         return None
     layers, kinds = len(table), table.shape[1]
-    table = _cut(report, table, cols)
+    table = _cut(findings, table, cols)
     cut = [
         f"the {n} worst of {total} {what}"
         for n, total, what in ((len(table), layers, "layers"), (table.shape[1], kinds, f"{cols}s"))
@@ -218,17 +212,17 @@ def _heat(report: Report) -> _Heat | None:
     return _Heat(table, cols, title, cells, rows, labels)
 
 
-def _faults(report: Report) -> list[tuple[str, str]]:
+def _faults(findings: Findings) -> list[tuple[str, str]]:
     """Layer and kind of the culprits, in model order."""
-    faulty = (op for op in report.graph.ops if report.verdict(op.id) in BROKEN)
+    faulty = (op for op in findings.graph.ops if findings.verdict(op.id) in BROKEN)
     return list(dict.fromkeys((op.layer or "(model)", op.kind) for op in faulty))
 
 
-def _cut(report: Report, table: pd.DataFrame, cols: str) -> pd.DataFrame:
+def _cut(findings: Findings, table: pd.DataFrame, cols: str) -> pd.DataFrame:
     """The worst rows (and kinds) that fit, in their order."""
     layers, kinds = dict[str, tuple[bool, float]](), dict[str, tuple[bool, float]]()
-    for op in report.graph.ops:
-        badness = _badness(report, op.id, report.verdict(op.id) in BROKEN)
+    for op in findings.graph.ops:
+        badness = _badness(findings, op.id, findings.verdict(op.id) in BROKEN)
         layer = op.layer or "(model)"
         layers[layer] = max(layers.get(layer, badness), badness)
         kinds[op.kind] = max(kinds.get(op.kind, badness), badness)
@@ -240,61 +234,44 @@ def _cut(report: Report, table: pd.DataFrame, cols: str) -> pd.DataFrame:
     return table
 
 
-def _badness(report: Report, op: OpId, faulty: bool) -> tuple[bool, float]:
+def _badness(findings: Findings, op: OpId, faulty: bool) -> tuple[bool, float]:
     """Orders operators: faulty ones last, of these the ones without a ratio."""
-    worst = _ratio(report, op)
+    worst = findings.worst_ratio(op)
     return faulty, (math.inf if faulty else -1.0) if math.isnan(worst) else worst
-
-
-def _ratio(report: Report, op: OpId) -> float:
-    """The worst ratio over all steps; NaN where there is none."""
-    found = math.nan
-    for step in range(report.steps):
-        result = report.introduced.get((op, step))
-        if result and not result.ratio <= found and not math.isnan(result.ratio):
-            found = result.ratio
-    return found
 
 
 def _nothing(title: str, why: str, axes: Axes) -> None:
     blank(axes)
     top = axes.get_ylim()[1]
     for text, weight, below in ((title, "bold", 0.12), (why, "normal", 0.4)):
-        style = {"fontsize": 9, "weight": weight, "va": "center", "color": INK, **PLAIN}
+        style = {"fontsize": 9, "weight": weight, "va": "center", "color": INK, **LITERAL}
         axes.text(MARGIN + GUTTER / 2, top - below, text, **style)
 
 
-def _title(report: Report, figure: Figure, height: float) -> None:
-    target = f" on {report.info.target}" if report.info.target else ""
-    counts = ", ".join(f"{report.counts[v]} {v}" for v in Verdict if report.counts.get(v))
-    steps = f" in {report.steps} steps" if report.steps > 1 else ""
-    total = f"{len(report.graph)} operator{'s' if len(report.graph) != 1 else ''}{steps}"
+def _title(findings: Findings, figure: Figure, height: float) -> None:
+    steps = f" in {findings.steps} steps" if findings.steps > 1 else ""
+    total = f"{len(findings.graph)} operator{'s' if len(findings.graph) != 1 else ''}{steps}"
     x, room = (MARGIN + GUTTER / 2) / WIDTH, WIDTH - 2 * MARGIN - GUTTER
-    line = f"{total}: {counts}; {report.outcome}" if counts else total
+    line = f"{total}: {findings.tally}; {findings.outcome}" if findings.tally else total
     small = next((size for size in (9, 8, 7) if text_width(line, size) <= room), 6)
     for text, size, weight, y in (
-        (f"{report.graph.name}{target}", 12, "bold", 0.19),
+        (findings.title, 12, "bold", 0.19),
         (line, small, "normal", 0.42),
     ):
         text = fitted(text, room, size, weight)
-        style = {"fontsize": size, "weight": weight, "va": "center", "color": INK, **PLAIN}
+        style = {"fontsize": size, "weight": weight, "va": "center", "color": INK, **LITERAL}
         figure.text(x, 1 - y / height, text, **style)
 
 
-def table(report: Report) -> str:
+def table(findings: Findings) -> str:
     """The session as an HTML fragment without scripts: counts, causes, what is missing, layers.
 
     Everything is escaped.
     """
-    counts = ", ".join(f"{report.counts[v]} {v}" for v in Verdict if report.counts.get(v))
-    target = f" on {report.info.target}" if report.info.target else ""
-    title = f"{report.graph.name}{target}"
+    size = f"{len(findings.graph)} operators: {findings.tally}"
     parts = [
-        f"<p><strong>{escape(title)}</strong>: {len(report.graph)} operators: {escape(counts)}</p>",
-        f"<p>{escape(report.outcome)}</p>",
-    ]
-    evidence = {culprit.op: culprit.evidence for culprit in report.culprits}
-    parts += [
+        f"<p><strong>{escape(findings.title)}</strong>: {escape(size)}</p>",
+        f"<p>{escape(findings.outcome)}</p>",
         _rows(
             "Culprits",
             ("operator", "verdict", "ratio", "of this cause", "diagnosis", "evidence"),
@@ -305,9 +282,9 @@ def table(report: Report) -> str:
                     _number(c.ratio),
                     str(c.count) + (f", the first {c.first}" if c.count > 1 else ""),
                     c.diagnosis,
-                    evidence[c.worst],
+                    findings.culprit_of[c.worst].evidence,
                 )
-                for c in report.causes
+                for c in findings.causes
             ],
             50,
         ),
@@ -316,7 +293,7 @@ def table(report: Report) -> str:
             ("operator", "verdict", "of this cause", "reason"),
             [
                 (r.op, _symbol(r.verdict), str(len(group)), r.message)
-                for group in report.gaps
+                for group in findings.gaps
                 for r in group[:1]
             ],
             10,
@@ -324,22 +301,22 @@ def table(report: Report) -> str:
         _rows(
             "Layers",
             ("layer", "operators", "on the target", "worst verdict", "worst ratio"),
-            _layers(report),
+            _layers(findings),
             60,
         ),
     ]
     return f'<div class="tapml">{"".join(parts)}</div>'
 
 
-def _layers(report: Report) -> list[tuple[str, ...]]:
+def _layers(findings: Findings) -> list[tuple[str, ...]]:
     layers = defaultdict[str, list[OpId]](list)
-    for op in report.graph.ops:
+    for op in findings.graph.ops:
         layers[op.layer or "(model)"].append(op.id)
     rows = list[tuple[str, ...]]()
     for layer, ops in layers.items():
-        ratios = [r for op in ops if not math.isnan(r := _ratio(report, op))]
-        moved = sum(report.placement.get(op, "source") == "target" for op in ops)
-        worst = _symbol(worst_of(report.verdict(op) for op in ops))
+        ratios = [r for op in ops if not math.isnan(r := findings.worst_ratio(op))]
+        moved = sum(findings.place(op) == "target" for op in ops)
+        worst = _symbol(worst_of(findings.verdict(op) for op in ops))
         ratio = _number(max(ratios, default=math.nan))
         rows.append((layer, str(len(ops)), str(moved), worst, ratio))
     return rows

@@ -21,7 +21,7 @@ BROWSER = "browser"
 
 @dataclass(frozen=True)
 class Target:
-    """A platform to bring up.
+    """A platform to bring up.  What does not fit is a ValueError when it is made.
 
     Attributes:
         kind: ``"llvm"`` (CPUs), ``"c"``, ``"cuda"``, ``"opencl"``, ``"webgpu"``.
@@ -38,6 +38,10 @@ class Target:
         guard: run every kernel between guard pages, twice, and watch its inputs, so that
             accesses out of bounds, unwritten outputs and reads of uninitialised memory become
             verdicts; CPUs only, and slower.
+
+    Example:
+        >>> tapml.Target("llvm", tvm_target={"kind": "llvm", "mcpu": "skylake"}, guard=True).local
+        True
     """
 
     kind: str

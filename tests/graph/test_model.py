@@ -1,8 +1,6 @@
 """The graph's own queries."""
 
-import doctest
-
-from tapml_nb.graph import Graph, Op, TensorSpec, Value, model
+from tapml_nb.graph import Graph, Op, TensorSpec, Value
 
 
 def chain() -> Graph:
@@ -48,7 +46,3 @@ def test_frame_has_the_contract_columns():
         *("op", "kind", "scope", "layer", "inputs", "outputs", "file", "line")
     ]
     assert frame["inputs"].tolist()[-1] == "float32[2], float32[2]"
-
-
-def test_docstrings():
-    assert doctest.testmod(model).failed == 0

@@ -1,4 +1,4 @@
-"""The still picture and table of a session: their size, what they show, what they never do."""
+"""The snapshot of a session, picture and table: their size, what they show, what they never do."""
 
 from __future__ import annotations
 

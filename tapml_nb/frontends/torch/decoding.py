@@ -43,7 +43,7 @@ def decode_steps(
 
     Args:
         model: a causal or an encoder-decoder language model of ``transformers``, in eval mode.
-        prompt: ``[batch, positions]`` token ids without padding.  Of an encoder-decoder model
+        prompt: int64 token ids ``[batch, positions]`` without padding.  Of an encoder-decoder model
             what its encoder takes; the encoder runs here, once, and decoding begins with the
             model's start token.
         steps: decode steps after the prefill.
@@ -61,6 +61,11 @@ def decode_steps(
         TypeError, ValueError: if an argument does not fit, or the model keeps another kind of
             state than keys and values of every position.
         FrontendError: if ``torch.export`` cannot capture the model with its cache.
+
+    Example:
+        >>> program, steps = tapml.decode_steps(llama, torch.tensor([[5, 7, 9]]), steps=2)
+        >>> [tuple(step[0].shape) for step in steps]
+        [(1, 3), (1, 1), (1, 1)]
     """
     _check(model, prompt, steps, cache)
     with torch.no_grad(), warnings.catch_warnings():

@@ -71,6 +71,11 @@ class TargetLost(RuntimeError):
         running: the key of the kernel whose launch was open when it ended; "" if none was.  A
             crash or a timeout is a kernel's only with this.
         before: the key of the kernel that had been launched last in that process; "" if none.
+
+    Example:
+        >>> tapml.debug(model, (x,), target=tapml.Target("llvm", rpc="127.0.0.1:1/key")).run()
+        Traceback (most recent call last):
+        tapml_nb.targets.wire.errors.TargetLost: target lost (connection): ...
     """
 
     def __init__(

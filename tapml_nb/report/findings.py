@@ -1,0 +1,249 @@
+"""What is known of a model on a target at one moment, frozen, and what follows from it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from tapml_nb.execute.unobserved import Unobserved
+from tapml_nb.graph import Graph, OpId
+from tapml_nb.judge.agreement import Agreement
+from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
+from tapml_nb.judge.verdict import LIMIT, Verdict, worse
+from tapml_nb.report.causes import Cause, Culprit, culprit, grouped
+from tapml_nb.report.outcome import BROKEN, MISSING, outcome
+
+_GOOD = (Verdict.PASS, Verdict.SKIPPED, Verdict.UNSUPPORTED)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """Facts about the runs behind a report.
+
+    Attributes:
+        target: what the operators ran on.
+        kernels: different kernels among the operators seen.
+        compiled: kernels compiled now, not found in the cache.
+        seconds: wall time of the last run.
+        sent_bytes: bytes sent to the target by the session so far.
+        restarts: how often the target had to be brought back.
+        stopped: whether the last run was stopped before its end.
+        workarounds: the workarounds for faults of TVM's importer that are in force.
+        tolerance: how many noise floors a target may be off.
+        outputs: whether the hybrid run's outputs are within the end-to-end noise floor; None
+            when there was no hybrid run.
+        agreement: how far its logits agree with the source's, in the worst step; None where the
+            model has none.
+        unobserved: how its outputs compare with those of the unobserved run; None where there
+            was none: one is made when all is on the target that can be.
+    """
+
+    target: str = ""
+    kernels: int = 0
+    compiled: int = 0
+    seconds: float = 0.0
+    sent_bytes: int = 0
+    restarts: int = 0
+    stopped: bool = False
+    workarounds: tuple[str, ...] = ()
+    tolerance: float = LIMIT
+    outputs: Verdict | None = None
+    agreement: Agreement | None = None
+    unobserved: Unobserved | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The data of a :class:`~tapml_nb.report.Report`, which tables and figures are made of.
+
+    Attributes:
+        graph: the model.
+        steps: how many steps of inputs there are.
+        introduced: results by operator and step; absent where nothing was judged yet.
+        accumulated: results of the last hybrid run, by operator and step.
+        placement: where each operator computed: ``"source"`` or ``"target"``.
+        info: facts about the runs.
+        augmented: results on inputs derived from the real ones (``run(augment=True)``), apart
+            from all others: they change neither verdicts nor :attr:`culprits` nor :attr:`ok`.
+        conversions: by what operators were converted to Relax, in words, where not by TVM's
+            importer alone: by a rule of tapml_nb's, or with a workaround; and why those that meet
+            several shapes have not one kernel for all of them, where the model leaves sizes open.
+    """
+
+    graph: Graph
+    steps: int = 1
+    introduced: Mapping[tuple[OpId, int], OpResult] = field(default_factory=dict)
+    accumulated: Mapping[tuple[OpId, int], AccumulatedResult] = field(default_factory=dict)
+    placement: Mapping[OpId, str] = field(default_factory=dict)
+    info: RunInfo = field(default_factory=RunInfo)
+    augmented: Sequence[AugmentedResult] = ()
+    conversions: Mapping[OpId, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that can be judged was judged and passes.
+
+        ``UNSUPPORTED`` operators stay on the source and do not count; operators not judged yet,
+        and those whose kernel does not compile, do.  After a hybrid run the model's outputs must
+        be within the noise floor, too, and those of an unobserved run, if one could be made, the
+        same.
+        """
+        verdicts = all(self.verdict(op.id) in _GOOD for op in self.graph.ops)
+        unobserved = self.info.unobserved
+        outputs = self.info.outputs in (None, Verdict.PASS)
+        return verdicts and outputs and (unobserved is None or unobserved.same is not False)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def verdict(self, op: OpId, step: int | None = None) -> Verdict:
+        """The operator's verdict in a step, or its worst over all steps.
+
+        Example:
+            >>> report.verdict("act/gelu")
+            <Verdict.PASS: 'PASS'>
+        """
+        verdict: Verdict | None = None
+        for s in range(self.steps) if step is None else [step]:
+            result = self.introduced.get((op, s))
+            found = result.verdict if result else Verdict.UNKNOWN
+            verdict = found if verdict is None else worse(verdict, found)
+        return verdict or Verdict.UNKNOWN
+
+    def worst_ratio(self, op: OpId, *, accumulated: bool = False) -> float:
+        """The operator's error where it is worst, in noise floors; NaN if there is none."""
+        results = self.accumulated if accumulated else self.introduced
+        found = (results.get((op, step)) for step in range(self.steps))
+        ratios = [result.ratio for result in found if result and not math.isnan(result.ratio)]
+        return max(ratios, default=math.nan)
+
+    def place(self, op: OpId) -> str:
+        """Where an operator computed; on the source, if nothing else is known."""
+        return self.placement.get(op, "source")
+
+    @property
+    def title(self) -> str:
+        """The model, and the target if there is one, in words."""
+        return f"{self.graph.name} on {self.info.target}" if self.info.target else self.graph.name
+
+    @cached_property
+    def counts(self) -> Mapping[Verdict, int]:
+        """How many operators have each verdict (the worst over their steps)."""
+        return Counter(self.verdict(op.id) for op in self.graph.ops)
+
+    @property
+    def tally(self) -> str:
+        """The :attr:`counts` in words: ``240 PASS, 12 FAIL``."""
+        return ", ".join(f"{self.counts[v]} {v}" for v in Verdict if self.counts.get(v))
+
+    @property
+    def outcome(self) -> str:
+        """What is broken, what is missing and what was not judged, in one phrase.
+
+        It begins the summary, and ends every run.
+        """
+        return outcome(self.counts, len(self.causes))
+
+    @cached_property
+    def culprits(self) -> list[Culprit]:
+        """The operators whose kernels are broken, worst first.
+
+        An operator that TVM cannot compile or convert is missing, not broken: it is in
+        :attr:`missing`.
+
+        Example:
+            >>> [(c.op, str(c.verdict)) for c in report.culprits]
+            [('pool/avg_pool2d', 'FAIL')]
+        """
+        found = []
+        for result in self._broken:
+            each = (self.introduced.get((result.op, step)) for step in range(self.steps))
+            steps = tuple(r.step for r in each if r and r.verdict in BROKEN)
+            conversion = self.conversions.get(result.op, "")
+            when = "" if len(steps) == self.steps else f"broken in steps {_ranges(steps)}"
+            found.append(culprit(result, self.graph[result.op].source, steps, when, conversion))
+        return found
+
+    @cached_property
+    def culprit_of(self) -> Mapping[OpId, Culprit]:
+        """The :attr:`culprits` by operator."""
+        return {culprit.op: culprit for culprit in self.culprits}
+
+    @cached_property
+    def causes(self) -> list[Cause]:
+        """What is broken, by cause: culprits of one kind whose verdict, diagnosis and message
+        agree, but for numbers, indices and values; the cause with the worst of them first.
+
+        Each is worth one inspection and one repro.
+
+        Example:
+            >>> for cause in report.causes:
+            ...     print(cause.count, cause.kind, session.repro(cause.worst, folder / "bug.py"))
+            1 aten.avg_pool2d ...bug.py
+        """
+        return [
+            Cause(
+                ops=tuple(sorted((result.op for result in group), key=self._order.__getitem__)),
+                kind=self._kind_of(worst.op),
+                verdict=worst.verdict,
+                diagnosis=worst.diagnosis,
+                worst=worst.op,
+                ratio=worst.ratio,
+                pattern=worst.pattern,
+            )
+            for group in grouped(self._broken, self._kind_of)
+            for worst in [self.culprit_of[group[0].op]]
+        ]
+
+    @cached_property
+    def _broken(self) -> list[OpResult]:
+        """Of every broken operator the step in which it is worst, the worst operator first."""
+        worst: dict[OpId, OpResult] = {}
+        for result in self.introduced.values():
+            if result.verdict in BROKEN:
+                known = worst.get(result.op, result)
+                worst[result.op] = min(known, result, key=_badness)
+        return sorted(worst.values(), key=lambda r: (*_badness(r), self._order[r.op]))
+
+    @cached_property
+    def _order(self) -> Mapping[OpId, int]:
+        return {op.id: i for i, op in enumerate(self.graph.ops)}
+
+    def _kind_of(self, op: OpId) -> str:
+        return self.graph[op].kind
+
+    @cached_property
+    def missing(self) -> list[OpResult]:
+        """The operators that have no kernel on the target, with the reason, in graph order."""
+        first: dict[OpId, OpResult] = {}
+        for result in self.introduced.values():
+            if result.verdict in MISSING:
+                first.setdefault(result.op, result)
+        return [first[op.id] for op in self.graph.ops if op.id in first]
+
+    @property
+    def gaps(self) -> list[list[OpResult]]:
+        """:attr:`missing` by cause: operators of one kind without a kernel for the same reason,
+        in graph order."""
+        return grouped(self.missing, self._kind_of)
+
+
+def _badness(result: OpResult) -> tuple[int, float]:
+    """Sorts the worst first: by verdict, then by ratio."""
+    ratio = math.inf if math.isnan(result.ratio) else result.ratio
+    return BROKEN.index(result.verdict), -ratio
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers in words.
+
+    >>> _ranges([0, 3, 4, 5])
+    '0, 3-5'
+    """
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    pairs = zip(starts, ends, strict=True)
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in pairs)
