@@ -145,13 +145,20 @@ class Caller:
             TargetError: if the target refuses for another reason, twice.
         """
         kernel, constants = compiled.kernel.key, compiled.constants
-        inputs, references = (
-            [argument.key() for argument in arguments]
-            for arguments in (operands.inputs, operands.references)
-        )
+        inputs = [argument.key() for argument in operands.inputs]
+        references = [argument.key() for argument in operands.references]
         arrays = [argument.outgoing for argument in (*operands.inputs, *operands.references)]
         wanted: dict[str, _Send] = dict(zip((*inputs, *references), arrays, strict=True))
         wanted |= {key: partial(constants.__getitem__, key) for key in compiled.kernel.constants}
+        call = partial(
+            self.session.call,
+            kernel,
+            inputs,
+            list(operands.outputs),
+            references or [None] * len(operands.outputs),
+            repeats=repeats,
+            numbers=compiled.numbers,
+        )
         sent = 0
         earlier: TargetLost | None = None
         again = False
@@ -162,7 +169,7 @@ class Caller:
         while True:
             try:
                 sent += self._send(wanted)
-                result = self._launch(compiled, inputs, operands.outputs, references, repeats)
+                result = self._with_room(call, wanted)
             except BeyondTarget as error:
                 return failed("refused", f"the target cannot do that: {error}")
             except _Refused as error:
@@ -195,38 +202,6 @@ class Caller:
                 return Outcome(result, read, sent, overwritten)
             again = True
 
-    def _launch(
-        self,
-        compiled: Compiled,
-        inputs: Sequence[str],
-        outputs: Sequence[str],
-        references: Sequence[str],
-        repeats: int,
-    ) -> CallResult:
-        """Make the call; where the device is full, once more without what it does not need.
-
-        Raises:
-            NoRoom: if there is no room for it either way.
-        """
-
-        def call() -> CallResult:
-            return self.session.call(
-                compiled.kernel.key,
-                list(inputs),
-                list(outputs),
-                list(references) or [None] * len(outputs),
-                repeats=repeats,
-                numbers=compiled.numbers,
-            )
-
-        try:
-            return call()
-        except NoRoom as error:
-            if error.hopeless:
-                raise
-        self.session.drop_all_but([*inputs, *compiled.kernel.constants, *references])
-        return call()
-
     def _send(self, tensors: Mapping[str, _Send]) -> int:
         """Send what is not there; the bytes that took.
 
@@ -237,7 +212,8 @@ class Caller:
         for key, array in tensors.items():
             if not self.session.resident(key):
                 try:
-                    sent += self._put(key, array, tensors)
+                    put = partial(self._put, key, array)
+                    sent += self._with_room(put, tensors)
                 except BeyondTarget as error:
                     raise _Refused(str(error)) from None
                 except NoRoom as error:
@@ -246,14 +222,23 @@ class Caller:
                     raise
         return sent
 
-    def _put(self, key: str, array: _Send, needed: Collection[str]) -> int:
+    def _put(self, key: str, array: _Send) -> int:
+        return self.session.put(key, array())
+
+    def _with_room(self, work: Callable[[], _Result], needed: Collection[str]) -> _Result:
+        """Work that takes memory there; where that is full, once more without all but what is
+        needed.
+
+        Raises:
+            NoRoom: if there is no room for it either way.
+        """
         try:
-            return self.session.put(key, array())
+            return work()
         except NoRoom as error:
             if error.hopeless:
                 raise
         self.session.drop_all_but(needed)
-        return self.session.put(key, array())
+        return work()
 
     def fetch(self, key: str) -> np.ndarray:
         """Fetch a tensor.

@@ -171,8 +171,8 @@ class KernelTable:
         while waiting:
             modules: dict[str, Any] = {}
             for op, step in waiting:
-                if override := self.overrides.primfuncs.get(op):
-                    modules[override.key] = override.module
+                if key := self.overrides.primfuncs.get(op):
+                    modules[key] = self.overrides.modules[key]
                 elif op not in self.overrides:
                     plan, unit = self._planner.plan(op, step)
                     if isinstance(plan, Plan) and not (
@@ -211,13 +211,13 @@ class KernelTable:
         nothing."""
         if self._source.is_random(op, step):
             return Failure("unsupported", RANDOM)
-        override = self.overrides.primfuncs.get(op)
-        if override is None:
+        key = self.overrides.primfuncs.get(op)
+        if key is None:
             return self._planner[op, step]
         operator = self._graph[op]
         tensors = self._graph.tensors((*operator.inputs, *operator.outputs))
         reason = self.overrides.misfit(operator, [self._source.shape(v, step) for v in tensors])
-        return Failure("unsupported", reason) if reason else Plan(override.key, False, ())
+        return Failure("unsupported", reason) if reason else Plan(key, False, ())
 
     def _at_shapes(
         self, compiled: Compiled, op: OpId, step: int, numbers: tuple[int, ...]
@@ -229,8 +229,8 @@ class KernelTable:
         )
 
     def _module(self, op: OpId, step: int) -> Any:
-        override = self.overrides.primfuncs.get(op)
-        return override.module if override else self._planner.unit(op, step).module
+        key = self.overrides.primfuncs.get(op)
+        return self.overrides.modules[key] if key else self._planner.unit(op, step).module
 
     def _module_of(self, key: str) -> Any | None:
         known = self.overrides.modules

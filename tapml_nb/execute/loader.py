@@ -92,30 +92,24 @@ class Loader:
             Stopped: if the session was interrupted.
             TargetLost: if the target is lost for good.
         """
-        fresh = [
-            (key, compiled)
-            for key, compiled in self._known.items()
-            if isinstance(compiled, Compiled) and key not in self._loaded
-        ]
+        made = [key for key, kernel in self._known.items() if isinstance(kernel, Compiled)]
+        fresh = [key for key in made if key not in self._loaded]
         if not fresh:
             return
         for attempt in (1, 2):
             try:
                 self._sessions[0].start()  # a target that is none is no kernel's fault
-                self._load_all(fresh)
-                break
+                if self._refusal(fresh):
+                    for key in fresh:
+                        if refusal := self._refusal([key]):
+                            self._known[key] = refusal
+                self._loaded.update(fresh)
+                return
             except TargetLost as lost:
                 if lost.reason == "interrupted":
                     raise Stopped from None
                 if lost.reason != "killed" or attempt == 2:
                     raise
-
-    def _load_all(self, fresh: Sequence[tuple[str, Compiled]]) -> None:
-        if self._refusal([key for key, _ in fresh]):
-            for key, _ in fresh:
-                if refusal := self._refusal([key]):
-                    self._known[key] = refusal
-        self._loaded.update(key for key, _ in fresh)
 
     def _refusal(self, keys: Sequence[str]) -> Failure | None:
         """Load kernels as one library; returns why that cannot be, if it cannot.
@@ -138,8 +132,7 @@ class Loader:
         return None
 
     def _load_library(self, keys: Sequence[str]) -> None:
-        known = {key: self._known[key] for key in keys}
-        running = [k for k, it in known.items() if isinstance(it, Compiled) and it.kernel.launches]
+        running = [kernel.kernel.key for kernel in self._compiled(keys) if kernel.kernel.launches]
         if not running:
             return
         for again in (False, True):
@@ -169,10 +162,7 @@ class Loader:
             try:
                 with interruptible():
                     library = self._new_library(elsewhere)
-                    there = [self._known[key] for key in keys]  # fewer, perhaps, once renewed
-                    return self._compiler.link(
-                        [kernel for kernel in there if isinstance(kernel, Compiled)], library
-                    )
+                    return self._compiler.link(self._compiled(keys), library)
             except KernelsLost as lost:
                 self._renew(lost.keys)
             except ToolchainError:
@@ -183,6 +173,11 @@ class Loader:
                 if elsewhere:
                     raise
                 elsewhere = True
+
+    def _compiled(self, keys: Sequence[str]) -> list[Compiled]:
+        """Those among kernels that there are: fewer, perhaps, once they were compiled anew."""
+        known = [self._known[key] for key in keys]
+        return [kernel for kernel in known if isinstance(kernel, Compiled)]
 
     def _new_library(self, elsewhere: bool) -> Path:
         """A file in a folder that nobody else sweeps, unless there is no room."""

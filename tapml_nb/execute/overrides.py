@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tapml_nb.compile.compiler import Compiler
@@ -14,23 +13,14 @@ from tapml_nb.execute.implementation import NumpyOverride
 from tapml_nb.graph import Graph, Op, OpId
 
 
-@dataclass(frozen=True)
-class PrimFuncOverride:
-    """A PrimFunc that stands in an operator's place: its key, and the module that it is compiled
-    from."""
-
-    key: str
-    module: Any
-
-
 class Overrides:
     """What the user put in the place of which operators.
 
     Attributes:
         functions: the NumPy functions.
-        primfuncs: the PrimFuncs.
+        primfuncs: the PrimFuncs, as the keys of their kernels.
         words: what stands in which operators' places, for people.
-        modules: every PrimFunc that ever stood in an operator's place, by its kernel's key.
+        modules: what these are compiled from by key, those of PrimFuncs that were taken back, too.
     """
 
     def __init__(self, graph: Graph, compiler: Compiler) -> None:
@@ -38,7 +28,7 @@ class Overrides:
         self._compiler = compiler
         self._numbers = itertools.count(1)
         self.functions: dict[OpId, NumpyOverride] = {}
-        self.primfuncs: dict[OpId, PrimFuncOverride] = {}
+        self.primfuncs: dict[OpId, str] = {}
         self.words: dict[OpId, str] = {}
         self.modules: dict[str, Any] = {}
 
@@ -60,15 +50,14 @@ class Overrides:
 
         outputs = len(self._graph[op].outputs)
         module = tvm.IRModule({"override": kernel.with_attr("tapml.outputs", outputs)})
-        key = self._compiler.key(module)
+        self.primfuncs[op] = key = self._compiler.key(module)
         self.modules[key] = module
-        self.primfuncs[op] = PrimFuncOverride(key, module)
         self.words[op] = "a PrimFunc of yours"
 
     def misfit(self, op: Op, shapes: Sequence[Sequence[int]]) -> str:
         """Why an operator's PrimFunc cannot run on tensors of these shapes, inputs and then
         outputs: it may have been made for another step's.  Empty if it can."""
-        ((_, function),) = self.primfuncs[op.id].module.functions.items()
+        ((_, function),) = self.modules[self.primfuncs[op.id]].functions.items()
         return _misfit(function, len(op.outputs), shapes)
 
 

@@ -73,7 +73,7 @@ class AccumulatedRun:
         return verdict
 
     def _judge_value(self, value: ValueId, step: int) -> Judgement:
-        reference = self._references.whole(value, step)
+        reference = self._references.end_to_end(value, step)
         if self._hybrid.is_source(value, step):
             return judge_identical(reference)
         target = self._hybrid.array(value, step)
