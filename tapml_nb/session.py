@@ -20,15 +20,7 @@ from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.toolchain import machine_of
 from tapml_nb.engine.jobs import Job, JobThread, SessionBusy, in_main_thread
 from tapml_nb.engine.runs import Criterion, Runs, Which
-from tapml_nb.execute.events import (
-    Callback,
-    Event,
-    EventStream,
-    SessionClosed,
-    TargetAwaited,
-    TargetLost,
-    TargetStarted,
-)
+from tapml_nb.execute.events import Callback, Event, EventStream, SessionClosed
 from tapml_nb.execute.hybrid import SOURCE, TARGET
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.overrides import check_override
@@ -42,13 +34,8 @@ from tapml_nb.migrate import Localization, Migration
 from tapml_nb.migrate.migration import in_order
 from tapml_nb.owner import finalize
 from tapml_nb.report import Report, RunInfo
-from tapml_nb.targets.client.session import (
-    State,
-    TargetAwaitedEvent,
-    TargetEvent,
-    TargetLostEvent,
-    TargetSession,
-)
+from tapml_nb.targets.client.session import TargetSession
+from tapml_nb.targets.client.supervisor import State
 from tapml_nb.targets.spec import CPU_KINDS, Target
 from tapml_nb.terminal import printable
 
@@ -121,7 +108,7 @@ class Session:
             TargetSession(
                 member,
                 machine=machine_of(compiler.target) if on_cpu else "",
-                on_event=_relay_to(self._events),
+                on_event=self._events.emit,
             )
             for member in target.members
         ]
@@ -648,23 +635,6 @@ def _opener_of(session: Session) -> Callable[[Selector], Report]:
         return session._drill(op)
 
     return open_up
-
-
-def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
-    """Target news into a session's event stream (a function that does not hold the session)."""
-    starts = 0
-
-    def relay(news: TargetEvent) -> None:
-        nonlocal starts
-        if isinstance(news, TargetLostEvent):
-            events.emit(TargetLost(news.reason, news.detail))
-        elif isinstance(news, TargetAwaitedEvent):
-            events.emit(TargetAwaited(news.link))
-        else:
-            events.emit(TargetStarted(news.address, news.pid, restarts=starts))
-            starts += 1
-
-    return relay
 
 
 def _breaker_of(sessions: Sequence[TargetSession], compiler: Compiler) -> Callable[[], None]:

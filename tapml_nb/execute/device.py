@@ -21,7 +21,7 @@ from tapml_nb.execute.overrides import NumpyOverride
 from tapml_nb.execute.source import Stopped
 from tapml_nb.graph import TensorSpec
 from tapml_nb.numerics import bitwise_equal, np_dtype
-from tapml_nb.targets.client.session import CallResult, TargetSession
+from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.wire.errors import (
     BeyondTarget,
     GivenUp,
@@ -30,6 +30,7 @@ from tapml_nb.targets.wire.errors import (
     TargetError,
     TargetLost,
 )
+from tapml_nb.targets.wire.results import CallResult
 
 Send = Callable[[], np.ndarray]
 """Makes a tensor's array when it has to be sent."""
@@ -150,14 +151,14 @@ class Device:
                 earlier = lost
             else:
                 return Outcome(
-                    tuple(result.ms),
-                    tuple(result.deterministic),
-                    tuple(result.identical),
+                    result.ms,
+                    result.deterministic,
+                    result.identical,
                     sent,
-                    tuple(k for k, key in enumerate(inputs) if key in result.spoiled),
+                    tuple(k for k, key in enumerate(inputs) if key in result.overwritten),
                     result.stale,
-                    tuple(result.overruns),
-                    tuple(result.notes),
+                    result.overruns,
+                    result.notes,
                 )
             again = True
 

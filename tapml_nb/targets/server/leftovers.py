@@ -15,8 +15,7 @@ import signal
 import time
 from pathlib import Path
 
-MARK = "TAPML_SERVER"
-"""The variable that names a server's folder to everything it starts."""
+from tapml_nb.targets.wire.exits import SERVER_MARK
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PROC = Path("/proc")
@@ -61,7 +60,7 @@ def end_all_children() -> None:
 
 def end_marked(folder: Path) -> None:
     """End what a server started that cannot do it itself any more."""
-    mark = f"{MARK}={folder}".encode()
+    mark = f"{SERVER_MARK}={folder}".encode()
     deadline = time.monotonic() + _SECONDS
     while (found := [pid for pid in _processes() if _is_marked(pid, mark)]) and (
         time.monotonic() < deadline
