@@ -413,7 +413,7 @@ class TestAccidents:
 
             def kill_listener(event):
                 if event.op == "act/silu":
-                    server = session._target._supervisor.endpoint.server._process
+                    server = session._target.endpoint.server._process
                     threading.Timer(0.5, server.kill).start()
 
             session.on("OpStarted", kill_listener)
@@ -715,7 +715,7 @@ sys.path.insert(0, {root!r})
 from tests.models import two_layers
 session = tapml.debug(*two_layers())
 session.run()
-server = session._target._supervisor.endpoint.server
+server = session._target.endpoint.server
 print(server._process.pid, session._target.platform["pid"], session._compiler._worker.pid,
       flush=True)
 {end}

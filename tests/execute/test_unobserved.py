@@ -93,9 +93,7 @@ def test_nothing_but_outputs_comes_back(gated):
     gated.on("OpAccumulated", lambda event: received.append(gated._target.bytes_received))
     gated.hybrid()
     assert gated._target.bytes_received - received[-1] == 45 * 4
-    assert not [
-        k for k in gated._target._supervisor.connection.resident if k.startswith("unobserved")
-    ]
+    assert not [k for k in gated._target.connection.resident if k.startswith("unobserved")]
 
 
 def test_operators_of_the_source_and_numpy_functions_in_between(gated):

@@ -244,7 +244,7 @@ def test_a_stopped_listener_is_replaced(session, monkeypatch):
 
 
 def test_a_server_whose_folder_is_gone_is_replaced(session):
-    shutil.rmtree(session._supervisor.endpoint.server._workroot)
+    shutil.rmtree(session.endpoint.server._workroot)
     os.kill(session.platform["pid"], signal.SIGKILL)
     with pytest.raises(TargetLost) as caught:
         session.call("add_one", ["x"], ["y"])
@@ -253,7 +253,7 @@ def test_a_server_whose_folder_is_gone_is_replaced(session):
 
 
 def test_a_tensor_that_is_not_there_any_more_renews_the_session(session):
-    session._supervisor.connection.service.drop(["x"])
+    session.connection.service.drop(["x"])
     with pytest.raises(TargetLost) as caught:
         session.call("add_one", ["x"], ["y"])
     assert caught.value.reason == "connection"

@@ -406,7 +406,7 @@ def test_a_server_that_cannot_start_says_why(nothing_left, monkeypatch):
 def test_an_uploaded_name_is_never_reused(standalone, library):
     with TargetSession(Target("llvm", rpc=standalone)) as session:
         session.load(library, [])
-        connection = session._supervisor.connection
+        connection = session.connection
         with pytest.raises(TargetError, match="FileExistsError"):
             connection.service.upload(f"0-{library.name}", b"other")
         assert wait_until(lambda: session.held() == 0)

@@ -18,7 +18,7 @@ from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.sources import SOURCE_KINDS
 from tapml_nb.targets.client.connection import Connection
 from tapml_nb.targets.client.libraries import Libraries, Library
-from tapml_nb.targets.client.supervisor import CONTROL_SECONDS, State, Supervisor
+from tapml_nb.targets.client.supervisor import CONTROL_SECONDS, SupervisedConnection
 from tapml_nb.targets.spec import BROWSER, Target
 from tapml_nb.targets.wire.errors import BeyondTarget, Rejected, TargetError, TargetLost
 from tapml_nb.targets.wire.events import TargetEvent
@@ -29,7 +29,7 @@ _SLOWEST = 1e6
 """Bytes per second that a transfer may take, beside its deadline."""
 
 
-class TargetSession:
+class TargetSession(SupervisedConnection):
     """A target, always behind a process boundary.
 
     Methods are called from one thread at a time; :meth:`interrupt`, :meth:`close` and the
@@ -37,9 +37,11 @@ class TargetSession:
 
     Attributes:
         target: where it is and what it is.
+        state: ``"idle"``: not used yet; ``"lost"``: the next use begins anew.
         bytes_sent: tensor and library bytes sent so far.
         bytes_received: tensor bytes fetched so far.
         calls: kernel calls made.
+        restarts: how often the session had to be made anew.
     """
 
     def __init__(
@@ -56,27 +58,14 @@ class TargetSession:
             machine: what its processor has to be, by ``platform.machine()``; "" for any.
             on_event: told of every start and loss, on the thread that uses the session.
         """
-        self.target = target
+        super().__init__(target, machine, on_event)
         self.bytes_sent = self.bytes_received = self.calls = 0
         self._libraries = Libraries()
-        self._supervisor = Supervisor(target, machine, on_event)
-
-    # -- life --------------------------------------------------------------------------------------
 
     @property
-    def state(self) -> State:
-        """``"idle"``: not used yet; ``"lost"``: the next use begins anew."""
-        return self._supervisor.state
-
-    @property
-    def restarts(self) -> int:
-        """How often the session had to be made anew."""
-        return self._supervisor.restarts
-
-    @property
-    def address(self) -> str:
-        """Where the target is; empty before it was first used."""
-        return self._supervisor.endpoint.address
+    def platform(self) -> dict[str, Any]:
+        """What the target says of itself (``pid``, ``machine``, ``cpus``, ``versions``)."""
+        return self.connected().platform
 
     @property
     def link(self) -> str:
@@ -87,36 +76,12 @@ class TargetSession:
         """
         if self.target.rpc != BROWSER:
             raise RuntimeError("the target is no browser")
-        return self._supervisor.endpoint.link
-
-    @property
-    def platform(self) -> dict[str, Any]:
-        """What the target says of itself (``pid``, ``machine``, ``cpus``, ``versions``)."""
-        return self._connected().platform
-
-    def start(self) -> None:
-        """Bring the target up if it is not.  Every other method does this by itself.
-
-        Raises:
-            TargetLost: if it cannot be reached.
-            TargetError: if it is none of ours.
-            RuntimeError: if the session is closed.
-        """
-        self._connected()
+        return self.endpoint.link
 
     def close(self) -> None:
         """End the session, and the server if it is ours.  Idempotent; from any thread."""
-        self._supervisor.close()
+        super().close()
         self._libraries.close()
-
-    def interrupt(self) -> None:
-        """Break off the call that is going on, if any; it raises ``TargetLost("interrupted")``."""
-        self._supervisor.interrupt()
-
-    def renew(self) -> None:
-        """Let go of the target's process; the next use begins with a fresh one, where nothing is
-        resident and no kernel has run yet."""
-        self._supervisor.renew()
 
     def __enter__(self) -> Self:
         self.start()
@@ -130,14 +95,11 @@ class TargetSession:
     ) -> None:
         self.close()
 
-    def _connected(self) -> Connection:
-        return self._supervisor.connected()
-
     # -- use ---------------------------------------------------------------------------------------
 
     def resident(self, key: str) -> bool:
         """Whether the target holds a tensor under this key."""
-        connection = self._supervisor.connection
+        connection = self.connection
         return connection is not None and key in connection.resident
 
     def put(self, key: str, array: np.ndarray) -> int:
@@ -150,11 +112,11 @@ class TargetSession:
             TargetError: if the target has no room for it, or does not know its dtype.
             TargetLost: if the target is lost meanwhile.
         """
-        connection = self._connected()
+        connection = self.connected()
         if key in connection.resident:
             return 0
         seconds = CONTROL_SECONDS + array.nbytes / _SLOWEST
-        sent = self._supervisor.run(seconds, lambda: connection.service.put(key, array))
+        sent = self.run(seconds, lambda: connection.service.put(key, array))
         connection.resident.add(key)
         self.bytes_sent += sent
         return sent
@@ -166,10 +128,8 @@ class TargetSession:
             KeyError: if it is not there.
             TargetLost: if the target is lost meanwhile.
         """
-        connection = self._connected()
-        array = self._supervisor.run(
-            CONTROL_SECONDS, lambda: connection.service.get(key), resident=[key]
-        )
+        connection = self.connected()
+        array = self.run(CONTROL_SECONDS, lambda: connection.service.get(key), resident=[key])
         self.bytes_received += array.nbytes
         return array
 
@@ -184,7 +144,7 @@ class TargetSession:
             TargetError: if the target rejects it; with its reason.
             TargetLost: if loading kills it, or it cannot be done for another reason.
         """
-        if library in self._connected().loaded:
+        if library in self.connected().loaded:
             return
         known = self._libraries.get(library)
         loading = known or Library(library, kernels)
@@ -238,7 +198,7 @@ class TargetSession:
         if repeats < 1:
             raise ValueError(f"repeats: {repeats}; a call runs at least once")
         seconds = self.target.timeout if timeout is None else timeout
-        connection = self._connected()
+        connection = self.connected()
         self._reload(connection, kernel)
         self.calls += 1
         request = CallRequest(
@@ -252,7 +212,7 @@ class TargetSession:
             self.target.guard,
         )
         compared = [key for key in references if key]
-        result = self._supervisor.run(
+        result = self.run(
             seconds + CONTROL_SECONDS,
             lambda: connection.service.call(request),
             launch=seconds,
@@ -284,14 +244,14 @@ class TargetSession:
             TargetLost: if one kills the target, or takes longer than the target's timeout.
         """
         seconds = self.target.timeout
-        connection = self._connected()
+        connection = self.connected()
         for call in calls:
             if call.kernel:
                 self._reload(connection, call.kernel)
         self.calls += sum(call.kernel is not None for call in calls)
         request = ChainRequest(tuple(calls), tuple(keep), seconds)
         made = {key for call in calls for key in call.outputs}
-        overwritten = self._supervisor.run(
+        overwritten = self.run(
             seconds * max(1, len(calls)) + CONTROL_SECONDS,
             lambda: connection.service.chain(request),
             launch=seconds,
@@ -306,8 +266,8 @@ class TargetSession:
 
         Fields as in :class:`tapml_nb.numerics.Statistics`.
         """
-        connection = self._connected()
-        return self._supervisor.run(
+        connection = self.connected()
+        return self.run(
             CONTROL_SECONDS,
             lambda: connection.service.statistics(output, reference),
             resident=[output, reference],
@@ -319,12 +279,12 @@ class TargetSession:
         Returns:
             How the target was lost, if it was: then they are gone as well.
         """
-        connection = self._supervisor.connection
+        connection = self.connection
         held = [key for key in keys if self.resident(key)]
         if connection is None or not held:
             return None
         try:
-            self._supervisor.run(CONTROL_SECONDS, lambda: connection.service.drop(held))
+            self.run(CONTROL_SECONDS, lambda: connection.service.drop(held))
         except TargetLost as lost:
             return lost
         connection.resident.difference_update(held)
@@ -332,14 +292,14 @@ class TargetSession:
 
     def drop_all_but(self, keys: Collection[str]) -> None:
         """Free all tensors but these; whoever needs one of them sends it again."""
-        connection = self._supervisor.connection
+        connection = self.connection
         if connection is not None:
             self.drop([key for key in connection.resident if key not in keys])
 
     def held(self) -> int:
         """Bytes of all tensors on the target."""
-        connection = self._connected()
-        return self._supervisor.run(CONTROL_SECONDS, lambda: connection.service.held())
+        connection = self.connected()
+        return self.run(CONTROL_SECONDS, lambda: connection.service.held())
 
     # -- libraries ---------------------------------------------------------------------------------
 
@@ -352,7 +312,7 @@ class TargetSession:
     def _load_with_patience(self, library: Library) -> None:
         """Load a library; once more where that failed for another reason than its code."""
         try:
-            self._load(self._connected(), library)
+            self._load(self.connected(), library)
             return
         except (BeyondTarget, Rejected):
             raise
@@ -362,7 +322,7 @@ class TargetSession:
             if lost.reason in ("interrupted", "timeout"):
                 raise
         try:
-            self._load(self._connected(), library)
+            self._load(self.connected(), library)
         except (BeyondTarget, Rejected):
             raise
         except TargetError as error:
@@ -379,14 +339,12 @@ class TargetSession:
         else:
             content = library.read()
             name = f"{len(connection.loaded)}-{library.path.name}"
-            self._supervisor.run(
+            self.run(
                 CONTROL_SECONDS + len(content) / _SLOWEST,
                 lambda: connection.service.upload(name, content),
             )
             self.bytes_sent += len(content)
         # A driver that compiles for itself takes its time for each kernel.
         count = len(library.kernels) if self.target.kind in SOURCE_KINDS else 1
-        self._supervisor.run(
-            CONTROL_SECONDS * count, lambda: connection.service.load(name, library.kernels)
-        )
+        self.run(CONTROL_SECONDS * count, lambda: connection.service.load(name, library.kernels))
         connection.loaded.add(library.path)

@@ -96,12 +96,10 @@ class _Deadline:
         return 0 if self.stopped else min(left, max(self._grace, 0.1))
 
 
-class Supervisor:
-    """One connection at a time, whatever becomes of it.
+class SupervisedConnection:
+    """One connection at a time, whatever becomes of it; the life of a :class:`TargetSession`.
 
     Attributes:
-        state: what the session is at.
-        restarts: how often the connection had to be made anew.
         connection: the connection, while there is one.
         endpoint: where it leads.
     """
@@ -109,12 +107,11 @@ class Supervisor:
     def __init__(
         self, target: Target, machine: str, on_event: Callable[[TargetEvent], None]
     ) -> None:
-        """Nothing is started before the first use; arguments as for :class:`TargetSession`."""
+        self.target = target
         self.state: State = "idle"
         self.restarts = 0
         self.connection: Connection | None = None
         self.endpoint = Endpoint(target, self._heed_end)
-        self._target = target
         self._machine = machine
         self._on_event = on_event
         self._lock = threading.RLock()
@@ -142,34 +139,50 @@ class Supervisor:
         self._watchdog.close()
 
     def interrupt(self) -> None:
-        """Break off what is going on, if anything is."""
+        """Break off the call that is going on, if any; it raises ``TargetLost("interrupted")``."""
         with self._lock:
             if self._busy:
                 self._interrupted = True
                 self._sever()
 
     def renew(self) -> None:
-        """Let go of the target's process; the next use begins with a fresh one."""
+        """Let go of the target's process; the next use begins with a fresh one, where nothing is
+        resident and no kernel has run yet."""
         with self._lock:
             if self.connection is None or self._closed:
                 return
             self.state = "lost"
         self._drop_connection()
 
+    @property
+    def address(self) -> str:
+        """Where the target is; empty before it was first used."""
+        return self.endpoint.address
+
     # -- starting ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Bring the target up if it is not.  Every other method does this by itself, and may raise
+        what :meth:`connected` does."""
+        self.connected()
 
     def connected(self) -> Connection:
         """The connection, made if there is none.
 
         A server that is there and does not work is tried once more: if it is this session's own,
         another one is started in its place.
+
+        Raises:
+            TargetLost: if it cannot be reached.
+            TargetError: if it is none of ours.
+            RuntimeError: if the session is closed.
         """
         with self._lock:
             self._refuse_if_closed()
             if self.connection is not None:
                 return self.connection
         begin = time.monotonic()
-        target = self._target
+        target = self.target
         try:
             return self._connect()
         except TargetLost as lost:
@@ -204,13 +217,13 @@ class Supervisor:
         seconds = time.monotonic() - begin
         if again:
             _log.info("restart %d of the target took %.3f s", self.restarts, seconds)
-        self._on_event(TargetStarted(self.endpoint.address, connection.pid, self.restarts, seconds))
+        self._on_event(TargetStarted(self.address, connection.pid, self.restarts, seconds))
         return connection
 
     def _open_service(self, connection: Connection) -> None:
-        kind, number = self._target.kind, self._target.device
+        kind, number = self.target.kind, self.target.device
         seconds = CONTROL_SECONDS
-        if self._target.rpc == BROWSER:
+        if self.target.rpc == BROWSER:
             kind, seconds = BROWSER, PAGE_SECONDS
             self._on_event(TargetAwaited(self.endpoint.link))
         try:
@@ -222,7 +235,7 @@ class Supervisor:
                 why = f"no page came within {seconds:g} s; open {link} and run again"
                 raise TargetLost("connection", why) from None
             if lost.reason in ("crash", "timeout"):  # of the driver, for nothing of ours ran yet
-                why = f"the session at {self.endpoint.address} did not come up: {lost.detail}"
+                why = f"the session at {self.address} did not come up: {lost.detail}"
                 raise TargetLost("machine", why) from None
             raise
 
@@ -233,13 +246,13 @@ class Supervisor:
             TargetError: if it is not.
         """
         self._was_stock = connection.stock
-        found, address = connection.platform.get("machine"), self.endpoint.address
+        found, address = connection.platform.get("machine"), self.address
         if self._machine and found and self._machine != found:
             raise TargetError(
                 f"the server at {address} is {found}, and kernels are compiled for "
                 f"{self._machine}; give its Target a tvm_target with the mtriple of {found}"
             )
-        if self._target.guard and not connection.platform.get("guard"):
+        if self.target.guard and not connection.platform.get("guard"):
             raise TargetError(f"the server at {address} cannot guard memory; use 'tapml serve'")
 
     def _adopt(self, connection: Connection) -> Connection:
@@ -277,7 +290,7 @@ class Supervisor:
             self._refuse_if_closed()
             self._busy, self._interrupted = True, False
             connection = self.connection
-        grace = _LOCAL_GRACE if self._target.local else _REMOTE_GRACE
+        grace = _LOCAL_GRACE if self.target.local else _REMOTE_GRACE
         deadline = _Deadline(self.endpoint, connection, seconds, launch, grace)
         problem: Exception | None = None
         answer: TargetError | None = None
