@@ -32,7 +32,6 @@ def serving(changes: str = "") -> Iterator[Serving]:
     code = f"""
 from tapml_nb.targets.devices import tvm_runtime as devices
 from tapml_nb.targets.server import listener as server, service, tensor_channel as channel
-from tapml_nb.targets.wire import results
 {changes}
 server.serve_standalone("127.0.0.1", 0)
 """

@@ -244,12 +244,12 @@ service.CallRequest = dataclasses.make_dataclass(
 )
 """
 _LACKS_A_FIELD = """
-real = results.CallResult.to_json
-def to_json(self):
-    answer = real(self)
+real = service.SessionService._call
+def call(self, data):
+    answer = real(self, data)
     del answer["identical"]
     return answer
-results.CallResult.to_json = to_json
+service.SessionService._call = call
 """
 _HAS_A_FIELD_MORE = _LACKS_A_FIELD.replace('del answer["identical"]', 'answer["more"] = 1')
 

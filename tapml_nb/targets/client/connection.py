@@ -31,6 +31,7 @@ from tapml_nb.targets.client.service import LineService, TargetService
 from tapml_nb.targets.client.stock_rpc import StockService
 from tapml_nb.targets.client.tensor_channel import ChannelClient
 from tapml_nb.targets.client.tvm_rpc import connect_rpc, hang_up
+from tapml_nb.targets.server.leftovers import is_stopped
 from tapml_nb.targets.wire.envelope import Garbled
 from tapml_nb.targets.wire.recorder import Record
 
@@ -163,11 +164,7 @@ class Connection:
     @property
     def stopped(self) -> bool:
         """Whether the session's process, on this machine, was stopped (``SIGSTOP``)."""
-        try:
-            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (OSError, IndexError):
-            return False
-        return self._local and state in ("T", "t")
+        return self._local and is_stopped(self.pid)
 
     @property
     def ended(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -90,10 +91,10 @@ class LineService:
         self._ask("load", library, [kernel.to_json() for kernel in kernels])
 
     def call(self, request: CallRequest) -> CallResult:
-        return CallResult.from_json(self._ask("call", request.to_json()), len(request.outputs))
+        return CallResult.from_json(self._ask("call", asdict(request)), len(request.outputs))
 
     def chain(self, request: ChainRequest) -> Sequence[str]:
-        return list(map(str, _expect(list, self._ask("chain", request.to_json()))))
+        return list(map(str, _expect(list, self._ask("chain", asdict(request)))))
 
     def statistics(self, output: str, reference: str) -> dict[str, float]:
         return _expect(dict, self._ask("statistics", output, reference))

@@ -67,23 +67,19 @@ class PageDriver:
         self._freed: list[int] = []
 
     def allocate(self, size: int) -> Any:
-        """A buffer."""
         buffer = _Buffer(next(self._numbers), self._freed)
         self._works.append(["new", buffer.number, size])
         return buffer
 
     def read(self, buffer: Any, size: int) -> np.ndarray:
-        """A buffer's first bytes."""
         self._works.append(["read", buffer.number, size])
         return self._do()
 
     def write(self, buffer: Any, data: np.ndarray) -> None:
-        """Set a buffer's first bytes."""
         self._works.append(["write", buffer.number, data.size])
         self._data.append(data)
 
     def fill(self, buffer: Any, size: int, byte: int) -> None:
-        """Set a buffer's first bytes to one value."""
         self._works.append(["fill", buffer.number, size, byte])
 
     def compile(self, source: str, entry: str, buffers: Sequence[str]) -> Any:
@@ -96,12 +92,10 @@ class PageDriver:
     def run(
         self, pipeline: Any, buffers: Sequence[Any], numbers: bytes, grid: tuple[int, int, int]
     ) -> None:
-        """Launch a pipeline."""
         words = np.frombuffer(numbers, "<u4").tolist()
         self._works.append(["run", pipeline, [one.number for one in buffers], words, list(grid)])
 
     def finish(self) -> None:
-        """Wait for everything launched."""
         if self._works:
             self._do()
 

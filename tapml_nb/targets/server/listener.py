@@ -44,6 +44,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -269,8 +270,8 @@ class Server:
         report, record = self._sessions.exit_of(pid), self._sessions.record_of(pid)
         answer = {
             "protocol": PROTOCOL,
-            "exit": report.to_json() if report else None,
-            "record": vars(record) if record else None,
+            "exit": asdict(report) if report else None,
+            "record": asdict(record) if record else None,
         }
         connection.sendall(opening(ASK, answer))
 
@@ -328,7 +329,7 @@ class Server:
     # -- what is told, and the end -----------------------------------------------------------------
 
     def _report(self, pid: int, report: ExitReport) -> None:
-        self._emit(event="exit", pid=pid, **report.to_json())
+        self._emit(event="exit", pid=pid, **asdict(report))
 
     def _end(self) -> None:
         end_all_children()

@@ -15,6 +15,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -131,7 +132,7 @@ class SessionService:
     def _call(self, data: dict[str, Any]) -> dict[str, Any]:
         request = CallRequest.from_json(data)
         budget = _Budget(self._recorder, request.timeout)
-        return self._runner.call(request, budget.spend).to_json()
+        return asdict(self._runner.call(request, budget.spend))
 
     def _chain(self, data: dict[str, Any]) -> Sequence[str]:
         request = ChainRequest.from_json(data)

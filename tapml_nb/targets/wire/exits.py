@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from tapml_nb.targets.wire.recorder import Record
@@ -40,13 +40,9 @@ class ExitReport:
     record: Record = field(default_factory=Record)
     maxrss_mb: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON data."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of :meth:`to_json`; what is missing or makes no sense there is empty here."""
+        """A report of its fields; what is missing or makes no sense there is empty here."""
         numbers = {name: data.get(name) for name in ("signal", "code", "maxrss_mb")}
         known = {name: number for name, number in numbers.items() if isinstance(number, int)}
         return cls(**known, log=str(data.get("log", "")), record=Record.of(data.get("record")))

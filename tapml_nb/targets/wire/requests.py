@@ -1,9 +1,9 @@
-"""What the notebook asks a target to run."""
+"""What the notebook asks a target to run; it travels as ``asdict`` of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self
 
 
@@ -31,13 +31,9 @@ class CallRequest:
     numbers: tuple[int, ...] = ()
     guard: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        """The request as JSON data."""
-        return dict(vars(self))
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of :meth:`to_json`.
+        """A request of its fields.
 
         Raises:
             TypeError: if there is a field that is not known here: it would mean something else.
@@ -68,17 +64,9 @@ class ChainRequest:
     keep: tuple[str, ...]
     timeout: float
 
-    def to_json(self) -> dict[str, Any]:
-        """The request as JSON data."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of :meth:`to_json`.
-
-        Raises:
-            TypeError: as for :meth:`CallRequest.from_json`.
-        """
+        """As :meth:`CallRequest.from_json`."""
         calls = tuple(ChainCall(**with_tuples(call)) for call in data["calls"])
         return cls(**with_tuples({**data, "calls": calls}))
 

@@ -1,4 +1,4 @@
-"""What a target answers."""
+"""What a target answers; it travels as ``asdict`` of it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,9 @@ class CallResult:
     overruns: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """The result as JSON data."""
-        return dict(vars(self))
-
     @classmethod
     def from_json(cls, data: Any, outputs: int) -> Self:
-        """Inverse of :meth:`to_json`; fields that are not known here are passed over.
+        """A result of its fields; those that are not known here are passed over.
 
         Raises:
             Garbled: if it is no result of a kernel with so many outputs.
