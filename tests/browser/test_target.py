@@ -144,7 +144,9 @@ def test_what_the_browser_rejects_is_told(kernel_cache, page):
 def test_a_session_killed_in_mid_run_comes_back_to_the_page(session, page):
     session.on(
         "OpJudged",
-        lambda event: event.op == "first/linear" and psutil.Process(session._target._pid).kill(),
+        lambda event: (
+            event.op == "first/linear" and psutil.Process(session._target.platform["pid"]).kill()
+        ),
     )
     report = session.run()
     assert report.ok

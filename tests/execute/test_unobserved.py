@@ -161,7 +161,7 @@ def test_a_llama_migrated(kernel_cache, nothing_left):
 def test_a_target_killed_in_between_is_nobodys_fault(gated):
     def kill(event):
         if event.op == "tanh":
-            os.kill(gated._target._pid, signal.SIGKILL)
+            os.kill(gated._target.platform["pid"], signal.SIGKILL)
 
     forget = gated.on("OpAccumulated", kill)
     assert offloaded(gated).unobserved.same

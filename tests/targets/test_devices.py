@@ -114,7 +114,9 @@ def test_a_limit_is_no_crash(session):
 def test_a_session_killed_in_mid_run_comes_back(session):
     session.on(
         "OpJudged",
-        lambda event: event.op == "first/linear" and os.kill(session._target._pid, signal.SIGKILL),
+        lambda event: (
+            event.op == "first/linear" and os.kill(session._target.platform["pid"], signal.SIGKILL)
+        ),
     )
     report = session.run()
     assert report.ok
