@@ -160,8 +160,8 @@ def test_a_flood_from_one_place_pushes_out_nobody_of_another():
         here, there = socket.socketpair()
         ends += [here, there]
         handshakes.add(Handshake(here, peer))
-    assert handshakes.in_the_way() is next(iter(handshakes))
-    handshakes.remove(next(iter(handshakes)))
+    assert handshakes.in_the_way() is next(iter(handshakes.values()))
+    handshakes.remove(next(iter(handshakes.values())))
     assert handshakes.in_the_way() is None
     assert handshakes.oldest().peer == "flood"
     for end in ends:

@@ -10,7 +10,6 @@ import contextlib
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tapml_nb.targets.wire.handshake import (
@@ -83,31 +82,21 @@ class Handshake:
         return 8 + text - size
 
 
-class Handshakes:
+class Handshakes(dict[int, Handshake]):
     """All of them, by descriptor, the oldest first."""
 
     def __init__(self, limit: int) -> None:
         """``limit``: how many there may be; beyond it one gives way to each newcomer."""
+        super().__init__()
         self._limit = limit
-        self._by_descriptor: dict[int, Handshake] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_descriptor)
-
-    def __iter__(self) -> Iterator[Handshake]:
-        return iter(list(self._by_descriptor.values()))
-
-    def get(self, descriptor: int) -> Handshake | None:
-        """Who has a descriptor."""
-        return self._by_descriptor.get(descriptor)
 
     def add(self, handshake: Handshake) -> None:
         """A newcomer; :meth:`in_the_way` was asked before."""
-        self._by_descriptor[handshake.connection.fileno()] = handshake
+        self[handshake.connection.fileno()] = handshake
 
     def remove(self, handshake: Handshake) -> None:
         """They have said who they are, or are not waited for any more."""
-        del self._by_descriptor[handshake.connection.fileno()]
+        del self[handshake.connection.fileno()]
 
     def in_the_way(self) -> Handshake | None:
         """Who has to go before another one can come: of the peer that has most, the oldest; so
@@ -116,15 +105,15 @@ class Handshakes:
 
     def oldest(self) -> Handshake | None:
         """The oldest of the peer that has most of them."""
-        count = Counter(handshake.peer for handshake in self)
-        return max(self, key=lambda handshake: count[handshake.peer], default=None)
+        count = Counter(handshake.peer for handshake in self.values())
+        return max(self.values(), key=lambda one: count[one.peer], default=None)
 
     def expired(self) -> list[Handshake]:
         """Those that have taken too long."""
         now = time.monotonic()
-        return [handshake for handshake in self if handshake.deadline <= now]
+        return [handshake for handshake in self.values() if handshake.deadline <= now]
 
     def patience(self) -> float:
         """Seconds until the next one will have taken too long; infinite if there is none."""
-        first = next(iter(self), None)
+        first = next(iter(self.values()), None)
         return max(0.0, first.deadline - time.monotonic()) if first else float("inf")

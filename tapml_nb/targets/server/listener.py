@@ -301,7 +301,7 @@ class Server:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             for descriptor in self._inherited:
                 os.close(descriptor)
-            for handshake in self._handshakes:
+            for handshake in self._handshakes.values():
                 handshake.connection.close()
             work(session)
 
