@@ -381,7 +381,7 @@ class TestAccidents:
     def test_the_target_is_back_within_a_second_of_a_crash(self, patient):
         patient.override("act", kernels.segfaults)
         lost, started = [], []
-        patient.on("TargetLost", lambda e: lost.append((time.monotonic(), e.reason)))
+        patient.on("TargetGone", lambda e: lost.append((time.monotonic(), e.reason)))
         patient.on("TargetStarted", lambda e: started.append(time.monotonic()))
         report = patient.run()
         assert [reason for _, reason in lost] == ["crash"]
@@ -401,7 +401,7 @@ class TestAccidents:
         once = iter([True])
         session.on(
             "TargetStarted",
-            lambda _: next(once, False) and psutil.Process(session.engine.pool.first._pid).kill(),
+            lambda event: next(once, False) and psutil.Process(event.pid).kill(),
         )
         report = session.run()
         assert report.ok
@@ -413,7 +413,7 @@ class TestAccidents:
 
             def kill_listener(event):
                 if event.op == "act/silu":
-                    server = session.engine.pool.first._server._process
+                    server = session.engine.pool.first.endpoint.server._process
                     threading.Timer(0.5, server.kill).start()
 
             session.on("OpStarted", kill_listener)
@@ -425,7 +425,7 @@ class TestAccidents:
         def killing_fetch(key):
             if not killed:
                 killed.append(key)
-                psutil.Process(session.engine.pool.first._pid).kill()
+                psutil.Process(session.engine.pool.first.platform["pid"]).kill()
             return fetch(key)
 
         session.engine.pool.first.fetch = killing_fetch
@@ -716,7 +716,7 @@ from tests.models import two_layers
 session = tapml.debug(*two_layers())
 session.run()
 target, worker = session.engine.pool.first, session.engine.compiler._worker
-print(target._server._process.pid, target._pid, worker.pid, flush=True)
+print(target.endpoint.server._process.pid, target.platform["pid"], worker.pid, flush=True)
 {end}
 """
 
@@ -853,7 +853,8 @@ def test_session_ops_has_the_contract_columns(llama_session):
 
 
 def _kill_later(session, seconds):
-    threading.Timer(seconds, os.kill, (session.engine.pool.first._pid, signal.SIGKILL)).start()
+    pid = session.engine.pool.first.platform["pid"]
+    threading.Timer(seconds, os.kill, (pid, signal.SIGKILL)).start()
 
 
 def _runs(pid):

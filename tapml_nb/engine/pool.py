@@ -15,16 +15,11 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from tapml_nb.execute.caller import Caller
-from tapml_nb.execute.events import EventStream, TargetAwaited, TargetLost, TargetStarted
+from tapml_nb.execute.events import EventStream
 from tapml_nb.execute.host_call import interrupt
-from tapml_nb.targets.client.session import (
-    TargetAwaitedEvent,
-    TargetEvent,
-    TargetLostEvent,
-    TargetSession,
-)
+from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
-from tapml_nb.targets.wire import errors
+from tapml_nb.targets.wire.errors import TargetError, TargetLost
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -45,7 +40,7 @@ class TargetPool:
     def __init__(self, target: Target, machine: str, events: EventStream) -> None:
         """``machine`` is what code is made for, where that is a processor; else empty."""
         self.sessions = [
-            TargetSession(member, machine=machine, on_event=_relay_to(events))
+            TargetSession(member, machine=machine, on_event=events.emit)
             for member in target.members
         ]
         self.callers = [Caller(session) for session in self.sessions]
@@ -105,7 +100,7 @@ class TargetPool:
                     try:
                         yield call, workers[0](call)
                         missing -= 1
-                    except (errors.TargetError, errors.TargetLost):
+                    except (TargetError, TargetLost):
                         working -= 1
                         left.appendleft(call)
                         if not working:
@@ -173,20 +168,3 @@ def _next(left: deque[C]) -> C | None:
         return left.popleft()
     except IndexError:
         return None
-
-
-def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
-    """One target's events into a session's event stream."""
-    starts = 0
-
-    def relay(event: TargetEvent) -> None:
-        nonlocal starts
-        if isinstance(event, TargetLostEvent):
-            events.emit(TargetLost(event.reason, event.detail))
-        elif isinstance(event, TargetAwaitedEvent):
-            events.emit(TargetAwaited(event.link))
-        else:
-            events.emit(TargetStarted(event.address, event.pid, restarts=starts))
-            starts += 1
-
-    return relay

@@ -17,7 +17,7 @@ import numpy as np
 from tapml_nb.compile.cache import Compiled
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.graph import TensorSpec, ValueId
-from tapml_nb.targets.client.session import CallResult, TargetSession
+from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.wire.errors import (
     BeyondTarget,
     GivenUp,
@@ -26,6 +26,7 @@ from tapml_nb.targets.wire.errors import (
     TargetError,
     TargetLost,
 )
+from tapml_nb.targets.wire.results import CallResult
 
 _Send = Callable[[], np.ndarray]
 _Result = TypeVar("_Result")
@@ -197,7 +198,7 @@ class Caller:
                     raise GivenUp(lost.reason, lost.detail) from None
                 earlier = lost
             else:
-                overwritten = tuple(k for k, key in enumerate(inputs) if key in result.spoiled)
+                overwritten = tuple(k for k, key in enumerate(inputs) if key in result.overwritten)
                 read = partial(self._read, operands.outputs, result)
                 return Outcome(result, read, sent, overwritten)
             again = True

@@ -22,7 +22,8 @@ from tapml_nb.execute.host_call import Overdue, call_within
 from tapml_nb.execute.source import Stopped
 from tapml_nb.graph import TensorSpec
 from tapml_nb.numerics import bitwise_equal, np_dtype
-from tapml_nb.targets.client.session import CallResult, ChainCall
+from tapml_nb.targets.wire.requests import ChainCall
+from tapml_nb.targets.wire.results import CallResult
 
 NumpyFunction = Callable[..., Any]
 
@@ -186,7 +187,7 @@ def _computed_here(runs: Sequence[Sequence[np.ndarray]], ms: Sequence[float] = (
     """The outcome of runs in this process."""
     pairs = zip(runs[0], runs[-1], strict=True)
     same = [one is other or bitwise_equal(one, other) for one, other in pairs]
-    result = CallResult(list(ms), same, [None] * len(same), [])
+    result = CallResult(tuple(ms), tuple(same), (None,) * len(same), ())
     return Outcome(result, lambda output, first: runs[0 if first else -1][output])
 
 

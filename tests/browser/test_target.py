@@ -17,7 +17,7 @@ from torch import nn
 
 import tapml_nb as tapml
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.targets.client import session as target_session
+from tapml_nb.targets.client import supervisor
 from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
 from tapml_nb.targets.wire.errors import TargetError, TargetLost
@@ -145,7 +145,8 @@ def test_a_session_killed_in_mid_run_comes_back_to_the_page(session, page):
     session.on(
         "OpJudged",
         lambda event: (
-            event.op == "first/linear" and psutil.Process(session.engine.pool.first._pid).kill()
+            event.op == "first/linear"
+            and psutil.Process(session.engine.pool.first.platform["pid"]).kill()
         ),
     )
     report = session.run()
@@ -193,7 +194,7 @@ def test_the_next_page_takes_over(session, page, gpu_browser):
 
 
 def test_a_page_that_never_comes(kernel_cache, nothing_left, monkeypatch):
-    monkeypatch.setattr(target_session, "PAGE_SECONDS", 1.5)
+    monkeypatch.setattr(supervisor, "PAGE_SECONDS", 1.5)
     model, inputs = models.two_layers()
     with tapml.debug(model, inputs, target=browser_target()) as session:
         begin = time.monotonic()

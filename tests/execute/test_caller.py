@@ -26,8 +26,10 @@ def test_a_target_without_room_for_an_input(kernel_cache, nothing_left):
     x, y = torch.randn(8 * MB), torch.randn(16)
     with tapml.debug(Wide().eval(), (x, y)) as session:
         session.run("sigmoid")
-        room = psutil.Process(session.engine.pool.first._pid).memory_info().vms + 16 * MB
-        resource.prlimit(session.engine.pool.first._pid, resource.RLIMIT_AS, (room, room))
+        room = psutil.Process(session.engine.pool.first.platform["pid"]).memory_info().vms + 16 * MB
+        resource.prlimit(
+            session.engine.pool.first.platform["pid"], resource.RLIMIT_AS, (room, room)
+        )
         report = session.run()
         assert report.verdict("tanh") is Verdict.UNSUPPORTED
         assert report.introduced["tanh", 0].message.startswith("the target cannot hold an input")
@@ -46,7 +48,7 @@ class Two(nn.Module):
 
 def leave_room(session: tapml.Session, size: int) -> None:
     """Let the target's process grow by so many bytes and no more."""
-    pid = session.engine.pool.first._pid
+    pid = session.engine.pool.first.platform["pid"]
     room = psutil.Process(pid).memory_info().vms + size
     resource.prlimit(pid, resource.RLIMIT_AS, (room, room))
 

@@ -95,7 +95,7 @@ def test_nothing_but_outputs_comes_back(gated):
     gated.hybrid()
     assert gated.engine.pool.first.bytes_received - received[-1] == 45 * 4
     assert not [
-        k for k in gated.engine.pool.first._connection.resident if k.startswith("unobserved")
+        k for k in gated.engine.pool.first.connection.resident if k.startswith("unobserved")
     ]
 
 
@@ -164,7 +164,7 @@ def test_a_llama_migrated(kernel_cache, nothing_left):
 def test_a_target_killed_in_between_is_nobodys_fault(gated):
     def kill(event):
         if event.op == "tanh":
-            os.kill(gated.engine.pool.first._pid, signal.SIGKILL)
+            os.kill(gated.engine.pool.first.platform["pid"], signal.SIGKILL)
 
     forget = gated.on("OpAccumulated", kill)
     assert offloaded(gated).unobserved.same

@@ -115,7 +115,8 @@ def test_a_session_killed_in_mid_run_comes_back(session):
     session.on(
         "OpJudged",
         lambda event: (
-            event.op == "first/linear" and os.kill(session.engine.pool.first._pid, signal.SIGKILL)
+            event.op == "first/linear"
+            and os.kill(session.engine.pool.first.platform["pid"], signal.SIGKILL)
         ),
     )
     report = session.run()

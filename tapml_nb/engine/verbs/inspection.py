@@ -15,7 +15,7 @@ from tapml_nb.engine.verbs import judging
 from tapml_nb.graph import Op, Selector
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.report import Report
-from tapml_nb.targets.client.session import State
+from tapml_nb.targets.client.supervisor import State
 
 Which = Literal["source", "target", "float64", "difference"]
 
