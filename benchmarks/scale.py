@@ -34,7 +34,8 @@ from torch.nn import functional
 import tapml_nb as tapml
 from tapml_nb.api import open_session
 from tapml_nb.frontends.torch import TorchProgram
-from tapml_nb.frontends.torch.export import decompose, split_steps
+from tapml_nb.frontends.torch.export import decompose, step_arguments
+from tapml_nb.frontends.torch.model import ExportedModel
 
 _TOKENS, _WIDTH, _HEADS = 16, 64, 4
 
@@ -135,7 +136,7 @@ def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
         with stage("decompositions"):
             exported = decompose(exported)
         with stage("graph"):
-            program = TorchProgram(exported, split_steps(inputs), "Decoder")
+            program = TorchProgram(ExportedModel(exported, step_arguments(inputs), name="Decoder"))
         with open_session(program, "llvm", max_memory=max_memory) as session:
             with stage("run"):
                 report = session.run()

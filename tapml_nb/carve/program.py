@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.carve.archive import Archive, unit_member
-from tapml_nb.frontends.program import Mark, Unit, Unsupported, WrittenModule
-from tapml_nb.graph import Graph, Member, Op, OpId, SourceLine, TensorSpec, Value, ValueId
+from tapml_nb.frontends.arrays import ArrayProgram, spec_of
+from tapml_nb.frontends.builder import GraphBuilder
+from tapml_nb.frontends.program import Unit, Unsupported, WrittenModule
+from tapml_nb.graph import Graph, Member, OpId, SourceLine, TensorSpec, ValueId
 from tapml_nb.numerics import is_float
 
 
@@ -23,7 +25,7 @@ class _StepValues(dict[ValueId, Any]):
     step = 0
 
 
-class CarvedProgram:
+class CarvedProgram(ArrayProgram):
     """A :class:`~tapml_nb.frontends.program.Program` over the tests of a bundle."""
 
     def __init__(self, archive: Archive) -> None:
@@ -56,21 +58,9 @@ class CarvedProgram:
         values.step = step
         return values
 
-    @property
-    def mutations(self) -> dict[ValueId, ValueId]:
-        """None: every step carries its own inputs."""
-        return {}
-
-    def marks(self) -> dict[tuple[ValueId, int], Mark]:
-        """None: nobody else has these tensors."""
-        return {}
-
     def may_be_random(self, op: OpId) -> bool:
         """No: what was recorded stays."""
         return False
-
-    def repeatable(self, op: OpId) -> None:
-        """None: no operator here draws random numbers."""
 
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
         """What the source computed when the operator was carved."""
@@ -121,15 +111,7 @@ class CarvedProgram:
             numbers,
         )
 
-    def to_numpy(self, tensor: np.ndarray) -> np.ndarray:
-        """The array itself."""
-        return tensor
-
-    def from_numpy(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
-        """The array itself."""
-        return array
-
-    def memory(self, tensor: np.ndarray) -> None:
+    def memory(self, tensor: Any) -> None:
         """None: every tensor is the bundle's, and nothing is made here."""
 
     def _test(self, op: OpId, values: Mapping[ValueId, Any]) -> dict[str, Any]:
@@ -137,45 +119,36 @@ class CarvedProgram:
         return self._tests[op, values.step]
 
     def _build_graph(self, name: str) -> Graph:
-        values: dict[ValueId, Value] = {}
-        ops: dict[OpId, Op] = {}
-        for test in self._archive.manifest["tests"]:
+        tests = self._archive.manifest["tests"]
+        last = {test["op"]: test for test in tests}
+        builder = GraphBuilder()
+        known: set[OpId] = set()
+        for test in tests:
+            inputs = [entry["value"] for entry in (*test["inputs"], *test.get("scalars", ()))]
             for entry in test["inputs"]:
-                spec = self._spec(entry["tensor"])
-                values.setdefault(
-                    entry["value"], Value(entry["value"], "input", spec, entry["value"])
-                )
+                if entry["value"] not in builder:
+                    builder.add_value(entry["value"], "input", self._spec(entry))
             for entry in test.get("scalars", ()):
-                value = entry["value"]
-                values[value] = Value(value, "input", TensorSpec((), "host"), value, host=True)
-            for k, entry in enumerate(test["outputs"]):
-                label = f"{test['op']}#{k}" if k else test["op"]
-                spec = self._spec(entry["tensor"])
-                values[entry["value"]] = Value(entry["value"], "operator", spec, label, test["op"])
-            ops.setdefault(
+                builder.add_value(entry["value"], "input", None)
+            if test["op"] in known:
+                continue
+            known.add(test["op"])
+            builder.add_op(
                 test["op"],
-                Op(
-                    id=test["op"],
-                    kind=test["kind"],
-                    scope=test["scope"],
-                    module=test["module"],
-                    layer=test["layer"],
-                    inputs=tuple(
-                        entry["value"] for entry in (*test["inputs"], *test.get("scalars", ()))
-                    ),
-                    outputs=tuple(entry["value"] for entry in test["outputs"]),
-                    source=_line(test["source"]),
-                    primitives=tuple(test["primitives"]),
-                    host=test["host"],
-                    constants=test["constants"],
-                    members=tuple(_member(member) for member in test.get("members", ())),
-                ),
+                kind=test["kind"],
+                scope=test["scope"],
+                module=test["module"],
+                inputs=inputs,
+                outputs={e["value"]: self._spec(e) for e in last[test["op"]]["outputs"]},
+                source=_line(test["source"]),
+                primitives=test["primitives"],
+                constants=test["constants"],
+                members=[_member(member) for member in test.get("members", ())],
             )
-        return Graph(name, tuple(ops.values()), values, (), ())
+        return builder.build(name, inputs=(), outputs=())
 
-    def _spec(self, digest: str) -> TensorSpec:
-        array = self._archive.tensor(digest)
-        return TensorSpec(tuple(array.shape), array.dtype.name)
+    def _spec(self, entry: Mapping[str, Any]) -> TensorSpec:
+        return spec_of(self._archive.tensor(entry["tensor"]))
 
 
 def _line(data: dict[str, Any] | None) -> SourceLine | None:

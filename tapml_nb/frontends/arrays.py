@@ -1,4 +1,4 @@
-"""Inputs given as arrays: for models of frameworks whose tensors are NumPy's."""
+"""Programs whose tensors are NumPy arrays, and what is given to them as arrays."""
 
 from __future__ import annotations
 
@@ -8,52 +8,59 @@ from typing import Any
 
 import numpy as np
 
-from tapml_nb.frontends.program import Memory
-from tapml_nb.numerics import np_dtype
+from tapml_nb.frontends.program import Mark, Memory
+from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
+from tapml_nb.numerics import is_float, np_dtype
 
 
-def split_steps(inputs: Any) -> list[Any]:
-    """One tuple or dict of inputs per step; a single tensor stands for a tuple of one.
+class ArrayProgram:
+    """What such programs have in common as a :class:`~tapml_nb.frontends.program.Program`."""
 
-    Raises:
-        TypeError: if a step is neither a tensor, a tuple nor a dict.
-        ValueError: if there is no step.
-    """
-    steps = inputs if isinstance(inputs, list) else [inputs]
-    if not steps:
-        raise ValueError("inputs: the list of steps is empty; give at least one step's inputs")
-    for index, step in enumerate(steps):
-        if not isinstance(step, tuple | Mapping) and not is_tensor(step):
-            raise TypeError(
-                f"inputs: step {index} is a {type(step).__name__}; give a tuple of positional "
-                f"inputs or a dict by name (a list means several steps)"
-            )
-    return [(step,) if is_tensor(step) else step for step in steps]
+    graph: Graph
 
+    @property
+    def mutations(self) -> Mapping[ValueId, ValueId]:
+        """None: there is no state."""
+        return {}
 
-def by_name(step: Any, names: Sequence[str], index: int) -> dict[str, Any]:
-    """A step's inputs by name, whether they were given so or in order.
+    def marks(self) -> Mapping[tuple[ValueId, int], Mark]:
+        """None: NumPy does not notice writes."""
+        return {}
 
-    Args:
-        step: a tuple or dict.
-        names: what the model takes, in order.
-        index: the step's number, for messages.
+    def repeatable(self, op: OpId) -> None:
+        """None: nobody can set back the generators that an operator draws from."""
 
-    Raises:
-        ValueError: if it holds other inputs than the model takes.
-    """
-    if isinstance(step, Mapping):
-        if set(step) != set(names):
-            raise ValueError(
-                f"inputs: step {index} has {_listed(step)}, the model takes {_listed(names)}"
-            )
-        return {name: step[name] for name in names}
-    if len(step) != len(names):
-        raise ValueError(
-            f"inputs: step {index} holds {len(step)} tensors, the model takes {len(names)}: "
-            f"{_listed(names)}"
+    def to_numpy(self, tensor: np.ndarray) -> np.ndarray:
+        """The array itself, contiguous."""
+        return np.asarray(tensor, order="C")
+
+    def from_numpy(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
+        """The array itself."""
+        return array
+
+    def memory(self, tensor: Any) -> Memory | None:
+        """A contiguous array's memory; views of one array count as several."""
+        if not isinstance(tensor, np.ndarray) or tensor.dtype.hasobject:
+            return None
+        if not tensor.flags.c_contiguous:
+            return None
+        return Memory(
+            tensor.ctypes.data,
+            lambda: tensor.reshape(-1).view(np.uint8),
+            partial(_over, tensor.dtype, tensor.shape),
         )
-    return dict(zip(names, step, strict=True))
+
+    def all_float64(self, op: OpId, results: Sequence[Any]) -> bool:
+        """Whether an operator's results are in float64 where the graph has floating-point
+        numbers."""
+        wanted = (self.graph.values[value] for value in self.graph[op].outputs)
+        return all(
+            value.host
+            or not isinstance(result, np.ndarray)
+            or not is_float(np_dtype(value.spec.dtype))
+            or result.dtype == np.float64
+            for value, result in zip(wanted, results, strict=True)
+        )
 
 
 def is_tensor(value: Any) -> bool:
@@ -85,21 +92,10 @@ def to_array(value: Any, name: str) -> np.ndarray:
     return np.asarray(array, order="C")
 
 
-def memory_of(array: np.ndarray) -> Memory | None:
-    """A contiguous array's memory; views of one array count as several."""
-    if not array.flags.c_contiguous or array.dtype.hasobject:
-        return None
-    return Memory(
-        array.ctypes.data,
-        lambda: array.reshape(-1).view(np.uint8),
-        partial(_over, array.dtype, array.shape),
-    )
+def spec_of(array: np.ndarray) -> TensorSpec:
+    """Shape and dtype of an array."""
+    return TensorSpec(tuple(array.shape), array.dtype.name)
 
 
 def _over(dtype: np.dtype, shape: tuple[int, ...], data: np.ndarray) -> np.ndarray:
     return data.view(dtype).reshape(shape)
-
-
-def _listed(names: Any) -> str:
-    names = list(names)
-    return ", ".join(names[:8]) + (f", … ({len(names)})" if len(names) > 8 else "")

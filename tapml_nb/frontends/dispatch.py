@@ -28,8 +28,7 @@ def import_model(
     """
     if _is_onnx(model):
         _check_source(source, "an ONNX model", ("onnxruntime",))
-        _check_fixed(dynamic_shapes, "an ONNX model")
-        _check_workarounds(workarounds, "an ONNX model")
+        _check_torch_alone(dynamic_shapes, workarounds, "an ONNX model")
         if find_spec("onnx") is None or find_spec("onnxruntime") is None:
             raise ValueError(
                 "model: ONNX models need onnx and onnxruntime; pip install 'tapml_nb[onnx]'"
@@ -42,8 +41,7 @@ def import_model(
 
     if isinstance(model, tvm.IRModule):
         _check_source(source, "a Relax module", ("tvm:llvm", "tvm:cuda"))
-        _check_fixed(dynamic_shapes, "a Relax module")
-        _check_workarounds(workarounds, "a Relax module")
+        _check_torch_alone(dynamic_shapes, workarounds, "a Relax module")
         from tapml_nb.frontends.relax import import_relax
 
         return import_relax(model, inputs, source=source or "tvm:llvm", name=name)
@@ -82,14 +80,12 @@ def _check_source(source: str | None, model: str, known: tuple[str, ...]) -> Non
         raise ValueError(f"source: {source!r} does not run {model}; give {names}")
 
 
-def _check_fixed(dynamic_shapes: Any, model: str) -> None:
+def _check_torch_alone(dynamic_shapes: Any, workarounds: Sequence[str], model: str) -> None:
+    """Refuse what only PyTorch models have."""
     if dynamic_shapes is not None:
         raise ValueError(
             f"dynamic_shapes: {model} says itself which sizes vary; leave the argument out"
         )
-
-
-def _check_workarounds(workarounds: Sequence[str], model: str) -> None:
     if workarounds:
         raise ValueError(
             f"workarounds: {', '.join(workarounds)}: all are of TVM's PyTorch importer, which "

@@ -107,18 +107,25 @@ class Mark:
 
 
 class Program(Protocol):
-    """A model of some framework, operator by operator."""
+    """A model of some framework, operator by operator.
+
+    Values are source tensors of the shapes and dtypes that ``graph`` says (a size of -1 is any), or
+    Python numbers and the framework's objects where a value is of the host.  What is given is
+    never written to.
+    """
 
     graph: Graph
 
     @property
     def steps(self) -> int:
-        """How many steps of inputs were given."""
+        """How many steps of inputs were given, at least 1."""
 
     def bind(self, step: int, state: Mapping[ValueId, SourceTensor]) -> dict[ValueId, SourceTensor]:
         """The values a step starts from: inputs, parameters, constants, and buffers.
 
-        ``state`` holds the buffers that earlier steps have changed.
+        Args:
+            step: from 0 on; another step's inputs may differ in sizes that are open.
+            state: the buffers that earlier steps have changed.
         """
 
     @property
@@ -130,7 +137,11 @@ class Program(Protocol):
         none where the framework notices no writes."""
 
     def run(self, op: OpId, values: Mapping[ValueId, SourceTensor]) -> list[SourceTensor]:
-        """Run one operator on the source and return its outputs in graph order."""
+        """Run one operator on the source and return its outputs in graph order.
+
+        Raises:
+            Exception: whatever the framework says of these ``values``.
+        """
 
     def may_be_random(self, op: OpId) -> bool:
         """Whether an operator may draw random numbers: its outputs tell whether it does."""
@@ -144,7 +155,10 @@ class Program(Protocol):
     def run_exact(
         self, op: OpId, values: Mapping[ValueId, SourceTensor]
     ) -> list[SourceTensor] | None:
-        """The same in float64, or None where the operator cannot be run so."""
+        """The same in float64 (complex128), whatever of it is floating-point; other dtypes stay.
+
+        None where the operator cannot be run so, or would compute in a narrower dtype.
+        """
 
     def unit(
         self, op: OpId, values: Mapping[ValueId, SourceTensor], *, symbolic: bool = False
@@ -153,7 +167,7 @@ class Program(Protocol):
 
         Args:
             op: the operator.
-            values: its inputs.
+            values: its inputs and outputs.
             symbolic: whether sizes that the model leaves open are to be left open here, so that
                 one function is for all of them.
 
@@ -162,10 +176,13 @@ class Program(Protocol):
         """
 
     def to_numpy(self, tensor: SourceTensor) -> np.ndarray:
-        """The tensor's values on the host, contiguous, sharing memory where possible."""
+        """The tensor's values on the host, contiguous, sharing memory where possible.
+
+        Its shape and dtype are the tensor's; bfloat16 and float8 are those of ml_dtypes.
+        """
 
     def from_numpy(self, array: np.ndarray, like: SourceTensor) -> SourceTensor:
-        """A source tensor with these values, on the device of ``like``."""
+        """A source tensor of the array's shape, dtype and values, on the device of ``like``."""
 
     def memory(self, tensor: SourceTensor) -> Memory | None:
         """The memory that a tensor lies in; None if it cannot be made anew over other memory."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from tapml_nb.frontends.program import Mark, Memory, Program, SourceTensor, Unit
+from tapml_nb.frontends.program import Mark, Program, SourceTensor
 from tapml_nb.graph import Op, OpId, ValueId
 
 
-class Inside:
+class Subprogram:
     """A part of a program, run on values that are known already.
 
     Values that its operators read and that are not given are computed by the operators of the
-    whole program that yield them.
+    program that yield them.  All else is as the program has it.
     """
 
     def __init__(
@@ -26,25 +24,27 @@ class Inside:
     ) -> None:
         """Take the operators ``ops`` of a program; ``given`` holds values for every step."""
         self._program = program
+        self.run, self.run_exact, self.unit = program.run, program.run_exact, program.unit
+        self.may_be_random, self.repeatable = program.may_be_random, program.repeatable
+        self.to_numpy, self.from_numpy = program.to_numpy, program.from_numpy
+        self.memory = program.memory
         self._given = given
         chosen = set(ops)
-        whole = program.graph
-        inside = tuple(op for op in whole.ops if op.id in chosen)
-        yielded = {value for op in inside for value in op.outputs}
-        read = {value for op in whole.ops if op.id not in chosen for value in op.inputs}
-        values = {
-            value: whole.values[value] for op in inside for value in (*op.inputs, *op.outputs)
-        }
+        graph = program.graph
+        own = tuple(op for op in graph.ops if op.id in chosen)
+        yielded = {value for op in own for value in op.outputs}
+        read = {value for op in graph.ops if op.id not in chosen for value in op.inputs}
+        values = {value: graph.values[value] for op in own for value in (*op.inputs, *op.outputs)}
         starts = [v for v in values if v not in yielded and values[v].producer is not None]
         values |= {v: replace(values[v], role="input", producer=None) for v in starts}
         self.graph = replace(
-            whole,
-            ops=inside,
+            graph,
+            ops=own,
             values=values,
             inputs=tuple(v for v in values if values[v].role == "input"),
-            outputs=tuple(v for v in values if v in yielded and (v in read or v in whole.outputs)),
+            outputs=tuple(v for v in values if v in yielded and (v in read or v in graph.outputs)),
         )
-        self._missing = self._upstream(inside)
+        self._missing = self._upstream(own)
 
     @property
     def steps(self) -> int:
@@ -64,54 +64,16 @@ class Inside:
         return {}
 
     def marks(self) -> dict[tuple[ValueId, int], Mark]:
-        """None: who opens it has looked at those of the whole program."""
+        """None: who opens it has looked at those of the program."""
         return {}
 
-    def run(self, op: OpId, values: Mapping[ValueId, SourceTensor]) -> list[SourceTensor]:
-        """As the whole program does."""
-        return self._program.run(op, values)
-
-    def may_be_random(self, op: OpId) -> bool:
-        """As the whole program says."""
-        return self._program.may_be_random(op)
-
-    def repeatable(
-        self, op: OpId
-    ) -> Callable[[Mapping[ValueId, SourceTensor]], list[SourceTensor]] | None:
-        """As the whole program does."""
-        return self._program.repeatable(op)
-
-    def run_exact(
-        self, op: OpId, values: Mapping[ValueId, SourceTensor]
-    ) -> list[SourceTensor] | None:
-        """As the whole program does."""
-        return self._program.run_exact(op, values)
-
-    def unit(
-        self, op: OpId, values: Mapping[ValueId, SourceTensor], *, symbolic: bool = False
-    ) -> Unit:
-        """As the whole program does."""
-        return self._program.unit(op, values, symbolic=symbolic)
-
-    def to_numpy(self, tensor: SourceTensor) -> np.ndarray:
-        """As the whole program does."""
-        return self._program.to_numpy(tensor)
-
-    def from_numpy(self, array: np.ndarray, like: SourceTensor) -> SourceTensor:
-        """As the whole program does."""
-        return self._program.from_numpy(array, like)
-
-    def memory(self, tensor: SourceTensor) -> Memory | None:
-        """As the whole program does."""
-        return self._program.memory(tensor)
-
-    def _upstream(self, inside: Sequence[Op]) -> list[Op]:
-        """The operators outside that have to run for those inside to have all that they read."""
-        whole = self._program.graph
-        known = set(self._given[0]) | {value for op in inside for value in op.outputs}
-        wanted = {value for op in inside for value in op.inputs} - known
+    def _upstream(self, own: Sequence[Op]) -> list[Op]:
+        """The operators outside that have to run for its own to have all that they read."""
+        graph = self._program.graph
+        known = set(self._given[0]) | {value for op in own for value in op.outputs}
+        wanted = {value for op in own for value in op.inputs} - known
         needed: list[Op] = []
-        for op in reversed(whole.ops):
+        for op in reversed(graph.ops):
             if not wanted.isdisjoint(op.outputs):
                 needed.insert(0, op)
                 wanted = (wanted - set(op.outputs)) | (set(op.inputs) - known)

@@ -1,4 +1,4 @@
-"""The user's line in a stack trace that a framework recorded as text."""
+"""Of what a framework says at length the line that tells: in a stack trace, or an error."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ def user_line(trace: str) -> SourceLine | None:
         if not file.startswith((_TORCH, "<")) or file.startswith("<ipython"):
             return SourceLine(file, line, linecache.getline(file, line).strip())
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something, at most 300 characters."""
+    return _line(error, 0)
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error that says something: TVM puts its message below its trace."""
+    return _line(error, -1)
+
+
+def _line(error: BaseException, which: int) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[which] if lines else type(error).__name__)[:300]
 
 
 def _folder(package: str) -> str:

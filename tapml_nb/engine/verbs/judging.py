@@ -16,7 +16,7 @@ from tapml_nb.execute.events import (
 )
 from tapml_nb.execute.hybrid import TARGET
 from tapml_nb.frontends.program import CoarseProgram
-from tapml_nb.frontends.subprogram import Inside
+from tapml_nb.frontends.subprogram import Subprogram
 from tapml_nb.graph import Op, OpId
 from tapml_nb.judge.introduced import IntroducedRun
 from tapml_nb.judge.results import OpResult
@@ -45,12 +45,12 @@ def drill(engine: Engine, op: Op) -> Engine:
     if op.id not in engine.opened:
         assert isinstance(engine.program, CoarseProgram), "or its operators have no members"
         given = [engine.source.values(step) for step in engine.steps]
-        inside = Inside(engine.program.operators(), [m.op for m in op.members], given)
+        calls = Subprogram(engine.program.operators(), [m.op for m in op.members], given)
         events = EventStream()
         for shown in (RunStarted, RunProgress, RunFinished):  # results are of other operators
             events.on(shown, engine.events.emit)
         engine.opened[op.id] = Engine(
-            inside, engine.settings, engine.compiler, engine.pool, engine.jobs, events
+            calls, engine.settings, engine.compiler, engine.pool, engine.jobs, events
         )
     opened = engine.opened[op.id]
     judge(opened, [inner.id for inner in opened.graph.ops])

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tapml_nb.frontends.arrays import by_name, memory_of, split_steps, to_array
+from tapml_nb.frontends.arrays import ArrayProgram, is_tensor, spec_of, to_array
+from tapml_nb.frontends.builder import GraphBuilder, trace_first_step, under
 from tapml_nb.frontends.onnx.model import OnnxModel, load
 from tapml_nb.frontends.onnx.nodes import OnnxNode, draws, read_names
 from tapml_nb.frontends.onnx.provenance import label, scope_and_class, source_line
 from tapml_nb.frontends.onnx.runtime import Runtime
 from tapml_nb.frontends.onnx.units import build_module
-from tapml_nb.frontends.program import FrontendError, Mark, Memory, Unit
-from tapml_nb.graph import Graph, Op, OpId, TensorSpec, Value, ValueId
-from tapml_nb.graph.model import layer_of
+from tapml_nb.frontends.program import Unit
+from tapml_nb.frontends.steps import by_name, split_steps
+from tapml_nb.frontends.trace import first_line
+from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
 from tapml_nb.numerics import is_float, np_dtype
 
 
@@ -36,7 +38,7 @@ def import_onnx(model: Any, inputs: Any, *, name: str | None = None) -> OnnxProg
         FrontendError: if onnxruntime cannot run it.
     """
     loaded = load(model)
-    return OnnxProgram(loaded, split_steps(inputs), name or loaded.name)
+    return OnnxProgram(loaded, steps=split_steps(inputs, is_tensor), name=name or loaded.name)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class _OnnxOp:
     baked: Mapping[str, np.ndarray]
 
 
-class OnnxProgram:
+class OnnxProgram(ArrayProgram):
     """An ONNX graph as a :class:`~tapml_nb.frontends.program.Program`.
 
     A value's id is its name in the graph.  Constants of one element, and those that say what a
@@ -56,14 +58,19 @@ class OnnxProgram:
     What is computed to be such a number is a host value.
     """
 
-    def __init__(self, model: OnnxModel, steps: Sequence[Any], name: str) -> None:
+    def __init__(self, model: OnnxModel, *, steps: Sequence[Any], name: str) -> None:
         self._model = model
         self._runtime = Runtime()
         self._steps = [self._bound(step, index) for index, step in enumerate(steps)]
-        self._ops = self._named_ops()
+        builder = GraphBuilder()
+        self._ops = self._named_ops(builder)
         read = {v for op in self._ops.values() for v in op.inputs} | set(model.outputs)
         self._parameters = {v: model.constants[v] for v in model.constants if v in read}
-        self.graph = self._build_graph(name, self._first_run())
+        ends = {op: (program.inputs, program.node.outputs) for op, program in self._ops.items()}
+        specs = trace_first_step(
+            ends, self.bind(0, {}), self.run, tell=_spec_or_none, failure=self._failure
+        )
+        self.graph = self._build_graph(builder, name, specs)
 
     # -- Program -----------------------------------------------------------------------------
 
@@ -76,21 +83,9 @@ class OnnxProgram:
         """Inputs and parameters of a step."""
         return {**self._parameters, **self._steps[step], **state}
 
-    @property
-    def mutations(self) -> dict[ValueId, ValueId]:
-        """None: an ONNX graph has no state."""
-        return {}
-
-    def marks(self) -> dict[tuple[ValueId, int], Mark]:
-        """None: NumPy does not notice writes."""
-        return {}
-
     def may_be_random(self, op: OpId) -> bool:
         """Whether the node, or one inside it, is one of ONNX's random operators."""
         return draws(self._ops[op].node.proto)
-
-    def repeatable(self, op: OpId) -> None:
-        """None: onnxruntime's generators cannot be set back."""
 
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
         """Run one node on onnxruntime; outputs in graph order."""
@@ -101,14 +96,8 @@ class OnnxProgram:
         """Run one node in float64, on onnxruntime or else by onnx's reference implementation."""
         program = self._ops[op]
         results = self._runtime.run_exact(program.node, self._feeds(program, values))
-        if results is None:
+        if results is None or not self.all_float64(op, results):
             return None
-        for value, result in zip(self.graph[op].outputs, results, strict=True):
-            wanted = self.graph.values[value]
-            if wanted.host or not isinstance(result, np.ndarray):
-                continue
-            if is_float(np_dtype(wanted.spec.dtype)) and result.dtype != np.float64:
-                return None
         return results
 
     def unit(self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False) -> Unit:
@@ -120,23 +109,7 @@ class OnnxProgram:
             program.node, inputs, {**program.baked, **{v: values[v] for v in hosts}}
         )
         outputs = (values[v] for v in self.graph[op].outputs)
-        return Unit(
-            module,
-            tuple(_spec(array) for array in inputs.values()),
-            tuple(_spec(array) for array in outputs),
-        )
-
-    def to_numpy(self, tensor: np.ndarray) -> np.ndarray:
-        """The array itself, contiguous."""
-        return np.asarray(tensor, order="C")
-
-    def from_numpy(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
-        """The array itself."""
-        return array
-
-    def memory(self, tensor: np.ndarray) -> Memory | None:
-        """The array's own (see :class:`~tapml_nb.frontends.program.Program`)."""
-        return memory_of(tensor)
+        return Unit(module, tuple(map(spec_of, inputs.values())), tuple(map(spec_of, outputs)))
 
     # -- import ------------------------------------------------------------------------------
 
@@ -149,15 +122,14 @@ class OnnxProgram:
             declared = self._model.inputs[name].type.tensor_type
             if not _fits(array, declared, sizes):
                 raise ValueError(
-                    f"inputs: step {index}: {name} is {_spec(array)}, the model takes "
+                    f"inputs: step {index}: {name} is {spec_of(array)}, the model takes "
                     f"{_declared(declared)}"
                 )
         return arrays
 
-    def _named_ops(self) -> dict[OpId, _OnnxOp]:
+    def _named_ops(self, builder: GraphBuilder) -> dict[OpId, _OnnxOp]:
         constants = self._model.constants
         ops: dict[OpId, _OnnxOp] = {}
-        used: dict[str, int] = {}
         for node in self._model.nodes:
             fixed = node.fixed()
             baked = {
@@ -167,71 +139,49 @@ class OnnxProgram:
             }
             inputs = tuple(name for name in read_names(node.proto) if name not in baked)
             scope, _ = scope_and_class(node.proto)
-            base = f"{scope}/{label(node.proto)}" if scope else label(node.proto)
-            count = used[base] = used.get(base, -1) + 1
-            op = f"{base}_{count}" if count else base
-            ops[op if op not in ops else f"{op}/{node.outputs[0]}"] = _OnnxOp(node, inputs, baked)
+            op = builder.new_id(under(scope, label(node.proto)), node.outputs[0])
+            ops[op] = _OnnxOp(node, inputs, baked)
         return ops
 
-    def _first_run(self) -> dict[ValueId, Any]:
-        """Run the first step; what every value looks like: its spec, or None for no tensor."""
-        values = self.bind(0, {})
-        looks = {name: _look(value) for name, value in values.items()}
-        last = {v: op for op, program in self._ops.items() for v in program.inputs}
-        for op, program in self._ops.items():
-            try:
-                outputs = self.run(op, values)
-            except Exception as error:
-                raise FrontendError(
-                    f"onnxruntime cannot run {op} ({program.node.proto.op_type}) on the first "
-                    f"step's inputs: {_first_line(error)}"
-                ) from error
-            for name, output in zip(program.node.outputs, outputs, strict=True):
-                values[name], looks[name] = output, _look(output)
-            for name in program.inputs:
-                if last[name] == op:
-                    values.pop(name, None)
-        return looks
+    def _failure(self, op: OpId, error: Exception) -> str:
+        return (
+            f"onnxruntime cannot run {op} ({self._ops[op].node.proto.op_type}) on the first "
+            f"step's inputs: {first_line(error)}"
+        )
 
-    def _build_graph(self, name: str, looks: Mapping[ValueId, TensorSpec | None]) -> Graph:
-        hosts = self._hosts(looks)
+    def _build_graph(
+        self, builder: GraphBuilder, name: str, specs: Mapping[ValueId, TensorSpec | None]
+    ) -> Graph:
+        hosts = self._hosts(specs)
 
-        def value(key: ValueId, role: Any, text: str, producer: OpId | None = None) -> Value:
-            host = key in hosts
-            spec = (None if host else looks[key]) or TensorSpec((), "host")
-            return Value(key, role, spec, text, producer, host)
+        def spec(key: ValueId) -> TensorSpec | None:
+            return None if key in hosts else specs[key]
 
-        values = {key: value(key, "input", key) for key in self._model.inputs}
-        values |= {key: value(key, "parameter", key) for key in self._parameters}
-        ops: list[Op] = []
+        for key in self._model.inputs:
+            builder.add_value(key, "input", spec(key))
+        for key in self._parameters:
+            builder.add_value(key, "parameter", spec(key))
         for op, program in self._ops.items():
             proto = program.node.proto
-            for k, key in enumerate(program.node.outputs):
-                values[key] = value(key, "operator", f"{op}#{k}" if k else op, op)
             scope, module = scope_and_class(proto)
             kind = f"{proto.domain or 'onnx'}.{proto.op_type}"
-            ops.append(
-                Op(
-                    id=op,
-                    kind=kind,
-                    scope=scope,
-                    module=module,
-                    layer=layer_of(scope),
-                    inputs=program.inputs,
-                    outputs=program.node.outputs,
-                    source=source_line(proto),
-                    primitives=(kind,),
-                    host=hosts.issuperset(program.node.outputs),
-                    constants=program.node.constants(program.baked),
-                )
+            builder.add_op(
+                op,
+                kind=kind,
+                scope=scope,
+                module=module,
+                inputs=program.inputs,
+                outputs={key: spec(key) for key in program.node.outputs},
+                source=source_line(proto),
+                primitives=(kind,),
+                constants=program.node.constants(program.baked),
             )
-        outputs = (key for key in self._model.outputs if key not in hosts)
-        return Graph(name, tuple(ops), values, tuple(self._model.inputs), tuple(outputs))
+        return builder.build(name, inputs=self._model.inputs, outputs=self._model.outputs)
 
-    def _hosts(self, looks: Mapping[ValueId, TensorSpec | None]) -> set[ValueId]:
+    def _hosts(self, specs: Mapping[ValueId, TensorSpec | None]) -> set[ValueId]:
         """Values that never leave the host: no tensors, numbers that say what an operator does,
         and the shape arithmetic that leads to them."""
-        hosts = {key for key, spec in looks.items() if spec is None}
+        hosts = {key for key, spec in specs.items() if spec is None}
         readers: dict[ValueId, list[_OnnxOp]] = {}
         for program in self._ops.values():
             hosts |= program.node.fixed().intersection(program.inputs)
@@ -239,7 +189,7 @@ class OnnxProgram:
                 readers.setdefault(key, []).append(program)
         for program in reversed(self._ops.values()):
             for key in program.node.outputs:
-                spec, users = looks[key], readers.get(key, ())
+                spec, users = specs[key], readers.get(key, ())
                 if spec is None or is_float(np_dtype(spec.dtype)) or key in self._model.outputs:
                     continue
                 if users and all(hosts.issuperset(user.node.outputs) for user in users):
@@ -251,14 +201,11 @@ class OnnxProgram:
         return {n: program.baked[n] if n in program.baked else values[n] for n in names}
 
 
-def _look(value: Any) -> TensorSpec | None:
+def _spec_or_none(value: Any) -> TensorSpec | None:
+    """None of sequences and texts: they stay on the host."""
     if not isinstance(value, np.ndarray) or value.dtype.kind in "OUS":
         return None
-    return _spec(value)
-
-
-def _spec(array: np.ndarray) -> TensorSpec:
-    return TensorSpec(tuple(array.shape), array.dtype.name)
+    return spec_of(value)
 
 
 def _fits(array: np.ndarray, declared: Any, sizes: dict[str, int]) -> bool:
@@ -279,8 +226,3 @@ def _declared(declared: Any) -> str:
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.elem_type)).name
     dims = [str(dim.dim_value or dim.dim_param or "?") for dim in declared.shape.dim]
     return f"{dtype}[{', '.join(dims)}]"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

@@ -17,6 +17,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tapml_nb.frontends.onnx.nodes import OnnxNode
 from tapml_nb.frontends.program import Unsupported
+from tapml_nb.frontends.trace import last_line
 
 
 def build_module(
@@ -45,10 +46,10 @@ def build_module(
         raise Unsupported(f"TVM's ONNX importer has no rule for {kind}") from error
     except _Failed as failed:
         raise Unsupported(
-            f"TVM's ONNX importer fails on {kind}: {_last_line(failed.error)}"
+            f"TVM's ONNX importer fails on {kind}: {last_line(failed.error)}"
         ) from failed.error
     except Exception as error:
-        raise Unsupported(f"TVM's ONNX importer fails on {kind}: {_last_line(error)}") from error
+        raise Unsupported(f"TVM's ONNX importer fails on {kind}: {last_line(error)}") from error
     result = module["main"].ret_ty
     for ty in result.fields if isinstance(result, relax.TupleType) else [result]:
         if not isinstance(ty, relax.TensorType):
@@ -69,8 +70,3 @@ class _Importer(ONNXGraphImporter):  # type: ignore[misc]
             return super()._convert_operator(*args)
         except Exception as error:
             raise _Failed(error) from error
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]

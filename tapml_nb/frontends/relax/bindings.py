@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import tvm
 from tvm import relax
 
 from tapml_nb.frontends.program import FrontendError
+from tapml_nb.frontends.relax.sizes import is_size, is_tensor, sizes_in
 from tapml_nb.graph import OpId, ValueId
 from tapml_nb.graph.model import Constant
 
@@ -61,7 +63,7 @@ class RelaxOp:
 
 
 @dataclass
-class Anatomy:
+class Bindings:
     """A function's operators and values.
 
     Attributes:
@@ -78,9 +80,20 @@ class Anatomy:
     variables: dict[ValueId, Any] = field(default_factory=dict)
     outputs: tuple[ValueId, ...] = ()
 
+    @cached_property
+    def dtypes(self) -> dict[ValueId, str]:
+        """Of its tensors, as the function has them."""
+        types = ((key, var.ty) for key, var in self.variables.items())
+        return {key: str(ty.dtype) for key, ty in types if is_tensor(ty)}
 
-def take_apart(module: Any, name: str) -> Anatomy:
-    """Take a function apart.
+    @property
+    def scoped_labels(self) -> dict[ValueId, str]:
+        """The leaves whose names say which module they belong to."""
+        return {key: label for key, label in self.labels.items() if "." in label}
+
+
+def read_bindings(module: Any, name: str) -> Bindings:
+    """The operators and values of a function.
 
     Raises:
         FrontendError: if it branches, or calls functions that it makes itself.
@@ -88,34 +101,16 @@ def take_apart(module: Any, name: str) -> Anatomy:
     return _Walk(relax.transform.Normalize()(module), name).walk()
 
 
-def is_tensor(ty: Any) -> bool:
-    """Whether a value of this type is a tensor."""
-    return isinstance(ty, relax.TensorType)
-
-
-def is_size(var: Any) -> bool:
-    """Whether a variable stands for a number."""
-    return isinstance(var.ty, tvm.ir.PrimType)
-
-
-def sizes_in(ty: Any) -> list[Any]:
-    """What a tensor's or shape's type says of each axis: an expression of sizes."""
-    shape = ty.shape if isinstance(ty, relax.TensorType) else ty
-    if isinstance(shape, relax.ShapeExpr | relax.ShapeType) and shape.values is not None:
-        return list(shape.values)
-    return []
-
-
 class _Walk:
     def __init__(self, module: Any, name: str) -> None:
         self._module = module
         self._function = module[name]
-        self._found = Anatomy()
+        self._found = Bindings()
         self._env: dict[Any, Tree] = {}
         self._ids: dict[Any, ValueId] = {}
         self._used: dict[str, int] = {}
 
-    def walk(self) -> Anatomy:
+    def walk(self) -> Bindings:
         found = self._found
         for param in self._function.params:
             self._env[param] = tree = self._leaves(param)
@@ -177,7 +172,7 @@ class _Walk:
         ty: Any,
         sizes: Any = None,
     ) -> None:
-        primitives = (kind, *self._inside(expr)) if expr is not None else (kind,)
+        primitives = (kind, *self._operations_in(expr)) if expr is not None else (kind,)
         constants = _constants(expr) if expr is not None else {}
         op = RelaxOp(
             self._name(kind.rpartition(".")[2], "op "),
@@ -250,7 +245,7 @@ class _Walk:
             return f"packed.{call.args[0].global_symbol}"
         return name
 
-    def _inside(self, expr: Any) -> Iterator[str]:
+    def _operations_in(self, expr: Any) -> Iterator[str]:
         """The operations in the functions that an expression calls."""
         for function in called(self._module, expr).values():
             if isinstance(function, relax.Function):

@@ -11,7 +11,8 @@ import tvm
 from tvm import relax
 
 from tapml_nb.frontends.program import FrontendError
-from tapml_nb.frontends.relax.units import last_line, widened
+from tapml_nb.frontends.relax.units import widened
+from tapml_nb.frontends.trace import last_line
 
 
 class HeldObject:

@@ -10,15 +10,9 @@ import tvm
 from tvm import relax, tirx
 from tvm.sym import Analyzer
 
-from tapml_nb.frontends.relax.bindings import (
-    RelaxOp,
-    called,
-    is_size,
-    is_tensor,
-    sizes_in,
-    substitute,
-)
+from tapml_nb.frontends.relax.bindings import RelaxOp, called, substitute
 from tapml_nb.frontends.relax.exact import NARROW, decomposed
+from tapml_nb.frontends.relax.sizes import is_size, is_tensor, sizes_in
 from tapml_nb.graph import TensorSpec, ValueId
 
 _FLOAT = re.compile(r"\b(float32|float16|bfloat16)\b")
@@ -192,12 +186,6 @@ def widened(module: Any) -> Any:
         Exception: whatever the parser says of what TVM has printed.
     """
     return tvm.script.from_source(_FLOAT.sub("float64", module.script(show_meta=True)))
-
-
-def last_line(error: BaseException) -> str:
-    """The last line of an error that says something: TVM puts its message below its trace."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]
 
 
 def result_types(module: Any) -> list[Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from tapml_nb.frontends.granularity import Decide
-from tapml_nb.frontends.torch.fusion import build_whole
+from tapml_nb.frontends.torch.fusion import build_fusion_module
 from tapml_nb.frontends.torch.grouping import (
     Group,
     executable,
@@ -104,7 +104,7 @@ def fused_groups(
     calls = [
         tuple(nodes) for nodes in single.values() if any(is_tensor(env[node]) for node in nodes)
     ]
-    module, made = build_whole(calls, list(results), env, workarounds)
+    module, made = build_fusion_module(calls, list(results), env, workarounds)
     fusion = decide(module)
     together = _Together(single)
     for kernel in fusion.kernels:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from tapml_nb.frontends.program import FrontendError
-from tapml_nb.frontends.torch.export import first_line
+from tapml_nb.frontends.trace import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +17,24 @@ import torch
 from torch.export import ExportedProgram
 
 from tapml_nb.frontends.program import FrontendError
+from tapml_nb.frontends.steps import split_steps
 from tapml_nb.frontends.torch.dtypes import check_dtypes, unlike_weights
+from tapml_nb.frontends.torch.grouping import is_tensor
+from tapml_nb.frontends.trace import first_line
 
 StepInputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword inputs of one step."""
 
 
-def split_steps(inputs: Any) -> list[StepInputs]:
-    """Normalise ``inputs`` to one (args, kwargs) pair per step.
+def step_arguments(inputs: Any) -> list[StepInputs]:
+    """Positional and keyword inputs of every step.
 
     Raises:
         TypeError: if a step is neither a tensor, a tuple nor a dict of tensors.
         ValueError: if there is no step.
     """
-    steps = inputs if isinstance(inputs, list) else [inputs]
-    if not steps:
-        raise ValueError("inputs: the list of steps is empty; give at least one step's inputs")
-    return [_split_step(step, index) for index, step in enumerate(steps)]
-
-
-def _split_step(step: Any, index: int) -> StepInputs:
-    if isinstance(step, torch.Tensor):
-        return (step,), {}
-    if isinstance(step, tuple):
-        return step, {}
-    if isinstance(step, Mapping):
-        return (), dict(step)
-    raise TypeError(
-        f"inputs: step {index} is a {type(step).__name__}; give a tuple of positional inputs or a "
-        f"dict of keyword inputs (a list means several steps)"
-    )
+    given = split_steps(inputs, is_tensor, named="of keyword inputs")
+    return [(step, {}) if isinstance(step, tuple) else ((), dict(step)) for step in given]
 
 
 def export(
@@ -137,15 +125,3 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
             raise FrontendError(
                 f"the exported program cannot be decomposed to core ATen: {first_line(error)}"
             ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error that says something, at most 300 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
-
-
-def last_line(error: BaseException) -> str:
-    """The last line of an error that says something: TVM puts its message below its trace."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]

@@ -18,7 +18,7 @@ from tapml_nb.frontends.torch.units import build_module, tensor_type
 from tapml_nb.frontends.torch.workarounds import Workaround
 
 
-def build_whole(
+def build_fusion_module(
     calls: Sequence[Group],
     results: Sequence[fx.Node],
     env: Mapping[fx.Node, Any],

@@ -9,6 +9,7 @@ from itertools import takewhile
 
 from torch import fx
 
+from tapml_nb.frontends.builder import under
 from tapml_nb.frontends.torch.grouping import Group, is_getitem, main_node
 from tapml_nb.frontends.torch.provenance import class_of, kind, packet, scope_and_class
 from tapml_nb.graph import Graph, Op
@@ -60,7 +61,7 @@ def call_name(nodes: Group) -> Name:
     node = main_node(nodes)
     scope, module = scope_and_class(node)
     of_call = kind(node)
-    return Name(_under(scope, short_kind(of_call)), of_call, scope, module, node)
+    return Name(under(scope, short_kind(of_call)), of_call, scope, module, node)
 
 
 def kernel_name(parts: Sequence[Part]) -> Name:
@@ -97,7 +98,7 @@ def _joined(parts: Sequence[Part], scope: str) -> Name:
         labels[_LABELS - 1 :] = [f"{len(labels) - _LABELS + 1}_more"]
     node = main_node(_computing(parts)[-1].nodes)
     module = class_of(node, scope).rpartition(".")[2]
-    return Name(_under(scope, "+".join(labels)), "+".join(kinds), scope, module, node)
+    return Name(under(scope, "+".join(labels)), "+".join(kinds), scope, module, node)
 
 
 def _computing(parts: Sequence[Part]) -> Sequence[Part]:
@@ -107,7 +108,3 @@ def _computing(parts: Sequence[Part]) -> Sequence[Part]:
         for part in parts
         if not all(_LAYOUT.fullmatch(short_kind(kind)) for kind in part.kinds)
     ] or parts
-
-
-def _under(scope: str, label: str) -> str:
-    return f"{scope}/{label}" if scope else label

@@ -18,11 +18,11 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from tapml_nb.frontends.program import Unsupported
-from tapml_nb.frontends.torch.export import first_line, last_line
 from tapml_nb.frontends.torch.grouping import is_complex
 from tapml_nb.frontends.torch.rules import COMPLEX_RULES, RULES, apply, concerns_complex
 from tapml_nb.frontends.torch.sizes import OpenSizes, exported_size
 from tapml_nb.frontends.torch.workarounds import Workaround
+from tapml_nb.frontends.trace import first_line, last_line
 
 
 @dataclass(frozen=True)

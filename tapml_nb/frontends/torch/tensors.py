@@ -1,0 +1,102 @@
+"""Tensors as arrays, and arrays as tensors that lie in memory as another one does.
+
+A sum along other strides adds in another order, and libraries choose their loops by alignment: only
+so what is computed of them is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from tapml_nb.frontends.program import Memory
+
+_TWINS = {torch.bfloat16: (torch.int16, ml_dtypes.bfloat16)} | {
+    getattr(torch, name): (torch.uint8, getattr(ml_dtypes, name))
+    for name in ("float8_e4m3fn", "float8_e5m2")
+}
+"""torch dtypes without a NumPy twin: the integer dtype of their bits, and ml_dtypes' dtype."""
+
+_ALIGNMENT = 64
+"""Bytes to which PyTorch aligns what it allocates."""
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers to compare bits by, by their width in bytes."""
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's values as a contiguous array; bfloat16 and float8 as ml_dtypes."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype in _TWINS:
+        bits, dtype = _TWINS[tensor.dtype]
+        return np.asarray(tensor.view(bits).numpy().view(dtype))
+    return np.asarray(tensor.resolve_conj().resolve_neg().numpy())
+
+
+def from_numpy(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """A tensor with these values on the device of ``like``, and laid out as it is."""
+    if not array.flags.writeable:  # PyTorch cannot promise to leave it alone
+        array = array.copy()
+    for dtype, (bits, twin) in _TWINS.items():
+        if array.dtype == np.dtype(twin):
+            width = np.dtype(str(bits).removeprefix("torch."))
+            return laid_out(torch.from_numpy(array.view(width)).view(dtype), like)
+    return laid_out(torch.from_numpy(array), like)
+
+
+def memory_of(tensor: torch.Tensor) -> Memory | None:
+    """The tensor's storage; None if it could not be made anew over another one."""
+    plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+    if not plain or tensor.layout is not torch.strided or tensor.is_conj() or tensor.is_neg():
+        return None
+    storage = tensor.untyped_storage()
+
+    def data() -> np.ndarray:
+        whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+        return np.asarray(whole.cpu().numpy())
+
+    place = (int(tensor.storage_offset()), tensor.shape, tensor.stride())
+    return Memory(storage.data_ptr(), data, partial(_over, tensor.dtype, tensor.device, place))
+
+
+def laid_out(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Values on the device of ``like``, with its strides and alignment.
+
+    Where that cannot be (another shape; elements that share memory there and differ here) they
+    are contiguous.
+    """
+    values = values.to(like.device)
+    if values.shape != like.shape or like.layout is not torch.strided or values.numel() == 0:
+        return values
+    begin = like.data_ptr() % _ALIGNMENT
+    if values.stride() == like.stride() and values.data_ptr() % _ALIGNMENT == begin:
+        return values
+    width = values.element_size()
+    if like.element_size() != width or begin % width:
+        return values
+    last = sum((n - 1) * stride for n, stride in zip(like.shape, like.stride(), strict=True))
+    memory = torch.empty(begin // width + last + 1, dtype=values.dtype, device=values.device)
+    if memory.data_ptr() % _ALIGNMENT:
+        return values
+    result = memory.as_strided(like.shape, like.stride(), begin // width)
+    once = tuple(slice(0, 1) if stride == 0 else slice(None) for stride in like.stride())
+    result[once].copy_(values[once])
+    # Only now it is known whether elements that share memory are the same.
+    bits = _BITS.get(width)
+    ours, theirs = (result, values) if bits is None else (result.view(bits), values.view(bits))
+    return result if torch.equal(ours, theirs) else values
+
+
+def _over(
+    dtype: torch.dtype,
+    device: torch.device,
+    place: tuple[int, Sequence[int], Sequence[int]],
+    data: np.ndarray,
+) -> torch.Tensor:
+    """A tensor at an offset, of a shape and strides (all in elements) in memory of its own."""
+    storage = torch.from_numpy(data).to(device).untyped_storage()
+    return torch.empty(0, dtype=dtype, device=device).set_(storage, *place)
