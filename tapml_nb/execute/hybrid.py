@@ -116,8 +116,10 @@ class HybridRun:
             return self._source.array(value, step)
         return entry.kept.array()
 
-    def number(self, value: ValueId, step: int) -> Any:
-        """A host value of the last hybrid run."""
+    def value(self, value: ValueId, step: int) -> Any:
+        """The same, also where it is a host number."""
+        if not self._graph.values[value].host:
+            return self.array(value, step)
         entry = self._entries.get((step, value))
         return self._source.values(step)[value] if entry is None else entry.number
 
@@ -193,22 +195,8 @@ class HybridRun:
         self._entries[step, value] = entry
 
     def _on_source(self, op: Op, step: int) -> list[Any]:
-        program = self._source.program
-        pure = self._source.values(step)
-        inputs = {value: self._tensor(value, step, pure[value]) for value in op.inputs}
-        outputs = self._source.compute(op, step, inputs)
-        return [
-            result if self._graph.values[value].host else program.to_numpy(result)
-            for value, result in zip(op.outputs, outputs, strict=True)
-        ]
-
-    def _tensor(self, value: ValueId, step: int, pure: Any) -> Any:
-        entry = self._entries.get((step, value))
-        if entry is None or entry.version == SOURCE:
-            return pure
-        if entry.kept is None:
-            return entry.number
-        return self._source.program.from_numpy(entry.kept.array(), pure)
+        others = [v for v in op.inputs if not self.is_source(v, step)]
+        return self._source.compute_on(op, step, {v: self.value(v, step) for v in others})
 
     def _on_target(self, op: Op, name: str, step: int) -> tuple[list[np.ndarray], str]:
         """The outputs, or why there are none."""

@@ -265,30 +265,20 @@ class _Step:
     def _compute(self, op: Op) -> None:
         """Compute an operator on the source; of the inputs that it has in the hybrid run, it is
         what it was there."""
-        program, pure = self._source.program, self._source.values(self._step)
         if all(map(self._is_hybrids, op.inputs)):
-            hybrid = self._run.hybrid
-            for v in op.outputs:
-                host = self._graph.values[v].host
-                self._here[v] = (hybrid.number if host else hybrid.array)(v, self._step)
-            return
-        inputs = {}
-        for v in op.inputs:
-            known = v in self._here or v in self._there
-            host = self._graph.values[v].host
-            value = self._value(v) if known else pure[v]
-            inputs[v] = program.from_numpy(value, pure[v]) if known and not host else value
-        outputs = self._source.compute(op, self._step, inputs)
-        for v, result in zip(op.outputs, outputs, strict=True):
-            host = self._graph.values[v].host
-            self._here[v] = result if host else program.to_numpy(result)
+            outputs = [self._run.hybrid.value(v, self._step) for v in op.outputs]
+        else:
+            known = [v for v in op.inputs if v in self._here or v in self._there]
+            changed = {v: self._value(v) for v in known}
+            outputs = self._source.compute_on(op, self._step, changed)
+        self._here.update(zip(op.outputs, outputs, strict=True))
 
     def _is_hybrids(self, value: ValueId) -> bool:
         """Whether a value is what it is in the hybrid run, bit for bit."""
-        ours, hybrid = self._value(value), self._run.hybrid
+        ours, theirs = self._value(value), self._run.hybrid.value(value, self._step)
         if self._graph.values[value].host:
-            return bool(ours == hybrid.number(value, self._step))
-        return bitwise_equal(ours, hybrid.array(value, self._step))
+            return bool(ours == theirs)
+        return bitwise_equal(ours, theirs)
 
     def _value(self, value: ValueId) -> Any:
         """A value as this process has it: an array, or a host number."""
