@@ -53,14 +53,13 @@ class ArrayProgram:
     def all_float64(self, op: OpId, results: Sequence[Any]) -> bool:
         """Whether an operator's results are in float64 where the graph has floating-point
         numbers."""
-        wanted = (self.graph.values[value] for value in self.graph[op].outputs)
-        return all(
-            value.host
-            or not isinstance(result, np.ndarray)
-            or not is_float(np_dtype(value.spec.dtype))
-            or result.dtype == np.float64
-            for value, result in zip(wanted, results, strict=True)
-        )
+        for key, result in zip(self.graph[op].outputs, results, strict=True):
+            value = self.graph.values[key]
+            if value.host or not isinstance(result, np.ndarray):
+                continue
+            if is_float(np_dtype(value.spec.dtype)) and result.dtype != np.float64:
+                return False
+        return True
 
 
 def is_tensor(value: Any) -> bool:

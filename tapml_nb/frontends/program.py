@@ -202,7 +202,11 @@ class CoarseProgram(Program, Protocol):
     """A program whose operators may hold several calls (:class:`~tapml_nb.graph.Member`)."""
 
     def at(self, granularity: Granularity, decide: Decide) -> Program:
-        """The same model with other operators; ``decide`` lets the target decide what it fuses.
+        """The same model with other operators.
+
+        Args:
+            granularity: what one operator is to be.
+            decide: lets the target decide what it fuses; asked where the granularity needs it.
 
         Raises:
             ValueError: if no module is as deep as the granularity says.

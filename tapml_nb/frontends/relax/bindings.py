@@ -21,6 +21,7 @@ from tapml_nb.frontends.relax.sizes import is_size, is_tensor, sizes_in
 from tapml_nb.graph import OpId, ValueId
 from tapml_nb.graph.model import Constant
 
+Ids = tuple[ValueId, ...]
 Tree = Any
 """The id of a value, an expression without variables of its own, or a list of trees."""
 
@@ -48,8 +49,8 @@ class RelaxOp:
     id: OpId
     kind: str
     expr: Any
-    inputs: tuple[ValueId, ...]
-    outputs: tuple[ValueId, ...]
+    inputs: Ids
+    outputs: Ids
     ty: Any
     primitives: tuple[str, ...]
     constants: Mapping[str, Constant]
@@ -78,7 +79,7 @@ class Bindings:
     labels: dict[ValueId, str] = field(default_factory=dict)
     ops: list[RelaxOp] = field(default_factory=list)
     variables: dict[ValueId, Any] = field(default_factory=dict)
-    outputs: tuple[ValueId, ...] = ()
+    outputs: Ids = ()
 
     @cached_property
     def dtypes(self) -> dict[ValueId, str]:
@@ -164,30 +165,16 @@ class _Walk:
             self._add("relax.match_cast", None, (tree,), outputs, None, binding.ty)
 
     def _add(
-        self,
-        kind: str,
-        expr: Any,
-        inputs: tuple[ValueId, ...],
-        outputs: tuple[ValueId, ...],
-        ty: Any,
-        sizes: Any = None,
+        self, kind: str, expr: Any, inputs: Ids, outputs: Ids, ty: Any, sizes: Any = None
     ) -> None:
-        primitives = (kind, *self._operations_in(expr)) if expr is not None else (kind,)
+        name = self._name(kind.rpartition(".")[2], "op ")
+        primitives = dict.fromkeys((kind, *(self._operations_in(expr) if expr is not None else ())))
         constants = _constants(expr) if expr is not None else {}
-        op = RelaxOp(
-            self._name(kind.rpartition(".")[2], "op "),
-            kind,
-            expr,
-            inputs,
-            outputs,
-            ty,
-            tuple(dict.fromkeys(primitives)),
-            constants,
-            sizes,
+        self._found.ops.append(
+            RelaxOp(name, kind, expr, inputs, outputs, ty, tuple(primitives), constants, sizes)
         )
-        self._found.ops.append(op)
 
-    def _closed(self, expr: Any, ty: Any) -> tuple[Any, tuple[ValueId, ...]]:
+    def _closed(self, expr: Any, ty: Any) -> tuple[Any, Ids]:
         """An expression over the variables of values alone, and these values."""
         free = list(relax.analysis.free_vars(expr))
         outer = [var for var in free if not is_size(var)]

@@ -188,19 +188,14 @@ def widened(module: Any) -> Any:
     return tvm.script.from_source(_FLOAT.sub("float64", module.script(show_meta=True)))
 
 
-def result_types(module: Any) -> list[Any]:
-    """The types of what ``main`` returns, tuples dissolved."""
-    waiting, found = [module["main"].ret_ty], []
+def only_tensors(module: Any) -> bool:
+    """Whether a unit takes and gives tensors alone."""
+    main = module["main"]
+    waiting = [*(param.ty for param in main.params), main.ret_ty]
     while waiting:
         ty = waiting.pop()
         if isinstance(ty, relax.TupleType):
-            waiting.extend(reversed(ty.fields))
-        else:
-            found.append(ty)
-    return found
-
-
-def only_tensors(module: Any) -> bool:
-    """Whether a unit takes and gives tensors alone."""
-    types = [param.ty for param in module["main"].params] + result_types(module)
-    return all(map(is_tensor, types))
+            waiting.extend(ty.fields)
+        elif not is_tensor(ty):
+            return False
+    return True

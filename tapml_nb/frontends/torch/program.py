@@ -102,15 +102,8 @@ class TorchProgram:
         self.bind, self.marks = model.bind, model.marks
 
     def at(self, granularity: Granularity, decide: Decide) -> TorchProgram:
-        """The same model with other operators; this program is at operator granularity.
-
-        Args:
-            granularity: what one operator is to be.
-            decide: lets the target decide what it fuses; asked where the granularity needs it.
-
-        Raises:
-            ValueError: if no module is as deep as the granularity says.
-        """
+        """The same model with other operators (see
+        :class:`~tapml_nb.frontends.program.CoarseProgram`); this one is at operator granularity."""
         if granularity.unit == "operator":
             return self
         model = self._model
