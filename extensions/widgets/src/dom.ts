@@ -74,7 +74,10 @@ export function keepKeys(element: HTMLElement): void {
 }
 
 /** Call back with the element's size in CSS pixels, now and whenever it changes. */
-export function onResize(element: Element, call: (width: number, height: number) => void): () => void {
+export function onResize(
+  element: Element,
+  call: (width: number, height: number) => void,
+): () => void {
   const observer = new ResizeObserver((entries) => {
     const box = entries[entries.length - 1]!.contentRect;
     if (box.width > 0 && box.height > 0) call(box.width, box.height);

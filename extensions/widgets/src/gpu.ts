@@ -61,7 +61,8 @@ export class Gpu {
       requiredLimits: required,
     });
     const { vendor, architecture, description } = adapter.info;
-    const name = description || [vendor, architecture].filter(Boolean).join(" ") || "unnamed adapter";
+    const name =
+      description || [vendor, architecture].filter(Boolean).join(" ") || "unnamed adapter";
     return new Gpu(device, { name: `${name} (${browser()})`, limits, f16 });
   }
 
@@ -207,5 +208,7 @@ export class Gpu {
 /** The browser's name and version, roughly. */
 function browser(): string {
   const found = /(Firefox|Edg|Chrome|Version)\/(\d+)/.exec(navigator.userAgent);
-  return found ? `${found[1]!.replace("Version", "Safari").replace("Edg", "Edge")} ${found[2]}` : "browser";
+  return found
+    ? `${found[1]!.replace("Version", "Safari").replace("Edg", "Edge")} ${found[2]}`
+    : "browser";
 }

@@ -1,10 +1,18 @@
 // The graph view: the model by scopes on one canvas, drawn where somebody looks.
 
-import { inkOn, mix, onTheme, strength, themeOf, type Theme } from "./colours";
+import { inkOn, mix, onTheme, strength, type Theme, themeOf } from "./colours";
 import { h, keepKeys, onResize } from "./dom";
 import { number, plural, shorten } from "./format";
 import { Grid } from "./grid";
-import { HEADER, firstLook, layout, markCrossings, type Edge, type Layout, type Node } from "./layout";
+import {
+  type Edge,
+  firstLook,
+  HEADER,
+  type Layout,
+  layout,
+  markCrossings,
+  type Node,
+} from "./layout";
 import type { Store } from "./store";
 
 const FIRST_BOXES = 48;
@@ -371,7 +379,8 @@ export class GraphView {
     this.clicked = performance.now();
     if (!node || node.parent === null) {
       this.marked.clear();
-      return this.repaint();
+      this.repaint();
+      return;
     }
     const inside = (x - this.left) / this.scale - node.x;
     const below = (y - this.top) / this.scale - node.y;
@@ -396,10 +405,16 @@ export class GraphView {
   private mark(): void {
     const { x, y, w, h: height } = this.marquee!;
     this.marquee = null;
-    const box = { x: (x - this.left) / this.scale, y: (y - this.top) / this.scale, w: w / this.scale, h: height / this.scale };
+    const box = {
+      x: (x - this.left) / this.scale,
+      y: (y - this.top) / this.scale,
+      w: w / this.scale,
+      h: height / this.scale,
+    };
     this.marked.clear();
     for (const n of this.nodeGrid.near(box)) {
-      const inside = n.x >= box.x && n.y >= box.y && n.x + n.w <= box.x + box.w && n.y + n.h <= box.y + box.h;
+      const inside =
+        n.x >= box.x && n.y >= box.y && n.x + n.w <= box.x + box.w && n.y + n.h <= box.y + box.h;
       if (inside && !n.open) this.marked.add(n);
     }
     this.sayMarked();
@@ -433,7 +448,7 @@ export class GraphView {
     };
     const nodes = picture.nodes;
     const here = this.cursor ? nodes.indexOf(this.cursor) : 0;
-    const go = (k: number) => nodes[k] && nodes[k].parent && this.point(nodes[k]);
+    const go = (k: number) => nodes[k]?.parent && this.point(nodes[k]);
     if (event.shiftKey && event.key in pan) {
       this.left += pan[event.key]![0];
       this.top += pan[event.key]![1];
@@ -486,7 +501,9 @@ export class GraphView {
     if (!found.length) return;
     const here = this.store.selection.op;
     const next =
-      way > 0 ? (found.find((op) => op > here) ?? found[0]!) : (found.findLast((op) => op < here) ?? found.at(-1)!);
+      way > 0
+        ? (found.find((op) => op > here) ?? found[0]!)
+        : (found.findLast((op) => op < here) ?? found.at(-1)!);
     this.store.reveal(next);
     this.spoken.textContent = this.store.ops[next]!;
   }
@@ -529,7 +546,11 @@ export class GraphView {
     if (!node.scope) return this.store.worst[node.op]!;
     let worst = -1;
     node.scope.verdicts.forEach((count, k) => {
-      if (count && (worst < 0 || this.store.verdicts[k]!.severity < this.store.verdicts[worst]!.severity)) worst = k;
+      if (
+        count &&
+        (worst < 0 || this.store.verdicts[k]!.severity < this.store.verdicts[worst]!.severity)
+      )
+        worst = k;
     });
     return worst;
   }
@@ -563,7 +584,12 @@ export class GraphView {
     context.fillStyle = theme.back;
     context.fillRect(0, 0, width, height);
     context.setTransform(dpr * scale, 0, 0, dpr * scale, dpr * this.left, dpr * this.top);
-    const view = { x: -this.left / scale, y: -this.top / scale, w: width / scale, h: height / scale };
+    const view = {
+      x: -this.left / scale,
+      y: -this.top / scale,
+      w: width / scale,
+      h: height / scale,
+    };
     if (scale < FAR) {
       this.drawFar();
     } else {
@@ -597,7 +623,11 @@ export class GraphView {
     context.font = `600 12px ${this.font}`;
     context.textBaseline = "middle";
     context.fillText("▾", node.x + 7, node.y + HEADER / 2 + 2);
-    context.fillText(shorten(node.label, Math.floor((node.w - 30) / 7)), node.x + 22, node.y + HEADER / 2 + 2);
+    context.fillText(
+      shorten(node.label, Math.floor((node.w - 30) / 7)),
+      node.x + 22,
+      node.y + HEADER / 2 + 2,
+    );
   }
 
   /** Far away: one image of everything, made when something has changed. */
@@ -615,7 +645,10 @@ export class GraphView {
   private imageFromFar(): { image: HTMLCanvasElement; faults: Node[] } {
     const { width, height, nodes, leaves } = this.picture!;
     const scale = Math.min(FAR, MOST_PIXELS / width, MOST_PIXELS / height);
-    const image = h("canvas", { width: Math.ceil(width * scale), height: Math.ceil(height * scale) });
+    const image = h("canvas", {
+      width: Math.ceil(width * scale),
+      height: Math.ceil(height * scale),
+    });
     const context = image.getContext("2d", { willReadFrequently: true })!;
     context.scale(scale, scale);
     for (const node of nodes) if (node.open && node.parent) this.drawFrame(context, node, scale);
@@ -668,15 +701,31 @@ export class GraphView {
       const count = (what: "broken" | "missing") =>
         node.scope!.verdicts.reduce((n, c, k) => n + (this.store.verdicts[k]![what] ? c : 0), 0);
       const [broken, missing] = [count("broken"), count("missing")];
-      const told = [broken && plural(broken, "culprit"), missing && `${missing} missing`].filter(Boolean);
-      this.halo(told.length ? told.join(", ") : `${node.scope.ops.length} ops`, node.x + 22, node.y + 30, fill, ink, share);
+      const told = [broken && plural(broken, "culprit"), missing && `${missing} missing`].filter(
+        Boolean,
+      );
+      this.halo(
+        told.length ? told.join(", ") : `${node.scope.ops.length} ops`,
+        node.x + 22,
+        node.y + 30,
+        fill,
+        ink,
+        share,
+      );
     } else {
       context.font = `11px ${this.font}`;
       this.halo(shorten(node.label, room), node.x + 8, node.y + node.h / 2 + 1, fill, ink, share);
     }
     context.font = `700 12px ${this.font}`;
     context.textAlign = "right";
-    this.halo(info.symbol, node.x + node.w - 7, node.y + (node.scope ? 14 : node.h / 2 + 1), fill, ink, share);
+    this.halo(
+      info.symbol,
+      node.x + node.w - 7,
+      node.y + (node.scope ? 14 : node.h / 2 + 1),
+      fill,
+      ink,
+      share,
+    );
     context.textAlign = "left";
   }
 
@@ -745,7 +794,8 @@ export class GraphView {
     for (const node of this.marked) ring(node, theme.accent, 2, [4, 3]);
     const { current, busy } = store.status;
     if (busy && current >= 0) ring(this.picture!.leafOf[current], theme.text, 2, [3, 3]);
-    if (store.selection.op >= 0) ring(this.picture!.leafOf[store.selection.op], theme.accent, 2.5, []);
+    if (store.selection.op >= 0)
+      ring(this.picture!.leafOf[store.selection.op], theme.accent, 2.5, []);
     if (document.activeElement === this.canvas) ring(this.cursor, theme.accent, 3.5, []);
     if (this.marquee) {
       const dpr = devicePixelRatio || 1;
@@ -777,11 +827,21 @@ export class GraphView {
       for (const n of this.picture!.leaves) {
         const fill = this.fillOf(n);
         image.fillStyle = fill === theme.raised ? theme.border : fill;
-        image.fillRect(x + n.x * factor, y + n.y * factor, Math.max(1, n.w * factor), Math.max(1, n.h * factor));
+        image.fillRect(
+          x + n.x * factor,
+          y + n.y * factor,
+          Math.max(1, n.w * factor),
+          Math.max(1, n.h * factor),
+        );
       }
       for (const n of this.faulty()) {
         image.fillStyle = this.fillOf(n);
-        image.fillRect(x + n.x * factor - 1, y + n.y * factor - 1, Math.max(3, n.w * factor), Math.max(3, n.h * factor));
+        image.fillRect(
+          x + n.x * factor - 1,
+          y + n.y * factor - 1,
+          Math.max(3, n.w * factor),
+          Math.max(3, n.h * factor),
+        );
       }
     }
     context.setTransform(1, 0, 0, 1, 0, 0);
@@ -842,7 +902,14 @@ function trace(path: Path2D, edge: Edge, straight: boolean): void {
   } else if (out) {
     const right = Math.max(from.x + from.w, to.x + to.w) + out;
     path.moveTo(from.x + from.w, from.y + from.h / 2);
-    path.bezierCurveTo(right, from.y + from.h / 2, right, to.y + to.h / 2, to.x + to.w, to.y + to.h / 2);
+    path.bezierCurveTo(
+      right,
+      from.y + from.h / 2,
+      right,
+      to.y + to.h / 2,
+      to.x + to.w,
+      to.y + to.h / 2,
+    );
   } else {
     const bend = by > ay ? Math.min(60, (by - ay) / 2) : 40;
     path.moveTo(ax, ay);

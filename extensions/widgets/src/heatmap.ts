@@ -1,15 +1,24 @@
 // Heatmaps: layers by metric, kind, step or token position, and one operator's tensor by element.
 
-import { NOT_FINITE, RAMP, css, inkOn, onTheme, themeOf } from "./colours";
+import { css, inkOn, NOT_FINITE, onTheme, RAMP, themeOf } from "./colours";
 import { gently, h, keepKeys, onResize, select } from "./dom";
 import { number, shorten } from "./format";
 import { fitCanvas } from "./graph";
 import { floats, type Metric } from "./protocol";
-import { CommandError, type Store } from "./store";
+import type { CommandError, Store } from "./store";
 
 type Mode = "metric" | "kind" | "step" | "position" | "tensor";
 
-const METRICS: Metric[] = ["ratio", "max_abs", "max_rel", "max_ulp", "rmse", "snr_db", "acc_ratio", "gain"];
+const METRICS: Metric[] = [
+  "ratio",
+  "max_abs",
+  "max_rel",
+  "max_ulp",
+  "rmse",
+  "snr_db",
+  "acc_ratio",
+  "gain",
+];
 const LABELS = 150;
 const TOP = 84;
 const LEAST_ROW = 17;
@@ -53,7 +62,8 @@ export class Heatmap {
     tabindex: 0,
     role: "application",
     "aria-label": "Heatmap",
-    "aria-description": "Arrow keys move between cells, Enter selects the operator or zooms in, Escape shows everything.",
+    "aria-description":
+      "Arrow keys move between cells, Enter selects the operator or zooms in, Escape shows everything.",
   });
   private legend = h("div", { class: "tapml-legend" });
   private spoken = h("div", { class: "tapml-spoken", "aria-live": "polite" });
@@ -106,7 +116,10 @@ export class Heatmap {
     );
     keepKeys(this.element);
     this.listen();
-    const [follow, still] = gently(() => this.mode !== "tensor" && this.mode !== "position" && this.refresh(), PAUSE);
+    const [follow, still] = gently(
+      () => this.mode !== "tensor" && this.mode !== "position" && this.refresh(),
+      PAUSE,
+    );
     this.ends = [
       still,
       store.on("graph", () => {
@@ -170,7 +183,12 @@ export class Heatmap {
   private byLayer(mode: "metric" | "kind" | "step"): Matrix | null {
     const { store } = this;
     const n = store.ops.length;
-    const names = mode === "metric" ? METRICS : mode === "kind" ? store.kinds : [...Array(store.steps).keys()].map(String);
+    const names =
+      mode === "metric"
+        ? METRICS
+        : mode === "kind"
+          ? store.kinds
+          : [...Array(store.steps).keys()].map(String);
     const rows = store.layers.length;
     let cols = names.length;
     let labels: string[] = [...names];
@@ -178,7 +196,11 @@ export class Heatmap {
     const worst = new Int32Array(rows * cols).fill(-1);
     const put = (at: number, value: number, op: number, least = false) => {
       const known = values[at]!;
-      if (Number.isNaN(value) || (!Number.isNaN(known) && (least ? value >= known : value <= known))) return;
+      if (
+        Number.isNaN(value) ||
+        (!Number.isNaN(known) && (least ? value >= known : value <= known))
+      )
+        return;
       values[at] = value;
       worst[at] = op;
     };
@@ -188,11 +210,15 @@ export class Heatmap {
         const at = step * n + op;
         if (mode === "kind") put(row + store.kindOf[op]!, store.metrics.ratio[at]!, op);
         else if (mode === "step") put(row + step, store.metrics.ratio[at]!, op);
-        else METRICS.forEach((metric, m) => put(row + m, store.metrics[metric][at]!, op, metric === "snr_db"));
+        else
+          METRICS.forEach((metric, m) =>
+            put(row + m, store.metrics[metric][at]!, op, metric === "snr_db"),
+          );
       }
     }
     let used = [...Array(cols).keys()];
-    if (mode === "kind") used = used.filter((c) => [...Array(rows).keys()].some((r) => worst[r * cols + c]! >= 0));
+    if (mode === "kind")
+      used = used.filter((c) => [...Array(rows).keys()].some((r) => worst[r * cols + c]! >= 0));
     const packed = new Float32Array(rows * used.length);
     const ops = new Int32Array(rows * used.length);
     for (let r = 0; r < rows; r++) {
@@ -205,7 +231,10 @@ export class Heatmap {
     values = packed;
     cols = used.length;
     const layers = store.layers.map((layer) => layer || "(model)");
-    const shade = mode === "metric" ? byColumn(values, rows, cols) : byLogarithm(values, 1e-2, 100 * store.limit);
+    const shade =
+      mode === "metric"
+        ? byColumn(values, rows, cols)
+        : byLogarithm(values, 1e-2, 100 * store.limit);
     return {
       rows,
       cols,
@@ -251,7 +280,11 @@ export class Heatmap {
     try {
       const { value, buffers } = await this.store.ask("positions", {});
       if (turn !== this.asked) return;
-      const { layers, ops, positions } = value as { layers: string[]; ops: number[]; positions: number };
+      const { layers, ops, positions } = value as {
+        layers: string[];
+        ops: number[];
+        positions: number;
+      };
       const values = floats(buffers[0]!);
       this.show(
         {
@@ -291,14 +324,25 @@ export class Heatmap {
     const which = this.which.value;
     this.title.textContent = `${id}: fetching …`;
     try {
-      const args = { op, step, which, output: this.output, axes: this.axes, fixed: this.fixed, window: this.window };
+      const args = {
+        op,
+        step,
+        which,
+        output: this.output,
+        axes: this.axes,
+        fixed: this.fixed,
+        window: this.window,
+      };
       const { value, buffers } = await store.ask("tensor", args);
       if (turn !== this.asked) return;
       const reply = value as TensorReply;
       this.axes = reply.axes;
       this.shownWindow = reply.window;
       this.axisControls(reply);
-      this.show(this.tensor(reply, floats(buffers[0]!), which), `${id}: ${which}, [${reply.shape.join(", ")}]${reply.note}`);
+      this.show(
+        this.tensor(reply, floats(buffers[0]!), which),
+        `${id}: ${which}, [${reply.shape.join(", ")}]${reply.note}`,
+      );
     } catch (error) {
       if (turn === this.asked) this.show(null, `${id}: ${(error as CommandError).message}`);
     }
@@ -308,7 +352,8 @@ export class Heatmap {
     const [top, bottom, left, right] = reply.window;
     const { rows, cols } = reply;
     let largest = 0;
-    for (const value of values) if (Number.isFinite(value) && Math.abs(value) > largest) largest = Math.abs(value);
+    for (const value of values)
+      if (Number.isFinite(value) && Math.abs(value) > largest) largest = Math.abs(value);
     const signed = which !== "difference";
     const least = largest * 1e-6;
     const shade = new Float32Array(values.length);
@@ -342,7 +387,13 @@ export class Heatmap {
         const at = `[${span(range(top, bottom, rows, r))}, ${span(range(left, right, cols, c))}]`;
         return `axes ${reply.axes.join(", ")} ${at}: ${number(values[r * cols + c]!)}`;
       },
-      pick: (r, c) => this.zoomCells(Math.max(0, r - 4), Math.min(rows, r + 5), Math.max(0, c - 4), Math.min(cols, c + 5)),
+      pick: (r, c) =>
+        this.zoomCells(
+          Math.max(0, r - 4),
+          Math.min(rows, r + 5),
+          Math.max(0, c - 4),
+          Math.min(cols, c + 5),
+        ),
     };
   }
 
@@ -358,11 +409,15 @@ export class Heatmap {
     };
     const children: Node[] = [];
     if (outputs > 1) {
-      const list = select("Output", [...Array(outputs).keys()].map((k) => [String(k), `output ${k}`] as const), (value) => {
-        this.output = Number(value);
-        this.axes = this.window = null;
-        this.refresh();
-      });
+      const list = select(
+        "Output",
+        [...Array(outputs).keys()].map((k) => [String(k), `output ${k}`] as const),
+        (value) => {
+          this.output = Number(value);
+          this.axes = this.window = null;
+          this.refresh();
+        },
+      );
       list.value = String(this.output);
       children.push(list);
     }
@@ -423,7 +478,7 @@ export class Heatmap {
     const theme = themeOf(this.element);
     const context = this.canvas.getContext("2d", { willReadFrequently: true })!;
     const dpr = devicePixelRatio || 1;
-    if (!m || !m.rows || !m.cols) {
+    if (!m?.rows || !m.cols) {
       fitCanvas(this.canvas, this.width, 10);
       this.legend.replaceChildren();
       return;
@@ -437,7 +492,9 @@ export class Heatmap {
     context.textBaseline = "middle";
     const rowHeight = height / m.rows;
     const colWidth = width / m.cols;
-    m.rowLabels?.forEach((label, r) => context.fillText(shorten(label, 22), 2, top + (r + 0.5) * rowHeight));
+    m.rowLabels?.forEach((label, r) =>
+      context.fillText(shorten(label, 22), 2, top + (r + 0.5) * rowHeight),
+    );
     if (m.colLabels) {
       const every = Math.ceil(14 / colWidth);
       m.colLabels.forEach((label, c) => {
@@ -448,13 +505,19 @@ export class Heatmap {
         context.fillText(shorten(label, 15), 0, 0);
         context.restore();
       });
-      if (colWidth > 34 && rowHeight >= LEAST_ROW) this.numbers(context, m, left, top, colWidth, rowHeight);
+      if (colWidth > 34 && rowHeight >= LEAST_ROW)
+        this.numbers(context, m, left, top, colWidth, rowHeight);
     }
     if (this.cell) {
       const [r, c] = this.cell;
       context.strokeStyle = theme.accent;
       context.lineWidth = 2;
-      context.strokeRect(left + c * colWidth, top + r * rowHeight, Math.max(3, colWidth), Math.max(3, rowHeight));
+      context.strokeRect(
+        left + c * colWidth,
+        top + r * rowHeight,
+        Math.max(3, colWidth),
+        Math.max(3, rowHeight),
+      );
     }
     if (this.band) {
       context.strokeStyle = theme.accent;
@@ -463,15 +526,28 @@ export class Heatmap {
     this.drawLegend(m);
   }
 
-  private numbers(context: CanvasRenderingContext2D, m: Matrix, left: number, top: number, w: number, height: number): void {
+  private numbers(
+    context: CanvasRenderingContext2D,
+    m: Matrix,
+    left: number,
+    top: number,
+    w: number,
+    height: number,
+  ): void {
     context.save();
     context.textAlign = "center";
     m.values.forEach((value, k) => {
       if (Number.isNaN(value)) return;
       const shade = m.shade[k]!;
-      const colour = Number.isFinite(shade) ? css(RAMP.size[Math.round(shade * 255)]!) : css(NOT_FINITE);
+      const colour = Number.isFinite(shade)
+        ? css(RAMP.size[Math.round(shade * 255)]!)
+        : css(NOT_FINITE);
       context.fillStyle = inkOn(colour);
-      context.fillText(number(value), left + ((k % m.cols) + 0.5) * w, top + (Math.floor(k / m.cols) + 0.5) * height);
+      context.fillText(
+        number(value),
+        left + ((k % m.cols) + 0.5) * w,
+        top + (Math.floor(k / m.cols) + 0.5) * height,
+      );
     });
     context.restore();
   }
@@ -504,7 +580,9 @@ export class Heatmap {
     for (const [text, at] of m.legend) {
       // The first stands at its place, the last ends there, others are centred.
       const shift = at === 0 ? 0 : at === 1 ? -100 : -50;
-      labels.append(h("span", { style: `left: ${at * 100}%; transform: translateX(${shift}%)` }, text));
+      labels.append(
+        h("span", { style: `left: ${at * 100}%; transform: translateX(${shift}%)` }, text),
+      );
     }
     const parts: HTMLElement[] = [h("div", { class: "tapml-legend-bar" }, bar, labels)];
     if (m.shade.includes(Infinity)) {
@@ -525,7 +603,12 @@ export class Heatmap {
     this.canvas.addEventListener("pointermove", (event) => {
       if (from && this.mode === "tensor") {
         const { offsetX: x, offsetY: y } = event;
-        this.band = { x: Math.min(x, from.x), y: Math.min(y, from.y), w: Math.abs(x - from.x), h: Math.abs(y - from.y) };
+        this.band = {
+          x: Math.min(x, from.x),
+          y: Math.min(y, from.y),
+          w: Math.abs(x - from.x),
+          h: Math.abs(y - from.y),
+        };
         this.draw();
       } else this.hover(event);
     });
@@ -550,7 +633,10 @@ export class Heatmap {
       };
       const move = moves[event.key];
       if (move) {
-        this.cell = [Math.min(m.rows - 1, Math.max(0, move[0])), Math.min(m.cols - 1, Math.max(0, move[1]))];
+        this.cell = [
+          Math.min(m.rows - 1, Math.max(0, move[0])),
+          Math.min(m.cols - 1, Math.max(0, move[1])),
+        ];
         this.spoken.textContent = m.name(...this.cell);
         this.tip.hidden = false;
         this.tip.textContent = m.name(...this.cell);
@@ -582,7 +668,12 @@ export class Heatmap {
     const [top, bottom, left, right] = this.shownWindow;
     const row = (r: number) => top + ((bottom - top) * r) / m.rows;
     const col = (c: number) => left + ((right - left) * c) / m.cols;
-    this.window = [Math.floor(row(r0)), Math.ceil(row(r1)), Math.floor(col(c0)), Math.ceil(col(c1))];
+    this.window = [
+      Math.floor(row(r0)),
+      Math.ceil(row(r1)),
+      Math.floor(col(c0)),
+      Math.ceil(col(c1)),
+    ];
     this.refresh();
   }
 
@@ -618,7 +709,9 @@ function byColumn(values: Float32Array, rows: number, cols: number): Float32Arra
   const shade = new Float32Array(values.length).fill(NaN);
   for (let c = 0; c < cols; c++) {
     const less = METRICS[c] === "snr_db"; // there, less is worse
-    const at = [...Array(rows).keys()].map((r) => r * cols + c).filter((k) => !Number.isNaN(values[k]!));
+    const at = [...Array(rows).keys()]
+      .map((r) => r * cols + c)
+      .filter((k) => !Number.isNaN(values[k]!));
     const size = (k: number) => {
       const value = values[k]!;
       if (less) return -Math.min(value, 1e6);
@@ -626,7 +719,8 @@ function byColumn(values: Float32Array, rows: number, cols: number): Float32Arra
     };
     const low = Math.min(...at.filter((k) => Number.isFinite(values[k]!)).map(size));
     const high = Math.max(...at.map(size));
-    for (const k of at) shade[k] = high > low ? Math.min(1, Math.max(0, (size(k) - low) / (high - low))) : 0;
+    for (const k of at)
+      shade[k] = high > low ? Math.min(1, Math.max(0, (size(k) - low) / (high - low))) : 0;
   }
   return shade;
 }

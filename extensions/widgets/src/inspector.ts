@@ -1,7 +1,7 @@
 // The inspector: everything about the selected operator, and what can be done about it.
 
-import { themeOf } from "./colours";
 import { CauseLine } from "./causes";
+import { themeOf } from "./colours";
 import { gently, h, keepChildren, keepKeys, select, setText } from "./dom";
 import { number } from "./format";
 import { fitCanvas } from "./graph";
@@ -51,7 +51,12 @@ interface Values {
 
 const TABS = ["verdict", "tensors", "code", "fix"] as const;
 type Tab = (typeof TABS)[number];
-const TITLES: Record<Tab, string> = { verdict: "Verdict", tensors: "Tensors", code: "Code", fix: "Try a fix" };
+const TITLES: Record<Tab, string> = {
+  verdict: "Verdict",
+  tensors: "Tensors",
+  code: "Code",
+  fix: "Try a fix",
+};
 const LISTED = 50;
 const PAUSE = 150; // ms between two updates while results come in
 
@@ -66,7 +71,11 @@ def kernel(*inputs):
 export class Inspector {
   readonly element: HTMLElement;
   private outcome = h("strong", { role: "status" });
-  private culprits = h("div", { class: "tapml-culprits", role: "group", "aria-label": "Culprits, by cause" });
+  private culprits = h("div", {
+    class: "tapml-culprits",
+    role: "group",
+    "aria-label": "Culprits, by cause",
+  });
   private lines = new Map<string, CauseLine>();
   private title = h("h3");
   private badge = h("span", { class: "tapml-badge" });
@@ -87,7 +96,12 @@ export class Inspector {
     this.steps = select("Step", [], (step) => store.select(store.selection.op, Number(step)));
     const tab = (name: Tab) =>
       h("button", { type: "button", role: "tab", onclick: () => this.setTab(name) }, TITLES[name]);
-    this.tabs = { verdict: tab("verdict"), tensors: tab("tensors"), code: tab("code"), fix: tab("fix") };
+    this.tabs = {
+      verdict: tab("verdict"),
+      tensors: tab("tensors"),
+      code: tab("code"),
+      fix: tab("fix"),
+    };
     this.box.addEventListener("change", () => store.place([store.selection.op], this.box.checked));
     this.head = h(
       "div",
@@ -100,12 +114,30 @@ export class Inspector {
         h("label", {}, this.box, " on the target"),
         this.steps,
         h("span", { class: "tapml-space" }),
-        h("button", { type: "button", title: "Judge this operator again", onclick: () => this.rerun() }, "re-run"),
-        h("button", { type: "button", title: "Show it in the graph", onclick: () => store.reveal(store.selection.op) }, "find"),
+        h(
+          "button",
+          { type: "button", title: "Judge this operator again", onclick: () => this.rerun() },
+          "re-run",
+        ),
+        h(
+          "button",
+          {
+            type: "button",
+            title: "Show it in the graph",
+            onclick: () => store.reveal(store.selection.op),
+          },
+          "find",
+        ),
       ),
-      h("div", { class: "tapml-tabs", role: "tablist", "aria-label": "About the operator" }, ...Object.values(this.tabs)),
+      h(
+        "div",
+        { class: "tapml-tabs", role: "tablist", "aria-label": "About the operator" },
+        ...Object.values(this.tabs),
+      ),
     );
-    this.head.querySelector(".tapml-tabs")!.addEventListener("keydown", (event) => this.tabKey(event as KeyboardEvent));
+    this.head
+      .querySelector(".tapml-tabs")!
+      .addEventListener("keydown", (event) => this.tabKey(event as KeyboardEvent));
     this.element = h(
       "section",
       { class: "tapml-inspector", "aria-label": "Inspector" },
@@ -138,7 +170,8 @@ export class Inspector {
     this.heading();
     const { op, step } = store.selection;
     const at = step * store.ops.length + op;
-    const results = op < 0 ? [] : [store.verdict[at], store.metrics.ratio[at], store.metrics.acc_ratio[at]];
+    const results =
+      op < 0 ? [] : [store.verdict[at], store.metrics.ratio[at], store.metrics.acc_ratio[at]];
     const place = `${op} ${step} ${this.tab}`;
     const now = `${place} ${results.join(" ")}`;
     const same = shown.startsWith(`${place} `);
@@ -161,7 +194,10 @@ export class Inspector {
       this.lines.set(key, line);
     }
     setText(this.outcome, outcome);
-    keepChildren(this.culprits, [this.outcome, ...[...this.lines.values()].map((line) => line.element)]);
+    keepChildren(this.culprits, [
+      this.outcome,
+      ...[...this.lines.values()].map((line) => line.element),
+    ]);
   }
 
   private heading(): void {
@@ -178,7 +214,9 @@ export class Inspector {
     this.box.disabled = !!store.host[op];
     this.steps.hidden = store.steps < 2;
     if (this.steps.options.length !== store.steps) {
-      const texts = [...Array(store.steps).keys()].map((k) => h("option", { value: k }, `step ${k}`));
+      const texts = [...Array(store.steps).keys()].map((k) =>
+        h("option", { value: k }, `step ${k}`),
+      );
       this.steps.replaceChildren(...texts);
     }
     this.steps.value = String(step);
@@ -205,18 +243,28 @@ export class Inspector {
     const { op, step } = this.store.selection;
     const turn = ++this.turn;
     if (op < 0) {
-      this.panel.replaceChildren(h("p", { class: "tapml-dim" }, "Select an operator in the graph, the plot or the table."));
+      this.panel.replaceChildren(
+        h("p", { class: "tapml-dim" }, "Select an operator in the graph, the plot or the table."),
+      );
       return;
     }
-    const wait = setTimeout(() => turn === this.turn && this.panel.replaceChildren(h("p", { class: "tapml-dim" }, "…")), 150);
+    const wait = setTimeout(
+      () => turn === this.turn && this.panel.replaceChildren(h("p", { class: "tapml-dim" }, "…")),
+      150,
+    );
     try {
-      const name = { verdict: "inspect", tensors: "values", code: "code", fix: "inspect" }[this.tab];
+      const name = { verdict: "inspect", tensors: "values", code: "code", fix: "inspect" }[
+        this.tab
+      ];
       const answer = await this.store.ask(name, { op, step });
       if (turn !== this.turn) return;
-      const make = { verdict: this.verdict, tensors: this.tensors, code: this.code, fix: this.fix }[this.tab];
+      const make = { verdict: this.verdict, tensors: this.tensors, code: this.code, fix: this.fix }[
+        this.tab
+      ];
       this.panel.replaceChildren(...make.call(this, answer));
     } catch (error) {
-      if (turn === this.turn) this.panel.replaceChildren(h("p", { role: "alert" }, (error as Error).message));
+      if (turn === this.turn)
+        this.panel.replaceChildren(h("p", { role: "alert" }, (error as Error).message));
     } finally {
       clearTimeout(wait);
     }
@@ -231,23 +279,56 @@ export class Inspector {
   private verdict({ value }: Answer): Node[] {
     const facts = value as Facts;
     const rows = Object.entries(facts.metrics).map(([name, metric]) =>
-      h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, typeof metric === "number" ? number(metric) : metric)),
+      h(
+        "tr",
+        {},
+        h("th", { scope: "row" }, name),
+        h("td", {}, typeof metric === "number" ? number(metric) : metric),
+      ),
     );
     const tensors = (list: Tensor[]) =>
-      h("ul", {}, ...list.map((t) => h("li", {}, h("code", {}, t.spec), ` ${t.name}`, t.role === "operator" ? "" : ` (${t.role})`)));
+      h(
+        "ul",
+        {},
+        ...list.map((t) =>
+          h(
+            "li",
+            {},
+            h("code", {}, t.spec),
+            ` ${t.name}`,
+            t.role === "operator" ? "" : ` (${t.role})`,
+          ),
+        ),
+      );
     const nodes: Node[] = [
-      h("p", { class: "tapml-why" }, facts.message || (facts.judged ? "Within its noise floor." : "Not judged yet.")),
+      h(
+        "p",
+        { class: "tapml-why" },
+        facts.message || (facts.judged ? "Within its noise floor." : "Not judged yet."),
+      ),
     ];
     if (facts.diagnosis) nodes.push(this.diagnosis(facts.diagnosis));
-    if (facts.override) nodes.push(h("p", { class: "tapml-warning" }, `In its place runs ${facts.override}.`));
+    if (facts.override)
+      nodes.push(h("p", { class: "tapml-warning" }, `In its place runs ${facts.override}.`));
     if (facts.file) {
       nodes.push(
-        h("p", { class: "tapml-line" }, h("span", { class: "tapml-dim" }, `${facts.file}:${facts.line}`), h("code", {}, facts.text)),
+        h(
+          "p",
+          { class: "tapml-line" },
+          h("span", { class: "tapml-dim" }, `${facts.file}:${facts.line}`),
+          h("code", {}, facts.text),
+        ),
       );
     }
     nodes.push(h("table", { class: "tapml-facts" }, ...rows));
     nodes.push(
-      h("p", {}, h("code", {}, facts.kind), facts.module ? ` in ${facts.module}` : "", facts.kernel ? `; kernel ${facts.kernel}` : ""),
+      h(
+        "p",
+        {},
+        h("code", {}, facts.kind),
+        facts.module ? ` in ${facts.module}` : "",
+        facts.kernel ? `; kernel ${facts.kernel}` : "",
+      ),
       h("p", { class: "tapml-dim" }, facts.primitives.join(", ")),
       h("strong", {}, "reads"),
       tensors(facts.inputs),
@@ -277,7 +358,10 @@ export class Inspector {
     const per = values.length ? bins.length / values.length : 0;
     const specs = new Map([...facts.inputs, ...facts.outputs].map((t) => [t.name, t]));
     const cards = values.map((v, k) => {
-      const canvas = h("canvas", { role: "img", "aria-label": `Histogram of ${v.name}, ${v.which}` });
+      const canvas = h("canvas", {
+        role: "img",
+        "aria-label": `Histogram of ${v.name}, ${v.which}`,
+      });
       fitCanvas(canvas, 128, 34);
       const context = canvas.getContext("2d")!;
       const dpr = devicePixelRatio || 1;
@@ -289,21 +373,36 @@ export class Inspector {
         const height = count ? Math.max(1, (32 * Math.log1p(count)) / Math.log1p(most)) : 0;
         context.fillRect((b * 128) / per, 34 - height, 128 / per - 0.5, height);
       });
-      const odd = [v.nan && `${v.nan} NaN`, v.inf && `${v.inf} infinite`].filter(Boolean).join(", ");
+      const odd = [v.nan && `${v.nan} NaN`, v.inf && `${v.inf} infinite`]
+        .filter(Boolean)
+        .join(", ");
       const spec = specs.get(v.name);
       return h(
         "li",
         {},
         h("div", {}, h("b", {}, v.which), ` ${v.name}`),
         h("div", { class: "tapml-dim" }, spec ? `${spec.spec} ` : ""),
-        h("div", { class: "tapml-bar" }, canvas, h("span", {}, `${number(v.low)} … ${number(v.high)}, mean ${number(v.mean)}`)),
+        h(
+          "div",
+          { class: "tapml-bar" },
+          canvas,
+          h("span", {}, `${number(v.low)} … ${number(v.high)}, mean ${number(v.mean)}`),
+        ),
         odd ? h("div", { class: "tapml-warning" }, odd) : null,
       );
     });
     return [
       note ? h("p", { class: "tapml-warning" }, note) : h("span"),
-      h("p", { class: "tapml-dim" }, "Counts on a logarithmic scale. The heatmap shows these tensors element by element."),
-      h("button", { type: "button", onclick: () => this.showTensor() }, "show the difference as a heatmap"),
+      h(
+        "p",
+        { class: "tapml-dim" },
+        "Counts on a logarithmic scale. The heatmap shows these tensors element by element.",
+      ),
+      h(
+        "button",
+        { type: "button", onclick: () => this.showTensor() },
+        "show the difference as a heatmap",
+      ),
       h("ul", { class: "tapml-values" }, ...cards),
     ];
   }
@@ -316,7 +415,13 @@ export class Inspector {
   // -- code --------------------------------------------------------------------------------------
 
   private code({ value }: Answer): Node[] {
-    const parts = value as { relax: string; tir: string; source: string; language: string; message: string };
+    const parts = value as {
+      relax: string;
+      tir: string;
+      source: string;
+      language: string;
+      message: string;
+    };
     const texts: [string, string][] = [
       ["TIR", parts.tir],
       [parts.language || "source", parts.source],
@@ -328,8 +433,20 @@ export class Inspector {
     const nodes: Node[] = [];
     if (parts.message) nodes.push(h("p", { class: "tapml-warning" }, parts.message));
     if (!present.length) return nodes;
-    const choice = select("Which code", present.map(([name], k) => [String(k), name] as const), show);
-    nodes.push(h("div", { class: "tapml-bar" }, choice, this.copyButton(() => view.textContent ?? "")), view);
+    const choice = select(
+      "Which code",
+      present.map(([name], k) => [String(k), name] as const),
+      show,
+    );
+    nodes.push(
+      h(
+        "div",
+        { class: "tapml-bar" },
+        choice,
+        this.copyButton(() => view.textContent ?? ""),
+      ),
+      view,
+    );
     show("0");
     return nodes;
   }
@@ -391,7 +508,15 @@ export class Inspector {
       ({ value }) => {
         const { path, text } = value as { path: string; text: string };
         const view = h("pre", { class: "tapml-code", tabindex: 0 }, text);
-        carved.replaceChildren(h("div", { class: "tapml-bar" }, h("strong", {}, "test_carved.py"), this.copyButton(() => text)), view);
+        carved.replaceChildren(
+          h(
+            "div",
+            { class: "tapml-bar" },
+            h("strong", {}, "test_carved.py"),
+            this.copyButton(() => text),
+          ),
+          view,
+        );
         void copy(text);
         return `Carved into ${path}; run it with: pytest ${path}`;
       },
@@ -408,16 +533,28 @@ export class Inspector {
     const inputs = facts.inputs.map((t) => t.spec).join(", ");
     const outputs = facts.outputs.map((t) => t.spec).join(", ");
     return [
-      h("p", { class: "tapml-dim" }, `Takes ${inputs || "nothing"}; makes ${outputs || "nothing"}.`),
+      h(
+        "p",
+        { class: "tapml-dim" },
+        `Takes ${inputs || "nothing"}; makes ${outputs || "nothing"}.`,
+      ),
       area,
       h(
         "div",
         { class: "tapml-bar" },
         h("button", { type: "button", class: "tapml-primary", onclick: tryIt }, "try it"),
         h("button", { type: "button", onclick: template }, "start from its TIR"),
-        h("button", { type: "button", onclick: restore, disabled: !facts.override }, "take it back"),
+        h(
+          "button",
+          { type: "button", onclick: restore, disabled: !facts.override },
+          "take it back",
+        ),
         h("button", { type: "button", onclick: pytest }, "copy as pytest"),
-        h("button", { type: "button", onclick: repro, title: "One script shows the whole cause" }, "write a repro"),
+        h(
+          "button",
+          { type: "button", onclick: repro, title: "One script shows the whole cause" },
+          "write a repro",
+        ),
       ),
       outcome,
       carved,

@@ -1,13 +1,13 @@
 // What anywidget calls: one store per model, and the part that the model asks for in each view.
 
+import { h } from "./dom";
 import { GraphView } from "./graph";
 import { Heatmap } from "./heatmap";
 import { Inspector } from "./inspector";
 import { DivergencePlot } from "./plot";
 import { TargetStatus } from "./status";
-import { Store, type Model } from "./store";
+import { type Model, Store } from "./store";
 import { OperatorTable } from "./table";
-import { h } from "./dom";
 
 interface Part {
   readonly element: HTMLElement;

@@ -2,35 +2,44 @@
 
 import {
   ACCUMULATED,
-  INTRODUCED,
-  SNAPSHOT,
-  decode,
-  octets,
-  words,
   type Delta,
+  decode,
   type Findings,
+  INTRODUCED,
   type Message,
   type Metric,
+  octets,
   type Reply,
   type Selection,
+  SNAPSHOT,
   type Snapshot,
   type Status,
   type VerdictInfo,
+  words,
 } from "./protocol";
 import { ScopeTree } from "./scopes";
 
 export interface Model {
   get(name: string): unknown;
   send(content: unknown, callbacks?: unknown, buffers?: ArrayBuffer[]): void;
-  on(name: string, call: (...args: any[]) => void): void;
-  off(name?: string | null, call?: ((...args: any[]) => void) | null): void;
+  on(name: string, call: (...args: never[]) => void): void;
+  off(name?: string | null, call?: ((...args: never[]) => void) | null): void;
   widget_manager?: { kernel?: { interrupt?: () => Promise<void> } };
 }
 
-export type Topic = "graph" | "results" | "placement" | "selection" | "status" | "overrides" | "reveal" | "inspect" | "findings";
+export type Topic =
+  | "graph"
+  | "results"
+  | "placement"
+  | "selection"
+  | "status"
+  | "overrides"
+  | "reveal"
+  | "inspect"
+  | "findings";
 
 export interface Answer {
-  value: any;
+  value: unknown;
   buffers: DataView[];
 }
 
@@ -90,7 +99,9 @@ export class Store {
   private nextId = Math.floor(Math.random() * 2 ** 40);
 
   constructor(private model: Model) {
-    model.on("msg:custom", (message: Message, buffers: DataView[]) => this.receive(message, buffers));
+    model.on("msg:custom", (message: Message, buffers: DataView[]) =>
+      this.receive(message, buffers),
+    );
     this.announce();
   }
 
@@ -175,7 +186,8 @@ export class Store {
     let best = ops[0] ?? -1;
     for (const op of ops) {
       const more = this.info(op).severity - this.info(best).severity;
-      if (more < 0 || (more === 0 && (ratios[op]! > ratios[best]! || Number.isNaN(ratios[best]!)))) best = op;
+      if (more < 0 || (more === 0 && (ratios[op]! > ratios[best]! || Number.isNaN(ratios[best]!))))
+        best = op;
     }
     return best;
   }
@@ -201,7 +213,10 @@ export class Store {
 
   toggle(ops: readonly number[]): void {
     const movable = ops.filter((op) => !this.host[op]);
-    this.place(movable, movable.some((op) => this.placement[op] === 0));
+    this.place(
+      movable,
+      movable.some((op) => this.placement[op] === 0),
+    );
   }
 
   /** The step in which an operator is worst. */
@@ -268,8 +283,32 @@ export class Store {
 
   private load(message: Snapshot, buffers: DataView[]): void {
     const at = (part: keyof typeof SNAPSHOT) => buffers[SNAPSHOT[part]]!;
-    const { session, name, target, limit, steps, ops, kinds, layers, verdicts, overrides, findings } = message;
-    Object.assign(this, { session, name, target, limit, steps, ops, kinds, layers, verdicts, overrides, findings });
+    const {
+      session,
+      name,
+      target,
+      limit,
+      steps,
+      ops,
+      kinds,
+      layers,
+      verdicts,
+      overrides,
+      findings,
+    } = message;
+    Object.assign(this, {
+      session,
+      name,
+      target,
+      limit,
+      steps,
+      ops,
+      kinds,
+      layers,
+      verdicts,
+      overrides,
+      findings,
+    });
     this.seq = message.seq;
     this.commands = new Set(message.commands);
     this.kindOf = words(at("kind"));
@@ -294,7 +333,15 @@ export class Store {
     this.ui = { ...message.ui, ...Object.fromEntries(untold) };
     this.setStatus(message.status);
     this.ready = true;
-    for (const topic of ["graph", "results", "placement", "selection", "status", "overrides", "findings"] as const) {
+    for (const topic of [
+      "graph",
+      "results",
+      "placement",
+      "selection",
+      "status",
+      "overrides",
+      "findings",
+    ] as const) {
       this.touch(topic);
     }
   }
@@ -378,7 +425,9 @@ export class Store {
     for (const topic of topics) for (const call of this.listeners.get(topic) ?? []) call();
     // For benchmarks and tests: the page now shows this many results.
     if (topics.includes("results")) {
-      window.dispatchEvent(new CustomEvent("tapml-painted", { detail: { received: this.received } }));
+      window.dispatchEvent(
+        new CustomEvent("tapml-painted", { detail: { received: this.received } }),
+      );
     }
   }
 }
