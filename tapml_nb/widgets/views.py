@@ -1,4 +1,4 @@
-"""The widgets: one front end, of which each widget shows the parts it names.
+"""The widgets: one front end, of which each widget shows the views it names.
 
 All widgets of a session share one feed, and so one selection, one placement and one state.
 """
@@ -27,19 +27,19 @@ class _SessionWidget(anywidget.AnyWidget):
 
     Args:
         session: what to show.
-        height: in CSS pixels; 0 is the part's own.
+        height: in CSS pixels; 0 is the view's own.
     """
 
     _esm = _STATIC / "workbench.js"
     _css = _STATIC / "style.css"
-    _parts = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    _views = traitlets.List(traitlets.Unicode()).tag(sync=True)
     _key = traitlets.Unicode().tag(sync=True)
-    height = traitlets.Int(0, help="CSS pixels; 0 is the part's own").tag(sync=True)
+    height = traitlets.Int(0, help="CSS pixels; 0 is the view's own").tag(sync=True)
 
     shows: ClassVar[tuple[str, ...]]
 
     def __init__(self, session: Session, *, height: int = 0) -> None:
-        super().__init__(_parts=list(self.shows), _key=uuid.uuid4().hex, height=height)
+        super().__init__(_views=list(self.shows), _key=uuid.uuid4().hex, height=height)
         self._feed = feed_of(session)
         self._graph = session.graph
         self._feed.attach(self)
@@ -102,6 +102,6 @@ class TargetStatus(_SessionWidget):
 
 
 class Workbench(_SessionWidget):
-    """All parts together."""
+    """All views together."""
 
     shows = ("status", "graph", "inspector", "plot", "table", "heatmap")

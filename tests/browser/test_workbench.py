@@ -1,4 +1,4 @@
-"""The workbench's parts in Chromium, on a real session: mouse, keyboard, live results, text."""
+"""The workbench's views in Chromium, on a real session: mouse, keyboard, live results, text."""
 
 from __future__ import annotations
 
@@ -639,7 +639,7 @@ class TestStatus:
 
 class TestViews:
     def test_two_views_of_one_widget_stay_in_step(self, page, judged):
-        bare = BarePage(page, feed_of(judged), ["table"], views=2)
+        bare = BarePage(page, feed_of(judged), ["table"], times=2)
         first, second = bare["[role=grid]"].all()
         first.focus()
         page.keyboard.press("Home")

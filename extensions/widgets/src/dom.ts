@@ -60,6 +60,15 @@ export function keepChildren(element: Element, children: readonly Element[]): vo
   });
 }
 
+/** Give a canvas a size in CSS pixels, and as many of its own as the screen has there. */
+export function fitCanvas(canvas: HTMLCanvasElement, width: number, height: number): void {
+  const dpr = devicePixelRatio || 1;
+  canvas.width = Math.round(width * dpr);
+  canvas.height = Math.round(height * dpr);
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+}
+
 /** Set a text, touching nothing where it is the same. */
 export function setText(element: Element, text: string): void {
   if (element.textContent !== text) element.textContent = text;

@@ -98,8 +98,8 @@ export class Gpu {
     } catch (error) {
       failure = error as Error;
     }
-    const said = await Promise.all(SCOPES.map(() => device.popErrorScope()));
-    const errors = said.filter((error) => error !== null).map((error) => error.message);
+    const found = await Promise.all(SCOPES.map(() => device.popErrorScope()));
+    const errors = found.filter((error) => error !== null).map((error) => error.message);
     if (failure && !errors.length) errors.push(failure.message);
     if (failure?.cause === "rejected") errors.splice(0, errors.length, failure.message);
     if (errors.length) throw new Error(errors.join("\n"));

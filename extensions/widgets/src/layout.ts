@@ -265,10 +265,10 @@ function shift(node: Node, x: number, y: number): void {
 }
 
 /** What to open at first: whatever holds most of the model, and rows of layers, while it is small. */
-export function firstLook(store: Store, boxes: number): Set<string> {
+export function openAtFirst(store: Store, boxes: number): Set<string> {
   const open = new Set<string>();
   let visible = store.tree.root.children.length;
-  const look = (scope: Scope) => {
+  const visit = (scope: Scope) => {
     for (const child of scope.children) {
       if (typeof child === "number" || child.ops.length < 2) continue;
       const inner = child.children.length;
@@ -277,9 +277,9 @@ export function firstLook(store: Store, boxes: number): Set<string> {
       if (!(most || layers) || visible + inner > boxes) continue;
       open.add(child.path);
       visible += inner - 1;
-      if (most) look(child);
+      if (most) visit(child);
     }
   };
-  look(store.tree.root);
+  visit(store.tree.root);
   return open;
 }

@@ -88,13 +88,13 @@ class Page {
     };
     socket.onmessage = ({ data }) => {
       if (typeof data === "string") {
-        const said = JSON.parse(data);
-        if (said.begin) {
+        const request = JSON.parse(data);
+        if (request.begin) {
           this.tell({ is: "serving", device: gpu.description });
           answer({ device: gpu.description });
           return;
         }
-        order = said;
+        order = request;
       } else {
         chunks.push(new Uint8Array(data as ArrayBuffer));
       }

@@ -16,7 +16,7 @@ export interface VerdictInfo {
 /** Operators that are broken, or missing, in the same way. */
 export interface Cause {
   verdict: number;
-  /** The operator to look at, and how far it is off. */
+  /** The operator to begin with, and how far it is off. */
   worst: number;
   ratio: number | string | null;
   count: number;
@@ -168,4 +168,5 @@ function copied(view: DataView): ArrayBuffer {
 
 export const words = (view: DataView) => new Uint32Array(copied(view));
 export const octets = (view: DataView) => new Uint8Array(copied(view));
+export const numbers = (view: DataView) => new Int32Array(copied(view));
 export const floats = (view: DataView) => new Float32Array(copied(view));

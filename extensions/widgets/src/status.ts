@@ -50,7 +50,7 @@ export class TargetStatus {
     for (const [name, text, title] of BUTTONS) {
       this.buttons[name] = h(
         "button",
-        { type: "button", title, onclick: () => store.tell(name) },
+        { type: "button", title, onclick: () => store.tell(name, {}) },
         text,
       );
     }

@@ -138,9 +138,9 @@ export class OperatorTable {
     );
     keepKeys(this.element);
     this.heading();
-    const [follow, still] = gently(refilter, PAUSE);
+    const [follow, cancel] = gently(refilter, PAUSE);
     this.ends = [
-      still,
+      cancel,
       store.on("graph", () => this.begin()),
       store.on("results", follow),
       store.on("placement", () => (this.sorted.key === "placement" ? this.refresh() : this.draw())),
