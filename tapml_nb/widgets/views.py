@@ -30,14 +30,14 @@ class _SessionWidget(anywidget.AnyWidget):
 
     _esm = _STATIC / "workbench.js"
     _css = _STATIC / "style.css"
-    _parts = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    _views = traitlets.List(traitlets.Unicode()).tag(sync=True)
     _key = traitlets.Unicode().tag(sync=True)
-    height = traitlets.Int(0, help="CSS pixels; 0 is the part's own").tag(sync=True)
+    height = traitlets.Int(0, help="CSS pixels; 0 is the view's own").tag(sync=True)
 
     shows: ClassVar[tuple[str, ...]]
 
     def __init__(self, session: WatchedSession, *, height: int = 0) -> None:
-        super().__init__(_parts=list(self.shows), _key=uuid.uuid4().hex, height=height)
+        super().__init__(_views=list(self.shows), _key=uuid.uuid4().hex, height=height)
         self._feed = feed_of(session)
         self._graph = session.graph
         self._feed.attach(self)
