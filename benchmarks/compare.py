@@ -33,6 +33,7 @@ from tvm import relax, rpc
 from tvm.relax.testing.lib_comparator import LibCompareVMInstrument
 
 import tapml_nb as tapml
+from tapml_nb.engine.engine import Engine
 from tapml_nb.frontends.torch import TorchProgram, import_torch
 
 TOLERANCE = 1e-3
@@ -106,7 +107,7 @@ def tapml_passes(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> lis
         os.environ["TAPML_CACHE"] = cache
         with tapml.debug(model, inputs, target="llvm") as session:
             begin = time.perf_counter()
-            session._thread.do(lambda: session._runs.prepare([op.id for op in session.graph.ops]))
+            session.engine.do(Engine.prepare, [op.id for op in session.graph.ops])
             print(f"tapml_nb: source run and compilation {time.perf_counter() - begin:.1f} s")
             passes: list[Pass] = []
             for _ in range(2):

@@ -126,6 +126,6 @@ def drawing(operators: int) -> Session:
         verdict = Verdict.FAIL if fault else Verdict.PASS
         ratio = 5e4 if fault else min(4.0, float(ratios[k]))
         result = OpResult(op.id, 0, verdict, ratio=ratio, floor=1e-7)
-        session._runs.introduced[op.id, 0] = result
-        session._events.emit(OpJudged(op.id, 0, result))
+        session.engine.ledger.introduced[op.id, 0] = result
+        session.engine.events.emit(OpJudged(op.id, 0, result))
     return session

@@ -119,7 +119,7 @@ def emit():
         time.sleep(max(0, begin + k / 1000 - time.perf_counter()))
         result = results[k % len(results)]
         times.append(time.time())
-        session._events.emit(OpJudged(result.op, result.step, result))
+        session.engine.events.emit(OpJudged(result.op, result.step, result))
 threading.Thread(target=emit).start()
 """
 

@@ -86,6 +86,7 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """What ``%load_ext tapml_nb`` calls: registers the ``%tapml`` magic."""
+    from tapml_nb.cli import main
     from tapml_nb.jupyter.magics import register
 
-    register(shell)
+    register(shell, main)

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from tapml_nb.compile.cache import KernelCache
 from tapml_nb.compile.compiler import Compiler
-from tapml_nb.execute.storage import parse_budget
+from tapml_nb.engine.engine import assemble, open_engine
+from tapml_nb.engine.settings import Settings
 from tapml_nb.frontends.dispatch import import_model
 from tapml_nb.frontends.granularity import Granularity
 from tapml_nb.frontends.program import CoarseProgram, Program
-from tapml_nb.judge.verdict import LIMIT
 from tapml_nb.session import Session
 from tapml_nb.targets.client.availability import resolve
-from tapml_nb.targets.spec import BROWSER, Target
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,8 +84,7 @@ def debug(
     """
     level = Granularity.parse(granularity)
     spec, tvm_target = resolve(target)
-    _check_tolerance(tolerance)
-    budget = parse_budget(max_memory)
+    settings = Settings.of(spec, tolerance, workarounds, max_memory)
     cache = KernelCache()  # before work that takes long: it may be refused
     program = import_model(
         model,
@@ -107,51 +105,10 @@ def debug(
     except BaseException:
         compiler.close()
         raise
-    return _open(program, spec, compiler, tolerance, workarounds, budget)
+    return Session(assemble(program, compiler, settings))
 
 
-def open_session(
-    program: Program,
-    target: Any,
-    *,
-    tolerance: float | None = None,
-    workarounds: Sequence[str] = (),
-    max_memory: int | str | None = None,
-) -> Session:
-    """A session over a program that is already imported, with the workarounds it was given.
-
-    Raises:
-        ValueError: if the target is unknown or cannot be used here, or another argument does not
-            fit.
-    """
-    spec, tvm_target = resolve(target)
-    _check_tolerance(tolerance)
-    budget = parse_budget(max_memory)
-    compiler = Compiler(tvm_target, KernelCache())
-    return _open(program, spec, compiler, tolerance, workarounds, budget)
-
-
-def _open(
-    program: Program,
-    spec: Target,
-    compiler: Compiler,
-    tolerance: float | None,
-    workarounds: Sequence[str],
-    max_memory: int | None,
-) -> Session:
-    session = Session(
-        program,
-        spec,
-        compiler,
-        tolerance=LIMIT if tolerance is None else tolerance,
-        workarounds=workarounds,
-        max_memory=max_memory,
-    )
-    if spec.rpc == BROWSER:
-        session.invite()
-    return session
-
-
-def _check_tolerance(tolerance: float | None) -> None:
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance: {tolerance!r}; give a positive number of noise floors")
+def open_session(program: Program, target: Any, **settings: Any) -> Session:
+    """A session over a program that is already imported, with the workarounds it was given; as
+    :func:`~tapml_nb.engine.engine.open_engine`."""
+    return Session(open_engine(program, target, **settings))

@@ -1,97 +1,40 @@
 """The session: one model, one target, and everything that is learned about the two.
 
-All work is done by one thread that belongs to the session, one command at a time; what the user
-calls only puts commands in its queue and waits, or does not.  Results are kept as they come, so
-whatever ends a run early, nothing already known is lost.
+It is the face of an engine: arguments are checked here, on the thread of whoever calls, and all
+work is done by the one thread of the engine, one command at a time.  Results are kept as they
+come, so whatever ends a run early, nothing already known is lost.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from tapml_nb.compile.compiler import Compiler
-from tapml_nb.compile.toolchain import machine_of
-from tapml_nb.engine.jobs import Job, JobThread, SessionBusy, in_main_thread
-from tapml_nb.engine.runs import Criterion, Runs, Which
-from tapml_nb.execute.events import (
-    Callback,
-    Event,
-    EventStream,
-    SessionClosed,
-    TargetAwaited,
-    TargetLost,
-    TargetStarted,
-)
-from tapml_nb.execute.hybrid import SOURCE, TARGET
-from tapml_nb.execute.kernels import KernelTable
-from tapml_nb.execute.overrides import check_override
-from tapml_nb.execute.storage import Storage
-from tapml_nb.frontends.program import Program
-from tapml_nb.graph import Graph, Op, OpId, Selector, SelectorError, select
-from tapml_nb.judge.agreement import logits
-from tapml_nb.judge.verdict import LIMIT, Verdict
-from tapml_nb.jupyter.progress import ProgressLine, in_notebook
+from tapml_nb.carve import Bundle, repro, writer
+from tapml_nb.compile.code import KernelCode
+from tapml_nb.engine.engine import Engine
+from tapml_nb.engine.jobs import SessionBusy
+from tapml_nb.engine.verbs import hybrid, inspection, judging, placement, search
+from tapml_nb.engine.verbs.inspection import SessionStatus, Which
+from tapml_nb.engine.verbs.search import Criterion
+from tapml_nb.execute.events import Callback, Event
+from tapml_nb.execute.hybrid import TARGET
+from tapml_nb.graph import Graph, OpId, Selector, select
+from tapml_nb.jupyter.notebook import invite
 from tapml_nb.migrate import Localization, Migration
 from tapml_nb.migrate.migration import in_order
-from tapml_nb.owner import finalize
-from tapml_nb.report import Report, RunInfo
-from tapml_nb.targets.client.session import (
-    State,
-    TargetAwaitedEvent,
-    TargetEvent,
-    TargetLostEvent,
-    TargetSession,
-)
-from tapml_nb.targets.spec import CPU_KINDS, Target
+from tapml_nb.report import Report
 from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tapml_nb.carve import Bundle
-    from tapml_nb.compile.code import KernelCode
     from tapml_nb.widgets import Workbench
-    from tapml_nb.widgets.feed import Feed
 
 __all__ = ["Criterion", "Session", "SessionBusy", "SessionStatus", "Which"]
-
-
-@dataclass(frozen=True)
-class SessionStatus:
-    """What a session is doing, and what its target has cost so far.
-
-    Attributes:
-        state: of the target: ``"idle"`` (not started yet), ``"connected"``, ``"lost"`` (it comes
-            back with the next call) or ``"closed"``.
-        address: where the target is; empty before it was started.
-        busy: whether a run goes on.
-        waiting: whether the main thread waits for it (a notebook's cell, mostly).
-        restarts: how often the target had to be brought back.
-        kernels: different kernels among the operators seen.
-        compiled: kernels compiled by this session.
-        cache_hits: kernels taken from the cache on disk.
-        sent_bytes: bytes sent to the target.
-        outputs: whether the last hybrid run's outputs are within the end-to-end noise floor;
-            None when there was none.
-    """
-
-    state: State
-    address: str
-    busy: bool
-    waiting: bool
-    restarts: int
-    kernels: int
-    compiled: int
-    cache_hits: int
-    sent_bytes: int
-    outputs: Verdict | None
 
 
 class Session:
@@ -99,57 +42,24 @@ class Session:
 
     Attributes:
         graph: the model's operators (:class:`~tapml_nb.graph.Graph`).
+        engine: what does the work (:class:`~tapml_nb.engine.engine.Engine`), for people who
+            write tools; it may change with any version.
 
     Example:
         >>> session.run().outcome, session.offload("act"), session.hybrid().info.outputs.name
         ('1 culprit', ['act/gelu'], 'PASS')
     """
 
-    def __init__(
-        self,
-        program: Program,
-        target: Target,
-        compiler: Compiler,
-        *,
-        tolerance: float = LIMIT,
-        workarounds: Sequence[str] = (),
-        max_memory: int | None = None,
-    ) -> None:
-        """``max_memory`` is in bytes."""
-        self.graph: Graph = program.graph
-        self._program = program
-        self._spec = target
-        self._events = EventStream()
-        on_cpu = target.kind in CPU_KINDS
-        self._target, *self._others = [
-            TargetSession(
-                member,
-                machine=machine_of(compiler.target) if on_cpu else "",
-                on_event=_relay_to(self._events),
-            )
-            for member in target.members
-        ]
-        self._compiler = compiler
-        self._thread = JobThread(_breaker_of(self._sessions, compiler))
-        guarded = " (guarded)" if target.guard else ""
-        info = RunInfo(
-            target=target.kind + guarded, tolerance=tolerance, workarounds=tuple(workarounds)
-        )
-        storage = Storage(max_memory)
-        self._runs = Runs(
-            program, self._target, compiler, self._events, self._thread, info, self._others, storage
-        )
-        self._feed: Feed | None = None
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.graph: Graph = engine.graph
         self._workbench: Workbench | None = None
-        self._finalizer = finalize(
-            self, _release, [self._target, *self._others], compiler, self._runs.tables, storage
-        )
 
     @property
     def placement(self) -> dict[OpId, str]:
         """``"source"`` or ``"target"`` by operator; change it with :meth:`offload` and
         :meth:`restore`."""
-        return self._runs.placement
+        return self.engine.ledger.placement
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -183,7 +93,7 @@ class Session:
             'PASS'
         """
         chosen = select(self.graph, ops)
-        self._thread.start(lambda: self._runs.judge_all(chosen, augment=augment))
+        self.engine.start(judging.judge, chosen, augment=augment)
         return self.wait() if wait else self.report
 
     def hybrid(self, *, wait: bool = True) -> Report:
@@ -200,7 +110,7 @@ class Session:
             >>> session.hybrid().info.outputs
             <Verdict.FAIL: 'FAIL'>
         """
-        self._thread.start(self._runs.run_hybrid)
+        self.engine.start(hybrid.run)
         return self.wait() if wait else self.report
 
     def wait(self, *, progress: bool = True) -> Report:
@@ -218,8 +128,8 @@ class Session:
             >>> session.wait(progress=False).outcome
             '1 culprit'
         """
-        if self._thread.run is not None:
-            self._result_of(self._thread.run, progress)
+        if self.engine.jobs.run is not None:
+            self.engine.result_of(self.engine.jobs.run, progress)
         return self.report
 
     def stop(self) -> None:
@@ -229,7 +139,7 @@ class Session:
         What is in C code of this process that does not return cannot be; it is left alone after
         some seconds, with a warning, and the session is of use again when it returns.
         """
-        self._thread.stop()
+        self.engine.jobs.stop()
 
     # -- placement ---------------------------------------------------------------------------------
 
@@ -249,16 +159,7 @@ class Session:
             >>> session.offload(["fc", "kind=gelu"])
             ['fc/linear', 'act/gelu']
         """
-        self._thread.require_open()
-        chosen = [op for op in select(self.graph, selector) if not self.graph[op].host]
-        failures = self._runs.known_failures(chosen)
-        if failures is None:
-            failures = self._thread.do(lambda: self._runs.prepare(chosen))
-        movable = [op for op in chosen if op not in failures]
-        if not movable:
-            why = next(iter(failures.values()), "it computes no tensor")
-            raise SelectorError(f"nothing that {selector!r} names can run on the target: {why}")
-        return self._runs.place(movable, TARGET)
+        return placement.offload(self.engine, selector)
 
     def restore(self, selector: Selector) -> list[OpId]:
         """Place operators on the source again; returns them.
@@ -266,8 +167,7 @@ class Session:
         Raises:
             SelectorError: if the selector names no operator.
         """
-        self._thread.require_open()
-        return self._runs.place(select(self.graph, selector), SOURCE)
+        return placement.restore(self.engine, selector)
 
     def migrate(self, order: str = "topological", ops: Selector | None = None) -> Migration:
         """Offload gradually, as far as the model's output stays within its noise floor.
@@ -295,8 +195,7 @@ class Session:
         """
         chosen = select(self.graph, ops)
         in_order(order, (), {})
-        job = self._thread.start(lambda: self._runs.migrate(order, chosen))
-        return cast(Migration, self._result_of(job))
+        return self.engine.run(search.migrate, order, chosen)
 
     def localize(
         self, criterion: Criterion | None = None, ops: Selector | None = None
@@ -325,12 +224,12 @@ class Session:
             >>> session.localize(lambda outputs: outputs[0].min() > -9, ops="*").culprits
             []
         """
-        criterion = self._criterion(criterion)
-        chosen = [op for op, where in self.placement.items() if where == TARGET]
+        criterion = "floor" if criterion is None else criterion
+        search.check_criterion(self.engine, criterion)
+        chosen = self.engine.ledger.on(TARGET)
         if ops is not None or not chosen:
             chosen = select(self.graph, ops)
-        job = self._thread.start(lambda: self._runs.localize(criterion, chosen))
-        return cast(Localization, self._result_of(job))
+        return self.engine.run(search.localize, criterion, chosen)
 
     def override(self, op: Selector, kernel: Any) -> None:
         """Put a kernel of your own in an operator's place, on the target.
@@ -352,53 +251,36 @@ class Session:
             'FAIL'
             >>> session.override("act", None)
         """
-        chosen = [o for o in select(self.graph, op) if not self.graph[o].host]
-        if len(chosen) != 1:
-            named = ", ".join(chosen[:3]) + ("…" if len(chosen) > 3 else "")
-            raise SelectorError(f"op: {op!r} names {len(chosen)} operators ({named}); name one")
-        check_override(self.graph, chosen[0], kernel)
-        self._thread.require_idle()
-        self._runs.override(chosen[0], kernel)
+        placement.override(self.engine, op, kernel)
 
     # -- results -----------------------------------------------------------------------------------
 
     @property
     def report(self) -> Report:
         """Everything known now, frozen."""
-        return self._report_of(self._runs)
+        return inspection.report(self.engine)
 
     @property
     def status(self) -> SessionStatus:
         """What the session is doing now."""
-        return SessionStatus(
-            state=self._target.state,
-            address=self._target.address,
-            busy=self._thread.busy,
-            waiting=self._thread.awaited,
-            restarts=sum(session.restarts for session in self._sessions),
-            kernels=self._runs.kernels.unique,
-            compiled=self._compiler.compiled,
-            cache_hits=self._compiler.cache_hits,
-            sent_bytes=sum(session.bytes_sent for session in self._sessions),
-            outputs=self._runs.info.outputs,
-        )
+        return inspection.status(self.engine)
 
     @property
     def steps(self) -> int:
         """How many steps of inputs there are."""
-        return self._program.steps
+        return len(self.engine.steps)
 
     @property
     def overrides(self) -> dict[OpId, str]:
         """What the user put in operators' places, in words."""
-        return self._runs.kernels.overrides
+        return self.engine.kernels.overrides.words
 
     @property
     def ops(self) -> pd.DataFrame:
         """Every operator: ``op, kind, scope, layer, inputs, outputs, kernel, placement, file,
         line``; ``kernel`` is empty until it is compiled."""
         frame = self.graph.frame()
-        labels = self._runs.kernels.labels()
+        labels = self.engine.kernels.labels()
         frame.insert(6, "kernel", [labels.get(op) for op in frame["op"]])
         frame.insert(7, "placement", [self.placement[op] for op in frame["op"]])
         return frame
@@ -424,17 +306,9 @@ class Session:
             >>> session.tensor("pool", "target").shape, session.tensor("pool", "float64").dtype
             ((1, 1, 4, 4), dtype('float64'))
         """
-        operator = self._one(op, step)
-        if not 0 <= output < len(operator.outputs):
-            raise ValueError(f"output: {output}; {operator.id} has {len(operator.outputs)}")
-        if which not in ("source", "target", "float64", "difference"):
-            raise ValueError(
-                f"which: {which!r}; choose 'source', 'target', 'float64' or 'difference'"
-            )
-        result: np.ndarray = self._thread.do(
-            lambda: self._runs.tensor(operator, which, step, output)
-        )
-        return result
+        operator = self.engine.the_operator(op, step)
+        inspection.check_tensor(operator, which, output)
+        return self.engine.do(inspection.tensor, operator, which, step, output)
 
     def inputs(self, op: Selector, step: int = 0) -> list[np.ndarray]:
         """The tensors an operator reads, as the source computed them (``graph[op].inputs``).
@@ -450,9 +324,7 @@ class Session:
             >>> [(array.shape, array.dtype.name) for array in session.inputs("pool")]
             [((1, 1, 8, 8), 'float32')]
         """
-        operator = self._one(op, step)
-        result: list[np.ndarray] = self._thread.do(lambda: self._runs.inputs(operator, step))
-        return result
+        return self.engine.do(inspection.inputs, self.engine.the_operator(op, step), step)
 
     def code(self, op: Selector, step: int = 0) -> KernelCode:
         """What an operator looks like on its way to a kernel: Relax, TIR, generated source.
@@ -466,9 +338,7 @@ class Session:
             >>> "avg_pool2d" in session.code("pool").relax
             True
         """
-        operator = self._one(op, step)
-        result: KernelCode = self._thread.do(lambda: self._runs.code(operator, step))
-        return result
+        return self.engine.do(inspection.code, self.engine.the_operator(op, step), step)
 
     def carve(self, path: str | Path, ops: Selector | None = None) -> Bundle:
         """Write operators with their real inputs and outputs as one replayable file.
@@ -486,16 +356,7 @@ class Session:
             >>> len(bundle), bundle.close()
             (1, None)
         """
-        from tapml_nb.carve import writer
-
-        chosen = select(self.graph, ops)
-        if ops is None:
-            chosen = [op for op in chosen if (op, 0) in self._runs.introduced]
-            if not chosen:
-                raise ValueError("ops: nothing was judged yet; call run() first or name operators")
-        writer.check_writable(Path(path))
-        bundle: Bundle = self._thread.do(lambda: self._runs.carve(Path(path), chosen))
-        return bundle
+        return writer.carve(self.engine, Path(path), ops)
 
     def repro(self, op: Selector, path: str | Path, step: int = 0) -> Path:
         """Write an operator that fails as one Python file that needs only TVM and NumPy.
@@ -517,14 +378,7 @@ class Session:
             >>> session.repro("pool", folder / "pool.py")
             PosixPath('...pool.py')
         """
-        from tapml_nb.carve import repro, writer
-
-        operator = self._one(op, step)
-        path = Path(path)
-        repro.check(self.report, operator, step, self._spec.kind, operator.id in self.overrides)
-        writer.check_writable(path, "repro.py")
-        written: Path = self._thread.do(lambda: self._runs.repro(path, operator, step))
-        return written
+        return repro.reproduce(self.engine, op, Path(path), step)
 
     def on(self, event: type[Event] | str, callback: Callback) -> Callable[[], None]:
         """Call back on events of a type or name (see :mod:`tapml_nb.execute.events`).
@@ -538,14 +392,14 @@ class Session:
             PASS
             >>> unsubscribe()
         """
-        return self._events.on(event, callback)
+        return self.engine.events.on(event, callback)
 
     # -- life --------------------------------------------------------------------------------------
 
     @property
     def address(self) -> str:
         """Where the target is, once it runs."""
-        return self._target.address
+        return self.engine.pool.first.address
 
     @property
     def link(self) -> str:
@@ -555,7 +409,7 @@ class Session:
         Raises:
             RuntimeError: if the target is no browser.
         """
-        return self._target.link
+        return self.engine.pool.first.link
 
     def invite(self) -> None:
         """Show what makes a browser's page the target: in a notebook a widget that does so with
@@ -564,14 +418,7 @@ class Session:
         Raises:
             RuntimeError: if the target is no browser.
         """
-        if in_notebook():
-            from IPython.display import display
-
-            from tapml_nb.widgets.page import TargetPage
-
-            display(TargetPage(self.link))
-        else:
-            print(f"open {self.link} in a browser with WebGPU; that page is the target")
+        invite(self.link)
 
     @property
     def widget(self) -> Workbench:
@@ -591,30 +438,20 @@ class Session:
 
         Results stay readable.
         """
-        if self._thread.closed:
-            return
-        self._thread.close()
-        self.stop()
-        self._finalizer()
-        self._thread.join()
-        self._events.emit(SessionClosed())
+        self.engine.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._thread.closed else "busy" if self._thread.busy else "idle"
+        jobs = self.engine.jobs
+        state = "closed" if jobs.closed else "busy" if jobs.busy else "idle"
+        kind = self.engine.settings.target.kind
         return printable(
-            f"<Session of {self.graph.name} on {self._spec.kind}: {len(self.graph)} operators, "
-            f"{state}>"
+            f"<Session of {self.graph.name} on {kind}: {len(self.graph)} operators, {state}>"
         )
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
@@ -623,134 +460,4 @@ class Session:
     def _ipython_display_(self) -> None:
         from tapml_nb.widgets import show
 
-        show(self)
-
-    @property
-    def _sessions(self) -> list[TargetSession]:
-        return [self._target, *self._others]
-
-    # -- the session's thread ----------------------------------------------------------------------
-
-    def _result_of(self, job: Job, progress: bool = True) -> Any:
-        """Wait for a run's end, with a line that shows how far it is."""
-        if not (progress and in_main_thread()):
-            return self._thread.result_of(job, lambda: None)
-
-        def told() -> str:
-            opened = isinstance(job.result, Runs)  # another graph's, of a coarse operator
-            return self._report_of(job.result if opened else self._runs).outcome
-
-        with ProgressLine(self._events, told) as line:
-            return self._thread.result_of(job, line.draw)
-
-    def _report_of(self, runs: Runs) -> Report:
-        return Report(
-            graph=runs.graph,
-            steps=self._program.steps,
-            introduced=dict(runs.introduced),
-            accumulated=dict(runs.accumulated),
-            augmented=tuple(r for found in runs.augmented.values() for r in found),
-            placement=dict(runs.placement),
-            conversions=runs.kernels.conversions,
-            info=replace(
-                runs.info,
-                kernels=runs.kernels.unique,
-                compiled=self._compiler.compiled,
-                sent_bytes=sum(session.bytes_sent for session in self._sessions),
-                restarts=sum(session.restarts for session in self._sessions),
-            ),
-            opener=_opener_of(self),
-        )
-
-    def _drill(self, op: Selector) -> Report:
-        """See :meth:`Report.drill <tapml_nb.report.Report.drill>`."""
-        self._thread.require_open()
-        operator = self._one(op, 0)
-        job = self._thread.start(lambda: self._runs.drill(operator))
-        return self._report_of(self._result_of(job))
-
-    def _criterion(self, criterion: Criterion | None) -> Criterion:
-        if criterion is None:
-            return "floor"
-        if callable(criterion) or criterion == "floor":
-            return criterion
-        if criterion not in ("top1", "kl"):
-            raise ValueError(
-                f"criterion: {criterion!r}; give a function of the model's outputs, 'floor', "
-                f"'top1' or 'kl'"
-            )
-        if logits(self.graph) is None:
-            raise ValueError(
-                f"criterion: {criterion!r} needs logits, and no output of {self.graph.name} is "
-                f"[batch, positions, vocabulary] beside token ids [batch, positions]"
-            )
-        return criterion
-
-    def _one(self, op: Selector, step: int) -> Op:
-        """The one operator that computes tensors and that a selector names.
-
-        Raises:
-            SelectorError, ValueError: if there is no such operator, or no such step.
-        """
-        chosen = [o for o in select(self.graph, op) if not self.graph[o].host]
-        if len(chosen) != 1:
-            raise SelectorError(f"op: {op!r} names {len(chosen)} operators; name one")
-        if not 0 <= step < self._program.steps:
-            raise ValueError(f"step: {step}; this session has {self._program.steps} steps")
-        return self.graph[chosen[0]]
-
-
-def _opener_of(session: Session) -> Callable[[Selector], Report]:
-    """Opens a coarse operator of a session, for reports that may outlive it."""
-    held = weakref.ref(session)
-
-    def open_up(op: Selector) -> Report:
-        session = held()
-        if session is None:
-            raise RuntimeError("the session of this report is gone; make a new one")
-        return session._drill(op)
-
-    return open_up
-
-
-def _relay_to(events: EventStream) -> Callable[[TargetEvent], None]:
-    """Target news into a session's event stream (a function that does not hold the session)."""
-    starts = 0
-
-    def relay(news: TargetEvent) -> None:
-        nonlocal starts
-        if isinstance(news, TargetLostEvent):
-            events.emit(TargetLost(news.reason, news.detail))
-        elif isinstance(news, TargetAwaitedEvent):
-            events.emit(TargetAwaited(news.link))
-        else:
-            events.emit(TargetStarted(news.address, news.pid, restarts=starts))
-            starts += 1
-
-    return relay
-
-
-def _breaker_of(sessions: Sequence[TargetSession], compiler: Compiler) -> Callable[[], None]:
-    """Breaks off whatever the session's thread waits for (a function that does not hold the
-    session)."""
-
-    def break_off() -> None:
-        for session in sessions:
-            session.interrupt()
-        compiler.interrupt()
-
-    return break_off
-
-
-def _release(
-    sessions: Sequence[TargetSession],
-    compiler: Compiler,
-    tables: Sequence[KernelTable],
-    storage: Storage,
-) -> None:
-    for session in sessions:
-        session.close()
-    compiler.close()
-    for kernels in tables:
-        kernels.close()
-    storage.close()
+        show(self, self.widget)

@@ -27,10 +27,10 @@ ORDER = [
     {"judge"},
     {"report"},
     {"migrate"},
+    {"jupyter"},
     {"engine"},
     {"carve"},
     {"widgets"},
-    {"jupyter"},
     {"session"},
     {"api"},
     {"cli"},
@@ -40,6 +40,7 @@ ORDER = [
 
 INSIDE = {
     "targets": ["spec", "wire", "devices", "server", "client"],
+    "engine": ["settings", "jobs", "ledger", "pool", "engine", "verbs"],
 }
 """Rooms within a room, in the same way."""
 

@@ -102,7 +102,7 @@ CHANGES = {
 
 
 def kill(session):
-    os.kill(session._target._pid, signal.SIGKILL)
+    os.kill(session.engine.pool.first.platform["pid"], signal.SIGKILL)
 
 
 def verdicts(report):

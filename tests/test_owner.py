@@ -104,7 +104,7 @@ def test_nothing_else_is_registered_at_an_objects_end():
 
 CLOSING = {
     "compile/compiler.py": ["Compiler.close"],
-    "execute/kernels.py": ["KernelTable.close"],
+    "execute/loader.py": ["Loader.close"],
     "execute/storage.py": ["Storage.close", "Storage.forget"],
     "targets/client/connection.py": ["Connection.close", "Connection.sever"],
     "targets/client/session.py": ["TargetSession.close"],

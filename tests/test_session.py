@@ -266,11 +266,11 @@ class TestMigration:
         assert found == [{"lm_head/linear"}]
         assert asked[0] == [(1, 12, 300)]
 
-    def test_an_accident_is_quarantined(self, session):
+    def test_a_failure_is_quarantined(self, session):
         session.override("act", kernels.segfaults)
         session.run()
-        session._runs.introduced["act/silu", 0] = replace(
-            session._runs.introduced["act/silu", 0], verdict=Verdict.PASS
+        session.engine.ledger.introduced["act/silu", 0] = replace(
+            session.engine.ledger.introduced["act/silu", 0], verdict=Verdict.PASS
         )
         migration = session.migrate()
         assert set(migration.quarantined) == {"act/silu"}
@@ -382,7 +382,7 @@ class TestAccidents:
     def test_the_target_is_back_within_a_second_of_a_crash(self, patient):
         patient.override("act", kernels.segfaults)
         lost, started = [], []
-        patient.on("TargetLost", lambda e: lost.append((time.monotonic(), e.reason)))
+        patient.on("TargetGone", lambda e: lost.append((time.monotonic(), e.reason)))
         patient.on("TargetStarted", lambda e: started.append(time.monotonic()))
         report = patient.run()
         assert [reason for _, reason in lost] == ["crash"]
@@ -391,7 +391,7 @@ class TestAccidents:
 
     def test_a_server_killed_in_mid_call_is_nobodys_fault(self, session):
         session.override("act", kernels.sleeps)
-        session._spec = session._target.target = Target("llvm", timeout=30)
+        session.engine.pool.first.target = Target("llvm", timeout=30)
         session.on("OpStarted", lambda e: e.op == "act/silu" and _kill_later(session, 0.5))
         report = session.run()
         assert report.verdict("act/silu") is Verdict.PASS
@@ -402,7 +402,7 @@ class TestAccidents:
         once = iter([True])
         session.on(
             "TargetStarted",
-            lambda _: next(once, False) and psutil.Process(session._target._pid).kill(),
+            lambda event: next(once, False) and psutil.Process(event.pid).kill(),
         )
         report = session.run()
         assert report.ok
@@ -414,22 +414,22 @@ class TestAccidents:
 
             def kill_listener(event):
                 if event.op == "act/silu":
-                    server = session._target._server._process
+                    server = session.engine.pool.first.endpoint.server._process
                     threading.Timer(0.5, server.kill).start()
 
             session.on("OpStarted", kill_listener)
             assert session.run().verdict("act/silu") is Verdict.PASS
 
     def test_a_server_killed_between_call_and_fetch_is_nobodys_fault(self, session):
-        fetch, killed = session._target.fetch, list[int]()
+        fetch, killed = session.engine.pool.first.fetch, list[int]()
 
         def killing_fetch(key):
             if not killed:
                 killed.append(key)
-                psutil.Process(session._target._pid).kill()
+                psutil.Process(session.engine.pool.first.platform["pid"]).kill()
             return fetch(key)
 
-        session._target.fetch = killing_fetch
+        session.engine.pool.first.fetch = killing_fetch
         report = session.run()
         assert killed
         assert report.ok
@@ -456,7 +456,7 @@ class TestAccidents:
     def test_results_before_a_crash_of_everything_are_kept(self, session):
         """Even the compiler's death in the middle leaves what was judged."""
         session.run("first")
-        session._compiler._supervisor.worker.kill()
+        session.engine.compiler._supervisor.worker.kill()
         report = session.run()
         assert report.verdict("first/linear") is Verdict.PASS
         assert report.verdict("second/linear") is Verdict.PASS
@@ -476,7 +476,7 @@ class TestRunning:
 
     def test_stop_keeps_what_was_judged(self, session):
         session.override("act", kernels.sleeps)
-        session._target.target = Target("llvm", timeout=30)
+        session.engine.pool.first.target = Target("llvm", timeout=30)
         first_done = threading.Event()
         session.on("OpJudged", lambda e: first_done.set())
         session.run(wait=False)
@@ -493,7 +493,7 @@ class TestRunning:
 
     def test_ctrl_c_stops_cleanly(self, session):
         session.override("act", kernels.sleeps)
-        session._target.target = Target("llvm", timeout=30)
+        session.engine.pool.first.target = Target("llvm", timeout=30)
         main = threading.get_ident()
         press = threading.Timer(0.3, signal.pthread_kill, (main, signal.SIGINT))
         unsubscribe = session.on("OpStarted", lambda e: e.op == "act/silu" and press.start())
@@ -507,7 +507,7 @@ class TestRunning:
 
     def test_a_second_command_while_busy(self, session):
         session.override("act", kernels.sleeps)
-        session._target.target = Target("llvm", timeout=30)
+        session.engine.pool.first.target = Target("llvm", timeout=30)
         session.run(wait=False)
         with pytest.raises(RuntimeError, match=r"session\.wait\(\) or session\.stop\(\)"):
             session.run()
@@ -718,8 +718,8 @@ sys.path.insert(0, {root!r})
 from tests.models import two_layers
 session = tapml.debug(*two_layers())
 session.run()
-worker = session._compiler._supervisor.worker
-print(session._target._server._process.pid, session._target._pid, worker.pid, flush=True)
+target, worker = session.engine.pool.first, session.engine.compiler._supervisor.worker
+print(target.endpoint.server._process.pid, target.platform["pid"], worker.pid, flush=True)
 {end}
 """
 
@@ -856,7 +856,8 @@ def test_session_ops_has_the_contract_columns(llama_session):
 
 
 def _kill_later(session, seconds):
-    threading.Timer(seconds, os.kill, (session._target._pid, signal.SIGKILL)).start()
+    pid = session.engine.pool.first.platform["pid"]
+    threading.Timer(seconds, os.kill, (pid, signal.SIGKILL)).start()
 
 
 def _runs(pid):

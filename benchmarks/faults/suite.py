@@ -39,8 +39,8 @@ class Site:
 
     def honest(self, *arrays: np.ndarray) -> np.ndarray:
         """What the source itself computes from these inputs (its first output)."""
-        program = self.session._program
-        values = self.session._runs._source.values(0)
+        program = self.session.engine.program
+        values = self.session.engine.source.values(0)
         tensors = [v for v in self.op.inputs if not self.session.graph.values[v].host]
         given = {v: values[v] for v in self.op.inputs}
         for value, array in zip(tensors, arrays, strict=True):

@@ -27,13 +27,13 @@ def deployed(session: Any, op: OpId) -> Any:
     Raises:
         NoKernel: if nothing is launched, or what is launched cannot be put into one function.
     """
-    runs = session._runs
+    engine = session.engine
     try:
-        module = session._program.unit(op, runs._source.values(0)).module
+        module = engine.program.unit(op, engine.source.values(0)).module
     except Unsupported as reason:
         raise NoKernel(str(reason)) from None
     try:
-        lowered = lower(module, runs.kernels.target, "0" * 16)
+        lowered = lower(module, engine.kernels.target, "0" * 16)
     except Exception as error:
         raise NoKernel(str(error)) from None
     if not lowered.kernel.launches:

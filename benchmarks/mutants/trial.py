@@ -155,7 +155,7 @@ class Trial:
             if result.verdict is not Verdict.PASS:
                 raise kernels.NoKernel(f"{result.verdict}")
             function = refreshed(kernels.deployed(self.session, op.id))
-            program, values = self.session._program, self.session._runs._source.values(0)
+            program, values = self.session.engine.program, self.session.engine.source.values(0)
             found = arbiter.grounds(program, op, values)
             own = self._outputs(op)
             if found is None or any(

@@ -27,7 +27,16 @@ import numpy as np
 from tapml_nb import tensorfile
 from tapml_nb.carve.manifest import Malformed, check, tensor_member, unit_member
 
-__all__ = ["Archive", "BundleError", "tensor_member", "unit_member", "versions", "write_archive"]
+__all__ = [
+    "CODING",
+    "Archive",
+    "BundleError",
+    "check_writable",
+    "tensor_member",
+    "unit_member",
+    "versions",
+    "write_archive",
+]
 
 SCHEMA = 1
 """Version of the manifest; a reader refuses any other."""
@@ -35,6 +44,9 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 _MARK = b"tapml-bundle sha256:"
 _HEX = 64
+
+CODING = "# -*- coding: utf-8 -*-\n"
+"""The first line of every file of Python: a comment in the first two could say something else."""
 
 _LARGEST_MANIFEST = 256 << 20
 """Bytes of a manifest: what is read of it takes many times as much memory."""
@@ -51,6 +63,21 @@ class BundleError(ValueError):
         Traceback (most recent call last):
         tapml_nb.carve.archive.BundleError: ...
     """
+
+
+def check_writable(path: Path, example: str = "model.tapml") -> None:
+    """Find out before any work that a file cannot be written there.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise ValueError(f"path: {path} is a folder; name a file such as {path / example}")
+    if not folder.is_dir():
+        raise ValueError(f"path: the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"path: the folder {folder} cannot be written")
 
 
 def write_archive(

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tapml_nb.carve.archive import Archive, BundleError, unit_member, versions
+from tapml_nb.graph import Selector, select
 from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tapml_nb.engine.engine import Engine
     from tapml_nb.report import Report
     from tapml_nb.targets.spec import Target
 
@@ -174,12 +176,8 @@ class Bundle:
         """
         self._notice_versions()
         with _torch_left_out():
-            from tapml_nb.api import open_session
-            from tapml_nb.carve.program import CarvedProgram
-
-            program = CarvedProgram(self._archive)
-            with open_session(program, target, tolerance=tolerance) as session:
-                return session.run()
+            with self._engine(target, tolerance) as engine:
+                return _judged(engine, None)
 
     def to_pytest(self, folder: str | Path) -> Path:
         """Write a folder that tests this bundle on any target with ``pytest --target …``.
@@ -193,7 +191,7 @@ class Bundle:
         """
         from tapml_nb.carve.pytest_export import export
 
-        return export(self, Path(folder))
+        return export(self.name, self.path, Path(folder))
 
     def repro(
         self, op: str, path: str | Path, *, step: int = 0, target: str | Target = "llvm"
@@ -218,16 +216,22 @@ class Bundle:
         """
         self._notice_versions()
         with _torch_left_out():
-            from tapml_nb.api import open_session
-            from tapml_nb.carve.program import CarvedProgram
+            from tapml_nb.carve.repro import reproduce
 
-            with open_session(CarvedProgram(self._archive), target) as session:
-                session.run(op)
-                return session.repro(op, path, step)
+            with self._engine(target) as engine:
+                _judged(engine, op)
+                return reproduce(engine, op, Path(path), step)
 
     def unit(self, key: str) -> str:
         """The JSON text of a compilable unit (TVM's ``load_json`` reads it)."""
         return self._archive.text(unit_member(key))
+
+    def _engine(self, target: str | Target, tolerance: float | None = None) -> Engine:
+        """An engine on the carved operators."""
+        from tapml_nb.carve.program import CarvedProgram
+        from tapml_nb.engine.engine import open_engine
+
+        return open_engine(CarvedProgram(self._archive), target, tolerance=tolerance)
 
     def _notice_versions(self) -> None:
         """Another TVM may not read what is in the bundle, or read it as something else."""
@@ -237,6 +241,13 @@ class Bundle:
                 printable(f"{self.path} was carved with TVM {then}, and this is {now}"),
                 stacklevel=3,
             )
+
+
+def _judged(engine: Engine, ops: Selector | None) -> Report:
+    from tapml_nb.engine.verbs import judging
+
+    engine.run(judging.judge, select(engine.graph, ops))
+    return engine.report()
 
 
 @contextmanager

@@ -96,7 +96,7 @@ class CarvedProgram(ArrayProgram):
         if test["unit"] is None:
             raise Unsupported(test["unsupported"])
         text = self._archive.text(unit_member(test["unit"]))
-        tensors = [v for v in operator.inputs if not self.graph.values[v].host]
+        tensors = self.graph.tensor_inputs(operator)
         numbers = tuple(test.get("numbers", ()))
         module, is_open = WrittenModule(text), None
         if not symbolic:

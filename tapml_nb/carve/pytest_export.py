@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tapml_nb.carve.repro import CODING
-
-if TYPE_CHECKING:
-    from tapml_nb.carve.bundle import Bundle
+from tapml_nb.carve.archive import CODING
 
 _BUNDLE = "carved.tapml"
 
@@ -58,19 +54,19 @@ def test_operator(report, op, step):
 """
 
 
-def export(bundle: Bundle, folder: Path) -> Path:
-    """Write the folder: the bundle, ``conftest.py`` and one test file.
+def export(name: str, path: Path, folder: Path) -> Path:
+    """Write a folder with the bundle at ``path``, ``conftest.py`` and one test file.
 
     Raises:
         ValueError: if the folder cannot be written.
     """
     # A literal, whatever the name is; ASCII, so that no encoding makes it anything else.
-    doc = ascii(f"Every operator carved from {bundle.name}, on its real inputs")
+    doc = ascii(f"Every operator carved from {name}, on its real inputs")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.path, folder / _BUNDLE)
-        for name, text in (("conftest.py", _CONFTEST), ("test_carved.py", _TEST.format(doc=doc))):
-            (folder / name).write_text(CODING + text, encoding="ascii")
+        shutil.copyfile(path, folder / _BUNDLE)
+        for file, text in (("conftest.py", _CONFTEST), ("test_carved.py", _TEST.format(doc=doc))):
+            (folder / file).write_text(CODING + text, encoding="ascii")
     except OSError as error:
         raise ValueError(f"folder: {folder} cannot be written ({error.strerror})") from None
     return folder

@@ -21,12 +21,14 @@ from typing import Any
 
 import numpy as np
 
+from tapml_nb.carve.archive import CODING, check_writable
 from tapml_nb.compile.code import UnitTexts
-from tapml_nb.graph import Graph, Op
+from tapml_nb.engine.engine import Engine
+from tapml_nb.engine.verbs import inspection
+from tapml_nb.graph import Graph, Op, Selector
 from tapml_nb.judge.floor import Reference
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.verdict import FAULTS, bias_floor, deviation, rms_limit
-from tapml_nb.report import Report
 
 RUNNABLE = ("llvm", "c", "cuda")
 """Kinds of target that TVM's package has a runtime for."""
@@ -38,9 +40,6 @@ _USE = (
     "It needs tvm and numpy alone. Exit status: 1 if it reproduces, 0 if it does not, 2 if it "
     "could not be run; a kernel that crashes ends it by a signal."
 )
-
-CODING = "# -*- coding: utf-8 -*-\n"
-"""The first line of every file of Python: a comment in the first two could say something else."""
 
 _IMPORT = re.compile(r"# (from tvm\.script import \w+ as [A-Z])")
 
@@ -162,21 +161,42 @@ class Case:
     conversion: str
 
 
-def check(report: Report, op: Op, step: int, kind: str, overridden: bool) -> None:
-    """Refuse what no repro can be made of.
-
-    Raises:
-        ValueError: with the reason and what to do.
-    """
-    result = report.introduced.get((op.id, step))
+def reproduce(engine: Engine, selector: Selector, path: Path, step: int) -> Path:
+    """Write an operator that fails as a script; see :meth:`Session.repro
+    <tapml_nb.session.Session.repro>`.  From any thread."""
+    op = engine.the_operator(selector, step)
+    result = engine.ledger.introduced.get((op.id, step))
+    kind = engine.settings.target.kind
     if result is None:
         raise ValueError(f"op: {op.id} was not judged in step {step} yet; call run({op.id!r})")
     if result.verdict not in FAULTS:
         raise ValueError(f"op: {op.id} is {result.verdict}; a repro is of an operator that fails")
-    if overridden:
+    if op.id in engine.kernels.overrides:
         raise ValueError(f"op: a kernel of yours is in the place of {op.id}; take it back first")
     if kind not in RUNNABLE:
         raise ValueError(f"op: TVM's package runs {', '.join(RUNNABLE)}, and this target is {kind}")
+    check_writable(path, "repro.py")
+    return engine.do(_write, path, op, step)
+
+
+def _write(engine: Engine, path: Path, op: Op, step: int) -> Path:
+    inputs = inspection.inputs(engine, op, step)
+    engine.source.vouch_for(op, step)
+    kernels = engine.kernels
+    unit = kernels.unit_key(op.id, step)
+    case = Case(
+        graph=engine.graph,
+        op=op,
+        result=engine.ledger.introduced[op.id, step],
+        unit=kernels.unit_texts(op.id, step),
+        target=kernels.target,
+        inputs=inputs,
+        numbers=unit[1] if isinstance(unit, tuple) else (),
+        references=engine.references.local(op, step),
+        limit=engine.settings.tolerance,
+        conversion=kernels.conversions.get(op.id, ""),
+    )
+    return write(path, case)
 
 
 def write(path: Path, case: Case) -> Path:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,49 +10,31 @@ from typing import Any
 import numpy as np
 
 from tapml_nb import tensorfile
-from tapml_nb.carve.archive import tensor_member, unit_member, write_archive
+from tapml_nb.carve.archive import check_writable, tensor_member, unit_member, write_archive
 from tapml_nb.carve.bundle import Bundle
+from tapml_nb.engine.engine import Engine
 from tapml_nb.execute.given import ModelChanged
-from tapml_nb.execute.kernels import KernelTable
-from tapml_nb.execute.source import SourceRun
-from tapml_nb.graph import Op, OpId, ValueId
-from tapml_nb.judge.references import References
-from tapml_nb.judge.results import OpResult
+from tapml_nb.graph import Op, OpId, Selector, ValueId, select
 from tapml_nb.numerics import digest
 
 
-def check_writable(path: Path, example: str = "model.tapml") -> None:
-    """Find out before any work that a file cannot be written there.
-
-    Raises:
-        ValueError: with the reason.
-    """
-    folder = path.parent
-    if path.is_dir():
-        raise ValueError(f"path: {path} is a folder; name a file such as {path / example}")
-    if not folder.is_dir():
-        raise ValueError(f"path: the folder {folder} does not exist")
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"path: the folder {folder} cannot be written")
+def carve(engine: Engine, path: Path, ops: Selector | None) -> Bundle:
+    """Carve operators of every step into a bundle; see :meth:`Session.carve
+    <tapml_nb.session.Session.carve>`.  From any thread."""
+    chosen = select(engine.graph, ops)
+    if ops is None:
+        chosen = [op for op in chosen if (op, 0) in engine.ledger.introduced]
+        if not chosen:
+            raise ValueError("ops: nothing was judged yet; call run() first or name operators")
+    check_writable(path)
+    return engine.do(_write, path, chosen)
 
 
-def write(
-    path: Path,
-    source: SourceRun,
-    kernels: KernelTable,
-    references: References,
-    results: Mapping[tuple[OpId, int], OpResult],
-    ops: Sequence[OpId],
-) -> Bundle:
-    """Carve operators of every step into a bundle and open it."""
-    carver = _Carver(source, kernels, references, results)
-    tests = [
-        carver.test(source.program.graph[op], step)
-        for step in range(source.program.steps)
-        for op in ops
-    ]
-    manifest = {"name": source.program.graph.name, "tests": tests}
-    write_archive(path, manifest, carver.members())
+def _write(engine: Engine, path: Path, ops: Sequence[OpId]) -> Bundle:
+    engine.prepare(ops)
+    carver = _Carver(engine)
+    tests = [carver.test(engine.graph[op], step) for step in engine.steps for op in ops]
+    write_archive(path, {"name": engine.graph.name, "tests": tests}, carver.members())
     return Bundle.open(path)
 
 
@@ -63,18 +44,12 @@ class _Carver:
     Tensors are only noted down: all of them together may be more than memory holds.
     """
 
-    def __init__(
-        self,
-        source: SourceRun,
-        kernels: KernelTable,
-        references: References,
-        results: Mapping[tuple[OpId, int], OpResult],
-    ) -> None:
-        self._source = source
-        self._graph = source.program.graph
-        self._kernels = kernels
-        self._references = references
-        self._results = results
+    def __init__(self, engine: Engine) -> None:
+        self._source = engine.source
+        self._graph = engine.graph
+        self._kernels = engine.kernels
+        self._references = engine.references
+        self._results = engine.ledger.introduced
         self._tensors: dict[str, Callable[[], np.ndarray]] = {}
         self._units: dict[str, str] = {}
 

@@ -71,6 +71,13 @@ class Kernel:
             not isinstance(size, int) for spec in self.buffers[: self.params] for size in spec.shape
         )
 
+    def root(self, buffer: int) -> int:
+        """The buffer whose memory another one is: what it is a view of, or it itself."""
+        views = dict(self.views)
+        while buffer in views:
+            buffer = views[buffer]
+        return buffer
+
     def at(self, shapes: Sequence[Sequence[int]], numbers: Sequence[int] = ()) -> Self:
         """The same with all sizes known.
 

@@ -13,11 +13,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from tapml_nb.execute.host_call import BrokenOff, break_off, caller, interrupt
 from tapml_nb.execute.source import Stopped
 from tapml_nb.owner import Owner, finalize
+
+R = TypeVar("R")
 
 _PATIENCE = 0.5
 """Seconds that a run has to end by itself once it was stopped; then its call is broken off."""
@@ -33,13 +35,20 @@ class SessionBusy(RuntimeError):
     """Something that needs the session for itself was asked for while a run goes on."""
 
 
-class Job:
-    """A command on its way through the thread: its result, or what ended it."""
+class Job(Generic[R]):
+    """A command on its way through the thread: its result, or what ended it.
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    Attributes:
+        done: set when it has ended.
+        result: what it returned; missing if it did not.
+        error: what it raised, if anything.
+    """
+
+    result: R
+
+    def __init__(self, work: Callable[[], R]) -> None:
         self._work = work
         self.done = threading.Event()
-        self.result: Any = None
         self.error: BaseException | None = None
 
     def do(self) -> None:
@@ -62,7 +71,8 @@ class Job:
 
 
 class JobThread:
-    """The thread.
+    """The thread.  A session's work is done here and nowhere else; what may be called from where,
+    the headings below say.
 
     Attributes:
         run: the run that goes on, or went on last.
@@ -72,10 +82,10 @@ class JobThread:
 
     def __init__(self, break_off: Callable[[], None]) -> None:
         """``break_off`` ends whatever call the thread hangs in; any thread may call it."""
-        self.run: Job | None = None
+        self.run: Job[Any] | None = None
         self.awaited = False
         self._break_off = break_off
-        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Job[Any] | None] = queue.SimpleQueue()
         self._asking = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(
@@ -83,7 +93,7 @@ class JobThread:
         )
         self._thread.start()
         self._owner = Owner()
-        self._given_up: Job | None = None
+        self._given_up: Job[Any] | None = None
         self._end = finalize(self, self._queue.put, None)
 
     # -- from any thread -------------------------------------------------------------------------
@@ -134,7 +144,7 @@ class JobThread:
         if self.closed:
             raise RuntimeError("the session is closed; make a new one with tapml_nb.debug")
 
-    def start(self, work: Callable[[], Any]) -> Job:
+    def start(self, work: Callable[[], R]) -> Job[R]:
         """Start a run.
 
         Raises:
@@ -146,7 +156,7 @@ class JobThread:
         self._queue.put(job)
         return job
 
-    def do(self, work: Callable[[], Any]) -> Any:
+    def do(self, work: Callable[[], R]) -> R:
         """Have something done, at once or between two operators of a run; return its result.
 
         Raises:
@@ -171,7 +181,7 @@ class JobThread:
             raise job.error
         return job.result
 
-    def result_of(self, job: Job, tick: Callable[[], None]) -> Any:
+    def result_of(self, job: Job[R], tick: Callable[[], None]) -> R:
         """Wait for a run's end, calling ``tick`` now and then; its result, or what ended it.
 
         Raises:
@@ -219,7 +229,7 @@ class JobThread:
         if not self.hung:
             self._thread.join(5)
 
-    def _give_up(self, job: Job) -> None:
+    def _give_up(self, job: Job[Any]) -> None:
         """Wait no longer for the thread."""
         self._given_up = job
         warnings.warn(
@@ -236,7 +246,7 @@ class JobThread:
             return "its end"
         return f"{frame.f_code.co_filename}:{frame.f_lineno} ({frame.f_code.co_name})"
 
-    def _wait(self, job: Job, tick: Callable[[], None]) -> None:
+    def _wait(self, job: Job[Any], tick: Callable[[], None]) -> None:
         try:
             # A loop of short waits: an interrupted Thread.join lies on Python 3.11.
             while not job.done.wait(0.05):
@@ -275,7 +285,7 @@ def in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _serve(jobs: queue.SimpleQueue[Job | None]) -> None:
+def _serve(jobs: queue.SimpleQueue[Job[Any] | None]) -> None:
     """The thread.  It holds no reference to the session, so that one can be freed."""
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Judging on several equal devices at once.
+"""The device pool: the supervised sessions of one target, and work shared among their devices.
 
 The caller's thread works on the first device, as if it were the only one, and hears what threads of
 the others have found; so everything that is told is told from that one thread.
@@ -6,63 +6,99 @@ the others have found; so everything that is told is told from that one thread.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
+from tapml_nb.execute.caller import Caller
+from tapml_nb.execute.events import EventStream
 from tapml_nb.execute.host_call import interrupt
-from tapml_nb.graph import Graph, OpId
-from tapml_nb.judge.introduced import IntroducedRun
-from tapml_nb.judge.results import OpResult
 from tapml_nb.targets.client.session import TargetSession
+from tapml_nb.targets.spec import Target
 from tapml_nb.targets.wire.errors import TargetError, TargetLost
 
-Call = tuple[OpId, int]
+C = TypeVar("C")
+R = TypeVar("R")
 
 _PATIENCE = 0.02
 
+_log = logging.getLogger(__name__)
 
-class Farm:
-    """Equal devices, each with the run that judges on it; the first is the caller's."""
 
-    def __init__(
-        self, graph: Graph, runs: Sequence[IntroducedRun], sessions: Sequence[TargetSession]
-    ) -> None:
-        self._graph = graph
-        self._runs = runs
-        self._sessions = sessions
+class TargetPool:
+    """The sessions of one target, each with its device; the first is the session thread's own.
 
-    def judge(
+    Attributes:
+        sessions: one for each device, equal to each other.
+        callers: what calls kernels on them, in the same order.
+    """
+
+    def __init__(self, target: Target, machine: str, events: EventStream) -> None:
+        """``machine`` is what code is made for, where that is a processor; else empty."""
+        self.sessions = [
+            TargetSession(member, machine=machine, on_event=events.emit)
+            for member in target.members
+        ]
+        self.callers = [Caller(session) for session in self.sessions]
+
+    @property
+    def first(self) -> TargetSession:
+        """The one that everything but judging runs on."""
+        return self.sessions[0]
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes sent to all."""
+        return sum(session.bytes_sent for session in self.sessions)
+
+    @property
+    def restarts(self) -> int:
+        """How often one had to be brought back."""
+        return sum(session.restarts for session in self.sessions)
+
+    def interrupt(self) -> None:
+        """Break off the calls that go on.  From any thread."""
+        for session in self.sessions:
+            session.interrupt()
+
+    def close(self) -> None:
+        """End them all."""
+        for session in self.sessions:
+            session.close()
+
+    def share(
         self,
-        calls: Sequence[Call],
+        calls: Sequence[C],
+        workers: Sequence[Callable[[C], R]],
         checkpoint: Callable[[], None],
-        started: Callable[[Call], None],
-    ) -> Iterator[tuple[Call, OpResult]]:
-        """Judge calls; yields each with its result as it comes.
+        started: Callable[[C], None],
+    ) -> Iterator[tuple[C, R]]:
+        """Share calls among the devices; yields each with its result as it comes.
 
         Args:
-            calls: operators and steps.
+            calls: what is to be done.
+            workers: what does one call, for each device.
             checkpoint: called between two of them; may raise to end it.
             started: told of a call before its result.
 
         Raises:
             TargetError, TargetLost: if the last device is gone, with why.
         """
-        for run in self._runs:
-            run.begin()
         left = deque(calls)
-        found: queue.SimpleQueue[tuple[Call, OpResult] | Exception] = queue.SimpleQueue()
-        missing, working = len(calls), len(self._runs)
+        found: queue.SimpleQueue[tuple[C, R] | Exception] = queue.SimpleQueue()
+        missing, working = len(calls), len(workers)
         here = True
-        with self._others(left, found):
+        with self._others(workers[1:], left, found):
             while missing:
                 checkpoint()
-                if here and (call := _next(left)):
+                if here and (call := _next(left)) is not None:
                     started(call)
                     try:
-                        yield call, self._judge(self._runs[0], call)
+                        yield call, workers[0](call)
                         missing -= 1
                     except (TargetError, TargetLost):
                         working -= 1
@@ -70,50 +106,48 @@ class Farm:
                         if not working:
                             raise
                         here = False
-                if len(self._runs) == 1:
+                if len(workers) == 1:
                     continue
                 try:
-                    news = found.get(timeout=0 if here and left else _PATIENCE)
+                    done = found.get(timeout=0 if here and left else _PATIENCE)
                 except queue.Empty:
                     continue
-                if isinstance(news, Exception):
+                if isinstance(done, Exception):
                     working -= 1
                     if not working:
-                        raise news
+                        raise done
+                    _log.info("a device is out of the pool: %s", done)
                     continue
-                started(news[0])
-                yield news
+                started(done[0])
+                yield done
                 missing -= 1
-
-    def _judge(self, run: IntroducedRun, call: Call) -> OpResult:
-        op, step = call
-        return run.judge(self._graph[op], step)
 
     @contextmanager
     def _others(
         self,
-        left: deque[Call],
-        found: queue.SimpleQueue[tuple[Call, OpResult] | Exception],
+        workers: Sequence[Callable[[C], R]],
+        left: deque[C],
+        found: queue.SimpleQueue[tuple[C, R] | Exception],
     ) -> Iterator[None]:
         """While the block runs, the other devices work, too."""
         ended = threading.Event()
 
-        def work(run: IntroducedRun) -> None:
+        def work(worker: Callable[[C], R]) -> None:
             while not ended.is_set():
                 call = _next(left)
                 if call is None:  # but another device may give one back
                     ended.wait(_PATIENCE)
                     continue
                 try:
-                    found.put((call, self._judge(run, call)))
+                    found.put((call, worker(call)))
                 except Exception as error:  # this device is out of the game
                     left.appendleft(call)
                     found.put(error)
                     return
 
         threads = [
-            threading.Thread(target=work, args=(run,), name="tapml-worker", daemon=True)
-            for run in self._runs[1:]
+            threading.Thread(target=work, args=(worker,), name="tapml-worker", daemon=True)
+            for worker in workers
         ]
         for thread in threads:
             thread.start()
@@ -122,14 +156,14 @@ class Farm:
         finally:
             ended.set()
             while any(thread.is_alive() for thread in threads):
-                for session in self._sessions[1:]:
+                for session in self.sessions[1:]:
                     session.interrupt()
                 for thread in threads:
                     interrupt(thread.ident)
                     thread.join(_PATIENCE)
 
 
-def _next(left: deque[Call]) -> Call | None:
+def _next(left: deque[C]) -> C | None:
     try:
         return left.popleft()
     except IndexError:

@@ -2,7 +2,8 @@
 
 Events are small and frozen.  Callbacks run on the session's own thread, in order (where several
 targets share the work, what befalls the others is told on threads of theirs); one that raises is
-reported once as a warning and does not disturb the run.
+reported once as a warning and does not disturb the run.  What befalls a target comes from its
+session as it is (:mod:`tapml_nb.targets.wire.events`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tapml_nb.graph import OpId
-
-
-@dataclass(frozen=True)
-class Event:
-    """Base of all events."""
+from tapml_nb.targets.wire.events import Event as Event
+from tapml_nb.targets.wire.events import TargetAwaited as TargetAwaited
+from tapml_nb.targets.wire.events import TargetGone as TargetGone
+from tapml_nb.targets.wire.events import TargetStarted as TargetStarted
 
 
 @dataclass(frozen=True)
@@ -93,30 +93,6 @@ class OverrideChanged(Event):
 
 
 @dataclass(frozen=True)
-class TargetLost(Event):
-    """The target's process died or went out of reach; the session brings it back by itself."""
-
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class TargetAwaited(Event):
-    """The target is a browser's page that is still to come; ``link`` makes any page it."""
-
-    link: str
-
-
-@dataclass(frozen=True)
-class TargetStarted(Event):
-    """The target answers: at first, or again after it was lost (``restarts`` > 0)."""
-
-    address: str
-    pid: int
-    restarts: int
-
-
-@dataclass(frozen=True)
 class RunFinished(Event):
     """A run has ended; ``stopped`` if it was told to before all was done."""
 
@@ -142,7 +118,7 @@ EVENTS: dict[str, type[Event]] = {
         OutputsCompared,
         PlacementChanged,
         OverrideChanged,
-        TargetLost,
+        TargetGone,
         TargetAwaited,
         TargetStarted,
         RunFinished,

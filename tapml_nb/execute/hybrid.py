@@ -13,20 +13,18 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from tapml_nb.compile.cache import Compiled, Failure
-from tapml_nb.execute.device import Device, Send, blamed, call_numpy
+from tapml_nb.execute.caller import Argument, Caller, Operands, twice
 from tapml_nb.execute.events import EventStream, OpStarted
-from tapml_nb.execute.kernels import KernelTable, resolve_result
-from tapml_nb.execute.overrides import NumpyOverride
+from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.execute.storage import Kept
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.numerics import bitwise_equal
-from tapml_nb.targets.wire.errors import TargetLost
 
 SOURCE = "source"
 TARGET = "target"
@@ -38,7 +36,7 @@ class _Entry:
 
     made: str
     version: str
-    accident: str = ""
+    failure: str = ""
     """Why the source had to compute it although its operator is on the target."""
 
     kept: Kept | None = None
@@ -52,7 +50,7 @@ class _Entry:
 class HybridStep:
     """One operator of a hybrid run.
 
-    ``fresh`` tells whether it was computed in this run; ``accident`` why an operator placed on
+    ``fresh`` tells whether it was computed in this run; ``failure`` why an operator placed on
     the target had to be computed by the source.
     """
 
@@ -60,19 +58,19 @@ class HybridStep:
     placement: str
     fresh: bool
     ms: float
-    accident: str = ""
+    failure: str = ""
 
 
 class HybridRun:
     """Runs the model with a placement and remembers every value that differs from the source."""
 
     def __init__(
-        self, source: SourceRun, kernels: KernelTable, device: Device, events: EventStream
+        self, source: SourceRun, kernels: KernelTable, caller: Caller, events: EventStream
     ) -> None:
         self._source = source
         self._graph = source.program.graph
         self._kernels = kernels
-        self._device = device
+        self._caller = caller
         self._events = events
         self._entries: dict[tuple[int, ValueId], _Entry] = {}
         self._again = itertools.count(1)
@@ -118,16 +116,18 @@ class HybridRun:
             return self._source.array(value, step)
         return entry.kept.array()
 
-    def number(self, value: ValueId, step: int) -> Any:
-        """A host value of the last hybrid run."""
+    def value(self, value: ValueId, step: int) -> Any:
+        """The same, also where it is a host number."""
+        if not self._graph.values[value].host:
+            return self.array(value, step)
         entry = self._entries.get((step, value))
         return self._source.values(step)[value] if entry is None else entry.number
 
-    def accident(self, op: Op, step: int) -> str:
+    def failure(self, op: Op, step: int) -> str:
         """Why the source computed an operator of the last run that is placed on the target; ""
         if it did not."""
         entries = [self._entries.get((step, value)) for value in op.outputs]
-        return next((entry.accident for entry in entries if entry), "")
+        return next((entry.failure for entry in entries if entry), "")
 
     def _carry(self, step: int) -> None:
         """Begin with the buffers that the step before has left."""
@@ -150,23 +150,23 @@ class HybridRun:
         known = [e for v in op.outputs if (e := self._entries.get((step, v))) and e.made == made]
         if known and len(known) == len(op.outputs):
             if where == SOURCE or not afresh:
-                return HybridStep(op, where, False, 0.0, known[0].accident)
+                return HybridStep(op, where, False, 0.0, known[0].failure)
             name = f"{made}.{next(self._again)}"
         self._events.emit(OpStarted("hybrid", op.id, step, where))
         begin = time.perf_counter()
-        accident = ""
+        failure = ""
         if where == TARGET:
-            outputs, accident = self._on_target(op, name, step)
-            accident = accident or self._misfit(op, outputs, step)
-        if where == SOURCE or accident:
+            outputs, failure = self._on_target(op, name, step)
+            failure = failure or self._misfit(op, outputs, step)
+        if where == SOURCE or failure:
             outputs = self._on_source(op, step)
         ms = (time.perf_counter() - begin) * 1e3
         for k, value in enumerate(op.outputs):
-            self._record(step, value, _Entry(made, f"{name}#{k}", accident), outputs[k])
-        return HybridStep(op, where, True, ms, accident)
+            self._record(step, value, _Entry(made, f"{name}#{k}", failure), outputs[k])
+        return HybridStep(op, where, True, ms, failure)
 
     def _provenance(self, op: Op, where: str, step: int) -> str:
-        implementation = self._kernels.version(op.id, step) if where == TARGET else SOURCE
+        implementation = self._kernels[op.id, step].version if where == TARGET else SOURCE
         # The step, too: "source" is another tensor in each.
         parts = [op.id, str(step), implementation, *(self._version(v, step) for v in op.inputs)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -181,54 +181,38 @@ class HybridRun:
         if self._graph.values[value].host:
             entry.number = result
         elif bitwise_equal(result, self._source.array(value, step)):
-            self._device.session.drop([f"version/{entry.version}"])
+            self._caller.session.drop([f"version/{entry.version}"])
             entry.version = SOURCE
         elif (
             old and old.kept and old.made == entry.made and bitwise_equal(result, old.kept.array())
         ):
-            self._device.session.drop([f"version/{entry.version}"])
+            self._caller.session.drop([f"version/{entry.version}"])
             entry.version, entry.kept = old.version, old.kept
         else:
             entry.kept = self._source.storage.keep(result)
         if old and old.version not in (SOURCE, entry.version):
-            self._device.session.drop([f"version/{old.version}"])
+            self._caller.session.drop([f"version/{old.version}"])
         self._entries[step, value] = entry
 
     def _on_source(self, op: Op, step: int) -> list[Any]:
-        program = self._source.program
-        pure = self._source.values(step)
-        inputs = {value: self._tensor(value, step, pure[value]) for value in op.inputs}
-        outputs = self._source.compute(op, step, inputs)
-        return [
-            result if self._graph.values[value].host else program.to_numpy(result)
-            for value, result in zip(op.outputs, outputs, strict=True)
-        ]
-
-    def _tensor(self, value: ValueId, step: int, pure: Any) -> Any:
-        entry = self._entries.get((step, value))
-        if entry is None or entry.version == SOURCE:
-            return pure
-        if entry.kept is None:
-            return entry.number
-        return self._source.program.from_numpy(entry.kept.array(), pure)
+        others = [v for v in op.inputs if not self.is_source(v, step)]
+        return self._source.compute_on(op, step, {v: self.value(v, step) for v in others})
 
     def _on_target(self, op: Op, name: str, step: int) -> tuple[list[np.ndarray], str]:
         """The outputs, or why there are none."""
         implementation = self._kernels[op.id, step]
-        if isinstance(implementation, Failure):
-            return [], implementation.message
-        inputs = [v for v in op.inputs if not self._graph.values[v].host]
-        if isinstance(implementation, NumpyOverride):
-            specs = [self._graph.values[v].spec for v in op.outputs]
-            arrays = [self.array(v, step) for v in inputs]
-            seconds = self._device.session.target.timeout
-            runs, outcome = call_numpy(implementation, arrays, specs, seconds)
-            return (runs[-1] if runs else []), outcome.accident.message if outcome.accident else ""
-        if not implementation.kernel.launches:
-            arrays = [self.array(v, step) for v in inputs]
-            numbers = implementation.kernel.results
-            return [resolve_result(implementation, n, arrays) for n in numbers], ""
-        return self._launch(implementation, op, inputs, name, step)
+        operands = Operands(
+            [self._argument(v, step) for v in self._graph.tensor_inputs(op)],
+            # Named by version, so that the next operator there finds them.
+            [f"version/{name}#{k}" for k in range(len(op.outputs))],
+            [self._graph.values[v].spec for v in op.outputs],
+        )
+
+        def compute() -> tuple[list[np.ndarray], str]:
+            outcome = implementation.run(self._caller, operands, repeats=1)
+            return outcome.outputs(), outcome.failure.message if outcome.failure else ""
+
+        return twice(implementation.label, compute, lambda failure: ([], failure.message))
 
     def _misfit(self, op: Op, outputs: list[np.ndarray], step: int) -> str:
         """Why the model cannot go on with these outputs, if it cannot."""
@@ -241,39 +225,9 @@ class HybridRun:
                 )
         return ""
 
-    def _launch(
-        self, compiled: Compiled, op: Op, inputs: list[ValueId], name: str, step: int
-    ) -> tuple[list[np.ndarray], str]:
-        keys = {value: self._key(value, step) for value in inputs}
-        # Outputs are named by version, so that the next operator there finds them.
-        names = [f"version/{name}#{k}" for k in range(len(op.outputs))]
-        lost: TargetLost | None = None
-        for _ in range(2):
-            outcome = self._device.call(
-                compiled,
-                {key: self._send(value, step) for value, key in keys.items()},
-                [keys[value] for value in inputs],
-                names,
-                repeats=1,
-            )
-            if outcome.accident:
-                return [], outcome.accident.message
-            try:
-                return [self._device.fetch(name) for name in names], ""
-            except TargetLost as error:  # the outputs are gone with it
-                if detail := blamed(compiled.kernel.key, lost, error):
-                    return [], detail
-                lost = error
-        assert lost is not None
-        raise lost
-
-    def _key(self, value: ValueId, step: int) -> str:
-        """The value's name on the target: by content, or by version if not the source's."""
+    def _argument(self, value: ValueId, step: int) -> Argument:
+        """A value as a call reads it: by content, or by version if it is not the source's."""
         if self.is_source(value, step):
-            return self._source.key(value, step)
-        return f"version/{self._version(value, step)}"
-
-    def _send(self, value: ValueId, step: int) -> Send:
-        if self.is_source(value, step):
-            return lambda: self._source.outgoing(value, step)
-        return lambda: self.array(value, step)
+            return Argument.of_source(self._source, value, step)
+        array = partial(self.array, value, step)
+        return Argument(lambda: f"version/{self._version(value, step)}", array, array)

@@ -1,40 +1,64 @@
-"""What people put in an operator's place: a NumPy function, or a PrimFunc of their own."""
+"""What people put in operators' places: NumPy functions, or PrimFuncs of their own."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
-from tapml_nb.compile.code import KernelCode, shortened
+from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.primfunc import buffer_specs, is_primfunc
 from tapml_nb.compile.sizes import Size, SizeMisfit, bind
-from tapml_nb.graph import Graph, OpId
-
-NumpyFunction = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class NumpyOverride:
-    """A function of NumPy arrays that stands in an operator's place, in this process."""
-
-    function: NumpyFunction
-    version: int
-
-    @property
-    def name(self) -> str:
-        """What people called it."""
-        return getattr(self.function, "__name__", repr(self.function))
+from tapml_nb.execute.implementation import NumpyOverride
+from tapml_nb.graph import Graph, Op, OpId
 
 
-def python_code(override: NumpyOverride) -> KernelCode:
-    """A NumPy override's source; where that cannot be found, its message says so."""
-    try:
-        source = shortened(inspect.getsource(override.function))
-    except (OSError, TypeError):  # built in, or typed where nothing keeps the text
-        return KernelCode("", "", "", "python", f"the source of {override.name} cannot be found")
-    return KernelCode("", "", source, "python", "")
+class Overrides:
+    """What the user put in the place of which operators.
+
+    Attributes:
+        functions: the NumPy functions.
+        primfuncs: the PrimFuncs, as the keys of their kernels.
+        words: what stands in which operators' places, for people.
+        modules: what these are compiled from by key, those of PrimFuncs that were taken back, too.
+    """
+
+    def __init__(self, graph: Graph, compiler: Compiler) -> None:
+        self._graph = graph
+        self._compiler = compiler
+        self._numbers = itertools.count(1)
+        self.functions: dict[OpId, NumpyOverride] = {}
+        self.primfuncs: dict[OpId, str] = {}
+        self.words: dict[OpId, str] = {}
+        self.modules: dict[str, Any] = {}
+
+    def __contains__(self, op: object) -> bool:
+        return op in self.words
+
+    def put(self, op: OpId, kernel: Any) -> None:
+        """Put a PrimFunc or a NumPy function in an operator's place; None takes it back."""
+        self.functions.pop(op, None)
+        self.primfuncs.pop(op, None)
+        if kernel is None:
+            self.words.pop(op, None)
+            return
+        if not is_primfunc(kernel):
+            self.functions[op] = function = NumpyOverride(kernel, next(self._numbers))
+            self.words[op] = f"the NumPy function {function.name}, in this process"
+            return
+        import tvm
+
+        outputs = len(self._graph[op].outputs)
+        module = tvm.IRModule({"override": kernel.with_attr("tapml.outputs", outputs)})
+        self.primfuncs[op] = key = self._compiler.key(module)
+        self.modules[key] = module
+        self.words[op] = "a PrimFunc of yours"
+
+    def misfit(self, op: Op, shapes: Sequence[Sequence[int]]) -> str:
+        """Why an operator's PrimFunc cannot run on tensors of these shapes, inputs and then
+        outputs: it may have been made for another step's.  Empty if it can."""
+        ((_, function),) = self.modules[self.primfuncs[op.id]].functions.items()
+        return _misfit(function, len(op.outputs), shapes)
 
 
 def check_override(graph: Graph, op: OpId, kernel: Any) -> None:
@@ -54,15 +78,15 @@ def check_override(graph: Graph, op: OpId, kernel: Any) -> None:
             )
         return
     operator = graph[op]
-    values = [graph.values[v] for v in (*operator.inputs, *operator.outputs)]
-    wanted = [value.spec for value in values if not value.host]
+    tensors = graph.tensors((*operator.inputs, *operator.outputs))
+    wanted = [graph.values[v].spec for v in tensors]
     try:
         found = buffer_specs(kernel, len(operator.outputs))
     except ValueError as error:
         raise ValueError(f"kernel: {error}") from None
     alike = [spec.dtype for spec in found] == [spec.dtype for spec in wanted]
     shapes = [spec.shape for spec in wanted]
-    if alike and not misfit(kernel, len(operator.outputs), shapes):
+    if alike and not _misfit(kernel, len(operator.outputs), shapes):
         return
     takes = ", ".join(f"{spec.dtype}{_written(spec.shape)}" for spec in found)
     raise ValueError(
@@ -71,7 +95,7 @@ def check_override(graph: Graph, op: OpId, kernel: Any) -> None:
     )
 
 
-def misfit(function: Any, outputs: int, shapes: Sequence[Sequence[int]]) -> str:
+def _misfit(function: Any, outputs: int, shapes: Sequence[Sequence[int]]) -> str:
     """Why a PrimFunc cannot run on tensors of these shapes, its outputs last; empty if it can."""
     takes = [spec.shape for spec in buffer_specs(function, outputs)]
     try:

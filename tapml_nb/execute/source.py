@@ -233,6 +233,16 @@ class SourceRun:
             return [self.values(step)[value] for value in op.outputs]
         return again(inputs)
 
+    def compute_on(self, op: Op, step: int, changed: Mapping[ValueId, Any]) -> list[Any]:
+        """The same as arrays and host numbers, and given so: those inputs that are others."""
+        values = self.values(step)
+        pure = {v: values[v] for v in op.inputs}
+        outputs = self.compute(op, step, pure | self._tensors(step, changed))
+        hosts = [self.program.graph.values[v].host for v in op.outputs]
+        return [
+            o if host else self.program.to_numpy(o) for o, host in zip(outputs, hosts, strict=True)
+        ]
+
     def derive(self, op: Op, step: int, arrays: Sequence[np.ndarray]) -> int | None:
         """Make up a step in which one operator alone meets other tensors.
 
@@ -247,11 +257,8 @@ class SourceRun:
         """
         self._given_tensors.vouch(self._roots(op.inputs, step))
         values = self._step(step).values
-        tensors = [v for v in op.inputs if not self.program.graph.values[v].host]
-        inputs = {v: values[v] for v in op.inputs} | {
-            v: self.program.from_numpy(array, values[v])
-            for v, array in zip(tensors, arrays, strict=True)
-        }
+        made_up = zip(self.program.graph.tensor_inputs(op), arrays, strict=True)
+        inputs = {v: values[v] for v in op.inputs} | self._tensors(step, dict(made_up))
         begin = time.perf_counter()
         try:
             outputs = self.program.run(op.id, inputs)
@@ -294,11 +301,19 @@ class SourceRun:
     ) -> list[np.ndarray] | None:
         """The same with float64 arrays in the place of some inputs."""
         values = self._step(step).values
-        changed = {v: self.program.from_numpy(np.asarray(a), values[v]) for v, a in given.items()}
+        changed = self._tensors(step, {v: np.asarray(array) for v, array in given.items()})
         result = self.program.run_exact(op, ChainMap(changed, cast(dict[ValueId, Any], values)))
         if result is None:
             return None
         return [self.program.to_numpy(tensor) for tensor in result]
+
+    def _tensors(self, step: int, changed: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
+        """Arrays and host numbers as the source has them, each like the one of a step."""
+        values, known = self._step(step).values, self.program.graph.values
+        return {
+            v: found if known[v].host else self.program.from_numpy(found, values[v])
+            for v, found in changed.items()
+        }
 
     def _step(self, step: int) -> _Step:
         return self._derived[step] if step in self._derived else self._steps[step]

@@ -11,20 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from tapml_nb.compile.cache import Compiled
-from tapml_nb.execute.device import Device, call_numpy
+from tapml_nb.execute.caller import Argument, Caller, Operands
 from tapml_nb.execute.hybrid import TARGET, HybridRun
-from tapml_nb.execute.kernels import KernelTable, resolve_result
-from tapml_nb.execute.overrides import NumpyOverride
+from tapml_nb.execute.implementation import Implementation
+from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.numerics import bitwise_equal, statistics
-from tapml_nb.targets.client.session import ChainCall
 from tapml_nb.targets.wire.errors import BeyondTarget, TargetError, TargetLost
+from tapml_nb.targets.wire.requests import ChainCall
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class UnobservedRun:
     """Runs a placement unobserved, and compares it with the hybrid run before it."""
 
     def __init__(
-        self, source: SourceRun, kernels: KernelTable, device: Device, hybrid: HybridRun
+        self, source: SourceRun, kernels: KernelTable, caller: Caller, hybrid: HybridRun
     ) -> None:
         self.source, self.kernels, self.hybrid = source, kernels, hybrid
-        self.session = device.session
+        self.caller = caller
         self._graph = source.program.graph
         finals = [*self._graph.outputs, *source.program.mutations.values()]
-        self._finals = [v for v in finals if not self._graph.values[v].host]
+        self._finals = self._graph.tensors(finals)
         uses = {v: number for number, op in enumerate(self._graph.ops) for v in op.inputs}
         self.last_use: dict[ValueId, float] = uses | dict.fromkeys(self._finals, math.inf)
 
@@ -156,8 +156,8 @@ class UnobservedRun:
                         raise Stopped
                     run.advance(number, op, placement[op.id])
                     if traced and not op.host:
-                        spoiled = run.flush(number + 1, op.outputs)
-                        if spoiled:
+                        overwritten = run.flush(number + 1, op.outputs)
+                        if overwritten:
                             yield _Difference(step, op.outputs[0], "it writes to its own inputs")
                         yield from self._compare(run, step, op.outputs)
                 yield from self._compare(run, step, self._finals)
@@ -178,7 +178,7 @@ class _Step:
     """One step of an unobserved run: what differs from the pure source run, and where it is."""
 
     def __init__(self, run: UnobservedRun, step: int, state: Mapping[ValueId, np.ndarray]) -> None:
-        self._run, self._source, self._session = run, run.source, run.session
+        self._run, self._source, self._session = run, run.source, run.caller.session
         self._graph = run.source.program.graph
         self._step = step
         self._here: dict[ValueId, Any] = dict(state)
@@ -194,22 +194,14 @@ class _Step:
     def advance(self, number: int, op: Op, where: str) -> None:
         """Compute an operator, or note it down for the target."""
         implementation = self._run.kernels.prepared(op.id, self._step)
-        by_target = where == TARGET and not self._run.hybrid.accident(op, self._step)
-        if by_target and isinstance(implementation, Compiled):
-            if implementation.kernel.launches or any(v in self._there for v in op.inputs):
+        by_target = where == TARGET and not self._run.hybrid.failure(op, self._step)
+        if by_target and implementation and not implementation.failure:
+            known_there = any(v in self._there for v in op.inputs)
+            if implementation.on_target and (implementation.computes or known_there):
                 self._note(op, implementation)
             else:  # as in a hybrid run: what nothing has computed there need not go there
-                self._resolve(op, implementation)
-        elif by_target and isinstance(implementation, NumpyOverride):
-            self.flush(number, op.inputs)
-            tensors = [v for v in op.inputs if not self._graph.values[v].host]
-            specs = [self._graph.values[v].spec for v in op.outputs]
-            seconds = self._session.target.timeout
-            inputs = [self._value(v) for v in tensors]
-            runs, _ = call_numpy(implementation, inputs, specs, seconds)
-            if not runs:
-                raise _NoResult(f"the NumPy function in the place of {op.id} gave no result")
-            self._here.update(zip(op.outputs, runs[-1], strict=True))
+                self.flush(number, op.inputs)
+                self._run_here(op, implementation)
         elif any(v in self._here or v in self._there for v in op.inputs):
             self.flush(number, op.inputs)
             self._compute(op)
@@ -231,10 +223,10 @@ class _Step:
             for v in self._made
             if v in needed or self._run.last_use.get(v, -1) >= number
         ]
-        spoiled = self._session.chain(self._pending, keep)
+        overwritten = self._session.chain(self._pending, keep)
         self._kept += keep
         self._pending, self._made = [], {}
-        return bool(spoiled)
+        return bool(overwritten)
 
     def array(self, value: ValueId) -> np.ndarray | None:
         """A value at the end of the step; None if it is the source's."""
@@ -248,62 +240,45 @@ class _Step:
         """Free the target's memory of this step."""
         self._session.drop(self._kept)
 
-    def _note(self, op: Op, compiled: Compiled) -> None:
-        kernel = compiled.kernel
-        inputs = [self._key(v) for v in op.inputs if not self._graph.values[v].host]
-        for key in kernel.constants:
-            self._put(key, compiled.constants[key])
+    def _note(self, op: Op, implementation: Implementation) -> None:
+        """Have the target compute an operator in its chain."""
+        inputs = [self._key(v) for v in self._graph.tensor_inputs(op)]
+        for key, array in implementation.constants.items():
+            self._put(key, array)
         outputs = [f"unobserved/{self._step}/{v}" for v in op.outputs]
-        if kernel.launches:
-            call = ChainCall(kernel.key, tuple(inputs), tuple(outputs), compiled.numbers)
-            self._pending.append(call)
-        else:
-            views = dict(kernel.views)
-            known = [*inputs, *kernel.constants]
-            for number, output in zip(kernel.results, outputs, strict=True):
-                spec = kernel.buffers[number]
-                while number in views:
-                    number = views[number]
-                view = ChainCall(
-                    None, (known[number],), (output,), shape=spec.shape, dtype=spec.dtype
-                )
-                self._pending.append(view)
+        self._pending += implementation.chained(inputs, outputs)
         self._there.update(zip(op.outputs, outputs, strict=True))
         self._made.update(dict.fromkeys(op.outputs))
 
-    def _resolve(self, op: Op, compiled: Compiled) -> None:
-        """A view or a constant of what this process has."""
-        arrays = [self._value(v) for v in op.inputs if not self._graph.values[v].host]
-        for value, number in zip(op.outputs, compiled.kernel.results, strict=True):
-            self._here[value] = resolve_result(compiled, number, arrays)
+    def _run_here(self, op: Op, implementation: Implementation) -> None:
+        """A view, a constant or a function of what this process has."""
+        arguments = [
+            Argument(partial(self._key, v), partial(self._value, v), partial(self._value, v))
+            for v in self._graph.tensor_inputs(op)
+        ]
+        specs = [self._graph.values[v].spec for v in op.outputs]
+        outcome = implementation.run(self._run.caller, Operands(arguments, op.outputs, specs))
+        if outcome.failure:
+            raise _NoResult(f"the NumPy function in the place of {op.id} gave no result")
+        self._here.update(zip(op.outputs, outcome.outputs(), strict=True))
 
     def _compute(self, op: Op) -> None:
         """Compute an operator on the source; of the inputs that it has in the hybrid run, it is
         what it was there."""
-        program, pure = self._source.program, self._source.values(self._step)
         if all(map(self._is_hybrids, op.inputs)):
-            hybrid = self._run.hybrid
-            for v in op.outputs:
-                host = self._graph.values[v].host
-                self._here[v] = (hybrid.number if host else hybrid.array)(v, self._step)
-            return
-        inputs = {}
-        for v in op.inputs:
-            known = v in self._here or v in self._there
-            host = self._graph.values[v].host
-            value = self._value(v) if known else pure[v]
-            inputs[v] = program.from_numpy(value, pure[v]) if known and not host else value
-        outputs = self._source.compute(op, self._step, inputs)
-        for v, result in zip(op.outputs, outputs, strict=True):
-            host = self._graph.values[v].host
-            self._here[v] = result if host else program.to_numpy(result)
+            outputs = [self._run.hybrid.value(v, self._step) for v in op.outputs]
+        else:
+            known = [v for v in op.inputs if v in self._here or v in self._there]
+            changed = {v: self._value(v) for v in known}
+            outputs = self._source.compute_on(op, self._step, changed)
+        self._here.update(zip(op.outputs, outputs, strict=True))
 
     def _is_hybrids(self, value: ValueId) -> bool:
         """Whether a value is what it is in the hybrid run, bit for bit."""
-        ours, hybrid = self._value(value), self._run.hybrid
+        ours, theirs = self._value(value), self._run.hybrid.value(value, self._step)
         if self._graph.values[value].host:
-            return bool(ours == hybrid.number(value, self._step))
-        return bitwise_equal(ours, hybrid.array(value, self._step))
+            return bool(ours == theirs)
+        return bitwise_equal(ours, theirs)
 
     def _value(self, value: ValueId) -> Any:
         """A value as this process has it: an array, or a host number."""

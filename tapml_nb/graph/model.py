@@ -155,6 +155,14 @@ class Graph:
     def __len__(self) -> int:
         return len(self.ops)
 
+    def tensors(self, values: Iterable[ValueId]) -> list[ValueId]:
+        """Those among some values that are tensors, and no host numbers, in order."""
+        return [v for v in values if not self.values[v].host]
+
+    def tensor_inputs(self, op: Op) -> list[ValueId]:
+        """The operator's inputs that are tensors: its kernel's parameters, in order."""
+        return self.tensors(op.inputs)
+
     @cached_property
     def consumers(self) -> Mapping[ValueId, tuple[OpId, ...]]:
         """The operators that read each value, in order; values nobody reads are absent."""

@@ -50,7 +50,7 @@ class AccumulatedRun:
         ]
         incoming = max((self._relative.get((step, v), 0.0) for v in op.inputs), default=0.0)
         relative = max(relatives)
-        message = f"computed by the source: {computed.accident}" if computed.accident else ""
+        message = f"computed by the source: {computed.failure}" if computed.failure else ""
         return AccumulatedResult(
             op=op.id,
             step=step,
@@ -73,7 +73,7 @@ class AccumulatedRun:
         return verdict
 
     def _judge_value(self, value: ValueId, step: int) -> Judgement:
-        reference = self._references.whole(value, step)
+        reference = self._references.end_to_end(value, step)
         if self._hybrid.is_source(value, step):
             return judge_identical(reference)
         target = self._hybrid.array(value, step)
@@ -88,7 +88,7 @@ class AccumulatedRun:
         if producer is None or (target.shape, target.dtype) != (source.shape, source.dtype):
             return None
         op = self._graph[producer]
-        tensors = [v for v in op.inputs if not self._graph.values[v].host]
+        tensors = self._graph.tensor_inputs(op)
         return undefined(op, [self._source.array(v, step) for v in tensors], source)
 
     def _relate(self, value: ValueId, judgement: Judgement, step: int) -> float:

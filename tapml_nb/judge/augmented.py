@@ -54,8 +54,9 @@ class AugmentedRun:
         """Of these calls the first one of each kernel; none of kernels that launch nothing."""
         first: dict[str, tuple[OpId, int]] = {}
         for op, step in calls:
-            if self._kernels.launches(op, step):
-                first.setdefault(self._kernels.version(op, step), (op, step))
+            kernel = self._kernels[op, step]
+            if kernel.computes:
+                first.setdefault(kernel.version, (op, step))
         return list(first.values())
 
     def run(
@@ -92,7 +93,7 @@ class AugmentedRun:
     def _derive(self, name: OpId, step: int, magnitudes: Magnitudes) -> dict[int, Derived]:
         """Derived inputs on which the operator is defined, by the step that holds them."""
         op = self._graph[name]
-        values = [self._graph.values[v] for v in self._introduced.tensor_values(op)]
+        values = [self._graph.values[v] for v in self._graph.tensor_inputs(op)]
         arrays = [self._source.array(v.id, step) for v in values]
         activations = [v.role in ("input", "operator") for v in values]
         found = list(derived_values(arrays, activations, magnitudes))

@@ -7,9 +7,67 @@ that; where two axes could, nothing is claimed.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
 from tapml_nb.execute.source import SourceRun
-from tapml_nb.graph import ValueId
+from tapml_nb.graph import Graph, OpId, ValueId
+from tapml_nb.judge.results import OpResult
 from tapml_nb.numerics import np_dtype
+
+
+def token_input(graph: Graph) -> ValueId | None:
+    """A model's first integer input ``[batch, positions]``; None if it takes no tokens."""
+    for value in graph.inputs:
+        found = graph.values[value]
+        if (
+            not found.host
+            and len(found.spec.shape) == 2
+            and np_dtype(found.spec.dtype).kind in "iu"
+        ):
+            return value
+    return None
+
+
+@dataclass(frozen=True)
+class ErrorByToken:
+    """Where along the tokens groups of operators are off; step stands after step.
+
+    Attributes:
+        rows: the groups, in graph order.
+        lengths: how many tokens each step has; 0 where nothing of it was judged by token.
+        ratios: float64 ``[rows, sum(lengths)]``, the largest in noise floors; NaN where no
+            operator of the row was judged by token.
+        ops: int32 of the same shape, the number of the operator that is so far off, or -1.
+    """
+
+    rows: list[str]
+    lengths: list[int]
+    ratios: np.ndarray
+    ops: np.ndarray
+
+    @classmethod
+    def of(
+        cls, results: Collection[OpResult], steps: int, groups: Mapping[OpId, str]
+    ) -> ErrorByToken:
+        """Gather results; ``groups`` names the row of every operator, in graph order."""
+        lengths = [0] * steps
+        for result in results:
+            lengths[result.step] = max(lengths[result.step], len(result.positions))
+        starts = np.cumsum([0, *lengths])
+        rows = {name: row for row, name in enumerate(dict.fromkeys(groups.values()))}
+        number = {op: k for k, op in enumerate(groups)}
+        ratios = np.full((len(rows), starts[-1]), np.nan)
+        ops = np.full(ratios.shape, -1, np.int32)
+        for result in results:
+            new, start = np.array(result.positions), starts[result.step]
+            here = rows[groups[result.op]], slice(start, start + len(new))
+            more = np.isnan(ratios[here]) | (new > ratios[here])
+            ratios[here] = np.where(more, new, ratios[here])
+            ops[here] = np.where(more, number[result.op], ops[here])
+        return cls(list(rows), lengths, ratios, ops)
 
 
 class TokenAxes:
@@ -18,18 +76,7 @@ class TokenAxes:
     def __init__(self, source: SourceRun) -> None:
         self._source = source
         self._known: dict[ValueId, int | None] = {}
-        graph = source.program.graph
-        self._tokens = next(
-            (
-                value
-                for value in graph.inputs
-                if not (found := graph.values[value]).host
-                and len(found.spec.shape) == 2
-                and np_dtype(found.spec.dtype).kind in "iu"
-            ),
-            None,
-        )
-        """The model's first integer input ``[batch, positions]``; None if it takes no tokens."""
+        self._tokens = token_input(source.program.graph)
 
     def axis(self, value: ValueId, step: int) -> int | None:
         """The token axis of a tensor in a step; None where there is none, or it is not clear."""

@@ -37,7 +37,7 @@ class References:
     def __init__(self, source: SourceRun) -> None:
         self._source = source
         self._local: dict[tuple[OpId, int], Future[list[_Stored]]] = {}
-        self._whole: list[dict[ValueId, _Stored]] = []
+        self._end_to_end: list[dict[ValueId, _Stored]] = []
         self._carried: tuple[dict[ValueId, Any], dict[ValueId, int]] = ({}, {})
         self._lock = threading.Lock()
 
@@ -93,17 +93,19 @@ class References:
             ended.set()
             thread.join()
 
-    def whole(self, value: ValueId, step: int) -> Reference:
+    def end_to_end(self, value: ValueId, step: int) -> Reference:
         """An operator's value with the floor of the model run up to there.
 
         The exact result is that of a float64 run of the whole model, so the floor is what the
         source's precision costs from the inputs to this value.
         """
-        while len(self._whole) <= step:  # what a step leaves in its buffers, the next one finds
-            self._whole.append(self._run_whole(len(self._whole)))
-        return self._reference(value, step, self._whole[step][value])
+        while (
+            len(self._end_to_end) <= step
+        ):  # what a step leaves in its buffers, the next one finds
+            self._end_to_end.append(self._run_model(len(self._end_to_end)))
+        return self._reference(value, step, self._end_to_end[step][value])
 
-    def _run_whole(self, step: int) -> dict[ValueId, _Stored]:
+    def _run_model(self, step: int) -> dict[ValueId, _Stored]:
         program = self._source.program
         graph = program.graph
         buffers, lengths = self._carried
@@ -148,7 +150,7 @@ class References:
         if isinstance(source.program, RecordedProgram):
             return source.program.scales(op.id, values)
         graph = source.program.graph
-        tensors = [v for v in op.inputs if not graph.values[v].host]
+        tensors = graph.tensor_inputs(op)
 
         def run(given: Mapping[int, np.ndarray]) -> list[np.ndarray] | None:
             return source.exact_on(op.id, step, {tensors[k]: a for k, a in given.items()})
@@ -180,10 +182,9 @@ class References:
                 )
                 for member in op.members
             )
-        values = self._source.program.graph.values
+        tensors = self._source.program.graph.tensors
         inputs, outputs = (
-            [self._source.shape(v, step) for v in ends if not values[v].host]
-            for ends in (op.inputs, op.outputs)
+            [self._source.shape(v, step) for v in tensors(ends)] for ends in (op.inputs, op.outputs)
         )
         return reduction_length(op.primitives, inputs, outputs)
 

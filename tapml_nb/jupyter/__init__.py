@@ -1,1 +1,2 @@
-"""What Jupyter sees of tapml_nb beside the widgets: server route, magics, progress."""
+"""What a terminal or Jupyter sees beside the widgets: progress, the page that is a target, the
+%tapml magic, and the server's route for pages of other machines."""

@@ -9,7 +9,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 from tapml_nb.execute.events import (
@@ -21,6 +20,7 @@ from tapml_nb.execute.events import (
 )
 from tapml_nb.graph import OpId
 from tapml_nb.judge.verdict import Verdict, worse
+from tapml_nb.jupyter.notebook import in_notebook
 from tapml_nb.report.outcome import outcome
 
 _INTERVAL = 0.1
@@ -40,10 +40,10 @@ _PHASES = {
 class ProgressLine:
     """Follows an event stream; :meth:`draw` shows where it is.  Use as a context manager."""
 
-    def __init__(self, events: EventStream, told: Callable[[], str]) -> None:
-        """``told`` says at the end what came of it, in the report's own words."""
+    def __init__(self, events: EventStream, ending: Callable[[], str]) -> None:
+        """``ending`` says at the end what came of it, in the report's own words."""
         self._text = self._resumed = "starting"
-        self._told = told
+        self._ending = ending
         self._verdicts: dict[OpId, Verdict] = {}
         self._begin = time.monotonic()
         self._drawn = 0.0
@@ -60,19 +60,14 @@ class ProgressLine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for unsubscribe in self._subscriptions:
             unsubscribe()
         if kind is None:
             self._text = "done"
         elif kind is KeyboardInterrupt:
             self._text = "stopped; results so far are kept"
-        self._show(told=self._told())
+        self._show(self._ending())
         if self._in_terminal:
             sys.stderr.write("\n")
 
@@ -81,7 +76,7 @@ class ProgressLine:
         if time.monotonic() - self._drawn >= _INTERVAL:
             # Another thread may add to them.
             counts = Counter(list(self._verdicts.values()))
-            self._show(told=outcome(counts) if counts else "")
+            self._show(outcome(counts) if counts else "")
 
     def _on_progress(self, event: RunProgress) -> None:
         self._text = f"{_PHASES[event.phase]} {event.done}/{event.total}"
@@ -98,10 +93,10 @@ class ProgressLine:
         if self._text.startswith("waiting"):
             self._text = self._resumed
 
-    def _show(self, told: str) -> None:
+    def _show(self, results: str) -> None:
         self._drawn = time.monotonic()
-        said = f", {told}" if told else ""
-        line = f"{self._text}{said}, {self._drawn - self._begin:.1f} s"
+        seconds = f"{self._drawn - self._begin:.1f} s"
+        line = ", ".join(filter(None, (self._text, results, seconds)))
         if self._in_terminal:
             sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
@@ -116,10 +111,3 @@ class ProgressLine:
             self._handle = display(data, raw=True, display_id=True)
         else:
             self._handle.update(data, raw=True)
-
-
-def in_notebook() -> bool:
-    """Whether a Jupyter kernel runs this (and not plain IPython in a terminal)."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return shell is not None and hasattr(shell, "kernel")

@@ -33,7 +33,8 @@ from tornado.websocket import (
     websocket_connect,
 )
 
-from tapml_nb.targets.server.pages import CHALLENGE, FILES, PROOF, STATIC, file_headers, proof
+from tapml_nb.targets.server.pages import FILES, STATIC, file_headers
+from tapml_nb.targets.wire.page import CHALLENGE, PROOF, proof
 
 _PLACE = r"/tapml-nb/(\d{1,5})/([0-9a-f]{32})/"
 

@@ -90,8 +90,8 @@ def localize(
         The sets; without all of them the model is right.
     """
     answer = probes(ops)
-    culprits = [frozenset({op}) for op in ops if op in answer.accidents]
-    left = [op for op in ops if op not in answer.accidents]
+    culprits = [frozenset({op}) for op in ops if op in answer.failures]
+    left = [op for op in ops if op not in answer.failures]
     if answer.ok:
         return culprits
     for op in suspects:

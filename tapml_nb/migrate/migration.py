@@ -154,7 +154,7 @@ class Growth:
         answer = self._probes([*self.safe, *batch])
         seconds = self._probes.journal[-1].seconds if self._probes.journal else 0.0
         tried = frozenset(batch)
-        broken = {op: why for op, why in answer.accidents.items() if op in tried}
+        broken = {op: why for op, why in answer.failures.items() if op in tried}
         rest = [op for op in batch if op not in broken]
         if not answer.ok and len(rest) == 1:
             broken[rest[0]] = BREAKS

@@ -19,12 +19,12 @@ class Answer:
 
     Attributes:
         ok: whether the model's outputs are right.
-        accidents: operators that gave no result on the target (the source computed them, so
+        failures: operators that gave no result on the target (the source computed them, so
             ``ok`` is about the others), with what happened.
     """
 
     ok: bool
-    accidents: Mapping[OpId, str] = field(default_factory=dict)
+    failures: Mapping[OpId, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

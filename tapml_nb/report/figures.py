@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tapml_nb.judge.positions import ErrorByToken
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.report import tables
 from tapml_nb.report.drawing import shortened
@@ -171,25 +172,16 @@ def _by_position(findings: Findings, rows: str) -> pd.DataFrame:
     """The worst ratio of each row at each token, step after step; NaN where none is known."""
     import pandas as pd
 
-    lengths = [
-        max((len(r.positions) for (_, s), r in findings.introduced.items() if s == step), default=0)
-        for step in range(findings.steps)
-    ]
-    if not any(lengths):
+    groups = {op.id: op.id if rows == "op" else getattr(op, rows) for op in findings.graph.ops}
+    found = ErrorByToken.of(findings.introduced.values(), findings.steps, groups)
+    if not any(found.lengths):
         raise ValueError(
             "cols: 'position': no operator was judged by position; that takes token ids "
             "[batch, positions] among the model's inputs, and run()"
         )
-    starts = np.cumsum([0, *lengths])
-    name = {op.id: op.id if rows == "op" else getattr(op, rows) for op in findings.graph.ops}
-    row = {r: i for i, r in enumerate(dict.fromkeys(name[op.id] for op in findings.graph.ops))}
-    worst = np.full((len(row), starts[-1]), math.nan)
-    for (op, step), result in findings.introduced.items():
-        cells = worst[row[name[op]], starts[step] : starts[step] + len(result.positions)]
-        np.fmax(cells, result.positions, out=cells)
     several = findings.steps > 1
-    columns = [f"{s}:{p}" if several else p for s, n in enumerate(lengths) for p in range(n)]
-    return pd.DataFrame(worst, [r or "(model)" for r in row], columns)
+    columns = [f"{s}:{p}" if several else p for s, n in enumerate(found.lengths) for p in range(n)]
+    return pd.DataFrame(found.ratios, [r or "(model)" for r in found.rows], columns)
 
 
 def _ratios(findings: Findings) -> pd.DataFrame:

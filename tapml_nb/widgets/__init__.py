@@ -1,4 +1,4 @@
-"""The widgets: a session's workbench and its parts, live in a notebook."""
+"""The widgets: a session's workbench and its views, live in a notebook."""
 
 from tapml_nb.widgets.snapshot import show
 from tapml_nb.widgets.views import (

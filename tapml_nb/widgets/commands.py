@@ -1,7 +1,8 @@
 """What a page may ask for: every button, click and keystroke that reaches the session.
 
-A command takes plain JSON and answers with plain JSON and binary buffers; what it raises is
-shown to the person who asked.  Commands run on the feed's threads, never on the kernel's.
+A command takes plain JSON and answers with plain JSON (``messages.py`` says which) and binary
+buffers; what it raises is shown to the person who asked.  Commands run on the feed's threads, never
+on the kernel's.
 """
 
 from __future__ import annotations
@@ -13,23 +14,25 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from tapml_nb.engine.jobs import SessionBusy
 from tapml_nb.graph import Op, OpId, ValueId
+from tapml_nb.judge.positions import ErrorByToken, token_input
 from tapml_nb.judge.results import OpResult
-from tapml_nb.numerics import is_float, np_dtype
-from tapml_nb.session import SessionBusy
+from tapml_nb.widgets import messages
 from tapml_nb.widgets.kernel_text import kernel_from_text, primfunc_text
 from tapml_nb.widgets.protocol import plain
-from tapml_nb.widgets.tensors import picture, profile, summarize
+from tapml_nb.widgets.tensors import picture, summarize
 
 if TYPE_CHECKING:
-    from tapml_nb.session import Session, Which
-    from tapml_nb.widgets.feed import Feed
+    from tapml_nb.engine.verbs.inspection import Which
+    from tapml_nb.widgets.roles import Board, WatchedSession
 
-Answer = tuple[Any, list[bytes]]
+T = TypeVar("T")
+Answer = tuple[T, list[bytes]]
 
 _PATIENCE = 1.0
 """Seconds to wait for a run that is just ending before another may begin."""
@@ -46,12 +49,12 @@ _SHOWN: tuple[Which, ...] = ("source", "target", "difference")
 class Commands:
     """Does what pages ask of one session."""
 
-    def __init__(self, session: Session, feed: Feed) -> None:
+    def __init__(self, session: WatchedSession, feed: Board) -> None:
         self._weak = weakref.ref(session)
         self._feed = feed
         self._ops = session.graph.ops
         self._tensors: dict[tuple[Any, ...], np.ndarray] = {}
-        self._table: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
+        self._table: dict[str, Callable[[Any], Answer[Any]]] = {
             "run": self._run,
             "hybrid": self._hybrid,
             "migrate": self._migrate,
@@ -77,7 +80,7 @@ class Commands:
         """What can be asked for."""
         return list(self._table)
 
-    def do(self, name: str, args: Mapping[str, Any]) -> Answer:
+    def do(self, name: str, args: Mapping[str, Any]) -> Answer[Any]:
         """Do one command.
 
         Raises:
@@ -86,54 +89,56 @@ class Commands:
         """
         if name not in self._table:
             raise ValueError(f"no command {name!r}")
-        return self._table[name](args)
+        return self._table[name](messages.checked(name, args))
 
     @property
-    def _session(self) -> Session:
+    def _session(self) -> WatchedSession:
         session = self._weak()
         if session is None:
             raise RuntimeError("the session is gone; make a new one with tapml_nb.debug")
         return session
 
-    def _op(self, args: Mapping[str, Any]) -> Op:
-        number = args["op"]
-        if not (type(number) is int and 0 <= number < len(self._ops)):
+    def _op(self, args: messages.OpArguments) -> Op:
+        return self._numbered(args["op"])
+
+    def _numbered(self, number: int) -> Op:
+        if not 0 <= number < len(self._ops):
             raise ValueError(f"op: {number!r}; there are {len(self._ops)} operators")
         return self._ops[number]
 
-    def _ids(self, args: Mapping[str, Any]) -> list[OpId]:
-        return [self._op({"op": number}).id for number in args["ops"]]
+    def _ids(self, numbers: list[int]) -> list[OpId]:
+        return [self._numbered(number).id for number in numbers]
 
     # -- runs ------------------------------------------------------------------------------------
 
-    def _run(self, args: Mapping[str, Any]) -> Answer:
+    def _run(self, args: messages.RunArguments) -> Answer[None]:
         session = self._session
-        chosen = self._ids(args) if args.get("ops") else None
+        chosen = self._ids(args.get("ops", [])) or None
         _when_idle(lambda: session.run(chosen, wait=False))
         return None, []
 
-    def _hybrid(self, _: Mapping[str, Any]) -> Answer:
+    def _hybrid(self, _: messages.Nothing) -> Answer[None]:
         session = self._session
         _when_idle(lambda: session.hybrid(wait=False))
         return None, []
 
-    def _migrate(self, _: Mapping[str, Any]) -> Answer:
+    def _migrate(self, _: messages.Nothing) -> Answer[None]:
         self._feed.say(self._session.migrate().summary())
         return None, []
 
-    def _localize(self, _: Mapping[str, Any]) -> Answer:
+    def _localize(self, _: messages.Nothing) -> Answer[None]:
         self._feed.say(self._session.localize().summary())
         return None, []
 
-    def _stop(self, _: Mapping[str, Any]) -> Answer:
+    def _stop(self, _: messages.Nothing) -> Answer[None]:
         self._session.stop()
         return None, []
 
     # -- placement -------------------------------------------------------------------------------
 
-    def _offload(self, args: Mapping[str, Any]) -> Answer:
+    def _offload(self, args: messages.OpsArguments) -> Answer[int]:
         session = self._session
-        wanted = self._ids(args)
+        wanted = self._ids(args["ops"])
         try:
             moved = session.offload(wanted)
         finally:
@@ -144,28 +149,26 @@ class Commands:
             self._feed.say(f"No kernel on the target, so still on the source: {some}")
         return len(moved), []
 
-    def _restore(self, args: Mapping[str, Any]) -> Answer:
+    def _restore(self, args: messages.OpsArguments) -> Answer[int]:
         try:
-            return len(self._session.restore(self._ids(args))), []
+            return len(self._session.restore(self._ids(args["ops"]))), []
         finally:
             self._feed.change("placement")
 
     # -- what views share ------------------------------------------------------------------------
 
-    def _select(self, args: Mapping[str, Any]) -> Answer:
+    def _select(self, args: messages.SelectArguments) -> Answer[None]:
         op = -1 if args["op"] == -1 else self._ops.index(self._op(args))
         step, origin = args["step"], _sendable(args.get("origin", ""))
         steps = session.steps if (session := self._weak()) else 1
-        if type(step) is not int or not 0 <= step < steps:
+        if not 0 <= step < steps:
             raise ValueError(f"step: {step!r}; there are {steps} steps")
         self._feed.selection = {"op": op, "step": step, "origin": origin}
         self._feed.change("selection")
         return None, []
 
-    def _remember(self, args: Mapping[str, Any]) -> Answer:
+    def _remember(self, args: messages.RememberArguments) -> Answer[None]:
         key, value = _sendable(args["key"]), _sendable(args["value"])
-        if not isinstance(key, str):
-            raise ValueError(f"key: {key!r}; give text")
         known = self._feed.memory
         if key not in known and len(known) >= _MOST_REMEMBERED:
             raise ValueError(f"key: {key!r}; {len(known)} others are remembered, and no more")
@@ -174,10 +177,10 @@ class Commands:
 
     # -- questions -------------------------------------------------------------------------------
 
-    def _inspect(self, args: Mapping[str, Any]) -> Answer:
-        return self._facts(self._op(args), int(args["step"])), []
+    def _inspect(self, args: messages.CallArguments) -> Answer[messages.Facts]:
+        return self._facts(self._op(args), args["step"]), []
 
-    def _facts(self, op: Op, step: int) -> dict[str, Any]:
+    def _facts(self, op: Op, step: int) -> messages.Facts:
         session = self._session
         report = session.report
         result = report.introduced.get((op.id, step))
@@ -194,16 +197,16 @@ class Commands:
             }
         messages = [r.message for r in (result, total) if r and r.message]
         message = "; in the hybrid run: ".join(messages) if total else "".join(messages)
-        look = result.diagnosis if result else None
+        found = result.diagnosis if result else None
         line = op.source
         return {
             "diagnosis": {
-                "pattern": str(look.pattern),
-                "words": look.words,
-                "evidence": look.evidence,
-                "cause": look.usual_cause,
+                "pattern": str(found.pattern),
+                "words": found.words,
+                "evidence": found.evidence,
+                "cause": found.usual_cause,
             }
-            if look
+            if found
             else None,
             "message": "; ".join(filter(None, (message, report.conversions.get(op.id)))),
             "kind": op.kind,
@@ -220,12 +223,12 @@ class Commands:
             "metrics": {name: plain(value) for name, value in metrics.items()},
         }
 
-    def _describe(self, value: ValueId) -> dict[str, str]:
+    def _describe(self, value: ValueId) -> messages.ValueFacts:
         found = self._session.graph.values[value]
         return {"name": found.name, "role": found.role, "spec": str(found.spec)}
 
-    def _values(self, args: Mapping[str, Any]) -> Answer:
-        session, op, step = self._session, self._op(args), int(args["step"])
+    def _values(self, args: messages.CallArguments) -> Answer[messages.ValuesAnswer]:
+        session, op, step = self._session, self._op(args), args["step"]
         values = session.graph.values
         tensors = [v for v in op.inputs if not values[v].host]
         shown: list[tuple[str, str, np.ndarray]] = []
@@ -243,7 +246,7 @@ class Commands:
                     break
                 shown.append((values[value].name, which, array))
         summaries = [summarize(array) for _, _, array in shown]
-        rows = [
+        rows: list[messages.Spread] = [
             {
                 "name": name,
                 "which": which,
@@ -260,19 +263,17 @@ class Commands:
         facts = self._facts(op, step)
         return {"facts": facts, "values": rows, "note": note}, [bins]
 
-    def _tensor(self, args: Mapping[str, Any]) -> Answer:
-        op, output = self._op(args), int(args["output"])
+    def _tensor(self, args: messages.TensorArguments) -> Answer[messages.TensorAnswer]:
+        op = self._op(args)
         if op.host:
             raise ValueError("it computes no tensor")
-        array = self._fetch(op, args["which"], int(args["step"]), output)
+        array = self._fetch(op, args["which"], args["step"], args["output"])
         if array.size == 0:
             raise ValueError(f"its tensor {list(array.shape)} has no elements")
-        fixed = {int(axis): int(at) for axis, at in args["fixed"].items()}
-        axes = tuple(args["axes"]) if args["axes"] else None
-        window = tuple(args["window"]) if args["window"] else None
-        shown = picture(array, axes, fixed, window)
+        fixed = {int(axis): at for axis, at in args["fixed"].items()}
+        shown = picture(array, args["axes"], fixed, args["window"])
         rows, cols = shown.values.shape
-        reply = {
+        reply: messages.TensorAnswer = {
             "shape": list(array.shape) if array.ndim > 1 else [1, *array.shape][-2:],
             "axes": shown.axes,
             "window": shown.window,
@@ -293,41 +294,22 @@ class Commands:
                 self._tensors.pop(old, None)
         return self._tensors[key]
 
-    def _positions(self, _: Mapping[str, Any]) -> Answer:
-        session = self._session
-        length = _token_count(session)
-        worst: dict[str, OpResult] = {}
-        for (op, _step), result in session.report.introduced.items():
-            operator = session.graph[op]
-            if not result.floor > 0:
-                continue  # not a floating-point tensor, or none at all
-            value = session.graph.values[operator.outputs[result.output]]
-            if length not in value.spec.shape:
-                continue
-            known = worst.get(operator.layer)
-            if known is None or result.ratio > known.ratio:
-                worst[operator.layer] = result
-        rows: list[np.ndarray | None] = []
-        for result in worst.values():
-            target = session.tensor(result.op, "target", result.step, result.output)
-            exact = session.tensor(result.op, "float64", result.step, result.output)
-            with np.errstate(invalid="ignore"):
-                rows.append(profile((target.astype(np.float64) - exact) / result.floor, length))
-        if not rows:
+    def _positions(self, _: messages.Nothing) -> Answer[messages.PositionsAnswer]:
+        if token_input(self._session.graph) is None:
+            raise ValueError("the model's inputs have no axis of token positions")
+        report = self._session.report
+        layers = {op.id: op.layer for op in self._ops}
+        found = ErrorByToken.of(report.introduced.values(), report.steps, layers)
+        if not any(found.lengths):
             raise ValueError("nothing judged has an axis of token positions; call run() first")
-        number = {op.id: k for k, op in enumerate(self._ops)}
-        reply = {
-            "layers": list(worst),
-            "ops": [number[result.op] for result in worst.values()],
-            "positions": length,
-        }
-        return reply, [np.array(rows, "<f4").tobytes()]
+        buffers = [found.ratios.astype("<f4").tobytes(), found.ops.astype("<i4").tobytes()]
+        return {"lengths": found.lengths}, buffers
 
-    def _code(self, args: Mapping[str, Any]) -> Answer:
+    def _code(self, args: messages.CallArguments) -> Answer[messages.CodeAnswer]:
         op = self._op(args)
         if op.host:
             raise ValueError("it runs on the host: it computes no tensor")
-        code = self._session.code(op.id, int(args["step"]))
+        code = self._session.code(op.id, args["step"])
         return {
             "relax": code.relax,
             "tir": code.tir,
@@ -340,11 +322,11 @@ class Commands:
 
     # -- fixes -----------------------------------------------------------------------------------
 
-    def _template(self, args: Mapping[str, Any]) -> Answer:
+    def _template(self, args: messages.OpArguments) -> Answer[str]:
         return primfunc_text(self._session.code(self._op(args).id).tir), []
 
-    def _override(self, args: Mapping[str, Any]) -> Answer:
-        session, op, text = self._session, self._op(args), str(args["text"])
+    def _override(self, args: messages.OverrideArguments) -> Answer[str]:
+        session, op, text = self._session, self._op(args), args["text"]
         kernel = kernel_from_text(text) if text.strip() else None
         _when_idle(lambda: session.override(op.id, kernel))
         _when_idle(lambda: session.run(op.id, wait=False))
@@ -357,7 +339,7 @@ class Commands:
         )
         return f"{verdict}{': ' if message else ''}{message}", []
 
-    def _pytest(self, args: Mapping[str, Any]) -> Answer:
+    def _pytest(self, args: messages.OpArguments) -> Answer[messages.FileAnswer]:
         op = self._op(args)
         folder = Path("carved_" + re.sub(r"[^0-9A-Za-z]+", "_", op.id).strip("_"))
         with tempfile.TemporaryDirectory(prefix="tapml-") as scratch:
@@ -365,10 +347,10 @@ class Commands:
             bundle.to_pytest(folder)
         return {"path": str(folder), "text": (folder / "test_carved.py").read_text()}, []
 
-    def _repro(self, args: Mapping[str, Any]) -> Answer:
+    def _repro(self, args: messages.CallArguments) -> Answer[messages.FileAnswer]:
         op = self._op(args)
         path = Path("repro_" + re.sub(r"[^0-9A-Za-z]+", "_", op.id).strip("_") + ".py")
-        self._session.repro(op.id, path, int(args["step"]))
+        self._session.repro(op.id, path, args["step"])
         return {"path": str(path), "text": path.read_text()}, []
 
 
@@ -418,19 +400,3 @@ def _metrics(result: OpResult) -> dict[str, Any]:
         "bytes sent": result.sent_bytes,
     }
     return metrics
-
-
-def _token_count(session: Session) -> int:
-    """How many tokens (or, without integer inputs, rows) the model's first input has.
-
-    Raises:
-        ValueError: if the inputs have no such axis.
-    """
-    specs = [session.graph.values[v].spec for v in session.graph.inputs]
-    for spec in specs:
-        if len(spec.shape) == 2 and not is_float(np_dtype(spec.dtype)):
-            return spec.shape[1]
-    for spec in specs:
-        if len(spec.shape) == 3:
-            return spec.shape[1]
-    raise ValueError("the model's inputs have no axis of token positions")

@@ -17,7 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from tapml_nb.execute.events import (
     Event,
@@ -36,16 +36,14 @@ from tapml_nb.execute.events import (
 from tapml_nb.judge.results import AccumulatedResult, OpResult
 from tapml_nb.widgets import protocol
 from tapml_nb.widgets.commands import Commands
-
-if TYPE_CHECKING:
-    from tapml_nb.session import Session
+from tapml_nb.widgets.roles import Page, WatchedSession
 
 _INTERVAL = 1 / 30
 """Seconds between two messages: what a screen can show, and far below the limit of Jupyter's
 server (a thousand messages a second)."""
 
 _QUIET = 0.3
-"""Seconds without news before the still picture is drawn again."""
+"""Seconds without an event before a session's output is drawn again."""
 
 _GATHERED = 0.5
 """Seconds between two groupings by cause while a run goes on."""
@@ -54,12 +52,7 @@ Message = dict[str, Any]
 
 _log = logging.getLogger(__name__)
 
-
-class Page(Protocol):
-    """A widget that is shown somewhere: something to send messages to."""
-
-    def send(self, content: Message, buffers: list[bytes] | None = None) -> None:
-        """Send one message."""
+_feeds: weakref.WeakKeyDictionary[WatchedSession, Feed] = weakref.WeakKeyDictionary()
 
 
 class _Worker:
@@ -92,7 +85,7 @@ class _Worker:
 class Feed:
     """The one feed of a session; see the module's text."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: WatchedSession) -> None:
         self._session = weakref.ref(session, lambda _: self.close())
         self._graph = session.graph
         self._number = {op.id: k for k, op in enumerate(session.graph.ops)}
@@ -123,7 +116,7 @@ class Feed:
         self._acts = _Worker("tapml-acts")
         self._asks = _Worker("tapml-asks", 2)
         self._runs = _Worker("tapml-runs")
-        self._stills = _Worker("tapml-stills")
+        self._drawing = _Worker("tapml-drawing")
         self._unsubscribe = session.on(Event, self._hear)
         self._thread = threading.Thread(target=self._serve, name="tapml-feed", daemon=True)
         self._thread.start()
@@ -132,7 +125,7 @@ class Feed:
         """End; the session is gone.  Idempotent."""
         self._closed = True
         self._wake.set()
-        for worker in (self._acts, self._asks, self._runs, self._stills):
+        for worker in (self._acts, self._asks, self._runs, self._drawing):
             worker.close()
 
     # -- pages ---------------------------------------------------------------------------------
@@ -266,9 +259,9 @@ class Feed:
             try:
                 self._flush()
             except Exception:  # what comes later is no less worth showing
-                _log.exception("news of the session could not be sent")
+                _log.exception("what the session has told could not be sent")
             if quiet and not self._running and not self._closed:
-                self._stills.do(self._rest)
+                self._drawing.do(self._rest)
             time.sleep(_INTERVAL)
 
     def _rest(self) -> None:
@@ -320,10 +313,10 @@ class Feed:
                 self._send(page, delta | {"seq": self._pages[page]}, buffers)
         for page in dict.fromkeys(ready):
             self._pages[page] = max(0, self._pages.get(page, 0)) + 1
-            self._greet(page)
+            self._send_state(page)
 
-    def _greet(self, page: Page) -> None:
-        """Send the whole state."""
+    def _send_state(self, page: Page) -> None:
+        """Send all there is, to a page that begins."""
         session = self._session()
         if session is None:
             return
@@ -352,7 +345,7 @@ class Feed:
         ]
         self._send(page, snapshot, buffers)
 
-    def _status(self, session: Session | None) -> Message:
+    def _status(self, session: WatchedSession | None) -> Message:
         if session is None:
             return {"state": "closed", "busy": False}
         status = session.status
@@ -373,6 +366,13 @@ class Feed:
             "outputs": None if status.outputs is None else str(status.outputs),
             "message": self.message,
         }
+
+
+def feed_of(session: WatchedSession) -> Feed:
+    """The session's feed, made with its first widget."""
+    if session not in _feeds:
+        _feeds[session] = Feed(session)
+    return _feeds[session]
 
 
 def _command(message: Message) -> tuple[str, Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""A session as a cell's output: the live workbench, and a still for when it cannot live.
+"""A session as a cell's output: the live workbench, and a snapshot for when it cannot live.
 
 Jupyter does not save the state of widgets, and a page without a kernel cannot show them.  So a
 picture and a table stand beside the workbench, drawn anew after each run.  The page hides them
@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import base64
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tapml_nb.report import Report
-from tapml_nb.widgets.views import feed_of
-
-if TYPE_CHECKING:
-    from tapml_nb.session import Session
+from tapml_nb.widgets.feed import feed_of
+from tapml_nb.widgets.roles import WatchedSession
+from tapml_nb.widgets.views import Workbench
 
 _VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -26,28 +25,27 @@ _STYLE = """\
 .jp-OutputArea-child:has(.{live}) + .jp-OutputArea-child,
 .jp-OutputArea-child:has(.{live}) + .jp-OutputArea-child + .jp-OutputArea-child {{ display: none }}
 /* The place of a workbench that has no kernel. */
-.jp-OutputArea-child:not(:has(.tapml-live)):has(+ * + * .{still}) {{ display: none }}
-.{still} th, .{still} td {{ text-align: left !important }}
+.jp-OutputArea-child:not(:has(.tapml-live)):has(+ * + * .{snapshot}) {{ display: none }}
+.{snapshot} th, .{snapshot} td {{ text-align: left !important }}
 </style>"""
 
 
-def show(session: Session) -> None:
-    """Display the workbench and the still in the cell that runs now."""
+def show(session: WatchedSession, widget: Workbench) -> None:
+    """Display the workbench and the snapshot in the cell that runs now."""
     from IPython.display import display
 
-    widget = session.widget
     view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
     display({_VIEW: view, "text/plain": repr(session)}, raw=True)
-    _Still(session).attach()
+    _Snapshot(session).attach()
 
 
-class _Still:
+class _Snapshot:
     """The picture and the table of one output, kept up to date."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: WatchedSession) -> None:
         self._session = weakref.ref(session)
         self._feed = feed_of(session)
-        self._mark = f"tapml-still-{id(session):x}"
+        self._mark = f"tapml-snapshot-{id(session):x}"
         self._live = f"tapml-live-{id(session):x}"
         self._report = session.report
         self._handles: list[Any] = []
@@ -87,6 +85,6 @@ class _Still:
     def _table(self, report: Report) -> dict[str, Any]:
         from tapml_nb.report.snapshot import table
 
-        style = _STYLE.format(live=self._live, still=self._mark)
+        style = _STYLE.format(live=self._live, snapshot=self._mark)
         html = f'<div class="{self._mark}">{table(report)}</div>{style}'
         return {"text/html": html, "text/plain": ""}

@@ -1,4 +1,4 @@
-"""Tensors made small enough for a screen: windows, pooling, histograms, profiles."""
+"""Tensors made small enough for a screen: windows, pooling, histograms."""
 
 from __future__ import annotations
 
@@ -126,17 +126,3 @@ def summarize(tensor: np.ndarray) -> Values:
     nan = int(np.count_nonzero(np.isnan(data)))
     zeros = int(np.count_nonzero(data == 0))
     return Values(low, high, mean, zeros, nan, data.size - finite.size - nan, bins)
-
-
-def profile(difference: np.ndarray, length: int) -> np.ndarray | None:
-    """The largest magnitude at each position of the first axis that is ``length`` long.
-
-    Returns:
-        float64 of shape ``(length,)``, or None if no axis has that length.
-    """
-    if length not in difference.shape:
-        return None
-    axis = difference.shape.index(length)
-    others = tuple(a for a in range(difference.ndim) if a != axis)
-    result: np.ndarray = np.abs(difference).max(axis=others)
-    return result

@@ -1,4 +1,4 @@
-"""The widgets: one front end, of which each widget shows the parts it names.
+"""The widgets: one front end, of which each widget shows the views it names.
 
 All widgets of a session share one feed, and so one selection, one placement and one state.
 """
@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import anywidget
 import traitlets
 
 from tapml_nb.graph import OpId
 from tapml_nb.terminal import printable
-from tapml_nb.widgets.feed import Feed
-
-if TYPE_CHECKING:
-    from tapml_nb.session import Session
+from tapml_nb.widgets.feed import feed_of
+from tapml_nb.widgets.roles import WatchedSession
 
 _STATIC = Path(__file__).parent / "static"
 
@@ -27,19 +25,19 @@ class _SessionWidget(anywidget.AnyWidget):
 
     Args:
         session: what to show.
-        height: in CSS pixels; 0 is the part's own.
+        height: in CSS pixels; 0 is the view's own.
     """
 
     _esm = _STATIC / "workbench.js"
     _css = _STATIC / "style.css"
-    _parts = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    _views = traitlets.List(traitlets.Unicode()).tag(sync=True)
     _key = traitlets.Unicode().tag(sync=True)
-    height = traitlets.Int(0, help="CSS pixels; 0 is the part's own").tag(sync=True)
+    height = traitlets.Int(0, help="CSS pixels; 0 is the view's own").tag(sync=True)
 
     shows: ClassVar[tuple[str, ...]]
 
-    def __init__(self, session: Session, *, height: int = 0) -> None:
-        super().__init__(_parts=list(self.shows), _key=uuid.uuid4().hex, height=height)
+    def __init__(self, session: WatchedSession, *, height: int = 0) -> None:
+        super().__init__(_views=list(self.shows), _key=uuid.uuid4().hex, height=height)
         self._feed = feed_of(session)
         self._graph = session.graph
         self._feed.attach(self)
@@ -56,13 +54,6 @@ class _SessionWidget(anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         return printable(f"<{type(self).__name__} of {self._graph.name}>")
-
-
-def feed_of(session: Session) -> Feed:
-    """The session's feed, made with its first widget."""
-    if session._feed is None:
-        session._feed = Feed(session)
-    return session._feed
 
 
 class GraphView(_SessionWidget):
@@ -102,6 +93,6 @@ class TargetStatus(_SessionWidget):
 
 
 class Workbench(_SessionWidget):
-    """All parts together."""
+    """All views together."""
 
     shows = ("status", "graph", "inspector", "plot", "table", "heatmap")

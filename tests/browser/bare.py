@@ -21,8 +21,8 @@ from tapml_nb.widgets.feed import Feed
 STATIC = Path(__file__).parents[2] / "tapml_nb" / "widgets" / "static"
 ORIGIN = "http://tapml.test"
 
-_MOUNT = """async ([parts, key]) => {
-  const state = { _parts: parts, _key: key, height: 0 };
+_MOUNT = """async ([views, key]) => {
+  const state = { _views: views, _key: key, height: 0 };
   const handlers = new Map();
   const model = {
     get: (name) => state[name],
@@ -56,9 +56,9 @@ class BarePage:
         self,
         page: Page,
         feed: Feed,
-        parts: Sequence[str] = Workbench.shows,
+        shows: Sequence[str] = Workbench.shows,
         *,
-        views: int = 1,
+        times: int = 1,
         style: str = LIGHT,
     ) -> None:
         self.page = page
@@ -70,13 +70,13 @@ class BarePage:
         page.route(f"{ORIGIN}/**", self._serve)
         page.expose_function("tapmlSend", lambda message: feed.receive(self, message))
         page.goto(f"{ORIGIN}/page.html")
-        hosts = '<div class="host"></div>' * views
+        hosts = '<div class="host"></div>' * times
         page.set_content(
             f'<link rel="stylesheet" href="/style.css"><body style="margin: 8px; {style}">{hosts}'
         )
         feed.attach(self)
-        page.evaluate(_MOUNT, [list(parts), f"{id(self):x}"])
-        self.until(lambda: page.locator(".tapml-whole").count() == views)
+        page.evaluate(_MOUNT, [list(shows), f"{id(self):x}"])
+        self.until(lambda: page.locator(".tapml-whole").count() == times)
 
     def send(self, content: dict[str, Any], buffers: list[bytes] | None = None) -> None:
         """What the feed calls, on its own thread."""

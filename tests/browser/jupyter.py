@@ -204,8 +204,8 @@ def _wait_for_server(process: subprocess.Popen[bytes], server: Server) -> Server
     deadline = time.monotonic() + STARTUP_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(OSError, ValueError):
-            said = json.loads(info.read_text())
-            ready = replace(server, url=f"http://127.0.0.1:{said['port']}{said['base_url']}"[:-1])
+            found = json.loads(info.read_text())
+            ready = replace(server, url=f"http://127.0.0.1:{found['port']}{found['base_url']}"[:-1])
             ready.request("status")
             return ready
         time.sleep(0.05)

@@ -99,12 +99,12 @@ def test_the_quickstart_by_hand(lab, screenshots):
     page.keyboard.type("layers.2.mlp.act_fn")
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")
-    said = page.locator(".tapml-graph .tapml-spoken[aria-live]")
+    spoken = page.locator(".tapml-graph .tapml-spoken[aria-live]")
     for _ in range(4):
         page.keyboard.press("ArrowLeft")
-        if "model.layers.2:" in text(said):
+        if "model.layers.2:" in text(spoken):
             break
-    assert "model.layers.2:" in text(said)
+    assert "model.layers.2:" in text(spoken)
     page.keyboard.press(" ")
     until(lab, lambda: placement(lab, CULPRIT) == "target")
     moved = lab.execute("print([o for o, w in session.placement.items() if w == 'target'])")

@@ -17,7 +17,7 @@ from torch import nn
 
 import tapml_nb as tapml
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.targets.client import session as target_session
+from tapml_nb.targets.client import supervisor
 from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
 from tapml_nb.targets.wire.errors import TargetError, TargetLost
@@ -88,7 +88,7 @@ def test_a_model_is_judged_and_moves_over(session, page):
     assert len(session.migrate().offloaded) == 3
     assert session.report.info.unobserved.same
     assert "@compute" in session.code("act/silu").source
-    assert "Chrome" in session._target.platform["device"]["name"]
+    assert "Chrome" in session.engine.pool.first.platform["device"]["name"]
 
 
 def test_tensors_travel_unchanged(page):
@@ -144,7 +144,10 @@ def test_what_the_browser_rejects_is_told(kernel_cache, page):
 def test_a_session_killed_in_mid_run_comes_back_to_the_page(session, page):
     session.on(
         "OpJudged",
-        lambda event: event.op == "first/linear" and psutil.Process(session._target._pid).kill(),
+        lambda event: (
+            event.op == "first/linear"
+            and psutil.Process(session.engine.pool.first.platform["pid"]).kill()
+        ),
     )
     report = session.run()
     assert report.ok
@@ -165,7 +168,7 @@ def test_a_page_closed_in_mid_run_and_opened_again(kernel_cache, gpu_browser, no
             assert wait_until(lambda: len(judged) > 10, 60)
         assert wait_until(lambda: len(awaited) == 2, 20)
         before = len(judged)
-        assert session._thread.run.done.is_set() is False
+        assert session.engine.jobs.run.done.is_set() is False
         with new_page(gpu_browser) as second:
             second.goto(awaited[-1])
             report = session.wait()
@@ -191,7 +194,7 @@ def test_the_next_page_takes_over(session, page, gpu_browser):
 
 
 def test_a_page_that_never_comes(kernel_cache, nothing_left, monkeypatch):
-    monkeypatch.setattr(target_session, "PAGE_SECONDS", 1.5)
+    monkeypatch.setattr(supervisor, "PAGE_SECONDS", 1.5)
     model, inputs = models.two_layers()
     with tapml.debug(model, inputs, target=browser_target()) as session:
         begin = time.monotonic()

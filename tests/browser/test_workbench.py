@@ -1,4 +1,4 @@
-"""The workbench's parts in Chromium, on a real session: mouse, keyboard, live results, text."""
+"""The workbench's views in Chromium, on a real session: mouse, keyboard, live results, text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import tapml_nb as tapml
 from tapml_nb import Target, Verdict
 from tapml_nb.execute.events import OpJudged, OpStarted, RunFinished, RunStarted
 from tapml_nb.judge.results import OpResult
-from tapml_nb.widgets.views import feed_of
+from tapml_nb.widgets.feed import feed_of
 from tests.browser.bare import DARK, BarePage
 from tests.models import llama, two_layers
 
@@ -75,29 +75,29 @@ def selected(session):
 class TestGraph:
     def test_the_keyboard_goes_everywhere(self, bench, judged):
         canvas = bench[".tapml-canvas"]
-        said = bench[".tapml-graph .tapml-spoken[aria-live]"]
+        spoken = bench[".tapml-graph .tapml-spoken[aria-live]"]
         canvas.focus()
         bench.page.keyboard.press("Home")
-        bench.until(lambda: "model: " in said.text_content())
-        assert "1 FAIL" in said.text_content()
+        bench.until(lambda: "model: " in spoken.text_content())
+        assert "1 FAIL" in spoken.text_content()
         for _ in range(150):
-            if "model.layers.1:" in said.text_content():
+            if "model.layers.1:" in spoken.text_content():
                 break
             bench.page.keyboard.press("ArrowDown")
-        bench.until(lambda: "model.layers.1:" in said.text_content())
-        assert "closed" in said.text_content()
+        bench.until(lambda: "model.layers.1:" in spoken.text_content())
+        assert "closed" in spoken.text_content()
         bench.page.keyboard.press("Enter")
         bench.page.keyboard.press("ArrowDown")
-        bench.until(lambda: "model.layers.1.input_layernorm" in said.text_content())
+        bench.until(lambda: "model.layers.1.input_layernorm" in spoken.text_content())
         bench.page.keyboard.press("ArrowLeft")
         bench.page.keyboard.press("ArrowLeft")
-        bench.until(lambda: "model.layers.1:" in said.text_content())
+        bench.until(lambda: "model.layers.1:" in spoken.text_content())
 
     def test_space_toggles_a_whole_scope(self, bench, judged):
-        said = bench[".tapml-graph .tapml-spoken[aria-live]"]
+        spoken = bench[".tapml-graph .tapml-spoken[aria-live]"]
         bench[".tapml-canvas"].focus()
         bench.page.keyboard.press("End")
-        bench.until(lambda: "lm_head" in said.text_content())
+        bench.until(lambda: "lm_head" in spoken.text_content())
         bench.page.keyboard.press(" ")
         bench.until(lambda: judged.placement["lm_head/linear"] == "target")
         bench.page.keyboard.press(" ")
@@ -146,12 +146,12 @@ class TestGraph:
         bench.press(".tapml-canvas", "+", 6)
 
         def work_on(op):
-            judged._events.emit(RunStarted("introduced", 1))
-            judged._events.emit(OpStarted("introduced", op, 0, "target"))
+            judged.engine.events.emit(RunStarted("introduced", 1))
+            judged.engine.events.emit(OpStarted("introduced", op, 0, "target"))
             bench.until(lambda: op in bench.text(".tapml-work"))
             bench.page.wait_for_timeout(60)
             picture = canvas.screenshot()
-            judged._events.emit(RunFinished("introduced", False))
+            judged.engine.events.emit(RunFinished("introduced", False))
             return picture
 
         assert work_on("lm_head/linear") == work_on("model.embed_tokens/embedding")
@@ -187,8 +187,8 @@ class TestGraph:
         again = BarePage(page, feed_of(judged))
         page.locator(".tapml-canvas").focus()
         page.keyboard.press("Home")
-        said = again[".tapml-graph .tapml-spoken[aria-live]"]
-        again.until(lambda: "closed" in said.text_content())
+        spoken = again[".tapml-graph .tapml-spoken[aria-live]"]
+        again.until(lambda: "closed" in spoken.text_content())
         page.close()
 
 
@@ -304,7 +304,7 @@ class TestPlot:
 
         for k in range(6):
             op = ops[k % 3]
-            session._events.emit(OpJudged(op, 0, OpResult(op, 0, Verdict.PASS, ratio=1.0)))
+            session.engine.events.emit(OpJudged(op, 0, OpResult(op, 0, Verdict.PASS, ratio=1.0)))
             bare.until(partial(counted, k + 1))
         assert page.evaluate("() => window.counts.slice(-6)") == [1, 2, 3, 4, 5, 6]
 
@@ -319,10 +319,10 @@ class TestCulprit:
         culprits.first.click()
         bench.until(lambda: selected(judged) == CULPRIT)
         bench.until(lambda: "noise floors" in bench.text(".tapml-why"))
-        look = bench.text(".tapml-diagnosis")
-        assert "everything at indices 125 to 127 of axis 2 (size 128) is wrong" in look
-        assert "they are 1.01 times what they should be" in look
-        assert "usual cause" in look
+        diagnosis = bench.text(".tapml-diagnosis")
+        assert "everything at indices 125 to 127 of axis 2 (size 128) is wrong" in diagnosis
+        assert "they are 1.01 times what they should be" in diagnosis
+        assert "usual cause" in diagnosis
         assert "activations.py" in bench.text(".tapml-line")
         bench.until(lambda: "difference" in bench.text(".tapml-heat .tapml-caption"))
         bench.until(lambda: bench[".tapml-heat .tapml-legend-labels span"].count() == 3)
@@ -406,7 +406,7 @@ class TestPresses:
             )
             again = dict(session.report.introduced)
             for result in again.values():
-                session._events.emit(OpJudged(result.op, 0, result))
+                session.engine.events.emit(OpJudged(result.op, 0, result))
             bare.until(lambda: page.evaluate("() => window.painted"))
             page.wait_for_timeout(400)  # what follows results at leisure has followed
             page.mouse.up()
@@ -646,7 +646,7 @@ class TestStatus:
 
 class TestViews:
     def test_two_views_of_one_widget_stay_in_step(self, page, judged):
-        bare = BarePage(page, feed_of(judged), ["table"], views=2)
+        bare = BarePage(page, feed_of(judged), ["table"], times=2)
         first, second = bare["[role=grid]"].all()
         first.focus()
         page.keyboard.press("Home")

@@ -252,7 +252,7 @@ class TestOfAnOperator:
             yield session
 
     def test_its_unit(self, session):
-        code = session._runs.kernels.code("act/silu", 0)
+        code = session.engine.kernels.code("act/silu", 0)
         assert "R.sigmoid" in code.relax
         assert "T.sblock" in code.tir
         assert "\ndefine " in code.source
@@ -260,17 +260,17 @@ class TestOfAnOperator:
 
     def test_a_primfunc_in_its_place(self, session):
         session.override("act", kernels.forgets_a_row)
-        code = session._runs.kernels.code("act/silu", 0)
+        code = session.engine.kernels.code("act/silu", 0)
         assert code.relax == ""
         assert "T.grid(2, 16)" in code.tir
         assert "\ndefine " in code.source
         session.override("act", None)
-        assert "R.sigmoid" in session._runs.kernels.code("act/silu", 0).relax
+        assert "R.sigmoid" in session.engine.kernels.code("act/silu", 0).relax
 
     def test_a_primfunc_that_cannot_be_loaded(self, session):
         session.override("act", kernels.unlinkable)
         session.run("act")
-        code = session._runs.kernels.code("act/silu", 0)
+        code = session.engine.kernels.code("act/silu", 0)
         assert "\ndefine " in code.source
         assert "cannot be loaded on the target" in code.message
         assert "tapml_there_is_no_such_function" in code.message
@@ -281,12 +281,12 @@ class TestOfAnOperator:
             return x / (1 + np.exp(-x))
 
         session.override("act", my_silu)
-        code = session._runs.kernels.code("act/silu", 0)
+        code = session.engine.kernels.code("act/silu", 0)
         assert "x / (1 + np.exp(-x))" in code.source
         assert replace(code, source="") == replace(code, relax="", tir="", source="", message="")
         assert code.language == "python"
         session.override("act", np.tanh)
-        code = session._runs.kernels.code("act/silu", 0)
+        code = session.engine.kernels.code("act/silu", 0)
         assert (code.source, code.language) == ("", "python")
         assert code.message == "the source of tanh cannot be found"
 
@@ -297,7 +297,7 @@ class TestOfAnOperator:
 
         with tapml.debug(Model().eval(), (torch.randn(4, 4),), target="llvm") as session:
             session.run()
-            codes = {op.id: session._runs.kernels.code(op.id, 0) for op in session.graph.ops}
+            codes = {op.id: session.engine.kernels.code(op.id, 0) for op in session.graph.ops}
             hosts = [op.id for op in session.graph.ops if op.host]
         (unsupported,) = [op for op in codes if "i1e" in op]
         assert hosts

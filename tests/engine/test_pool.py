@@ -47,8 +47,8 @@ def test_four_workers_give_the_same_report(alone, nothing_left):
         assert essence(report) == alone
         assert [t for t, _ in told] == ["started", "judged"] * len(session.graph)
         assert [a for _, a in told[::2]] == [b for _, b in told[1::2]]
-        assert all(one.calls for one in session._sessions)
-        assert len({one._pid for one in session._sessions}) == 4
+        assert all(one.calls for one in session.engine.pool.sessions)
+        assert len({one.platform["pid"] for one in session.engine.pool.sessions}) == 4
         again = session.run()
         assert again.info.sent_bytes < 4 * report.info.sent_bytes
         assert session.migrate().offloaded
@@ -62,8 +62,8 @@ def test_killing_one_in_mid_run_changes_nothing_but_time(alone, nothing_left):
 
         def kill(event):
             if event.done == 20 and event.phase == "introduced":
-                for one in session._sessions[1:3]:
-                    psutil.Process(one._pid).kill()
+                for one in session.engine.pool.sessions[1:3]:
+                    psutil.Process(one.platform["pid"]).kill()
                     killed.append(one)
 
         session.on("RunProgress", kill)

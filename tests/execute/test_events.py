@@ -64,4 +64,4 @@ def test_a_callback_may_unsubscribe_itself():
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match="there are RunStarted, RunProgress"):
         EventStream().on("Started", print)
-    assert set(EVENTS) >= {"OpStarted", "OpJudged", "RunProgress", "TargetLost"}
+    assert set(EVENTS) >= {"OpStarted", "OpJudged", "RunProgress", "TargetGone"}

@@ -88,7 +88,7 @@ def test_a_linker_in_trouble_ends_the_run_and_not_what_was_judged(tmp_path, cach
 
 def test_an_object_that_the_linker_rejects_is_compiled_anew(cache, monkeypatch):
     with tapml.debug(*two_layers()) as session:
-        table, compiler = session._runs.kernels, session._compiler
+        table, compiler = session.engine.kernels, session.engine.compiler
         link, spoiled = compiler.link, list[Path]()
 
         def spoil(compiled, library):
@@ -102,7 +102,7 @@ def test_an_object_that_the_linker_rejects_is_compiled_anew(cache, monkeypatch):
         (path,) = spoiled
         assert path.read_bytes()[:4] == b"\x7fELF"
         assert path.stat().st_size > 1000
-        assert len(table._renewed) == 1
+        assert len(table._loader.renewed) == 1
 
 
 @pytest.mark.parametrize("how", ["removed", "a file"])
@@ -123,9 +123,11 @@ class TestStopping:
 
     def compiling(self, session):
         session.run(wait=False)
-        worker = session._compiler._supervisor.worker
+        worker = session.engine.compiler._supervisor.worker
         process = psutil.Process(worker.pid)
-        assert wait_until(lambda: session._compiler._supervisor.active and process.children(), 30)
+        assert wait_until(
+            lambda: session.engine.compiler._supervisor.active and process.children(), 30
+        )
         return process
 
     def test_a_stopped_worker_is_ended_by_stop_and_the_next_run_is_right(self, cache):
@@ -133,7 +135,7 @@ class TestStopping:
             process = self.compiling(session)
             os.kill(process.pid, signal.SIGSTOP)
             session.stop()
-            assert not session._thread.busy
+            assert not session.engine.jobs.busy
             assert session.report.info.stopped
             assert wait_until(lambda: not process.is_running())
             assert good(session.run())

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import tapml_nb as tapml
+from tapml_nb.engine.verbs import hybrid
 from tapml_nb.execute.events import OutputsCompared
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.targets.wire.errors import TargetError
@@ -80,9 +81,9 @@ def test_it_is_not_made_twice(gated):
     heard: list[OutputsCompared] = []
     gated.on(OutputsCompared, heard.append)
     first = offloaded(gated).unobserved
-    calls = gated._target.calls
+    calls = gated.engine.pool.first.calls
     assert offloaded(gated).unobserved is first
-    assert gated._target.calls == calls
+    assert gated.engine.pool.first.calls == calls
     assert len(heard) == 1
 
 
@@ -92,10 +93,12 @@ def test_nothing_but_outputs_comes_back(gated):
     gated.hybrid()
     gated.offload("*")
     received = []
-    gated.on("OpAccumulated", lambda event: received.append(gated._target.bytes_received))
+    gated.on("OpAccumulated", lambda event: received.append(gated.engine.pool.first.bytes_received))
     gated.hybrid()
-    assert gated._target.bytes_received - received[-1] == 45 * 4
-    assert not [k for k in gated._target._connection.resident if k.startswith("unobserved")]
+    assert gated.engine.pool.first.bytes_received - received[-1] == 45 * 4
+    assert not [
+        k for k in gated.engine.pool.first.connection.resident if k.startswith("unobserved")
+    ]
 
 
 def test_operators_of_the_source_and_numpy_functions_in_between(gated):
@@ -145,7 +148,7 @@ def test_state_goes_from_step_to_step(kernel_cache, nothing_left):
         assert offloaded(session).unobserved.same
         totals = np.cumsum([x.numpy() for (x,) in steps], axis=0, dtype=np.float32)
         for step in range(3):
-            found = session._runs._hybrid_run.array(session.graph.outputs[0], step)
+            found = session.engine.hybrid.array(session.graph.outputs[0], step)
             np.testing.assert_allclose(found, totals[step], rtol=1e-6)
 
 
@@ -156,19 +159,19 @@ def test_a_llama_migrated(kernel_cache, nothing_left):
         assert session.report.info.unobserved.same
         # Half of it, so that tensors go to and fro.
         session.restore(migration.offloaded[::2])
-        session._runs.run_hybrid(whole=True)
+        hybrid.run(session.engine, whole=True)
         assert session.report.info.unobserved.same
 
 
 def test_a_target_killed_in_between_is_nobodys_fault(gated):
     def kill(event):
         if event.op == "tanh":
-            os.kill(gated._target._pid, signal.SIGKILL)
+            os.kill(gated.engine.pool.first.platform["pid"], signal.SIGKILL)
 
     forget = gated.on("OpAccumulated", kill)
     assert offloaded(gated).unobserved.same
     forget()
-    assert gated._target.restarts == 1
+    assert gated.engine.pool.first.restarts == 1
 
 
 class Transposed(nn.Module):
@@ -193,7 +196,7 @@ def test_what_the_source_computes_in_both_runs_is_the_same(kernel_cache, nothing
             session.override("sum", lambda x: 1 / 0)
         else:
             session.restore("sum")
-        session._runs.run_hybrid(whole=True)
+        hybrid.run(session.engine, whole=True)
         info = session.report.info
         assert info.outputs is Verdict.PASS
         assert info.unobserved.same, info.unobserved.message
@@ -208,7 +211,7 @@ def test_a_fault_that_only_shows_behind_the_source(kernel_cache, nothing_left):
         session.override("act/silu", kernels.spoils_its_input)
         session.offload("*")
         session.restore("add")
-        session._runs.run_hybrid(whole=True)
+        hybrid.run(session.engine, whole=True)
         unobserved = session.report.info.unobserved
         assert unobserved.same is False
         assert unobserved.op == "act/silu"
@@ -231,7 +234,7 @@ def test_numbers_that_the_device_cannot_hold(kernel_cache, nothing_left):
     with tapml.debug(Buckets().eval(), (x,), target="webgpu") as session:
         session.offload("*")
         session.restore("to")  # what becomes of -inf there is another matter
-        session._runs.run_hybrid(whole=True)
+        hybrid.run(session.engine, whole=True)
         info = session.report.info
         assert info.outputs is Verdict.PASS
         assert "cannot hold" in session.report.accumulated["maximum", 0].message
@@ -242,14 +245,14 @@ def test_a_run_that_cannot_be_made_is_no_difference(gated, monkeypatch):
     """The hybrid run's calls were all made; then there is no room for an input any more."""
     gated.run()
     gated.offload("*")
-    put = gated._target.put
+    put = gated.engine.pool.first.put
 
     def full(key, array):
         if key.startswith("unobserved/"):
             raise TargetError("no room for 192 bytes")
         return put(key, array)
 
-    monkeypatch.setattr(gated._target, "put", full)
+    monkeypatch.setattr(gated.engine.pool.first, "put", full)
     gated.override("act/silu", lambda x: x / (1 + np.exp(-x)))
     info = gated.hybrid().info
     assert info.unobserved.same is None

@@ -267,7 +267,7 @@ class TestCache:
         for _ in range(2):
             session.hybrid()
             wrong = self.expected(steps, 1.5)[2]
-            array = session._runs._hybrid_run.array(session.graph.outputs[0], 2)
+            array = session.engine.hybrid.array(session.graph.outputs[0], 2)
             np.testing.assert_allclose(array, wrong, rtol=1e-4, atol=1e-5)
             assert session.report.info.outputs is Verdict.FAIL
         session.override("qkv/add", None)

@@ -14,12 +14,12 @@ from tapml_nb.migrate.migration import BREAKS
 OPS = [f"op{k}" for k in range(300)]
 
 
-def breaking(*sets, accidents=()):
+def breaking(*sets, failures=()):
     """Probes of a model that breaks as soon as one of these sets is on the target."""
     bad = [frozenset(s) for s in sets]
 
     def check(ops):
-        lost = {op: "it crashed" for op in ops if op in accidents}
+        lost = {op: "it crashed" for op in ops if op in failures}
         moved = ops - lost.keys()
         return Answer(not any(s <= moved for s in bad), lost)
 
@@ -57,15 +57,15 @@ class TestMigration:
         growth = migrate(OPS, breaking({"op3", "op200"}))
         assert list(growth.quarantined) == ["op200"]
 
-    def test_an_accident_is_quarantined_with_its_reason_and_nothing_else(self):
-        probes = breaking(accidents={"op5", "op250"})
+    def test_a_failure_is_quarantined_with_its_reason_and_nothing_else(self):
+        probes = breaking(failures={"op5", "op250"})
         growth = migrate(OPS, probes)
         assert growth.quarantined == {"op5": "it crashed", "op250": "it crashed"}
         assert len(growth.safe) == 298
         assert len(probes.journal) <= 4
 
-    def test_an_accident_beside_a_fault(self):
-        growth = migrate(OPS[:2], breaking({"op1"}, accidents={"op0"}))
+    def test_a_failure_beside_a_fault(self):
+        growth = migrate(OPS[:2], breaking({"op1"}, failures={"op0"}))
         assert growth.quarantined == {"op0": "it crashed", "op1": BREAKS}
 
     def test_each_step_tells_the_safe_set(self):
@@ -104,8 +104,8 @@ class TestLocalization:
         found = localize(OPS, ["op8"], breaking({"op8"}, {"op20", "op21"}, {"op200"}))
         assert found == [{"op8"}, {"op200"}, {"op20", "op21"}]
 
-    def test_accidents_are_culprits(self):
-        probes = breaking({"op9"}, accidents={"op4"})
+    def test_failures_are_culprits(self):
+        probes = breaking({"op9"}, failures={"op4"})
         assert localize(OPS[:20], [], probes) == [{"op4"}, {"op9"}]
 
     def test_where_more_makes_it_right_again_the_answer_still_breaks(self):

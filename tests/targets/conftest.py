@@ -11,8 +11,9 @@ import numpy as np
 import psutil
 import pytest
 
-from tapml_nb.targets.client.session import TargetEvent, TargetSession
+from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
+from tapml_nb.targets.wire.events import TargetEvent
 from tests.conftest import wait_until
 from tests.targets import kernels
 

@@ -30,9 +30,8 @@ def serving(changes: str = "") -> Iterator[Serving]:
         changes: Python that is run in it first.
     """
     code = f"""
-from tapml_nb.targets.devices import base as devices
-from tapml_nb.targets.server import listener as server, runner as memory, service
-from tapml_nb.targets.wire import handshake as greeting, tensor_channel as bulk
+from tapml_nb.targets.devices import tvm_runtime as devices
+from tapml_nb.targets.server import listener as server, service, tensor_channel as channel
 {changes}
 server.serve_standalone("127.0.0.1", 0)
 """

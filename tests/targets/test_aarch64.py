@@ -67,7 +67,7 @@ def test_a_llama_is_judged_and_moves_over(board, kernel_cache, nothing_left):
         assert [(r.op, r.verdict) for r in report.missing] == [
             ("model/cumsum", Verdict.COMPILE_ERROR)
         ]
-        assert llama._target.platform["machine"] == "aarch64"
+        assert llama.engine.pool.first.platform["machine"] == "aarch64"
         differing = [r for r in report.introduced.values() if r.statistics and r.ratio > 0]
         assert differing  # it is another processor: some last bits are
         migration = llama.migrate()
@@ -125,7 +125,7 @@ def test_kernels_for_another_machine_are_not_sent(board, kernel_cache, nothing_l
     with tapml.debug(*models.two_layers(), target=Target("llvm", rpc=board)) as session:
         with pytest.raises(TargetError, match=r"is aarch64, and kernels are compiled for x86_64"):
             session.run()
-        assert session._target.bytes_sent == 0
+        assert session.engine.pool.first.bytes_sent == 0
 
 
 def test_guard_pages(board, kernel_cache, nothing_left):

@@ -41,9 +41,9 @@ def sums(session):
 def test_later_kernels_compute_as_before(session, kernel, note):
     for _ in range(2):
         result = session.call(kernel, ["x"], ["y"])
-        assert result.deterministic == [True]
-        said = [] if note is None else [f"it changed {note} of its process, which was put back"]
-        assert result.notes == said
+        assert result.deterministic == (True,)
+        put_back = f"it changed {note} of its process, which was put back"
+        assert result.notes == (() if note is None else (put_back,))
         assert np.array_equal(session.fetch("y"), X + (kernel == "add_one"))
         assert np.array_equal(halves(session), TINY / 2)
         assert np.array_equal(sums(session), np.ones(8, np.float32))

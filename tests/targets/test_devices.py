@@ -93,7 +93,7 @@ def test_a_model_is_judged_and_moves_over(session):
     code = session.code("act/silu")
     assert "threadIdx.x" in code.tir
     words = {"opencl": "__kernel", "webgpu": "@compute", "cuda": "__global__"}
-    assert words[session._spec.kind] in code.source
+    assert words[session.engine.settings.target.kind] in code.source
 
 
 def test_kernels_of_the_users(session):
@@ -114,7 +114,10 @@ def test_a_limit_is_no_crash(session):
 def test_a_session_killed_in_mid_run_comes_back(session):
     session.on(
         "OpJudged",
-        lambda event: event.op == "first/linear" and os.kill(session._target._pid, signal.SIGKILL),
+        lambda event: (
+            event.op == "first/linear"
+            and os.kill(session.engine.pool.first.platform["pid"], signal.SIGKILL)
+        ),
     )
     report = session.run()
     assert report.ok

@@ -115,7 +115,7 @@ def test_many_hits_leave_nothing_behind(nothing_left):
         for _ in range(20):
             assert session.run("act").verdict("act/silu") is Verdict.CRASH
         assert session.run("second").verdict("second/linear") is Verdict.PASS
-        server = psutil.Process(session._target._server._process.pid)
+        server = psutil.Process(session.engine.pool.first.endpoint.server._process.pid)
         assert len(server.children()) <= 1
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import psutil
 import pytest
 
-from tapml_nb.targets.server.leftovers import MARK, children, end, end_marked, is_stopped
+from tapml_nb.targets.server.leftovers import children, end, end_marked, is_stopped
 from tapml_nb.targets.spec import Target
 from tapml_nb.targets.wire.errors import TargetLost
+from tapml_nb.targets.wire.exits import SERVER_MARK
 from tests.conftest import wait_until
 from tests.targets.conftest import X, fill, gone
 
@@ -106,7 +107,7 @@ def test_whoever_has_had_their_time_ends(place, kernel):
 
 def test_a_listener_ends_who_is_late_without_being_asked(standalone, open_session, monkeypatch):
     """The notebook may be gone, or the line to it."""
-    monkeypatch.setattr("tapml_nb.targets.client.connection._ask_for_the_end", lambda *_: None)
+    monkeypatch.setattr("tapml_nb.targets.client.connection.ask_for_the_end", lambda *_: None)
     listener, address = standalone
     session = open_session(Target("llvm", rpc=address, timeout=0.5))
     left = below(listener)
@@ -140,7 +141,7 @@ def test_a_listener_that_a_kernel_takes_away_is_replaced(open_session, kernel):
 
 def _belongs_to(process, listener):
     try:
-        return process.environ().get(MARK) == listener.environ()[MARK]
+        return process.environ().get(SERVER_MARK) == listener.environ()[SERVER_MARK]
     except (psutil.Error, OSError):
         return False
 
@@ -176,7 +177,9 @@ def test_closed_descriptors_are_the_kernels_doing(session):
 
 @pytest.fixture
 def sleeper():
-    process = subprocess.Popen(["sleep", "60"], env={MARK: "/a/folder"}, start_new_session=True)
+    process = subprocess.Popen(
+        ["sleep", "60"], env={SERVER_MARK: "/a/folder"}, start_new_session=True
+    )
     yield process
     process.kill()
     process.wait()

@@ -125,13 +125,13 @@ def test_a_stall_longer_than_the_deadline_is_not_the_kernels(proxy, session):
     proxy.stall()
     threading.Timer(3.5, proxy.heal).start()
     result = session.call("add_one", ["x"], ["y"], timeout=0.3)
-    assert result.deterministic == [True]
+    assert result.deterministic == (True,)
     assert session.restarts == 0
 
 
 def test_a_stall_for_good_is_told_in_our_words(proxy, session, monkeypatch):
-    monkeypatch.setattr(session_module, "_CONTROL_SECONDS", 0.5)
-    monkeypatch.setattr("tapml_nb.targets.client.connection._CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(session_module, "CONTROL_SECONDS", 0.5)
+    monkeypatch.setattr("tapml_nb.targets.client.inquiry._CONNECT_SECONDS", 0.5)
     proxy.stall()
     with pytest.raises(TargetLost) as caught:
         session.call("add_one", ["x"], ["y"], timeout=0.2)
@@ -175,7 +175,7 @@ def test_a_damaged_tensor_is_noticed(proxy, session, way):
     assert np.array_equal(session.fetch("damaged"), tensor)
 
 
-def test_damage_anywhere_in_a_greeting(server, library):
+def test_damage_anywhere_in_a_handshake(server, library):
     """A server that does not make sense at once is asked once more."""
     for place in (2, 20, 120, 300, 500):
         line = Proxy(server.port)
@@ -236,19 +236,20 @@ def test_a_server_from_before_there_were_numbers():
 
 
 _LACKS_A_PARAMETER = """
-real = memory.KernelRunner.call
-memory.KernelRunner.call = (
-    lambda self, kernel, inputs, outputs, references, repeats, *, within:
-        real(self, kernel, inputs, outputs, references, repeats, within=within)
+import dataclasses
+known = dataclasses.fields(service.CallRequest)
+fields = [(one.name, one.type, one) for one in known if one.name not in ("numbers", "guard")]
+service.CallRequest = dataclasses.make_dataclass(
+    "CallRequest", fields, namespace={"from_json": classmethod(lambda cls, data: cls(**data))}
 )
 """
 _LACKS_A_FIELD = """
-real = memory.KernelRunner.call
-def call(*arguments, **named):
-    answer = real(*arguments, **named)
+real = service.SessionService._call
+def call(self, data):
+    answer = real(self, data)
     del answer["identical"]
     return answer
-memory.KernelRunner.call = call
+service.SessionService._call = call
 """
 _HAS_A_FIELD_MORE = _LACKS_A_FIELD.replace('del answer["identical"]', 'answer["more"] = 1')
 
@@ -268,7 +269,7 @@ def test_answers_out_of_step_are_taken_for_no_answer(kernel_cache):
         target = Target("llvm", rpc=other.at(other.port))
         with tapml.debug(*models.two_layers(), target=target) as session:
             assert session.run().counts == {Verdict.PASS: 3}
-            assert session._target.restarts > 0
+            assert session.engine.pool.first.restarts > 0
 
 
 @pytest.mark.parametrize("changes", [_LACKS_A_PARAMETER, _LACKS_A_FIELD])
@@ -288,12 +289,12 @@ def test_a_field_more_is_passed_over(kernel_cache):
 
 _FULL_DISK = """
 import errno
-real = bulk.Path.open
+real = channel.Path.open
 def full(self, mode="r", *arguments, **named):
     if mode == "xb":
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
     return real(self, mode, *arguments, **named)
-bulk.Path.open = full
+channel.Path.open = full
 """
 _FULL_DEVICE = """
 real = devices.TvmDevice.new

@@ -12,9 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
-from tapml_nb.targets.client.session import TargetLostEvent, TargetStartedEvent
 from tapml_nb.targets.spec import Target
 from tapml_nb.targets.wire.errors import KernelRaised, TargetLost
+from tapml_nb.targets.wire.events import TargetGone, TargetStarted
 from tests.conftest import wait_until
 from tests.targets import kernels
 from tests.targets.conftest import X, fill, gone
@@ -56,10 +56,10 @@ def test_a_crash_names_its_signal_and_last_words(session, events, kernel, detail
     assert session.state == "lost"
     assert not session.resident("x")
     assert not session.resident("y")
-    assert events[-1] == TargetLostEvent("crash", caught.value.detail)
+    assert events[-1] == TargetGone("crash", caught.value.detail)
     assert works(session)
     assert session.restarts == 1
-    assert isinstance(events[-1], TargetStartedEvent)
+    assert isinstance(events[-1], TargetStarted)
 
 
 def test_an_endless_loop_ends_at_its_deadline(open_session):
@@ -159,7 +159,7 @@ def test_a_copy_of_the_process_answers_nothing(session):
 
 
 def test_a_child_that_does_not_come_back_is_no_copy(session):
-    assert session.call("leaves_a_child", ["x"], ["y"]).deterministic == [True]
+    assert session.call("leaves_a_child", ["x"], ["y"]).deterministic == (True,)
     assert works(session)
     assert session.restarts == 0
     time.sleep(0.7)  # then they have ended
@@ -233,7 +233,7 @@ def test_stopped_in_mid_launch_counts_as_a_hang(session):
 
 
 def test_a_stopped_listener_is_replaced(session, monkeypatch):
-    monkeypatch.setattr("tapml_nb.targets.client.session._REPORT_SECONDS", 0.5)
+    monkeypatch.setattr("tapml_nb.targets.client.endpoint._REPORT_SECONDS", 0.5)
     listener = listener_of(session)
     listener.suspend()
     with pytest.raises(TargetLost):
@@ -245,7 +245,7 @@ def test_a_stopped_listener_is_replaced(session, monkeypatch):
 
 
 def test_a_server_whose_folder_is_gone_is_replaced(session):
-    shutil.rmtree(session._server._workroot)
+    shutil.rmtree(session.endpoint.server._workroot)
     os.kill(session.platform["pid"], signal.SIGKILL)
     with pytest.raises(TargetLost) as caught:
         session.call("add_one", ["x"], ["y"])
@@ -254,7 +254,7 @@ def test_a_server_whose_folder_is_gone_is_replaced(session):
 
 
 def test_a_tensor_that_is_not_there_any_more_renews_the_session(session):
-    session._connection.remote("drop", '["x"]')
+    session.connection.service.drop(["x"])
     with pytest.raises(TargetLost) as caught:
         session.call("add_one", ["x"], ["y"])
     assert caught.value.reason == "connection"
@@ -289,7 +289,7 @@ def test_interrupting_a_call(session):
 
 def test_interrupting_nothing_changes_nothing(session, open_session):
     session.interrupt()
-    assert session.call("add_one", ["x"], ["y"]).deterministic == [True]
+    assert session.call("add_one", ["x"], ["y"]).deterministic == (True,)
     assert session.restarts == 0
 
 

@@ -21,10 +21,11 @@ from tvm import rpc
 
 from tapml_nb.targets.client.local_server import LocalServer
 from tapml_nb.targets.client.session import TargetSession
-from tapml_nb.targets.server.handshakes import Greeter, Greeters
+from tapml_nb.targets.server.handshakes import Handshake, Handshakes
 from tapml_nb.targets.spec import Target
+from tapml_nb.targets.wire.envelope import error_of, seal, unseal
 from tapml_nb.targets.wire.errors import TargetError, TargetLost
-from tapml_nb.targets.wire.handshake import BULK, END, MAGIC, pack_word
+from tapml_nb.targets.wire.handshake import CHANNEL, END, MAGIC, opening, pack_word
 from tests.conftest import wait_until
 from tests.targets import kernels
 from tests.targets.conftest import X, fill
@@ -54,6 +55,14 @@ def standalone(nothing_left):
 
 def connect(server):
     return socket.create_connection(("127.0.0.1", server.port), 5)
+
+
+def asked(remote, name, *arguments):
+    """What our server answers to TVM's own client."""
+    answer = unseal(remote.get_function("tapml.do")(seal([1, name, arguments])))
+    if "error" in answer:
+        raise error_of(answer)  # (In no variable: that would keep the connection alive.)
+    return answer["answer"]
 
 
 # -- who may come in -------------------------------------------------------------------------------
@@ -96,7 +105,7 @@ def test_nobody_there(nothing_left):
 
 
 def test_a_server_that_says_nothing_is_given_up(nothing_left, monkeypatch):
-    monkeypatch.setattr("tapml_nb.targets.client.connection._CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("tapml_nb.targets.client.inquiry._CONNECT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
         session = TargetSession(Target("llvm", rpc=f"127.0.0.1:{port}/key"))
@@ -115,13 +124,13 @@ def test_silent_and_senseless_connections_keep_nobody_waiting(server):
         struct.pack("<ii", MAGIC, 1 << 30),
         struct.pack("<ii", MAGIC, 100) + b"too short",
         struct.pack("<ii", MAGIC, 4) + b"\xff\xfe\xfd\xfc",
-        pack_word(BULK) + struct.pack("<i", 2) + b"[]",
-        pack_word(BULK) + struct.pack("<i", 36) + b'{"session": "../..", "token": "xxx"}',
+        pack_word(CHANNEL) + struct.pack("<i", 2) + b"[]",
+        pack_word(CHANNEL) + struct.pack("<i", 36) + b'{"session": "../..", "token": "xxx"}',
     ]
     pests = []
-    for greeting in sense * 2:
+    for words in sense * 2:
         pests.append(connect(server))
-        pests[-1].sendall(greeting)
+        pests[-1].sendall(words)
     begin = time.monotonic()
     remote = rpc.connect("127.0.0.1", server.port, server.token)
     assert json.loads(remote.get_function("tapml.hello")())["pid"]
@@ -145,32 +154,31 @@ def test_who_says_nothing_costs_no_process(standalone):
 
 
 def test_a_flood_from_one_place_pushes_out_nobody_of_another():
-    greeters, ends = Greeters(limit=4), []
+    handshakes, ends = Handshakes(limit=4), []
     for peer in ("flood", "guest", "flood", "flood"):
-        assert greeters.in_the_way() is None
+        assert handshakes.in_the_way() is None
         here, there = socket.socketpair()
         ends += [here, there]
-        greeters.add(Greeter(here, peer))
-    assert greeters.in_the_way() is next(iter(greeters))
-    greeters.remove(next(iter(greeters)))
-    assert greeters.in_the_way() is None
-    assert greeters.oldest().peer == "flood"
+        handshakes.add(Handshake(here, peer))
+    assert handshakes.in_the_way() is next(iter(handshakes.values()))
+    handshakes.remove(next(iter(handshakes.values())))
+    assert handshakes.in_the_way() is None
+    assert handshakes.oldest().peer == "flood"
     for end in ends:
         end.close()
 
 
 def test_a_session_ends_when_who_knows_its_token_asks(server):
     remote = rpc.connect("127.0.0.1", server.port, server.token)
-    credentials = json.loads(remote.get_function("tapml.bulk")())
+    credentials = asked(remote, "channel")
     process = psutil.Process(json.loads(remote.get_function("tapml.hello")())["pid"])
     process.suspend()  # it can hear nothing
     for token, answer in (("wrong", b""), (credentials["token"], pack_word(END))):
         assert process.is_running()
         with connect(server) as line:
-            text = json.dumps({**credentials, "token": token}).encode()
-            line.sendall(pack_word(END) + pack_word(len(text)) + text)
+            line.sendall(opening(END, {**credentials, "token": token}))
             assert line.recv(4) == answer
-    assert server.exit_of(process.pid, 15)["signal"] == signal.SIGKILL
+    assert server.exit_of(process.pid, 15).signal == signal.SIGKILL
 
 
 def test_a_silent_connection_is_hung_up_on(server):
@@ -181,17 +189,16 @@ def test_a_silent_connection_is_hung_up_on(server):
 
 def test_a_tensor_connection_needs_the_sessions_token(server):
     remote = rpc.connect("127.0.0.1", server.port, server.token)
-    credentials = json.loads(remote.get_function("tapml.bulk")())
+    credentials = asked(remote, "channel")
 
-    def greet(token):
+    def introduce(token):
         connection = connect(server)
-        text = json.dumps({**credentials, "token": token}).encode()
-        connection.sendall(pack_word(BULK) + pack_word(len(text)) + text)
+        connection.sendall(opening(CHANNEL, {**credentials, "token": token}))
         return connection
 
-    with greet("wrong") as stranger:
+    with introduce("wrong") as stranger:
         assert stranger.recv(1) == b""
-    with greet(credentials["token"]) as friend:
+    with introduce(credentials["token"]) as friend:
         assert friend.recv(4) == struct.pack("<I", len(b'{"ok": true}'))
 
 
@@ -237,7 +244,7 @@ def test_a_standalone_server_takes_no_paths_of_its_own_machine(standalone, libra
     port, _, key = rest.partition("/")
     remote = rpc.connect(host, int(port), key)
     with pytest.raises(Exception, match="leaves the session's folder"):
-        remote.get_function("tapml.load")(str(library), "[]")
+        asked(remote, "load", str(library), [])
 
 
 def test_children_know_neither_token_nor_torch(server):
@@ -261,7 +268,7 @@ def test_a_session_on_a_standalone_server(standalone, library):
         session.load(library, list(kernels.PLANS.values()))
         assert session.bytes_sent == library.stat().st_size
         fill(session)
-        assert session.call("add_one", ["x"], ["y"]).deterministic == [True]
+        assert session.call("add_one", ["x"], ["y"]).deterministic == (True,)
         assert np.array_equal(session.fetch("y"), X + 1)
         for kernel, reason, detail in (
             ("segfault", "crash", "SIGSEGV"),
@@ -274,7 +281,7 @@ def test_a_session_on_a_standalone_server(standalone, library):
             assert caught.value.reason == reason
             assert time.monotonic() - begin < 2
             fill(session)
-            assert session.call("add_one", ["x"], ["y"]).deterministic == [True]
+            assert session.call("add_one", ["x"], ["y"]).deterministic == (True,)
         assert session.restarts == 3
 
 
@@ -358,11 +365,11 @@ def test_ctrl_c_is_obeyed_while_connections_come(serve):
     ended = threading.Event()
 
     def flood(port):
-        greeting = struct.pack("<ii", MAGIC, 4) + b"nope"
+        words = struct.pack("<ii", MAGIC, 4) + b"nope"
         with contextlib.suppress(OSError):
             while not ended.is_set():
                 with socket.create_connection(("127.0.0.1", port), 1) as line:
-                    line.sendall(greeting)
+                    line.sendall(words)
 
     for _ in range(3):
         process, port, _ = serve("-m", "tapml_nb.cli", "serve")
@@ -386,7 +393,7 @@ def test_a_sessions_folder_goes_with_it(server, library):
     remote.upload(str(library))
     assert list(root.glob("session-*/kernels.so"))
     os.kill(pid, signal.SIGKILL)
-    assert server.exit_of(pid, 2)["signal"] == signal.SIGKILL
+    assert server.exit_of(pid, 2).signal == signal.SIGKILL
     assert [p.name for p in root.iterdir()] == ["server.log"]
 
 
@@ -396,10 +403,10 @@ def test_a_server_that_cannot_start_says_why(nothing_left, monkeypatch):
         LocalServer()
 
 
-def test_a_uploaded_name_is_never_reused(standalone, library):
+def test_an_uploaded_name_is_never_reused(standalone, library):
     with TargetSession(Target("llvm", rpc=standalone)) as session:
         session.load(library, [])
-        connection = session._connection
+        connection = session.connection
         with pytest.raises(TargetError, match="FileExistsError"):
-            connection.bulk.file(f"0-{library.name}", b"other")
+            connection.service.upload(f"0-{library.name}", b"other")
         assert wait_until(lambda: session.held() == 0)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from tapml_nb.numerics import bitwise_equal, digest, np_dtype, statistics
-from tapml_nb.targets.client.session import TargetSession, TargetStartedEvent
+from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
 from tapml_nb.targets.wire.errors import TargetError
+from tapml_nb.targets.wire.events import TargetStarted
 from tests.targets import kernels
 from tests.targets.conftest import CONSTANT, X
 
@@ -74,7 +75,7 @@ def test_a_dtype_the_target_lacks_is_an_error_and_no_end(session):
     with pytest.raises(TargetError, match="complex64"):
         session.put("t", np.zeros(3, np.complex64))
     assert not session.resident("t")
-    assert session.call("add_one", ["x"], ["y"]).deterministic == [True]
+    assert session.call("add_one", ["x"], ["y"]).deterministic == (True,)
     assert session.restarts == 0
 
 
@@ -84,13 +85,13 @@ def test_a_dtype_the_target_lacks_is_an_error_and_no_end(session):
 def test_a_call(session):
     session.put("right", X + 1)
     result = session.call("add_one", ["x"], ["y"], ["right"])
-    assert (result.deterministic, result.identical) == ([True], [True])
+    assert (result.deterministic, result.identical) == ((True,), (True,))
     assert len(result.ms) == 2
     assert all(0 < ms < 1000 for ms in result.ms)
     assert np.array_equal(session.fetch("y"), X + 1)
-    assert session.call("add_one", ["x"], ["y"], ["x"]).identical == [False]
-    assert session.call("add_one", ["x"], ["y"], [None], repeats=1).identical == [None]
-    assert session.call("add_one", ["x"], ["y"]).identical == [None]
+    assert session.call("add_one", ["x"], ["y"], ["x"]).identical == (False,)
+    assert session.call("add_one", ["x"], ["y"], [None], repeats=1).identical == (None,)
+    assert session.call("add_one", ["x"], ["y"]).identical == (None,)
     assert session.calls == 4
 
 
@@ -106,8 +107,8 @@ def test_bfloat16_in_and_bool_out(session):
     session.put("b", x)
     session.put("signs", X < 3)
     result = session.call("double_and_sign", ["b"], ["twice", "sign"], [None, "signs"])
-    assert result.deterministic == [True, True]
-    assert result.identical == [None, True]
+    assert result.deterministic == (True, True)
+    assert result.identical == (None, True)
     assert bitwise_equal(session.fetch("twice"), x + x)
     assert session.fetch("sign").dtype == np.bool_
 
@@ -115,21 +116,21 @@ def test_bfloat16_in_and_bool_out(session):
 def test_nothing_to_compute(session):
     session.put("none", np.zeros((0, 4), np.float32))
     result = session.call("empty", ["none"], ["out"], ["none"])
-    assert (result.deterministic, result.identical) == ([True], [True])
+    assert (result.deterministic, result.identical) == ((True,), (True,))
     assert session.fetch("out").shape == (0, 4)
 
 
 def test_a_kernel_without_launches_passes_its_input_on(session):
     before = session.held()
     result = session.call("nothing", ["x"], ["view", "same"], [None, "constant"])
-    assert result.identical == [None, True]
+    assert result.identical == (None, True)
     assert np.array_equal(session.fetch("view"), X.reshape(2, 4))
     assert session.held() == before
 
 
 def test_right_first_and_wrong_second(session):
     result = session.call("erratic", ["x"], ["y"], ["x"])
-    assert (result.deterministic, result.identical) == ([False], [False])
+    assert (result.deterministic, result.identical) == ((False,), (False,))
     assert np.array_equal(session.fetch("y#1"), X)
     assert np.array_equal(np.flatnonzero(session.fetch("y") - X), [3])
     session.call("add_one", ["x"], ["y"])
@@ -140,7 +141,7 @@ def test_what_is_not_written_never_looks_right(session):
     session.put("poison", np.full(kernels.N, 0xFF, np.uint8).repeat(4).view(np.float32))
     for reference in ("x", "poison"):
         result = session.call("lazy", ["x"], ["y"], [reference])
-        assert (result.deterministic, result.identical) == ([False], [False])
+        assert (result.deterministic, result.identical) == ((False,), (False,))
     assert np.array_equal(session.fetch("y")[:-1], X[:-1])
 
 
@@ -172,7 +173,7 @@ def test_errors_keep_the_session(session):
         session.call("add_one", ["wide"], ["y"])
     with pytest.raises(TargetError, match="no tensor"):
         session.statistics("gone", "x")
-    assert session.call("add_one", ["x"], ["y"]).deterministic == [True]
+    assert session.call("add_one", ["x"], ["y"]).deterministic == (True,)
     assert (session.state, session.restarts) == ("connected", 0)
 
 
@@ -196,7 +197,7 @@ def test_states_and_events(nothing_left, library, events):
     with session:
         assert session.state == "connected"
         (event,) = events
-        assert isinstance(event, TargetStartedEvent)
+        assert isinstance(event, TargetStarted)
         assert (event.address, event.pid) == (session.address, session.platform["pid"])
         assert session.platform["versions"]["apache-tvm"]
         session.start()

@@ -123,7 +123,7 @@ def test_a_model_is_judged_and_moves_over(server, kernel_cache):
     with tapml.debug(*models.two_layers(), target=Target("llvm", rpc=server)) as session:
         report = session.run()
         assert report.counts == {Verdict.PASS: 3}
-        assert session._target.platform["plain"]
+        assert session.engine.pool.first.platform["stock"]
         assert session.run().info.sent_bytes == report.info.sent_bytes
         assert len(session.migrate().offloaded) == 3
         assert session.report.info.outputs is Verdict.PASS

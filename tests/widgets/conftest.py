@@ -10,8 +10,7 @@ import pytest
 
 import tapml_nb as tapml
 from tapml_nb import Session, Target
-from tapml_nb.widgets.feed import Feed
-from tapml_nb.widgets.views import feed_of
+from tapml_nb.widgets.feed import Feed, feed_of
 from tests.conftest import wait_until
 from tests.models import two_layers
 

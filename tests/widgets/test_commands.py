@@ -8,9 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import tapml_nb as tapml
 from tapml_nb import Verdict
+from tapml_nb.report.figures import heatmap_table
+from tapml_nb.widgets.feed import feed_of
 from tests.conftest import wait_until
+from tests.widgets.conftest import RecordingPage
 from tests.widgets.test_kernel_text import PRIMFUNC
 
 
@@ -201,3 +206,41 @@ def test_a_carved_test_runs_under_pytest(session, page, tmp_path, monkeypatch):
 def test_positions_need_a_token_axis(session, page):
     session.run()
     assert "no axis of token positions" in page.error("positions")
+
+
+class Tagger(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(10, 16)
+        self.head = torch.nn.Linear(16, 4)
+
+    def forward(self, tokens):
+        return self.head(torch.relu(self.embedding(tokens)))
+
+
+def test_positions_are_the_reports_where_steps_differ_in_length():
+    steps = [(torch.arange(n)[None],) for n in (7, 3)]
+    shapes = ({1: torch.export.Dim("tokens", min=2, max=9)},)
+
+    def wrong(x):
+        y = np.maximum(x, 0)
+        y[:, 1] += 1
+        return y
+
+    with tapml.debug(Tagger().eval(), steps, dynamic_shapes=shapes) as session:
+        page = RecordingPage(feed_of(session))
+        assert page.error("positions").startswith("nothing judged has an axis of token positions")
+        relu = next(op.id for op in session.graph.ops if op.kind == "aten.relu")
+        session.override(relu, wrong)
+        report = session.run()
+        assert page.value("positions") == {"lengths": [7, 3]}
+        ratios, ops = page.last_buffers("reply")
+        table = heatmap_table(report, "layer", "position")
+        shown = np.frombuffer(ratios, "<f4").reshape(table.shape)
+        np.testing.assert_array_equal(shown, table.to_numpy(dtype=np.float32))
+        assert list(table.columns) == [*(f"0:{p}" for p in range(7)), *(f"1:{p}" for p in range(3))]
+        (row,) = np.argwhere((shown > 8).any(axis=1))[0]
+        assert np.flatnonzero(shown[row] > 8).tolist() == [1, 8]
+        whose = np.frombuffer(ops, "<i4").reshape(table.shape)[row]
+        assert whose[1] == whose[8] == number(session, relu)
+        assert ((whose >= 0) == ~np.isnan(shown[row])).all()

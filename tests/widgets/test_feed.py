@@ -19,7 +19,7 @@ from tapml_nb import Verdict
 from tapml_nb.execute.events import OpJudged
 from tapml_nb.judge.results import OpResult
 from tapml_nb.widgets import protocol
-from tapml_nb.widgets.views import feed_of
+from tapml_nb.widgets.feed import feed_of
 from tests.conftest import wait_until
 from tests.models import two_layers
 from tests.widgets.conftest import RecordingPage
@@ -63,7 +63,7 @@ def test_a_thousand_results_are_a_few_messages(session, page):
     begin = time.monotonic()
     for k in range(1000):
         op = ops[k % len(ops)]
-        session._events.emit(OpJudged(op, 0, OpResult(op, 0, Verdict.PASS, ratio=float(k))))
+        session.engine.events.emit(OpJudged(op, 0, OpResult(op, 0, Verdict.PASS, ratio=float(k))))
     seconds = time.monotonic() - begin
 
     def total():

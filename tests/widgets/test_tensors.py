@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tapml_nb.widgets.tensors import BINS, MOST, picture, profile, summarize
+from tapml_nb.widgets.tensors import BINS, MOST, picture, summarize
 
 
 def test_a_small_tensor_is_shown_as_it_is():
@@ -97,10 +97,3 @@ def test_a_summary_of_nothing_and_of_one_value():
     assert summarize(np.zeros(0)).bins.sum() == 0
     assert summarize(np.full(9, 3)).bins.sum() == 9
     assert summarize(np.array([True, False])).mean == 0.5
-
-
-def test_a_profile_follows_the_token_axis():
-    difference = np.zeros((1, 4, 3))
-    difference[0, 2, 1] = -7
-    assert profile(difference, 4).tolist() == [0, 0, 7, 0]
-    assert profile(difference, 5) is None

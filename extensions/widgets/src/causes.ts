@@ -13,7 +13,11 @@ export class CauseLine {
   private size = h("span", { class: "tapml-dim" });
   private worst: HTMLButtonElement;
   private first = this.link();
-  private all = h("button", { type: "button", "aria-expanded": false, onclick: () => this.toggle() });
+  private all = h("button", {
+    type: "button",
+    "aria-expanded": false,
+    onclick: () => this.toggle(),
+  });
   private label = h("span", { class: "tapml-dim" });
   private others = h("div", { class: "tapml-others" }, this.label, this.first, this.all);
   private list = h("div", { class: "tapml-all", hidden: true });
@@ -22,7 +26,14 @@ export class CauseLine {
 
   constructor(private store: Store) {
     const go = () => store.reveal(this.cause.worst, store.worstStep(this.cause.worst));
-    this.worst = h("button", { type: "button", onclick: go }, this.mark, this.name, this.times, this.size);
+    this.worst = h(
+      "button",
+      { type: "button", onclick: go },
+      this.mark,
+      this.name,
+      this.times,
+      this.size,
+    );
     this.element = h("div", { class: "tapml-cause" }, this.worst);
   }
 
@@ -37,16 +48,20 @@ export class CauseLine {
     setText(this.name, store.ops[worst]!);
     setText(this.times, count > 1 ? `×${count}` : "");
     const floors = typeof ratio === "number" ? number(ratio) : ratio;
-    setText(this.size, info.missing ? `missing, ${info.name}` : floors === null ? info.name : `${floors} floors`);
+    setText(
+      this.size,
+      info.missing ? `missing, ${info.name}` : floors === null ? info.name : `${floors} floors`,
+    );
     const alike = count > 1 ? `, the worst of ${count} of this cause` : "";
     this.worst.title = `${store.ops[worst]!}: ${info.name}${alike}`;
     mark(this.worst, store.selection.op, worst);
-    this.worst.dataset["op"] = String(worst);
+    this.worst.dataset.op = String(worst);
     if (count > 1) {
       this.point(this.first, cause.ops[0]!);
       this.first.hidden = cause.ops[0] === worst;
       setText(this.label, this.first.hidden ? "the first of them, too" : "first");
-      const shown = cause.ops.length < count ? `the first ${cause.ops.length} of ${count}` : `all ${count}`;
+      const shown =
+        cause.ops.length < count ? `the first ${cause.ops.length} of ${count}` : `all ${count}`;
       setText(this.all, `${this.list.hidden ? "▸" : "▾"} ${shown}`);
       this.listAll();
     }
@@ -74,7 +89,7 @@ export class CauseLine {
   private link(): HTMLButtonElement {
     const button = h("button", { type: "button", class: "tapml-name" });
     button.addEventListener("click", () => {
-      const op = Number(button.dataset["op"]);
+      const op = Number(button.dataset.op);
       this.store.reveal(op, this.store.worstStep(op));
     });
     return button;
@@ -82,7 +97,7 @@ export class CauseLine {
 
   private point(button: HTMLButtonElement, op: number): void {
     setText(button, this.store.ops[op]!);
-    button.dataset["op"] = String(op);
+    button.dataset.op = String(op);
     mark(button, this.store.selection.op, op);
   }
 }

@@ -43,7 +43,10 @@ export function onTheme(call: () => void): () => void {
     call();
   };
   const observer = new MutationObserver(changed);
-  const filter = { attributes: true, attributeFilter: ["class", "data-jp-theme-light", "data-jp-theme-name", "style"] };
+  const filter = {
+    attributes: true,
+    attributeFilter: ["class", "data-jp-theme-light", "data-jp-theme-name", "style"],
+  };
   observer.observe(document.body, filter);
   observer.observe(document.documentElement, filter);
   const media = matchMedia("(prefers-color-scheme: dark)");
@@ -61,7 +64,9 @@ const parsed = new Map<string, Rgb>();
 function parse(colour: string): Rgb {
   let rgb = parsed.get(colour);
   if (!rgb) {
-    const context = document.createElement("canvas").getContext("2d", { willReadFrequently: true })!;
+    const context = document
+      .createElement("canvas")
+      .getContext("2d", { willReadFrequently: true })!;
     context.fillStyle = colour;
     context.fillRect(0, 0, 1, 1);
     const [r, g, b] = context.getImageData(0, 0, 1, 1).data;

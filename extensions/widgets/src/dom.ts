@@ -60,6 +60,15 @@ export function keepChildren(element: Element, children: readonly Element[]): vo
   });
 }
 
+/** Give a canvas a size in CSS pixels, and as many of its own as the screen has there. */
+export function fitCanvas(canvas: HTMLCanvasElement, width: number, height: number): void {
+  const dpr = devicePixelRatio || 1;
+  canvas.width = Math.round(width * dpr);
+  canvas.height = Math.round(height * dpr);
+  canvas.style.width = `${width}px`;
+  canvas.style.height = `${height}px`;
+}
+
 /** Set a text, touching nothing where it is the same. */
 export function setText(element: Element, text: string): void {
   if (element.textContent !== text) element.textContent = text;
@@ -74,7 +83,10 @@ export function keepKeys(element: HTMLElement): void {
 }
 
 /** Call back with the element's size in CSS pixels, now and whenever it changes. */
-export function onResize(element: Element, call: (width: number, height: number) => void): () => void {
+export function onResize(
+  element: Element,
+  call: (width: number, height: number) => void,
+): () => void {
   const observer = new ResizeObserver((entries) => {
     const box = entries[entries.length - 1]!.contentRect;
     if (box.width > 0 && box.height > 0) call(box.width, box.height);

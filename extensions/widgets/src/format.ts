@@ -1,7 +1,8 @@
 // Numbers for people.
 
 /** Three significant digits, as plain as the size allows; NaN is a dash. */
-export function number(value: number | null | undefined): string {
+export function number(value: number | string | null | undefined): string {
+  if (typeof value === "string") return value; // what JSON knows no number for
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "-∞";
   const size = Math.abs(value);

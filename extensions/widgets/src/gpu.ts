@@ -61,7 +61,8 @@ export class Gpu {
       requiredLimits: required,
     });
     const { vendor, architecture, description } = adapter.info;
-    const name = description || [vendor, architecture].filter(Boolean).join(" ") || "unnamed adapter";
+    const name =
+      description || [vendor, architecture].filter(Boolean).join(" ") || "unnamed adapter";
     return new Gpu(device, { name: `${name} (${browser()})`, limits, f16 });
   }
 
@@ -97,8 +98,8 @@ export class Gpu {
     } catch (error) {
       failure = error as Error;
     }
-    const said = await Promise.all(SCOPES.map(() => device.popErrorScope()));
-    const errors = said.filter((error) => error !== null).map((error) => error.message);
+    const found = await Promise.all(SCOPES.map(() => device.popErrorScope()));
+    const errors = found.filter((error) => error !== null).map((error) => error.message);
     if (failure && !errors.length) errors.push(failure.message);
     if (failure?.cause === "rejected") errors.splice(0, errors.length, failure.message);
     if (errors.length) throw new Error(errors.join("\n"));
@@ -207,5 +208,7 @@ export class Gpu {
 /** The browser's name and version, roughly. */
 function browser(): string {
   const found = /(Firefox|Edg|Chrome|Version)\/(\d+)/.exec(navigator.userAgent);
-  return found ? `${found[1]!.replace("Version", "Safari").replace("Edg", "Edge")} ${found[2]}` : "browser";
+  return found
+    ? `${found[1]!.replace("Version", "Safari").replace("Edg", "Edge")} ${found[2]}`
+    : "browser";
 }

@@ -38,7 +38,8 @@ export class Grid<T> {
   }
 
   private walk(box: Box, visit: (cell: T[]) => void): void {
-    const clamp = (value: number, most: number) => Math.min(most, Math.max(0, Math.floor(value / this.cell)));
+    const clamp = (value: number, most: number) =>
+      Math.min(most, Math.max(0, Math.floor(value / this.cell)));
     const right = clamp(box.x + box.w, this.columns - 1);
     const bottom = clamp(box.y + box.h, this.rows - 1);
     for (let row = clamp(box.y, this.rows - 1); row <= bottom; row++) {

@@ -168,13 +168,17 @@ function place(node: Node, lifted: Map<Node, [Node, Node][]>): void {
   const heights = rows.map((row) => Math.max(...row.map((n) => n.h)));
   const total = heights.reduce((sum, height) => sum + height + GAP_Y, 0);
   const widest = Math.max(...rows.map((row) => extent(row)[1] - extent(row)[0]), 1);
-  const columns = rows.length < 8 ? 1 : Math.max(1, Math.round(Math.sqrt(total / (widest + 3 * GAP_X) / ASPECT)));
+  const columns =
+    rows.length < 8 ? 1 : Math.max(1, Math.round(Math.sqrt(total / (widest + 3 * GAP_X) / ASPECT)));
   let left = PADDING;
   let bottom = 0;
   for (let begin = 0; begin < rows.length; ) {
     let end = begin;
     let y = HEADER + PADDING;
-    while (end < rows.length && (end === begin || y + heights[end]! <= total / columns + HEADER + PADDING)) {
+    while (
+      end < rows.length &&
+      (end === begin || y + heights[end]! <= total / columns + HEADER + PADDING)
+    ) {
       for (const n of rows[end]!) n.y = y + (heights[end]! - n.h) / 2;
       y += heights[end]! + GAP_Y;
       end++;
@@ -261,10 +265,10 @@ function shift(node: Node, x: number, y: number): void {
 }
 
 /** What to open at first: whatever holds most of the model, and rows of layers, while it is small. */
-export function firstLook(store: Store, boxes: number): Set<string> {
+export function openAtFirst(store: Store, boxes: number): Set<string> {
   const open = new Set<string>();
   let visible = store.tree.root.children.length;
-  const look = (scope: Scope) => {
+  const visit = (scope: Scope) => {
     for (const child of scope.children) {
       if (typeof child === "number" || child.ops.length < 2) continue;
       const inner = child.children.length;
@@ -273,9 +277,9 @@ export function firstLook(store: Store, boxes: number): Set<string> {
       if (!(most || layers) || visible + inner > boxes) continue;
       open.add(child.path);
       visible += inner - 1;
-      if (most) look(child);
+      if (most) visit(child);
     }
   };
-  look(store.tree.root);
+  visit(store.tree.root);
   return open;
 }

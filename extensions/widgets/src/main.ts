@@ -1,20 +1,20 @@
-// What anywidget calls: one store per model, and the part that the model asks for in each view.
+// What anywidget calls: one store per model, and in each place the views that the model asks for.
 
-import { GraphView } from "./graph";
-import { Heatmap } from "./heatmap";
-import { Inspector } from "./inspector";
+import { h } from "./dom";
+import { GraphView } from "./graph/view";
+import { Heatmap } from "./heatmap/view";
+import { Inspector } from "./inspector/view";
 import { DivergencePlot } from "./plot";
 import { TargetStatus } from "./status";
-import { Store, type Model } from "./store";
+import { type Model, Store } from "./store";
 import { OperatorTable } from "./table";
-import { h } from "./dom";
 
-interface Part {
+interface View {
   readonly element: HTMLElement;
   dispose(): void;
 }
 
-const PARTS: Record<string, new (store: Store) => Part> = {
+const VIEWS: Record<string, new (store: Store) => View> = {
   status: TargetStatus,
   graph: GraphView,
   inspector: Inspector,
@@ -40,24 +40,24 @@ function initialize({ model }: { model: Model }): () => void {
 
 function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   const store = storeOf(model);
-  const names = model.get("_parts") as string[];
+  const names = model.get("_views") as string[];
   const body = h("div", { class: names.length > 1 ? "tapml-workbench" : "tapml-single" });
   const root = h("div", { class: "tapml" }, body);
   const height = model.get("height") as number;
   if (height) root.style.setProperty("--tapml-height", `${height}px`);
-  const parts: Part[] = [];
+  const views: View[] = [];
   el.append(root);
   let frame = 0;
   const begin = () => {
-    if (parts.length) return;
+    if (views.length) return;
     root.classList.add("tapml-live", `tapml-live-${store.session}`);
     const waiting = [...names];
-    // One part a frame: what comes first is on the screen while the others are made.
+    // One view a frame: what comes first is on the screen while the others are made.
     const add = () => {
-      const part = new PARTS[waiting.shift()!]!(store);
-      part.element.classList.add("tapml-part");
-      parts.push(part);
-      body.append(part.element);
+      const view = new VIEWS[waiting.shift()!]!(store);
+      view.element.classList.add("tapml-view");
+      views.push(view);
+      body.append(view.element);
       if (waiting.length) frame = requestAnimationFrame(add);
       else root.classList.add("tapml-whole");
     };
@@ -68,7 +68,7 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   return () => {
     end();
     cancelAnimationFrame(frame);
-    for (const part of parts) part.dispose();
+    for (const view of views) view.dispose();
     root.remove();
   };
 }

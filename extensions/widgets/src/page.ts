@@ -3,7 +3,7 @@
 // for the next one.
 
 import { h } from "./dom";
-import { Gpu, type Description, type Work } from "./gpu";
+import { type Description, Gpu, type Work } from "./gpu";
 import type { Model } from "./store";
 
 const CHUNK = 4 << 20; // servers in between drop larger messages
@@ -88,13 +88,13 @@ class Page {
     };
     socket.onmessage = ({ data }) => {
       if (typeof data === "string") {
-        const said = JSON.parse(data);
-        if (said.begin) {
+        const request = JSON.parse(data);
+        if (request.begin) {
           this.tell({ is: "serving", device: gpu.description });
           answer({ device: gpu.description });
           return;
         }
-        order = said;
+        order = request;
       } else {
         chunks.push(new Uint8Array(data as ArrayBuffer));
       }
@@ -182,11 +182,13 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   const away = () => relayed(model.get("_port") as number, model.get("_key") as string);
   const link = local() ? (model.get("link") as string) : away();
   const elsewhere = h("a", { href: link, target: "_blank", rel: "noopener" }, link);
-  el.append(h("div", { class: "tapml-page" }, line, h("br"), "Or open in another browser: ", elsewhere));
+  el.append(
+    h("div", { class: "tapml-page" }, line, h("br"), "Or open in another browser: ", elsewhere),
+  );
   const entry = pages.get(model.get("_key") as string)!;
   const view = (state: State) => {
     line.textContent = words(state);
-    line.dataset["state"] = state.is;
+    line.dataset.state = state.is;
   };
   view(entry.state);
   entry.views.add(view);
@@ -197,7 +199,7 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
 export function serve(line: HTMLElement): void {
   new Page([socketOf(location.href)], (state) => {
     line.textContent = words(state);
-    line.dataset["state"] = state.is;
+    line.dataset.state = state.is;
   });
 }
 

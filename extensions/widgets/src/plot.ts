@@ -107,7 +107,11 @@ export class DivergencePlot {
     this.plot = null;
     if (!store.ready || !this.width || !store.ops.length) return;
     const theme = themeOf(this.element);
-    const axis = { stroke: theme.dim, grid: { stroke: theme.border, width: 0.5 }, ticks: { stroke: theme.border, width: 0.5 } };
+    const axis = {
+      stroke: theme.dim,
+      grid: { stroke: theme.border, width: 0.5 },
+      ticks: { stroke: theme.border, width: 0.5 },
+    };
     const points = (colour: string, size: number): uPlot.Series => ({
       stroke: colour,
       width: 0,
@@ -118,11 +122,17 @@ export class DivergencePlot {
       mix(colour, theme.back, 1 - (0.6 * step) / Math.max(1, store.steps));
     const series: uPlot.Series[] = [{}];
     for (let step = 0; step < store.steps; step++) {
-      series.push({ ...points(shade(ACCUMULATED, step), 3), paths: undefined, width: 1.2, spanGaps: true });
+      series.push({
+        ...points(shade(ACCUMULATED, step), 3),
+        paths: undefined,
+        width: 1.2,
+        spanGaps: true,
+      });
     }
     for (let step = 0; step < store.steps; step++) series.push(points(shade(INTRODUCED, step), 4));
     series.push({ stroke: "#888888", width: 1, dash: [2, 3], points: { show: false } });
-    if (this.unit === "floors") series.push({ stroke: FAULT, width: 1, dash: [6, 4], points: { show: false } });
+    if (this.unit === "floors")
+      series.push({ stroke: FAULT, width: 1, dash: [6, 4], points: { show: false } });
     const n = store.ops.length;
     this.plot = new uPlot(
       {
@@ -136,8 +146,19 @@ export class DivergencePlot {
           y: { distr: 3, range: () => this.range() },
         },
         axes: [
-          { ...axis, size: 26, values: (_, ticks) => ticks.map((t) => (t >= 0 && Number.isInteger(t) ? String(t) : "")) },
-          { ...axis, size: 58, splits: (plot) => decades(plot), filter: (_, ticks) => ticks, values: (_, ticks) => ticks.map(plain) },
+          {
+            ...axis,
+            size: 26,
+            values: (_, ticks) =>
+              ticks.map((t) => (t >= 0 && Number.isInteger(t) ? String(t) : "")),
+          },
+          {
+            ...axis,
+            size: 58,
+            splits: (plot) => decades(plot),
+            filter: (_, ticks) => ticks,
+            values: (_, ticks) => ticks.map(plain),
+          },
         ],
         series,
         hooks: {
@@ -190,7 +211,9 @@ export class DivergencePlot {
     } else {
       const floor = store.metrics.floor;
       const worst = (op: number) => floor[store.worstStep(op) * n + op]!;
-      this.data.push(this.data[0]!.map((op) => (worst(op) > 0 ? worst(op) : (null as unknown as number))));
+      this.data.push(
+        this.data[0]!.map((op) => (worst(op) > 0 ? worst(op) : (null as unknown as number))),
+      );
     }
     return this.data;
   }
@@ -244,7 +267,9 @@ export class DivergencePlot {
       const x = plot.valToPos(at % n, "x", true);
       const value = values[at]!;
       // What has no finite error stands at the upper edge.
-      const y = Number.isFinite(value) ? plot.valToPos(Math.max(value, LEAST[this.unit]), "y", true) : top + size;
+      const y = Number.isFinite(value)
+        ? plot.valToPos(Math.max(value, LEAST[this.unit]), "y", true)
+        : top + size;
       if (broken) {
         crosses.moveTo(x - size, y - size);
         crosses.lineTo(x + size, y + size);
@@ -262,7 +287,10 @@ export class DivergencePlot {
   private nearest(): number {
     const left = this.plot?.cursor.left ?? -1;
     if (left < 0 || !this.plot) return -1;
-    return Math.min(this.store.ops.length - 1, Math.max(0, Math.round(this.plot.posToVal(left, "x"))));
+    return Math.min(
+      this.store.ops.length - 1,
+      Math.max(0, Math.round(this.plot.posToVal(left, "x"))),
+    );
   }
 
   private describe(op: number): string {
@@ -344,14 +372,19 @@ export class DivergencePlot {
 
 /** Powers of ten, not more than fit. */
 function decades(plot: uPlot): number[] {
-  const low = Math.round(Math.log10(plot.scales["y"]!.min!));
-  const high = Math.round(Math.log10(plot.scales["y"]!.max!));
-  const every = Math.max(1, Math.ceil(((high - low) * 26 * (devicePixelRatio || 1)) / plot.bbox.height));
+  const low = Math.round(Math.log10(plot.scales.y!.min!));
+  const high = Math.round(Math.log10(plot.scales.y!.max!));
+  const every = Math.max(
+    1,
+    Math.ceil(((high - low) * 26 * (devicePixelRatio || 1)) / plot.bbox.height),
+  );
   const result: number[] = [];
   for (let e = Math.ceil(low / every) * every; e <= high; e += every) result.push(10 ** e);
   return result;
 }
 
 function plain(value: number): string {
-  return value >= 1e-3 && value < 1e5 ? String(Number(value.toPrecision(1))) : value.toExponential(0).replace("e+", "e");
+  return value >= 1e-3 && value < 1e5
+    ? String(Number(value.toPrecision(1)))
+    : value.toExponential(0).replace("e+", "e");
 }

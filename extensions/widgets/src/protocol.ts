@@ -16,7 +16,7 @@ export interface VerdictInfo {
 /** Operators that are broken, or missing, in the same way. */
 export interface Cause {
   verdict: number;
-  /** The operator to look at, and how far it is off. */
+  /** The operator to begin with, and how far it is off. */
   worst: number;
   ratio: number | string | null;
   count: number;
@@ -109,13 +109,32 @@ export interface Reply {
 export type Message = Snapshot | Delta | Reply;
 
 /** Where a snapshot's binary parts are. */
-export const SNAPSHOT = { kind: 0, scope: 1, layer: 2, host: 3, edges: 4, placement: 5, introduced: 6, accumulated: 7 };
+export const SNAPSHOT = {
+  kind: 0,
+  scope: 1,
+  layer: 2,
+  host: 3,
+  edges: 4,
+  placement: 5,
+  introduced: 6,
+  accumulated: 7,
+};
 
 const INTRODUCED_BYTES = 44;
 const ACCUMULATED_BYTES = 24;
 
 /** Metrics of an introduced record, in order, from byte 8. */
-export const INTRODUCED = ["ratio", "floor", "max_abs", "max_rel", "max_ulp", "rmse", "snr_db", "target_ms", "source_ms"] as const;
+export const INTRODUCED = [
+  "ratio",
+  "floor",
+  "max_abs",
+  "max_rel",
+  "max_ulp",
+  "rmse",
+  "snr_db",
+  "target_ms",
+  "source_ms",
+] as const;
 /** Metrics of an accumulated record, in order, from byte 8. */
 export const ACCUMULATED = ["acc_ratio", "acc_max_abs", "acc_snr_db", "gain"] as const;
 
@@ -132,8 +151,11 @@ export function decode(view: DataView, accumulated: boolean, sink: Sink): number
   const count = Math.floor(view.byteLength / size);
   for (let k = 0; k < count; k++) {
     const base = k * size;
-    accept(view.getUint32(base, true), view.getUint16(base + 4, true), view.getUint8(base + 6), (m) =>
-      view.getFloat32(base + 8 + 4 * m, true),
+    accept(
+      view.getUint32(base, true),
+      view.getUint16(base + 4, true),
+      view.getUint8(base + 6),
+      (m) => view.getFloat32(base + 8 + 4 * m, true),
     );
   }
   return count;
@@ -146,4 +168,5 @@ function copied(view: DataView): ArrayBuffer {
 
 export const words = (view: DataView) => new Uint32Array(copied(view));
 export const octets = (view: DataView) => new Uint8Array(copied(view));
+export const numbers = (view: DataView) => new Int32Array(copied(view));
 export const floats = (view: DataView) => new Float32Array(copied(view));

@@ -48,26 +48,39 @@ export class TargetStatus {
 
   constructor(private store: Store) {
     for (const [name, text, title] of BUTTONS) {
-      this.buttons[name] = h("button", { type: "button", title, onclick: () => store.tell(name) }, text);
+      this.buttons[name] = h(
+        "button",
+        { type: "button", title, onclick: () => store.tell(name, {}) },
+        text,
+      );
     }
     const stop = "Stop the run; what was judged is kept";
-    this.buttons["stop"] = h("button", { type: "button", title: stop, onclick: () => store.stop() }, "Stop");
-    this.buttons["run"]!.classList.add("tapml-primary");
+    this.buttons.stop = h(
+      "button",
+      { type: "button", title: stop, onclick: () => store.stop() },
+      "Stop",
+    );
+    this.buttons.run!.classList.add("tapml-primary");
     this.element = h(
       "section",
       { class: "tapml-status", "aria-label": "Target" },
+      h("div", { class: "tapml-bar" }, this.dot, this.state, ...Object.values(this.buttons)),
       h(
         "div",
         { class: "tapml-bar" },
-        this.dot,
-        this.state,
-        ...Object.values(this.buttons),
+        this.bar,
+        this.work,
+        h("span", { class: "tapml-space" }),
+        this.facts,
       ),
-      h("div", { class: "tapml-bar" }, this.bar, this.work, h("span", { class: "tapml-space" }), this.facts),
       this.message,
     );
     keepKeys(this.element);
-    this.ends = [store.on("status", () => this.draw()), store.on("graph", () => this.draw()), store.on("findings", () => this.draw())];
+    this.ends = [
+      store.on("status", () => this.draw()),
+      store.on("graph", () => this.draw()),
+      store.on("findings", () => this.draw()),
+    ];
     if (store.ready) this.draw();
   }
 
@@ -80,7 +93,7 @@ export class TargetStatus {
     const { store } = this;
     const { status } = store;
     if (!store.ready) return;
-    this.dot.dataset["state"] = status.state;
+    this.dot.dataset.state = status.state;
     const restarts = status.restarts ? `, ${plural(status.restarts, "restart")}` : "";
     const address = status.address ? ` at ${status.address}` : "";
     this.state.textContent = `${store.name} on ${store.target}: ${STATES[status.state]}${address}${restarts}`;
@@ -91,7 +104,8 @@ export class TargetStatus {
       button.hidden = !store.commands.has(name);
       button.disabled = status.state === "closed" || (name === "stop") !== status.busy;
     }
-    const elapsed = status.elapsed + (status.busy ? (performance.now() - store.statusAt) / 1000 : 0);
+    const elapsed =
+      status.elapsed + (status.busy ? (performance.now() - store.statusAt) / 1000 : 0);
     this.bar.hidden = !status.busy;
     if (status.busy) {
       const share = status.total ? status.done / status.total : 0;

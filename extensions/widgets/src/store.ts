@@ -1,45 +1,60 @@
-// One store per widget model: what Python said, shared by all its views, repainted once a frame.
+// One store per widget model: what Python has sent, shared by all its views, repainted once a frame.
 
+import { type Commands, PATIENCE, QUESTIONS } from "./messages";
 import {
   ACCUMULATED,
-  INTRODUCED,
-  SNAPSHOT,
-  decode,
-  octets,
-  words,
   type Delta,
+  decode,
   type Findings,
+  INTRODUCED,
   type Message,
   type Metric,
+  octets,
   type Reply,
   type Selection,
+  SNAPSHOT,
   type Snapshot,
   type Status,
   type VerdictInfo,
+  words,
 } from "./protocol";
 import { ScopeTree } from "./scopes";
 
 export interface Model {
   get(name: string): unknown;
   send(content: unknown, callbacks?: unknown, buffers?: ArrayBuffer[]): void;
-  on(name: string, call: (...args: any[]) => void): void;
-  off(name?: string | null, call?: ((...args: any[]) => void) | null): void;
+  on(name: string, call: (...args: never[]) => void): void;
+  off(name?: string | null, call?: ((...args: never[]) => void) | null): void;
   widget_manager?: { kernel?: { interrupt?: () => Promise<void> } };
 }
 
-export type Topic = "graph" | "results" | "placement" | "selection" | "status" | "overrides" | "reveal" | "inspect" | "findings";
+export type Topic =
+  | "graph"
+  | "results"
+  | "placement"
+  | "selection"
+  | "status"
+  | "overrides"
+  | "reveal"
+  | "inspect"
+  | "findings";
 
-export interface Answer {
-  value: any;
+type Name = keyof Commands;
+
+export interface Answer<N extends Name> {
+  value: Commands[N]["answer"];
   buffers: DataView[];
+}
+
+interface Question {
+  resolve: (answer: Answer<Name>) => void;
+  reject: (error: Error) => void;
 }
 
 export class CommandError extends Error {}
 
 const COMPILING = "Compiling what has no kernel yet …";
-/** What can be asked again when no answer comes: a server in between may have dropped one. */
-const QUESTIONS = new Set(["inspect", "values", "tensor", "positions", "code", "template"]);
-const PATIENCE = 3000; // ms before that, twice as many each time
+const REMINDER = 3000; // ms before a question is asked again, twice as many each time
 const STOP_PATIENCE = 700; // ms before a Stop that the kernel cannot hear interrupts it
 
 export class Store {
@@ -85,17 +100,21 @@ export class Store {
   private reminder: ReturnType<typeof setTimeout> | undefined;
   /** Selections of this page's that Python does not know yet. */
   private selecting = 0;
-  private waiting = new Map<number, { resolve: (a: Answer) => void; reject: (e: Error) => void }>();
+  private waiting = new Map<number, Question>();
+  /** Messages from Python so far. */
+  private heard = 0;
   private readonly origin = Math.random().toString(36).slice(2);
   private nextId = Math.floor(Math.random() * 2 ** 40);
 
   constructor(private model: Model) {
-    model.on("msg:custom", (message: Message, buffers: DataView[]) => this.receive(message, buffers));
+    model.on("msg:custom", (message: Message, buffers: DataView[]) =>
+      this.receive(message, buffers),
+    );
     this.announce();
   }
 
   /** Ask for a snapshot until one comes; what Python sends before somebody listens is lost. */
-  private announce(patience = PATIENCE): void {
+  private announce(patience = REMINDER): void {
     this.model.send({ kind: "ready" });
     clearTimeout(this.reminder);
     this.reminder = setTimeout(() => !this.ready && this.announce(2 * patience), patience);
@@ -115,15 +134,21 @@ export class Store {
   }
 
   /** Ask Python for something; rejects with what went wrong, in words. */
-  ask(name: string, args: Record<string, unknown> = {}): Promise<Answer> {
+  ask<N extends Name>(name: N, args: Commands[N]["arguments"]): Promise<Answer<N>> {
     const id = this.nextId++;
     const message = { kind: "command", id, name, args };
     this.model.send(message);
-    if (QUESTIONS.has(name)) this.remind(id, message, PATIENCE);
-    return new Promise((resolve, reject) => this.waiting.set(id, { resolve, reject }));
+    if (QUESTIONS.has(name)) this.remind(id, message, REMINDER);
+    this.expire(id, name);
+    return new Promise((resolve, reject) =>
+      this.waiting.set(id, { resolve: resolve as (a: Answer<Name>) => void, reject }),
+    );
   }
 
-  /** Ask again for what was not answered; Python does nothing twice at a time. */
+  /**
+   * Ask again for what was not answered: a server in between may have dropped one. Python does
+   * nothing twice at a time.
+   */
   private remind(id: number, message: unknown, patience: number): void {
     setTimeout(() => {
       if (!this.waiting.has(id)) return;
@@ -132,8 +157,24 @@ export class Store {
     }, patience);
   }
 
+  /** Give up once nothing at all was heard for too long; a run makes itself heard. */
+  private expire(id: number, name: Name): void {
+    const { heard } = this;
+    setTimeout(() => {
+      if (this.heard !== heard && this.waiting.has(id)) return this.expire(id, name);
+      this.waiting
+        .get(id)
+        ?.reject(
+          new CommandError(
+            `${name}: no word from the notebook's kernel for ${PATIENCE[name]} s; it is busy, or gone`,
+          ),
+        );
+      this.waiting.delete(id);
+    }, 1000 * PATIENCE[name]);
+  }
+
   /** Ask for something whose failure is shown in the status line. */
-  tell(name: string, args: Record<string, unknown> = {}): void {
+  tell<N extends Name>(name: N, args: Commands[N]["arguments"]): void {
     this.ask(name, args).catch((error: Error) => this.complain(error.message));
   }
 
@@ -147,7 +188,7 @@ export class Store {
     const interrupt = setTimeout(() => {
       if (this.status.waiting) void this.model.widget_manager?.kernel?.interrupt?.();
     }, STOP_PATIENCE);
-    this.ask("stop").then(
+    this.ask("stop", {}).then(
       () => clearTimeout(interrupt),
       (error: Error) => this.complain(error.message),
     );
@@ -169,13 +210,14 @@ export class Store {
     this.touch("reveal");
   }
 
-  /** The operator of a set that deserves a look first. */
+  /** The operator of a set that should be seen first. */
   worstOf(ops: readonly number[]): number {
     const ratios = this.metrics.ratio;
     let best = ops[0] ?? -1;
     for (const op of ops) {
       const more = this.info(op).severity - this.info(best).severity;
-      if (more < 0 || (more === 0 && (ratios[op]! > ratios[best]! || Number.isNaN(ratios[best]!)))) best = op;
+      if (more < 0 || (more === 0 && (ratios[op]! > ratios[best]! || Number.isNaN(ratios[best]!))))
+        best = op;
     }
     return best;
   }
@@ -201,7 +243,10 @@ export class Store {
 
   toggle(ops: readonly number[]): void {
     const movable = ops.filter((op) => !this.host[op]);
-    this.place(movable, movable.some((op) => this.placement[op] === 0));
+    this.place(
+      movable,
+      movable.some((op) => this.placement[op] === 0),
+    );
   }
 
   /** The step in which an operator is worst. */
@@ -246,6 +291,7 @@ export class Store {
   }
 
   private receive(message: Message, buffers: DataView[]): void {
+    this.heard++;
     if (message.kind === "reply") {
       this.answer(message, buffers);
     } else if (message.kind === "snapshot") {
@@ -262,14 +308,38 @@ export class Store {
   private answer(reply: Reply, buffers: DataView[]): void {
     const asked = this.waiting.get(reply.id);
     this.waiting.delete(reply.id);
-    if (reply.ok) asked?.resolve({ value: reply.value, buffers });
+    if (reply.ok) asked?.resolve({ value: reply.value as Commands[Name]["answer"], buffers });
     else asked?.reject(new CommandError(reply.error));
   }
 
   private load(message: Snapshot, buffers: DataView[]): void {
     const at = (part: keyof typeof SNAPSHOT) => buffers[SNAPSHOT[part]]!;
-    const { session, name, target, limit, steps, ops, kinds, layers, verdicts, overrides, findings } = message;
-    Object.assign(this, { session, name, target, limit, steps, ops, kinds, layers, verdicts, overrides, findings });
+    const {
+      session,
+      name,
+      target,
+      limit,
+      steps,
+      ops,
+      kinds,
+      layers,
+      verdicts,
+      overrides,
+      findings,
+    } = message;
+    Object.assign(this, {
+      session,
+      name,
+      target,
+      limit,
+      steps,
+      ops,
+      kinds,
+      layers,
+      verdicts,
+      overrides,
+      findings,
+    });
     this.seq = message.seq;
     this.commands = new Set(message.commands);
     this.kindOf = words(at("kind"));
@@ -294,7 +364,15 @@ export class Store {
     this.ui = { ...message.ui, ...Object.fromEntries(untold) };
     this.setStatus(message.status);
     this.ready = true;
-    for (const topic of ["graph", "results", "placement", "selection", "status", "overrides", "findings"] as const) {
+    for (const topic of [
+      "graph",
+      "results",
+      "placement",
+      "selection",
+      "status",
+      "overrides",
+      "findings",
+    ] as const) {
       this.touch(topic);
     }
   }
@@ -378,7 +456,9 @@ export class Store {
     for (const topic of topics) for (const call of this.listeners.get(topic) ?? []) call();
     // For benchmarks and tests: the page now shows this many results.
     if (topics.includes("results")) {
-      window.dispatchEvent(new CustomEvent("tapml-painted", { detail: { received: this.received } }));
+      window.dispatchEvent(
+        new CustomEvent("tapml-painted", { detail: { received: this.received } }),
+      );
     }
   }
 }

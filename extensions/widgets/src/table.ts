@@ -27,7 +27,11 @@ interface Row {
 
 export class OperatorTable {
   readonly element: HTMLElement;
-  private filter = h("input", { type: "search", placeholder: "filter", "aria-label": "Filter operators by text" });
+  private filter = h("input", {
+    type: "search",
+    placeholder: "filter",
+    "aria-label": "Filter operators by text",
+  });
   private byVerdict: HTMLSelectElement;
   private byKind: HTMLSelectElement;
   private byScope: HTMLSelectElement;
@@ -69,7 +73,14 @@ export class OperatorTable {
         value: (op) => op,
         text: (op) => store.ops[op]!,
       },
-      { key: "kind", title: "kind", hint: "ATen operator", width: "130px", value: kind, text: kind },
+      {
+        key: "kind",
+        title: "kind",
+        hint: "ATen operator",
+        width: "130px",
+        value: kind,
+        text: kind,
+      },
       {
         key: "verdict",
         title: "verdict",
@@ -80,7 +91,12 @@ export class OperatorTable {
       },
       metric("ratio", "ratio", "Introduced error in noise floors"),
       metric("max_abs", "max abs", "Largest difference to the source"),
-      metric("acc_ratio", "acc. ratio", "Accumulated error in noise floors, in the hybrid run", "82px"),
+      metric(
+        "acc_ratio",
+        "acc. ratio",
+        "Accumulated error in noise floors, in the hybrid run",
+        "82px",
+      ),
       metric("target_ms", "ms", "Milliseconds on the target", "74px"),
     ];
     function kind(op: number): string {
@@ -94,7 +110,13 @@ export class OperatorTable {
     this.scroller = h("div", { class: "tapml-scroll", onscroll: () => this.draw() }, this.body);
     const grid = h(
       "div",
-      { class: "tapml-grid", role: "grid", tabindex: 0, "aria-label": "Operators", "aria-multiselectable": "false" },
+      {
+        class: "tapml-grid",
+        role: "grid",
+        tabindex: 0,
+        "aria-label": "Operators",
+        "aria-multiselectable": "false",
+      },
       this.head,
       this.scroller,
     );
@@ -103,14 +125,22 @@ export class OperatorTable {
     this.element = h(
       "section",
       { class: "tapml-table", "aria-label": "Operator table" },
-      h("div", { class: "tapml-bar" }, this.filter, this.byVerdict, this.byKind, this.byScope, this.count),
+      h(
+        "div",
+        { class: "tapml-bar" },
+        this.filter,
+        this.byVerdict,
+        this.byKind,
+        this.byScope,
+        this.count,
+      ),
       grid,
     );
     keepKeys(this.element);
     this.heading();
-    const [follow, still] = gently(refilter, PAUSE);
+    const [follow, cancel] = gently(refilter, PAUSE);
     this.ends = [
-      still,
+      cancel,
       store.on("graph", () => this.begin()),
       store.on("results", follow),
       store.on("placement", () => (this.sorted.key === "placement" ? this.refresh() : this.draw())),
@@ -131,11 +161,22 @@ export class OperatorTable {
     const { store } = this;
     this.rows.clear();
     const texts = (names: string[]) => names.map((n) => [n, n || "(model)"] as const);
-    setChoices(this.byVerdict, [["", "any verdict"], ["culprits", "culprits"], ["missing", "missing"], ...texts(store.verdicts.map((v) => v.name))]);
+    setChoices(this.byVerdict, [
+      ["", "any verdict"],
+      ["culprits", "culprits"],
+      ["missing", "missing"],
+      ...texts(store.verdicts.map((v) => v.name)),
+    ]);
     setChoices(this.byKind, [["", "any kind"], ...texts([...store.kinds].sort())]);
     const layers = store.layers.map((name, k) => [String(k), name || "(model)"] as const);
     setChoices(this.byScope, [["", "any layer"], ...layers]);
-    const kept = store.recall("table", { text: "", verdict: "", kind: "", layer: "", sort: this.sorted });
+    const kept = store.recall("table", {
+      text: "",
+      verdict: "",
+      kind: "",
+      layer: "",
+      sort: this.sorted,
+    });
     this.filter.value = kept.text;
     this.byVerdict.value = kept.verdict;
     this.byKind.value = kept.kind;
@@ -158,7 +199,9 @@ export class OperatorTable {
       return wanted === "culprits" ? broken : wanted === "missing" ? missing : name === wanted;
     };
     const keep = (op: number) =>
-      (!text || store.ops[op]!.toLowerCase().includes(text) || store.kinds[store.kindOf[op]!]!.includes(text)) &&
+      (!text ||
+        store.ops[op]!.toLowerCase().includes(text) ||
+        store.kinds[store.kindOf[op]!]!.includes(text)) &&
       (!verdict || fits(op, verdict)) &&
       (!kind || store.kinds[store.kindOf[op]!] === kind) &&
       (!layer || store.layerOf[op] === Number(layer));
@@ -180,7 +223,8 @@ export class OperatorTable {
     this.draw();
     const sort = this.sorted;
     const now = { text: this.filter.value, verdict, kind, layer, sort };
-    if (JSON.stringify(now) !== JSON.stringify(store.recall("table", null))) store.remember("table", now);
+    if (JSON.stringify(now) !== JSON.stringify(store.recall("table", null)))
+      store.remember("table", now);
   }
 
   private heading(): void {
@@ -193,13 +237,19 @@ export class OperatorTable {
           // The natural order first, then the other way round, then the model's.
           const down = !["op", "kind", "verdict"].includes(key);
           if (!here) this.sorted = { key, down };
-          else this.sorted = this.sorted.down === down ? { key, down: !down } : { key: "", down: false };
+          else
+            this.sorted =
+              this.sorted.down === down ? { key, down: !down } : { key: "", down: false };
           this.heading();
           this.refresh();
         };
         return h(
           "div",
-          { role: "columnheader", "aria-sort": order, class: /^(op|kind|verdict|placement)$/.test(key) ? "" : "tapml-number" },
+          {
+            role: "columnheader",
+            "aria-sort": order,
+            class: /^(op|kind|verdict|placement)$/.test(key) ? "" : "tapml-number",
+          },
           h("button", { type: "button", title: hint, onclick: press }, title + mark),
         );
       }),
@@ -227,10 +277,14 @@ export class OperatorTable {
         const text = this.columns[c]!.text(op);
         if (cell.title !== text) cell.title = text;
         setText(cell.firstElementChild ?? cell, text);
-        if (this.columns[c]!.key === "verdict") cell.style.setProperty("--tapml-verdict", store.info(op).colour);
+        if (this.columns[c]!.key === "verdict")
+          cell.style.setProperty("--tapml-verdict", store.info(op).colour);
       });
     }
-    keepChildren(this.body, [...this.rows.values()].map((row) => row.element));
+    keepChildren(
+      this.body,
+      [...this.rows.values()].map((row) => row.element),
+    );
   }
 
   private row(op: number): Row {
@@ -274,7 +328,8 @@ export class OperatorTable {
     if (row >= 0) {
       const top = row * ROW;
       if (top < this.scroller.scrollTop) this.scroller.scrollTop = top;
-      else if (top + ROW > this.scroller.scrollTop + this.height) this.scroller.scrollTop = top + ROW - this.height;
+      else if (top + ROW > this.scroller.scrollTop + this.height)
+        this.scroller.scrollTop = top + ROW - this.height;
     }
     this.draw();
   }

@@ -1,4 +1,4 @@
-"""What a wrong tensor can look like, and what each look usually means."""
+"""What a wrong tensor can look like, and what each pattern usually means."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Pattern(StrEnum):
-    """The look of an error."""
+    """What an error looks like."""
 
     # nothing was computed, or something else was handed on
     NEVER_WRITTEN = "never written"

@@ -23,9 +23,10 @@ from typing import IO, Any
 
 from tapml_nb.interpreter import module_command, module_environment
 from tapml_nb.owner import finalize
-from tapml_nb.targets.server.leftovers import MARK, end_marked, is_stopped
-from tapml_nb.targets.server.pages import page_key
+from tapml_nb.targets.server.leftovers import end_marked, is_stopped
 from tapml_nb.targets.wire.errors import TargetLost
+from tapml_nb.targets.wire.exits import SERVER_MARK, ExitReport
+from tapml_nb.targets.wire.page import page_key
 from tapml_nb.targets.wire.recorder import Record, path_of, read_record
 
 _START_SECONDS = 60.0
@@ -53,7 +54,8 @@ class LocalServer:
         """
         self.token: str = before.token if before else secrets.token_hex(16)
         self._workroot = Path(tempfile.mkdtemp(prefix="tapml-target-")).resolve()
-        arguments = ["--workroot", str(self._workroot), "--port", str(before.port if before else 0)]
+        folder = str(self._workroot)
+        arguments = ["--workroot", folder, "--port", str(before.port if before else 0)]
         log = self._workroot / "server.log"
         with log.open("wb") as stderr:
             self._process = subprocess.Popen(
@@ -61,7 +63,7 @@ class LocalServer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env=module_environment(TAPML_TOKEN=self.token, **{MARK: str(self._workroot)}),
+                env=module_environment(TAPML_TOKEN=self.token, **{SERVER_MARK: folder}),
                 start_new_session=True,  # Ctrl-C in a terminal is for the notebook alone
             )
         assert self._process.stdout
@@ -86,14 +88,14 @@ class LocalServer:
         dying = self._reports.ended or self._process.poll() is not None
         return not dying and not is_stopped(self._process.pid) and self._workroot.exists()
 
-    def exit_of(self, pid: int, timeout: float) -> dict[str, Any] | None:
-        """How a session's process ended (``signal``, ``code``, ``log``), or None if the listener
-        ended first or says nothing in time."""
+    def exit_of(self, pid: int, timeout: float) -> ExitReport | None:
+        """How a session's process ended, or None if the listener ended first or says nothing in
+        time."""
         return self._reports.exit_of(pid, timeout)
 
-    def record_of(self, pid: int) -> Record:
-        """What a session's process is at; an empty record if it does not say."""
-        return read_record(path_of(self._workroot, pid))
+    def record_of(self, session: int) -> Record:
+        """What the process of the session of this number is at; empty if it does not say."""
+        return read_record(path_of(self._workroot, session))
 
     def close(self) -> None:
         """End the server and everything it runs.  Idempotent."""
@@ -108,7 +110,7 @@ class _Reports:
         self._on_end = weakref.WeakMethod(on_end) if hasattr(on_end, "__self__") else None
         self._changed = threading.Condition()
         self._ready: dict[str, Any] | None = None
-        self._exits: dict[int, dict[str, Any]] = {}
+        self._exits: dict[int, ExitReport] = {}
         self._ended = False
         self.reader = threading.Thread(target=self._read, name="tapml-server-events", daemon=True)
         self.reader.start()
@@ -124,7 +126,7 @@ class _Reports:
         with self._changed:
             return self._ended
 
-    def exit_of(self, pid: int, timeout: float) -> dict[str, Any] | None:
+    def exit_of(self, pid: int, timeout: float) -> ExitReport | None:
         with self._changed:
             self._changed.wait_for(lambda: pid in self._exits or self._ended, timeout)
             return self._exits.pop(pid, None)
@@ -136,7 +138,7 @@ class _Reports:
                 if event["event"] == "ready":
                     self._ready = event
                 elif event["event"] == "exit":
-                    self._exits[event["pid"]] = event
+                    self._exits[event["pid"]] = ExitReport.from_json(event)
                 self._changed.notify_all()
             if event["event"] == "exit":
                 self._tell(event["pid"])

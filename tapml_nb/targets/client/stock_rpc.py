@@ -7,17 +7,23 @@ is compared travels.  Nobody there keeps a deadline or tells how a process ended
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tapml_nb.targets.devices.base import CopiedTvmDevice, Function, Within
-from tapml_nb.targets.server.runner import KernelRunner, TensorMemory
+from tapml_nb.compile.kernel import Kernel
+from tapml_nb.targets.client.tvm_rpc import is_answer, message_of
+from tapml_nb.targets.devices.base import Function, Within
+from tapml_nb.targets.devices.tvm_runtime import CopiedTvmDevice
+from tapml_nb.targets.server.memory import TensorMemory
+from tapml_nb.targets.server.runner import KernelRunner
 from tapml_nb.targets.wire.errors import Rejected, TargetError
 from tapml_nb.targets.wire.recorder import Record, Recorder
+from tapml_nb.targets.wire.requests import CallRequest, ChainRequest
+from tapml_nb.targets.wire.results import CallResult
 
 
 class _RemoteDevice(CopiedTvmDevice):
@@ -67,19 +73,14 @@ def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def is_answer(error: Exception) -> bool:
-    """Whether the target answered with an error, as against not answering."""
-    return type(error).__name__ == "RPCError"
-
-
-class PlainService:
-    """In the place of our server's functions, and of the tensor socket beside them."""
+class StockService:
+    """A device of a TVM server's, with the work of our server done here."""
 
     def __init__(self, session: Any, kind: str, number: int) -> None:
         """Use a device of the server that ``session`` (TVM's ``RPCSession``) is connected to.
 
         Raises:
-            TargetError: if plain servers have no such devices.
+            TargetError: if TVM's servers have no such devices.
         """
         self._session = session
         self._memory = TensorMemory(_RemoteDevice(session, kind, number))
@@ -90,20 +91,7 @@ class PlainService:
         """What the server is at, as far as this side knows."""
         return self._recorder.read()
 
-    def call(self, name: str, *arguments: str) -> Any:
-        """What our server's function of this name would answer.
-
-        Raises:
-            TargetError: if it cannot be done.
-            Exception: any other, if the connection broke.
-        """
-        try:
-            return getattr(self, f"_{name}")(*arguments)
-        except (TypeError, ValueError) as error:
-            raise TargetError(str(error)) from None
-
     def put(self, key: str, array: np.ndarray) -> int:
-        """As :meth:`BulkClient.put <tapml_nb.targets.wire.tensor_channel.BulkClient.put>`."""
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
         def receive(into: np.ndarray) -> None:
@@ -113,36 +101,56 @@ class PlainService:
         return data.size
 
     def get(self, key: str) -> np.ndarray:
-        """As :meth:`BulkClient.get <tapml_nb.targets.wire.tensor_channel.BulkClient.get>`."""
         return self._memory.array(self._memory[key])
 
-    def file(self, name: str, content: bytes) -> None:
-        """As :meth:`BulkClient.file <tapml_nb.targets.wire.tensor_channel.BulkClient.file>`."""
+    def upload(self, name: str, content: bytes) -> None:
         self._session.upload(bytearray(content), name)
 
-    # -- our server's functions ------------------------------------------------------------------
+    def load(self, library: str, kernels: Sequence[Kernel]) -> None:
+        with _errors_as_answers():
+            self._runner.load(library, kernels, _at_once)
 
-    def _load(self, name: str, plans: str) -> None:
-        self._runner.load(name, json.loads(plans), _at_once)
+    def call(self, request: CallRequest) -> CallResult:
+        with _errors_as_answers():
+            return self._runner.call(request, _at_once)
 
-    def _call(self, text: str) -> str:
-        request = json.loads(text)
-        del request["timeout"]
-        return json.dumps(self._runner.call(**request, within=_at_once))
+    def chain(self, request: ChainRequest) -> Sequence[str]:
+        with _errors_as_answers():
+            return self._runner.chain(request, _at_once)
 
-    def _chain(self, text: str) -> str:
-        request = json.loads(text)
-        del request["timeout"]
-        return json.dumps(self._runner.chain(**request, within=_at_once))
+    def statistics(self, output: str, reference: str) -> dict[str, float]:
+        with _errors_as_answers():
+            return self._runner.statistics(output, reference)
 
-    def _statistics(self, output: str, reference: str) -> str:
-        return json.dumps(self._runner.statistics(output, reference))
+    def drop(self, keys: Sequence[str]) -> None:
+        with _errors_as_answers():
+            self._memory.drop(keys)
 
-    def _drop(self, keys: str) -> None:
-        self._memory.drop(json.loads(keys))
-
-    def _held(self) -> int:
+    def held(self) -> int:
         return self._memory.held()
+
+    def close(self) -> None:
+        del self._runner, self._memory, self._session
+
+
+@contextmanager
+def _errors_as_answers() -> Iterator[None]:
+    """What an error there, or the runner here, says is the target's answer.
+
+    Raises:
+        TargetError: if it is one.
+        Exception: any other, if the connection broke.
+    """
+    try:
+        yield
+    except TargetError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise TargetError(str(error)) from None
+    except Exception as error:
+        if is_answer(error):
+            raise TargetError(message_of(error)) from None
+        raise
 
 
 def _at_once(work: Any) -> Any:

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 
 
 class Guard:
-    """A guarded block: ``bitten`` says whether its deadline has passed."""
+    """A guarded block: ``expired`` says whether its deadline has passed."""
 
-    def __init__(self, deadline: float, look: Callable[[], float]) -> None:
+    def __init__(self, deadline: float, inspect: Callable[[], float]) -> None:
         self.deadline = deadline
-        self.look = look
-        self.bitten = False
+        self.inspect = inspect
+        self.expired = False
 
 
 def _no_patience() -> float:
@@ -23,30 +23,30 @@ def _no_patience() -> float:
 
 
 class Watchdog:
-    """Calls ``bite`` when a guarded block outlives its deadline, once per block.
+    """Calls ``act`` when a guarded block outlives its deadline, once per block.
 
     One thread for all blocks, for they are many and short.  It does not keep the owner of
-    ``bite`` alive.
+    ``act`` alive.
     """
 
-    def __init__(self, bite: Callable[[], None]) -> None:
-        """Take ``bite``, a bound method; it is called from the watchdog's own thread."""
-        self._bite = weakref.WeakMethod(bite)
+    def __init__(self, act: Callable[[], None]) -> None:
+        """Take ``act``, a bound method; it is called from the watchdog's own thread."""
+        self._act = weakref.WeakMethod(act)
         self._changed = threading.Condition()
         self._guard: Guard | None = None
         self._closed = False
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def guard(self, seconds: float, look: Callable[[], float] = _no_patience) -> Iterator[Guard]:
+    def guard(self, seconds: float, inspect: Callable[[], float] = _no_patience) -> Iterator[Guard]:
         """Guard the block inside.  Blocks follow one another; they do not nest.
 
         Args:
             seconds: its deadline.
-            look: asked on the watchdog's thread when that has passed: for how many seconds more
-                to wait, and then to be asked again; 0 to bite.
+            inspect: asked on the watchdog's thread when that has passed: for how many seconds more
+                to wait, and then to be asked again; 0 to act.
         """
-        guard = Guard(time.monotonic() + seconds, look)
+        guard = Guard(time.monotonic() + seconds, inspect)
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -60,7 +60,7 @@ class Watchdog:
         finally:
             with self._changed:
                 self._guard = None
-                guard.look = _no_patience  # the thread may still hold the guard
+                guard.inspect = _no_patience  # the thread may still hold the guard
 
     def close(self) -> None:
         """End the thread.  Idempotent."""
@@ -76,14 +76,14 @@ class Watchdog:
         with self._changed:
             while not self._closed:
                 guard = self._guard
-                if guard is None or guard.bitten:
+                if guard is None or guard.expired:
                     self._changed.wait()
                 elif (left := guard.deadline - time.monotonic()) > 0:
                     self._changed.wait(left)
                 else:
                     self._changed.release()
                     try:
-                        more = guard.look()
+                        more = guard.inspect()
                     finally:
                         self._changed.acquire()
                     if self._guard is not guard:  # it ended meanwhile
@@ -91,7 +91,7 @@ class Watchdog:
                     if more > 0:
                         guard.deadline = time.monotonic() + more
                         continue
-                    guard.bitten = True
-                    if bite := self._bite():
-                        bite()
-                    del bite
+                    guard.expired = True
+                    if act := self._act():
+                        act()
+                    del act

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.owner import finalize
-from tapml_nb.targets.devices.base import GONE, lose
-from tapml_nb.targets.server.pages import DOOR
-from tapml_nb.targets.wire.fd_passing import Door
+from tapml_nb.targets.devices.base import lose
+from tapml_nb.targets.wire.exits import DEVICE_GONE
+from tapml_nb.targets.wire.fd_passing import Receiver
+from tapml_nb.targets.wire.page import PAGE_SOCKET
 
 _CHUNK = 4 << 20
-_GREETING_SECONDS = 10.0
+_HANDSHAKE_SECONDS = 10.0
 """What a page may take to say what it is; one that sleeps says nothing."""
 
 
@@ -43,11 +44,11 @@ class PageDriver:
         Raises:
             RuntimeError: if its device is not what a browser has.
         """
-        door = Door(DOOR)
+        arrivals = Receiver(PAGE_SOCKET)
         while True:
-            _, connection = door.receive()
+            _, connection = arrivals.receive()
             try:
-                connection.settimeout(_GREETING_SECONDS)
+                connection.settimeout(_HANDSHAKE_SECONDS)
                 line = _Line(connection)
                 line.send({"begin": True})
                 device = line.receive_header()["device"]
@@ -55,7 +56,7 @@ class PageDriver:
             except (OSError, KeyError, ValueError):
                 connection.close()
         connection.settimeout(None)
-        door.close()
+        arrivals.close()
         self._line = line
         self.name = str(device["name"])
         self.limits = {str(name): int(limit) for name, limit in device["limits"].items()}
@@ -66,23 +67,19 @@ class PageDriver:
         self._freed: list[int] = []
 
     def allocate(self, size: int) -> Any:
-        """A buffer."""
         buffer = _Buffer(next(self._numbers), self._freed)
         self._works.append(["new", buffer.number, size])
         return buffer
 
     def read(self, buffer: Any, size: int) -> np.ndarray:
-        """A buffer's first bytes."""
         self._works.append(["read", buffer.number, size])
         return self._do()
 
     def write(self, buffer: Any, data: np.ndarray) -> None:
-        """Set a buffer's first bytes."""
         self._works.append(["write", buffer.number, data.size])
         self._data.append(data)
 
     def fill(self, buffer: Any, size: int, byte: int) -> None:
-        """Set a buffer's first bytes to one value."""
         self._works.append(["fill", buffer.number, size, byte])
 
     def compile(self, source: str, entry: str, buffers: Sequence[str]) -> Any:
@@ -95,12 +92,10 @@ class PageDriver:
     def run(
         self, pipeline: Any, buffers: Sequence[Any], numbers: bytes, grid: tuple[int, int, int]
     ) -> None:
-        """Launch a pipeline."""
         words = np.frombuffer(numbers, "<u4").tolist()
         self._works.append(["run", pipeline, [one.number for one in buffers], words, list(grid)])
 
     def finish(self) -> None:
-        """Wait for everything launched."""
         if self._works:
             self._do()
 
@@ -124,7 +119,7 @@ class PageDriver:
                 raise RuntimeError(answer["error"])
             return self._line.receive_data(answer["size"])
         except OSError:
-            lose("the page was closed", GONE)
+            lose("the page was closed", DEVICE_GONE)
 
 
 class _Line:

@@ -15,7 +15,8 @@ from typing import Any
 
 import tvm_ffi
 
-from tapml_nb.targets.devices.base import BeyondDevice, CopiedTvmDevice, Function, Within, lose
+from tapml_nb.targets.devices.base import BeyondDevice, Function, Within, lose
+from tapml_nb.targets.devices.tvm_runtime import CopiedTvmDevice
 
 _KIND = 2
 """``kDLCUDA``."""

@@ -2,74 +2,72 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch, HostFunction, SourcePackage
-from tapml_nb.targets.devices.base import BeyondDevice, Function, Tensor, Within
+from tapml_nb.targets.devices.base import BeyondDevice, Function, Tensor, Within, size_of
 from tapml_nb.targets.wire.errors import Rejected
 
-Compile = Callable[[str, DeviceFunction, Sequence[DeviceLaunch]], Any]
-"""Makes a device function ready, given all launches of it."""
 
-Launch = Callable[[Any, DeviceLaunch, Sequence[Any]], None]
-"""Launches what was made ready, with buffers and numbers in the function's order."""
+class SourceDevice(ABC):
+    """A device whose driver compiles source text."""
 
+    on_host = False
 
-def load_package(
-    library: str,
-    names: Collection[str],
-    within: Within,
-    compiled: Compile,
-    launch: Launch,
-    allocate: Callable[[int], Any],
-) -> Mapping[str, Function]:
-    """Have the driver compile a package.
+    def view(self, tensor: Tensor, shape: Sequence[int], dtype: str) -> Tensor:
+        return Tensor(tuple(shape), dtype, tensor.buffer)
 
-    Args:
-        library: the package's file.
-        names: the PrimFuncs that must be in it.
-        within: bounds each compilation in time.
-        compiled: compiles a device function.
-        launch: launches one.
-        allocate: a buffer of so many bytes.
+    def owner(self, tensor: Tensor) -> tuple[int, int]:
+        return id(tensor.buffer), size_of(tensor)
 
-    Raises:
-        Rejected: if a function is missing, or the driver rejects it.
-        BeyondDevice: if it needs more than the device has.
-    """
-    package = SourcePackage.parse(Path(library).read_text(encoding="utf-8"))
-    missing = sorted(set(names) - set(package.functions))
-    if missing:
-        raise Rejected(f"the package has no function {', '.join(missing)}")
-    launches: dict[str, list[DeviceLaunch]] = defaultdict(list)
-    for host in package.functions.values():
-        for one in host.launches:
-            launches[one.function].append(one)
-    ready: dict[str, Any] = {}
-    for name, function in package.device.items():
-        try:
-            ready[name] = within(lambda: compiled(name, function, launches[name]))  # noqa: B023
-        except BeyondDevice:
-            raise
-        except Exception as error:
-            raise Rejected(f"the driver rejects {name}: {error}") from None
-    return {name: _host(package.functions[name], ready, launch, allocate) for name in names}
+    def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
+        package = SourcePackage.parse(Path(library).read_text(encoding="utf-8"))
+        missing = sorted(set(names) - set(package.functions))
+        if missing:
+            raise Rejected(f"the package has no function {', '.join(missing)}")
+        launches: dict[str, list[DeviceLaunch]] = defaultdict(list)
+        for host in package.functions.values():
+            for one in host.launches:
+                launches[one.function].append(one)
+        ready: dict[str, Any] = {}
+        for name, function in package.device.items():
+            try:
+                ready[name] = within(
+                    lambda: self._compiled(name, function, launches[name])  # noqa: B023
+                )
+            except BeyondDevice:
+                raise
+            except Exception as error:
+                raise Rejected(f"the driver rejects {name}: {error}") from None
+        return {name: self._host(package.functions[name], ready) for name in names}
 
+    def _host(self, host: HostFunction, ready: Mapping[str, Any]) -> Function:
+        def run(*tensors: Tensor) -> None:
+            buffers = [tensor.buffer for tensor in tensors]
+            buffers += [self._allocate(size) for size in host.workspaces]
+            for one in host.launches:
+                arguments = [
+                    buffers[argument[1]] if isinstance(argument, list | tuple) else argument
+                    for argument in one.arguments
+                ]
+                self._launch(ready[one.function], one, arguments)
 
-def _host(
-    host: HostFunction, ready: Mapping[str, Any], launch: Launch, allocate: Callable[[int], Any]
-) -> Function:
-    def run(*tensors: Tensor) -> None:
-        buffers = [tensor.buffer for tensor in tensors]
-        buffers += [allocate(size) for size in host.workspaces]
-        for one in host.launches:
-            arguments = [
-                buffers[argument[1]] if isinstance(argument, list | tuple) else argument
-                for argument in one.arguments
-            ]
-            launch(ready[one.function], one, arguments)
+        return run
 
-    return run
+    @abstractmethod
+    def _allocate(self, size: int) -> Any:
+        """A buffer of so many bytes."""
+
+    @abstractmethod
+    def _compiled(
+        self, name: str, function: DeviceFunction, launches: Sequence[DeviceLaunch]
+    ) -> Any:
+        """Make a device function ready, given all launches of it."""
+
+    @abstractmethod
+    def _launch(self, compiled: Any, launch: DeviceLaunch, arguments: Sequence[Any]) -> None:
+        """Launch what was made ready, with buffers and numbers in the function's order."""

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch
 from tapml_nb.numerics import np_dtype
-from tapml_nb.targets.devices.base import BeyondDevice, Function, Tensor, Within, lose, size_of
-from tapml_nb.targets.devices.launches import load_package
+from tapml_nb.targets.devices.base import BeyondDevice, Tensor, lose, size_of
+from tapml_nb.targets.devices.launches import SourceDevice
 from tapml_nb.targets.wire.errors import NoRoom
 
 NEEDS = "pyopencl is not installed on the target (pip install pyopencl)"
 NO_DRIVERS = "no driver is installed (Debian's pocl-opencl-icd makes one of the CPU)"
 
 
-class OpenClDevice:
+class OpenClDevice(SourceDevice):
     """One device, counted over all platforms."""
-
-    on_host = False
 
     def __init__(self, number: int) -> None:
         try:
@@ -58,9 +56,6 @@ class OpenClDevice:
     def capacity(self) -> int | None:
         return int(self._device.global_mem_size)
 
-    def view(self, tensor: Tensor, shape: Sequence[int], dtype: str) -> Tensor:
-        return Tensor(tuple(shape), dtype, tensor.buffer)
-
     def read(self, tensor: Tensor) -> np.ndarray:
         data = np.empty(size_of(tensor), np.uint8)
         if data.size:
@@ -76,12 +71,6 @@ class OpenClDevice:
         if size:
             pattern = np.full(1, byte, np.uint8)
             self._done(self._cl.enqueue_fill_buffer, tensor.buffer, pattern, 0, size)
-
-    def owner(self, tensor: Tensor) -> tuple[int, int]:
-        return id(tensor.buffer), size_of(tensor)
-
-    def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
-        return load_package(library, names, within, self._compiled, self._launch, self._allocate)
 
     def finish(self) -> None:
         try:

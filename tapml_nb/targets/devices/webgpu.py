@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch
 from tapml_nb.numerics import np_dtype
-from tapml_nb.targets.devices.base import BeyondDevice, Function, Tensor, Within, lose, size_of
-from tapml_nb.targets.devices.launches import load_package
+from tapml_nb.targets.devices.base import BeyondDevice, Tensor, lose, size_of
+from tapml_nb.targets.devices.launches import SourceDevice
 
 _NARROWED = {"int64": np.dtype(np.int32), "uint64": np.dtype(np.uint32)}
 _GRID_LIMIT = 65535
@@ -73,10 +73,8 @@ class Driver(Protocol):
         """
 
 
-class WebGpuDevice:
+class WebGpuDevice(SourceDevice):
     """A device that a driver drives."""
-
-    on_host = False
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
@@ -98,9 +96,6 @@ class WebGpuDevice:
 
     def capacity(self) -> int | None:
         return None
-
-    def view(self, tensor: Tensor, shape: Sequence[int], dtype: str) -> Tensor:
-        return Tensor(tuple(shape), dtype, tensor.buffer)
 
     def read(self, tensor: Tensor) -> np.ndarray:
         size = _stored_bytes(tensor)
@@ -129,12 +124,6 @@ class WebGpuDevice:
         size = _padded(_stored_bytes(tensor))
         if size:
             self._driver.fill(tensor.buffer, size, byte)
-
-    def owner(self, tensor: Tensor) -> tuple[int, int]:
-        return id(tensor.buffer), size_of(tensor)
-
-    def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
-        return load_package(library, names, within, self._compiled, self._launch, self._allocate)
 
     def finish(self) -> None:
         try:

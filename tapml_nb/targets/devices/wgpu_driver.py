@@ -43,22 +43,18 @@ class WgpuDriver:
         self._tiny = self.allocate(4)
 
     def allocate(self, size: int) -> Any:
-        """A buffer."""
         usage = self._wgpu.BufferUsage
         return self._device.create_buffer(
             size=size, usage=usage.STORAGE | usage.COPY_SRC | usage.COPY_DST
         )
 
     def read(self, buffer: Any, size: int) -> np.ndarray:
-        """A buffer's first bytes."""
         return np.frombuffer(self._device.queue.read_buffer(buffer, 0, size), np.uint8)
 
     def write(self, buffer: Any, data: np.ndarray) -> None:
-        """Set a buffer's first bytes."""
         self._device.queue.write_buffer(buffer, 0, data)
 
     def fill(self, buffer: Any, size: int, byte: int) -> None:
-        """Set a buffer's first bytes to one value."""
         self.write(buffer, np.full(size, byte, np.uint8))
 
     def compile(self, source: str, entry: str, buffers: Sequence[str]) -> Any:
@@ -79,7 +75,6 @@ class WgpuDriver:
     def run(
         self, pipeline: Any, buffers: Sequence[Any], numbers: bytes, grid: tuple[int, int, int]
     ) -> None:
-        """Launch a pipeline."""
         made, layout = pipeline
         device = self._device
         usage = self._wgpu.BufferUsage.UNIFORM
@@ -98,7 +93,6 @@ class WgpuDriver:
         device.queue.submit([encoder.finish()])
 
     def finish(self) -> None:
-        """Wait for everything launched."""
         self._device.queue.read_buffer(self._tiny, 0, 4)  # behind all that was submitted
 
 

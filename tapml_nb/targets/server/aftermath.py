@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from tapml_nb.targets.server.leftovers import stat
+
 
 @dataclass(frozen=True)
 class _Word:
@@ -120,10 +122,8 @@ def _on_all_threads(libm: ctypes.CDLL, state: ctypes.Array[ctypes.c_char]) -> No
 
 def _has_ended(pid: int) -> bool:
     """Whether a process has ended, or is to end the next time it would run (``proc(5)``)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state, *fields = file.read().rpartition(b")")[2].split()
-    except OSError:
+    fields = stat(pid)
+    if not fields:
         return True
-    flags, pending = int(fields[5]), int(fields[27])
-    return state in (b"Z", b"X") or bool(flags & _EXITING or pending & _SIGKILL_PENDING)
+    flags, pending = int(fields[6]), int(fields[28])
+    return fields[0] in ("Z", "X") or bool(flags & _EXITING or pending & _SIGKILL_PENDING)

@@ -26,7 +26,7 @@ class Copies:
     def end_if_copy(self, recorder: Recorder) -> None:
         """In a copy: leave word, and end."""
         if os.getpid() != self._me:
-            recorder.leave_word()
+            recorder.note_copy()
             os._exit(0)
 
     def came_back(self, recorder: Recorder) -> bool:

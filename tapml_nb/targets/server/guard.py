@@ -20,14 +20,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tapml_nb.targets.wire.exits import GUARD_PAGE_HIT
+
 ALIGNMENT = 64
 """Bytes; ``tvm::runtime::kAllocAlignment``."""
 
 CANARY = 0xA7
 """Fills what lies around a buffer."""
-
-HIT = "guard page: "
-"""How the line begins that names the buffer."""
 
 _GUARD = 16 * mmap.PAGESIZE
 """Bytes of no access on either side of a buffer."""
@@ -137,7 +136,7 @@ def telling(blocks: Sequence[Block]) -> Iterator[None]:
         address = ctypes.c_uint64.from_address(info + _SI_ADDR).value
         places = [place for block in blocks if (place := block.place(address))]
         if places:
-            os.write(2, f"\n{HIT}it reaches {places[0]}\n".encode())
+            os.write(2, f"\n{GUARD_PAGE_HIT}it reaches {places[0]}\n".encode())
         _libc.sigaction(int(signal.SIGSEGV), ctypes.byref(former), None)
 
     handler = _Handler(on_fault)

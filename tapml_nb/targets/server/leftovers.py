@@ -15,8 +15,7 @@ import signal
 import time
 from pathlib import Path
 
-MARK = "TAPML_SERVER"
-"""The variable that names a server's folder to everything it starts."""
+from tapml_nb.targets.wire.exits import SERVER_MARK
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PROC = Path("/proc")
@@ -34,7 +33,7 @@ def children() -> set[int]:
     try:
         return {int(pid) for pid in (_PROC / f"{me}/task/{me}/children").read_text().split()}
     except OSError:  # a kernel that does not list them
-        return {pid for pid in _processes() if _stat(pid)[1:2] == [str(me)]}
+        return {pid for pid in _processes() if stat(pid)[1:2] == [str(me)]}
 
 
 def end(pid: int) -> None:
@@ -61,7 +60,7 @@ def end_all_children() -> None:
 
 def end_marked(folder: Path) -> None:
     """End what a server started that cannot do it itself any more."""
-    mark = f"{MARK}={folder}".encode()
+    mark = f"{SERVER_MARK}={folder}".encode()
     deadline = time.monotonic() + _SECONDS
     while (found := [pid for pid in _processes() if _is_marked(pid, mark)]) and (
         time.monotonic() < deadline
@@ -74,14 +73,14 @@ def end_marked(folder: Path) -> None:
 
 def is_stopped(pid: int) -> bool:
     """Whether a process was stopped (``SIGSTOP``) and does nothing until it goes on."""
-    return _stat(pid)[:1] in (["T"], ["t"])
+    return stat(pid)[:1] in (["T"], ["t"])
 
 
 def _processes() -> list[int]:
     return [int(name) for name in os.listdir(_PROC) if name.isdigit()]
 
 
-def _stat(pid: int) -> list[str]:
+def stat(pid: int) -> list[str]:
     """State, parent, … of a process; nothing if it is gone (``man proc_pid_stat``)."""
     try:
         return (_PROC / f"{pid}/stat").read_text().rpartition(")")[2].split()
@@ -94,4 +93,4 @@ def _is_marked(pid: int, mark: bytes) -> bool:
         born_with = (_PROC / f"{pid}/environ").read_bytes()
     except OSError:  # another user's, or gone
         return False
-    return mark in born_with.split(b"\0") and _stat(pid)[:1] != ["Z"]
+    return mark in born_with.split(b"\0") and stat(pid)[:1] != ["Z"]

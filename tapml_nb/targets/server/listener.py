@@ -15,7 +15,7 @@ A browser that connects is given the page that becomes a target
 
 A session ends with all that its kernels have started (:mod:`tapml_nb.targets.server.leftovers`),
 and at the latest when it has had its time and does not hear its own alarm
-(:mod:`tapml_nb.targets.server.clock`).
+(:mod:`tapml_nb.targets.wire.recorder`).
 
 Events are JSON lines on stdout: ``ready``, ``session``, ``exit`` (signal, code, the last lines of
 the session's log), ``rejected``.  The end of stdin ends the server, and so does the end of its
@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import errno
 import hmac
 import json
@@ -41,53 +40,44 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tapml_nb.targets.server.clock import Clock
-from tapml_nb.targets.server.handshakes import Greeter, Greeters, Greeting
-from tapml_nb.targets.server.leftovers import adopt_orphans, children, end, end_all_children
-from tapml_nb.targets.server.pages import WRONG_KEY, answer, knows_key, page_key, refusal
+from tapml_nb.targets.server.handshakes import Handshake, Handshakes, Opening
+from tapml_nb.targets.server.leftovers import adopt_orphans, end_all_children
+from tapml_nb.targets.server.pages import WRONG_KEY, answer, knows_key, refusal
+from tapml_nb.targets.server.session_process import load_runtime, serve_session
+from tapml_nb.targets.server.sessions import Session, Sessions
+from tapml_nb.targets.wire.exits import ExitReport
 from tapml_nb.targets.wire.fd_passing import hand_over
 from tapml_nb.targets.wire.handshake import (
     ASK,
-    BULK,
+    CHANNEL,
     END,
     GET,
     MAGIC,
     MISMATCH,
     PROTOCOL,
     NotOurs,
+    opening,
     pack_word,
 )
-from tapml_nb.targets.wire.recorder import CLOSED, HUNG_UP, Recorder, path_of, read_record
+from tapml_nb.targets.wire.page import page_key
+from tapml_nb.targets.wire.tensor_channel import CHANNEL_SOCKET
 
-_LOG_TAIL = 16_000
-"""Characters: a stack trace of TVM's, and what was said before it."""
-_REMEMBERED = 64
-_MAX_SESSIONS = 64
-"""Children at one time; even who has the key shall not take the machine down."""
-
-_MAX_GREETERS = 512
+_MAX_HANDSHAKES = 512
 """Who may be connected without having said who they are; fewer where descriptors are few."""
 
 _TICK = 0.5
 """Seconds between two looks at what sessions are at."""
 
-_GRACE = 1.0
-"""How much later than a session's own alarm the listener acts, in seconds."""
-
 _ANSWER_SECONDS = 5.0
 """What a browser may take to read what it asked for."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
@@ -124,27 +114,8 @@ def serve_standalone(host: str, port: int) -> int:
     return 0
 
 
-@dataclass
-class _Session:
-    """A session, as the listener knows it.
-
-    Attributes:
-        number: its own.
-        token: what a connection must know that belongs to it.
-        clock: when it has to be done with what it is at.
-        late: whether it was ended because it was not.
-        due: when it shall have ended, for its client asked for that.
-    """
-
-    number: int
-    token: str = field(default_factory=lambda: secrets.token_hex(16))
-    clock: Clock = field(default_factory=Clock)
-    late: bool = False
-    due: float = math.inf
-
-
 class Server:
-    """The listener: accepts, forks, reaps, reports."""
+    """The listener: accepts, has sessions forked and reaped, reports."""
 
     def __init__(
         self, host: str, port: int, token: str, workroot: Path, *, events: int | None = None
@@ -163,12 +134,10 @@ class Server:
         self._workroot = workroot.resolve()
         self._events = events
         self._pid = os.getpid()
-        self._sessions: dict[int, _Session] = {}
-        self._exits: dict[int, dict[str, Any]] = {}
-        self._count = 0
+        self._sessions = Sessions(self._workroot, self._report)
         self._stopped = False
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._greeters = Greeters(min(_MAX_GREETERS, descriptors // 2))
+        self._handshakes = Handshakes(min(_MAX_HANDSHAKES, descriptors // 2))
         self._poll = select.poll()
         self._woken, self._waker = os.pipe()
         for descriptor in (self._woken, self._waker):
@@ -209,8 +178,8 @@ class Server:
                 if self._woken in ready:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._woken, 4096)
-                self._reap()
-                self._end_late()
+                self._sessions.reap()
+                self._sessions.end_late()
                 if any(watch in ready for watch in parent):
                     return
                 if stdin and 0 in ready and not os.read(0, 4096):
@@ -224,7 +193,7 @@ class Server:
 
     def _patience(self) -> float | None:
         """Milliseconds until there is something to do even if nothing happens."""
-        seconds = min(self._greeters.patience(), _TICK if self._sessions else math.inf)
+        seconds = min(self._handshakes.patience(), _TICK if self._sessions else math.inf)
         return None if seconds == math.inf else math.ceil(1000 * seconds)
 
     # -- who is there ------------------------------------------------------------------------------
@@ -234,58 +203,58 @@ class Server:
             connection, peer = self._listener.accept()
         except OSError as error:  # it went away again, or there are no descriptors left
             if error.errno in (errno.EMFILE, errno.ENFILE):
-                oldest = self._greeters.oldest()
+                oldest = self._handshakes.oldest()
                 self._dismiss(oldest, "another one came") if oldest else time.sleep(0.05)
             return
-        if in_the_way := self._greeters.in_the_way():
+        if in_the_way := self._handshakes.in_the_way():
             self._dismiss(in_the_way, "another one came")
-        self._greeters.add(Greeter(connection, peer[0]))
+        self._handshakes.add(Handshake(connection, peer[0]))
         self._poll.register(connection, select.POLLIN)
 
     def _hear(self, ready: list[int]) -> None:
         """Listen to those who have something to say; see off those who take too long."""
-        for greeter in filter(None, map(self._greeters.get, ready)):
+        for handshake in filter(None, map(self._handshakes.get, ready)):
             try:
-                greeting = greeter.listen()
-                if greeting is None:
+                opened = handshake.receive()
+                if opened is None:
                     continue
-                self._forget(greeter)
-                with greeter.connection:
-                    self._receive(greeter.connection, greeter.peer, greeting)
+                self._forget(handshake)
+                with handshake.connection:
+                    self._receive(handshake.connection, handshake.peer, opened)
             # (A recursion error: JSON can be that deep.)
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-                self._dismiss(greeter, str(error))
-        for greeter in self._greeters.expired():
-            self._dismiss(greeter, "it said too little in time")
+                self._dismiss(handshake, str(error))
+        for handshake in self._handshakes.expired():
+            self._dismiss(handshake, "it said too little in time")
 
-    def _receive(self, connection: socket.socket, peer: str, greeting: Greeting) -> None:
+    def _receive(self, connection: socket.socket, peer: str, opened: Opening) -> None:
         """Be what somebody came for.
 
         Raises:
             OSError, ValueError, KeyError, TypeError, RecursionError: if they are none of ours.
         """
-        if greeting.word == GET:
+        if opened.word == GET:
             if self._events is None:
                 raise NotOurs("neither TVM's RPC protocol nor ours")
-            if not knows_key(greeting.text, page_key(self._token)):
+            if not knows_key(opened.text, page_key(self._token)):
                 connection.sendall(refusal())
                 raise NotOurs(WRONG_KEY)
-            self._fork(peer, lambda _: self._welcome(connection, greeting.text, peer))
-        elif greeting.word == MAGIC:
-            given = greeting.text.partition(b" ")[0]
+            self._fork(lambda _: self._welcome(connection, opened.text, peer))
+        elif opened.word == MAGIC:
+            given = opened.text.partition(b" ")[0]
             if not hmac.compare_digest(given, f"client:{self._token}".encode()):
                 connection.sendall(pack_word(MISMATCH))
                 raise NotOurs("wrong key")
-            self._fork(peer, lambda session: self._serve(connection, peer, session))
-        elif greeting.word == ASK:
-            self._answer(connection, json.loads(greeting.text))
+            self._fork(lambda session: self._serve(connection, peer, session))
+        elif opened.word == ASK:
+            self._answer(connection, json.loads(opened.text))
         else:
-            session, token = self._session_of(json.loads(greeting.text))
-            if greeting.word == BULK:
-                hand_over(self._folder(session.number), "bulk", token, connection, wait=0)
-            elif greeting.word == END:
-                # Mostly it has noticed that the line is gone, and says how it ended.
-                session.due = time.monotonic() + _GRACE
+            session = self._sessions.of(json.loads(opened.text))
+            if opened.word == CHANNEL:
+                token = session.token.encode()
+                hand_over(session.folder, CHANNEL_SOCKET, token, connection, wait=0)
+            elif opened.word == END:
+                session.end_soon()
                 connection.sendall(pack_word(END))
 
     def _answer(self, connection: socket.socket, question: dict[str, Any]) -> None:
@@ -298,66 +267,45 @@ class Server:
             connection.sendall(pack_word(MISMATCH))
             raise NotOurs("wrong key")
         pid = int(question["pid"])
-        answer = {"protocol": PROTOCOL, "exit": self._exits.get(pid)}
-        if pid in self._sessions:
-            answer["record"] = asdict(read_record(path_of(self._workroot, pid)))
-        text = json.dumps(answer).encode()
-        connection.sendall(pack_word(ASK) + pack_word(len(text)) + text)
+        report, record = self._sessions.exit_of(pid), self._sessions.record_of(pid)
+        answer = {
+            "protocol": PROTOCOL,
+            "exit": asdict(report) if report else None,
+            "record": asdict(record) if record else None,
+        }
+        connection.sendall(opening(ASK, answer))
 
-    def _session_of(self, request: dict[str, Any]) -> tuple[_Session, bytes]:
-        """The session that somebody belongs to who knows its token, and the token."""
-        token = str(request["token"]).encode()
-        for session in self._sessions.values():
-            if session.number == request["session"]:
-                if hmac.compare_digest(token, session.token.encode()):
-                    return session, token
-                raise NotOurs("wrong token")
-        raise NotOurs("no such session")
+    def _forget(self, handshake: Handshake) -> None:
+        self._poll.unregister(handshake.connection)
+        self._handshakes.remove(handshake)
 
-    def _forget(self, greeter: Greeter) -> None:
-        self._poll.unregister(greeter.connection)
-        self._greeters.remove(greeter)
-
-    def _dismiss(self, greeter: Greeter, why: str) -> None:
+    def _dismiss(self, handshake: Handshake, why: str) -> None:
         """Hang up on somebody."""
-        if greeter.connection.fileno() >= 0:
-            self._forget(greeter)
-            greeter.connection.close()
-        self._emit(event="rejected", peer=greeter.peer, why=why)
+        if handshake.connection.fileno() >= 0:
+            self._forget(handshake)
+            handshake.connection.close()
+        self._emit(event="rejected", peer=handshake.peer, why=why)
 
-    def _fork(self, peer: str, work: Callable[[_Session], None]) -> None:
+    def _fork(self, work: Callable[[Session], None]) -> None:
         """Have a child of its own do something for a connection.
 
         Raises:
             OSError: if the machine has no room for one.
             NotOurs: if there are too many.
         """
-        if len(self._sessions) >= _MAX_SESSIONS:
-            raise NotOurs("too many connections")
-        self._count += 1
-        session = _Session(self._count)
-        pid = os.fork()
-        if pid:
-            self._sessions[pid] = session
-            return
-        code = 1
-        try:
-            os.setsid()
-            die_with(self._pid)
+
+        def in_child(session: Session) -> None:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             for descriptor in self._inherited:
                 os.close(descriptor)
-            for greeter in self._greeters:
-                greeter.connection.close()
+            for handshake in self._handshakes.values():
+                handshake.connection.close()
             work(session)
-            code = 0
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-        finally:
-            os._exit(code)
+
+        self._sessions.start(in_child)
 
     # -- in a connection's own child ---------------------------------------------------------------
 
@@ -368,153 +316,29 @@ class Server:
         if why:
             self._emit(event="rejected", peer=peer, why=why)
 
-    def _serve(self, connection: socket.socket, peer: str, session: _Session) -> None:
-        """Speak RPC until the client hangs up."""
-        from tapml_nb.targets.server.service import register_service
+    def _serve(self, connection: socket.socket, peer: str, session: Session) -> None:
+        """Be a session's process."""
 
-        connection.settimeout(None)
-        folder = self._folder(session.number)
-        folder.mkdir(mode=0o700)
-        os.chdir(folder)
-        log = os.open(self._log(session.number), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-        null = os.open(os.devnull, os.O_RDONLY)
-        for old, new in ((null, 0), (log, 1), (log, 2)):
-            os.dup2(old, new)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        keep_alive(connection)
-        credentials = {"session": session.number, "token": session.token}
-        recorder = Recorder(path_of(self._workroot, os.getpid()))
-        same_host = self._events is not None
-        register_service(folder, credentials, session.clock, recorder, same_host=same_host)
-        self._emit(event="session", pid=os.getpid(), peer=peer)
-        if self._events is not None:
-            os.close(self._events)
-        key = f"server:{os.getpid()}".encode()
-        connection.sendall(pack_word(MAGIC) + struct.pack("<i", len(key)) + key)
-        os._exit(_serve_until_the_end(connection))
+        def ready() -> None:
+            self._emit(event="session", pid=os.getpid(), peer=peer)
+            if self._events is not None:
+                os.close(self._events)
 
-    # -- clearing up -------------------------------------------------------------------------------
+        serve_session(connection, session, same_host=self._events is not None, ready=ready)
 
-    def _reap(self) -> None:
-        """Take note of children that have ended, and end what they have left."""
-        some = False
-        with contextlib.suppress(ChildProcessError):  # there are none
-            while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                some = True
-                session = self._sessions.pop(found.si_pid, None)
-                if session:
-                    end(found.si_pid)  # its group: now, while the number is still its own
-                _, status, usage = os.wait4(found.si_pid, 0)
-                if session:
-                    self._clear_up(found.si_pid, session, status, usage)
-        if some:  # who became our child without being a session has lost its parent
-            for pid in children() - self._sessions.keys():
-                end(pid)
+    # -- what is told, and the end -----------------------------------------------------------------
 
-    def _clear_up(
-        self, pid: int, session: _Session, status: int, usage: resource.struct_rusage
-    ) -> None:
-        session.clock.close()
-        shutil.rmtree(self._folder(session.number), ignore_errors=True)
-        log = self._take_log(session.number)
-        path = path_of(self._workroot, pid)
-        record = read_record(path)
-        path.unlink(missing_ok=True)
-        if log is None:
-            return
-        report = {
-            "pid": pid,
-            "record": asdict(record),
-            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-            "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0,
-            "maxrss_mb": usage.ru_maxrss >> 10,
-            "log": log,
-        }
-        if session.late:
-            report["signal"] = int(signal.SIGALRM)  # which it did not hear
-        # For a client on another machine, which does not hear our events, and asks.
-        self._exits[pid] = report
-        while len(self._exits) > _REMEMBERED:
-            del self._exits[next(iter(self._exits))]
-        self._emit(event="exit", **report)
-
-    def _end_late(self) -> None:
-        """End sessions that should have ended, or been done with what they are at, by now."""
-        for pid, session in self._sessions.items():
-            session.late |= session.clock.late(_GRACE)
-            if session.late or session.due < time.monotonic():
-                end(pid)
+    def _report(self, pid: int, report: ExitReport) -> None:
+        self._emit(event="exit", pid=pid, **asdict(report))
 
     def _end(self) -> None:
         end_all_children()
         shutil.rmtree(self._workroot, ignore_errors=True)
 
-    def _folder(self, number: int) -> Path:
-        return self._workroot / f"session-{number}"
-
-    def _log(self, number: int) -> Path:
-        return self._workroot / f"session-{number}.log"
-
-    def _take_log(self, number: int) -> str | None:
-        """The end of a session's log, which is removed; None if no session came of the child."""
-        path = self._log(number)
-        try:
-            with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - _LOG_TAIL))
-                text = file.read().decode(errors="replace").strip()
-            path.unlink()
-        except OSError:
-            return None
-        return text
-
     def _emit(self, **event: Any) -> None:
         """One line, in one write, so that lines of several processes do not mix."""
         if self._events is not None:
             os.write(self._events, (json.dumps(event) + "\n").encode())
-
-
-def _serve_until_the_end(connection: socket.socket) -> int:
-    """Speak RPC on a connection; the exit status, which says how that ended."""
-    import tvm_ffi
-
-    ours = os.fstat(connection.fileno())
-    try:
-        tvm_ffi.get_global_func("rpc.ServerLoop")(connection.fileno())
-    except Exception as error:
-        with contextlib.suppress(OSError):
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-        try:
-            still_ours = os.path.samestat(ours, os.fstat(connection.fileno()))
-        except OSError:
-            still_ours = False
-        return HUNG_UP if still_ours else CLOSED
-    return HUNG_UP
-
-
-def load_runtime() -> None:
-    """Load TVM's runtime into this process, without TVM's Python package and without PyTorch.
-
-    And the service's modules too: a session's child then has them from its first moment.
-    """
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    os.environ["TVM_FFI_DISABLE_TORCH_C_DLPACK"] = "1"
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a thread here would not survive a fork
-    import tvm_ffi  # noqa: F401
-
-    spec = find_spec("tvm")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("apache-tvm is not installed")
-    folder = Path(spec.origin).parent / "lib"
-    for name in ("libtvm_runtime.so", "libtvm_runtime_extra.so"):  # extra: sort, topk, random
-        ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL)
-    import tapml_nb.targets.server.service  # noqa: F401
-
-
-def die_with(parent: int) -> None:
-    """Ask the kernel to end this process when its parent ends (Linux)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _parent_watch() -> list[int]:
@@ -525,15 +349,6 @@ def _parent_watch() -> list[int]:
     with contextlib.suppress(OSError):  # kernels before 5.3, or a sandbox that knows it not
         return [os.pidfd_open(os.getppid())]
     return []
-
-
-def keep_alive(connection: socket.socket) -> None:
-    """No delays, and an end within minutes when the other machine is gone without a word."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6)
 
 
 if __name__ == "__main__":

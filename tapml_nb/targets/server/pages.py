@@ -26,11 +26,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tapml_nb.targets.wire.fd_passing import hand_over
+from tapml_nb.targets.wire.page import CHALLENGE, PAGE_SOCKET, PROOF, proof
 
 STATIC = Path(__file__).parent / "static"
-
-DOOR = "page"
-"""Where a session waits for a page."""
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _POLL_SECONDS = 0.05
@@ -38,9 +36,6 @@ _HAND_OVER_SECONDS = 5.0
 
 FILES = {"": ("page.html", "text/html; charset=utf-8"), "page.js": ("page.js", "text/javascript")}
 """Name below the page's address → file in :data:`STATIC` and its kind."""
-
-CHALLENGE, PROOF = "Tapml-Challenge", "Tapml-Proof"
-"""Headers of a websocket's request and of its answer."""
 
 
 @cache
@@ -68,16 +63,6 @@ def _policy() -> str:
         f"default-src 'none'; script-src 'self' {own('script')}; style-src {own('style')}; "
         f"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-
-
-def proof(key: str, challenge: str) -> str:
-    """What only who knows a page's key can answer to a challenge."""
-    return hmac.new(key.encode(), challenge.encode(), hashlib.sha256).hexdigest()
-
-
-def page_key(token: str) -> str:
-    """What pages must know of a server with this token."""
-    return hmac.new(token.encode(), b"page", hashlib.sha256).hexdigest()[:32]
 
 
 WRONG_KEY = "wrong key: the session may be another one by now"
@@ -148,9 +133,9 @@ def _wait_for_session(connection: socket.socket, workroot: Path) -> None:
     """Keep a page until a session wants it, or it goes."""
     connection.settimeout(None)
     while True:
-        for door in sorted(workroot.glob(f"session-*/{DOOR}")):
+        for waiting in sorted(workroot.glob(f"session-*/{PAGE_SOCKET}")):
             with contextlib.suppress(OSError):  # another page was faster
-                hand_over(door.parent, DOOR, b"page", connection, _HAND_OVER_SECONDS)
+                hand_over(waiting.parent, PAGE_SOCKET, b"page", connection, _HAND_OVER_SECONDS)
                 return
         readable, _, _ = select.select([connection], [], [], _POLL_SECONDS)
         if readable and not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):

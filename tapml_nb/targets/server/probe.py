@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import sys
 
-from tapml_nb.targets.server.listener import load_runtime
+from tapml_nb.targets.server.session_process import load_runtime
 
 
 def main() -> None:
     """Print what the device says of itself, or ``{"missing": why}``."""
     load_runtime()
-    from tapml_nb.targets.devices.base import open_device
+    from tapml_nb.targets.devices.registry import open_device
 
     try:
         answer = open_device(sys.argv[1], int(sys.argv[2])).describe()

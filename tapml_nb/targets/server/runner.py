@@ -1,4 +1,4 @@
-"""The target's side of a session: its tensors, its kernels, and running the one on the other.
+"""The target's side of a session: its kernels, run on its tensors.
 
 Runs in the server's session process and imports no compiler.  Tensors are known by the keys that
 the notebook gave them.  Before every run all memory that a kernel is to write is poisoned, with
@@ -21,86 +21,19 @@ import tvm_ffi
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.sizes import SizeMisfit
 from tapml_nb.numerics import np_dtype, statistics
-from tapml_nb.targets.devices.base import BeyondDevice, Device, Within, raw_bytes, size_of
+from tapml_nb.targets.devices.base import BeyondDevice, Within, raw_bytes
 from tapml_nb.targets.server.aftermath import Aftermath
 from tapml_nb.targets.server.copies import Copies
 from tapml_nb.targets.server.guard import Block, telling
-from tapml_nb.targets.wire.errors import KernelRaised, NoRoom, NoTensor
+from tapml_nb.targets.server.memory import TensorMemory, allocate
+from tapml_nb.targets.wire.errors import KernelRaised, NoRoom
 from tapml_nb.targets.wire.poison import PATTERNS
 from tapml_nb.targets.wire.recorder import Recorder
+from tapml_nb.targets.wire.requests import CallRequest, ChainRequest
+from tapml_nb.targets.wire.results import CallResult
 
 _FULL = ("bad_alloc", "out of memory", "OUT_OF_MEMORY", "MEM_OBJECT_ALLOCATION_FAILURE")
 """What is said in a launch where a kernel gets no memory for itself."""
-
-
-def allocate(device: Device, shape: Sequence[int], dtype: str) -> Any:
-    """A tensor, uninitialised.
-
-    Raises:
-        BeyondDevice: if the device has no such dtype, or can never have it that large.
-        NoRoom: if there is no room for it now.
-        ConnectionError: if the device is out of reach.
-    """
-    try:
-        return device.new(shape, dtype)
-    except (BeyondDevice, ConnectionError):
-        raise
-    except (TypeError, ValueError) as error:
-        raise BeyondDevice(str(error)) from None
-    except Exception:  # each driver says in its own words that it is full
-        size = math.prod(shape) * np_dtype(dtype).itemsize
-        raise NoRoom(size, device.capacity()) from None
-
-
-class TensorMemory:
-    """Tensors by key, on one device."""
-
-    def __init__(self, device: Device) -> None:
-        self.device = device
-        self._tensors: dict[str, Any] = {}
-
-    def __getitem__(self, key: str) -> Any:
-        try:
-            return self._tensors[key]
-        except KeyError:
-            raise NoTensor(f"no tensor {key!r} is resident on the target") from None
-
-    def __setitem__(self, key: str, tensor: Any) -> None:
-        self._tensors[key] = tensor
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._tensors
-
-    def put(
-        self, key: str, shape: Sequence[int], dtype: str, receive: Callable[[np.ndarray], None]
-    ) -> None:
-        """Make a tensor of the bytes that ``receive`` fills in, straight in place where it can.
-
-        Raises:
-            BeyondDevice, NoRoom: as :func:`allocate`.
-        """
-        tensor = allocate(self.device, shape, dtype)
-        if self.device.on_host:
-            receive(self.device.read(tensor))
-        else:
-            data = np.empty(size_of(tensor), np.uint8)
-            receive(data)
-            self.device.write(tensor, data)
-        self._tensors[key] = tensor
-
-    def array(self, tensor: Any) -> np.ndarray:
-        """A tensor as an array; on the host without a copy."""
-        shape = tuple(int(n) for n in tensor.shape)
-        return self.device.read(tensor).view(np_dtype(str(tensor.dtype))).reshape(shape)
-
-    def drop(self, keys: Sequence[str]) -> None:
-        """Forget tensors; keys that are not there are fine."""
-        for key in keys:
-            self._tensors.pop(key, None)
-
-    def held(self) -> int:
-        """Bytes of all tensors; memory under several keys counts once."""
-        return sum(dict(map(self.device.owner, list(self._tensors.values()))).values())
 
 
 _Shapes = tuple[tuple[int, ...], ...]
@@ -161,7 +94,7 @@ class KernelRunner:
         self._aftermath = aftermath if self._device.on_host else None
         self._kernels: dict[str, _Loaded] = {}
 
-    def load(self, library: str, plans: Sequence[dict[str, Any]], within: Within) -> None:
+    def load(self, library: str, kernels: Sequence[Kernel], within: Within) -> None:
         """Load a library and the plans of the kernels in it.
 
         Raises:
@@ -169,25 +102,13 @@ class KernelRunner:
             BeyondDevice: if a kernel needs more than the device has.
             Exception: any other, if the library cannot be read.
         """
-        kernels = [Kernel.from_json(plan) for plan in plans]
         wanted = {launch.function for kernel in kernels for launch in kernel.launches}
         with self._recorder.during("load"):
             functions = self._device.load(library, wanted, within)
         for kernel in kernels:
             self._kernels[kernel.key] = _Loaded(kernel, functions)
 
-    def call(
-        self,
-        kernel: str,
-        inputs: Sequence[str],
-        outputs: Sequence[str],
-        references: Sequence[str | None],
-        repeats: int,
-        numbers: Sequence[int] = (),
-        guard: bool = False,
-        *,
-        within: Within,
-    ) -> dict[str, Any]:
+    def call(self, request: CallRequest, within: Within) -> CallResult:
         """Run a kernel; see :meth:`TargetSession.call`.
 
         ``within`` runs each launch within what is left of the call's time.
@@ -198,94 +119,85 @@ class KernelRunner:
             KernelRaised: if it says itself that it failed, or is for other shapes.
             ValueError: if the kernel is not loaded, or takes or gives another number of tensors.
         """
+        kernel, inputs, outputs = request.kernel, request.inputs, request.outputs
         plan = self._find(kernel).plan
         _expect("inputs", plan.params, inputs)
         _expect("outputs", len(plan.results), outputs)
-        _expect("references", len(plan.results), references)
-        loaded, given = self._given(kernel, [self._memory[key] for key in inputs], numbers)
-        compared = [None if key is None else self._memory[key] for key in references]
-        # A kernel that writes what it should only read would spoil tensors that later calls
+        _expect("references", len(plan.results), request.references)
+        loaded, given = self._given(kernel, [self._memory[key] for key in inputs], request.numbers)
+        compared = [None if key is None else self._memory[key] for key in request.references]
+        # A kernel that writes what it should only read would change tensors that later calls
         # rely on, so it is watched, unless it was and did no harm.
-        watched = inputs if repeats > 1 or not loaded.harmless else []
+        watched = inputs if request.repeats > 1 or not loaded.harmless else ()
         before = self._copies(watched)
         runs: list[list[Any]] = []
         ms: list[float] = []
         overruns: list[str] = []
-        run = partial(self._run_guarded if guard else self._run, within=within)
-        for number in range(repeats):
+        run = partial(self._run_guarded if request.guard else self._run, within=within)
+        for number in range(request.repeats):
             results, took, beyond = run(loaded, given, PATTERNS[number % len(PATTERNS)])
             runs.append(results)
             ms.append(took)
             overruns += [words for words in beyond if words not in overruns]
         first, last = runs[0], runs[-1]
-        deterministic = [
+        deterministic = tuple(
             all(self._same(run[k], first[k]) for run in runs[1:]) for k in range(len(outputs))
-        ]
+        )
         for k, key in enumerate(outputs):
             self._memory[key] = last[k]
             self._memory.drop([f"{key}#1"])
             if not deterministic[k]:
                 self._memory[f"{key}#1"] = first[k]
-        identical = [
+        identical = tuple(
             None if other is None else self._equal(tensor, other)
             for tensor, other in zip(last, compared, strict=True)
-        ]
-        spoiled = self._drop_changed(before)
-        if watched and not spoiled:
+        )
+        overwritten = self._drop_changed(before)
+        if watched and not overwritten:
             loaded.harmless = True
         stale = False
-        if not all(deterministic) and not spoiled:
+        if not all(deterministic) and not overwritten:
             # By chance, or because of what was in memory before?  The first run's poison again:
             again, _, _ = run(loaded, given, PATTERNS[0])
             stale = all(map(self._same, again, first))
-        return {
-            "ms": ms,
-            "deterministic": deterministic,
-            "identical": identical,
-            "spoiled": spoiled,
-            "stale": stale,
-            "overruns": overruns,
-            "notes": self._aftermath.notes() if self._aftermath else [],
-        }
+        notes = tuple(self._aftermath.notes()) if self._aftermath else ()
+        return CallResult(
+            tuple(ms), deterministic, identical, overwritten, stale, tuple(overruns), notes
+        )
 
-    def chain(
-        self,
-        calls: Sequence[dict[str, Any]],
-        keep: Sequence[str],
-        within: Within,
-    ) -> list[str]:
+    def chain(self, request: ChainRequest, within: Within) -> tuple[str, ...]:
         """Run kernels one after the other; see :meth:`TargetSession.chain`.
 
         ``within`` runs one kernel within its time.  Returns the keys of tensors, resident before,
         that a kernel wrote to.
         """
-        last = {key: number for number, call in enumerate(calls) for key in call["inputs"]}
-        kept = frozenset(keep)
+        calls, kept = request.calls, frozenset(request.keep)
+        last = {key: number for number, call in enumerate(calls) for key in call.inputs}
         tensors: dict[str, Any] = {}  # what the chain makes; freed after its last use
         before: dict[str, np.ndarray] = {}
         for number, call in enumerate(calls):
-            given = [tensors[k] if k in tensors else self._memory[k] for k in call["inputs"]]
-            if call["kernel"] is None:
-                made = [self._device.view(given[0], call["shape"], call["dtype"])]
+            given = [tensors[k] if k in tensors else self._memory[k] for k in call.inputs]
+            if call.kernel is None:
+                made = [self._device.view(given[0], call.shape, call.dtype)]
             else:
-                loaded, given = self._given(call["kernel"], given, call["numbers"])
+                loaded, given = self._given(call.kernel, given, call.numbers)
                 if not loaded.harmless:
-                    outside = [k for k in call["inputs"] if k in self._memory and k not in before]
+                    outside = [k for k in call.inputs if k in self._memory and k not in before]
                     before |= self._copies(outside)
                 buffers = self._buffers(loaded.plan, given, None, self._new)
                 self._observe(loaded, buffers, within)
                 made = [buffers[i] for i in loaded.plan.results]
                 del buffers
-            tensors.update(zip(call["outputs"], made, strict=True))
+            tensors.update(zip(call.outputs, made, strict=True))
             del given, made
-            for key in (*call["inputs"], *call["outputs"]):
+            for key in (*call.inputs, *call.outputs):
                 if last.get(key, number) <= number and key not in kept:
                     tensors.pop(key, None)
-        for key in keep:
+        for key in request.keep:
             self._memory[key] = tensors[key]
         return self._drop_changed(before)
 
-    def statistics(self, output: str, reference: str) -> dict[str, Any]:
+    def statistics(self, output: str, reference: str) -> dict[str, float]:
         """Error statistics of a resident tensor against another."""
         memory = self._memory
         return asdict(statistics(memory.array(memory[output]), memory.array(memory[reference])))
@@ -317,18 +229,18 @@ class KernelRunner:
             return memory.view(tvm_ffi.from_dlpack(blocks[-1].data), shape, dtype)
 
         try:
-            inside = []
+            guarded = []
             for tensor in given:
-                inside.append(new([int(n) for n in tensor.shape], str(tensor.dtype)))
-                raw_bytes(inside[-1])[:] = raw_bytes(tensor)
-            buffers = self._buffers(plan, inside, poison, new)
+                guarded.append(new([int(n) for n in tensor.shape], str(tensor.dtype)))
+                raw_bytes(guarded[-1])[:] = raw_bytes(tensor)
+            buffers = self._buffers(plan, guarded, poison, new)
             with telling(blocks):
                 ms = self._observe(loaded, buffers, within)
             results = []
             for number in plan.results:
                 results.append(self._new(plan.buffers[number].shape, plan.buffers[number].dtype))
                 raw_bytes(results[-1])[:] = raw_bytes(buffers[number])
-            for tensor, copy in zip(given, inside, strict=True):
+            for tensor, copy in zip(given, guarded, strict=True):
                 if not self._same(tensor, copy):  # what it did to its inputs, it did
                     raw_bytes(tensor)[:] = raw_bytes(copy)
             return results, ms, [words for block in blocks if (words := block.overruns())]
@@ -407,11 +319,11 @@ class KernelRunner:
     def _copies(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
         return {key: self._bytes(key).copy() for key in dict.fromkeys(keys)}
 
-    def _drop_changed(self, before: Mapping[str, np.ndarray]) -> list[str]:
+    def _drop_changed(self, before: Mapping[str, np.ndarray]) -> tuple[str, ...]:
         """Drop the tensors that are not what they were; their keys."""
-        changed = [
+        changed = tuple(
             key for key, copy in before.items() if not np.array_equal(copy, self._bytes(key))
-        ]
+        )
         self._memory.drop(changed)
         return changed
 

@@ -1,9 +1,9 @@
 """What a session's process offers its client, beside TVM's own RPC functions.
 
-Registered as global functions ``tapml.*`` whose arguments and answers are numbers and text (JSON
-where there is more to say), so that the client never holds a remote object.  The client calls them
-through ``tapml.do``, which numbers answers and guards them with a checksum
-(:mod:`tapml_nb.targets.wire.envelope`).
+All goes through one global function, ``tapml.do``, whose argument and answer are text, so that the
+client never holds a remote object: the name of what is to be done and its arguments as JSON,
+numbered and with a checksum (:mod:`tapml_nb.targets.wire.envelope`).  ``tapml.hello`` stands beside
+it for who does not know yet whether it is our server that is there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import os
 import platform
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,99 +23,121 @@ from typing import Any
 
 import tvm_ffi
 
-from tapml_nb.targets.devices.base import open_device
+from tapml_nb.compile.kernel import Kernel
+from tapml_nb.targets.devices.base import Device
+from tapml_nb.targets.devices.registry import open_device
 from tapml_nb.targets.server.aftermath import Aftermath
-from tapml_nb.targets.server.clock import Clock
 from tapml_nb.targets.server.copies import Copies
-from tapml_nb.targets.server.runner import KernelRunner, TensorMemory
+from tapml_nb.targets.server.memory import TensorMemory
+from tapml_nb.targets.server.runner import KernelRunner
+from tapml_nb.targets.server.tensor_channel import ChannelServer
 from tapml_nb.targets.wire.envelope import failure, seal, unseal
 from tapml_nb.targets.wire.handshake import PROTOCOL
 from tapml_nb.targets.wire.recorder import Recorder
-from tapml_nb.targets.wire.tensor_channel import BulkServer
+from tapml_nb.targets.wire.requests import CallRequest, ChainRequest
 
 LOAD_SECONDS = 60.0
 """Deadline of loading a library (constructors may run in it), and of compiling one device
 function."""
 
 
-def register_service(
-    folder: Path,
-    credentials: dict[str, Any],
-    clock: Clock,
-    recorder: Recorder,
-    *,
-    same_host: bool,
-) -> None:
-    """Register the functions of a session.
+class SessionService:
+    """A session's end of the control line; arguments and answers are JSON data."""
 
-    Args:
-        folder: the session's own; file names are confined to it.
-        credentials: its number and token at the listener, for the client.
-        clock: where the listener sees when this process has to be done.
-        recorder: is told what the process is at.
-        same_host: the client started this server, so libraries may stay where they are.
-    """
+    def __init__(
+        self, folder: Path, credentials: dict[str, Any], recorder: Recorder, *, same_host: bool
+    ) -> None:
+        """Serve a session of this process.
 
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    within = partial(_within, clock)
-    aftermath = Aftermath(os.getppid())
-    memory = TensorMemory(open_device("llvm", 0))
-    copies = Copies()
-    runner = KernelRunner(memory, recorder, copies, aftermath)
+        Args:
+            folder: the session's own; file names are confined to it.
+            credentials: its number and token at the listener, for the client.
+            recorder: is told what the process is at, and when it has to be done.
+            same_host: the client started this server, so libraries may stay where they are.
+        """
+        self._folder = folder
+        self._credentials = credentials
+        self._recorder = recorder
+        self._same_host = same_host
+        self._copies, self._aftermath = Copies(), Aftermath(os.getppid())
+        self._run_on(open_device("llvm", 0))
+        self._functions: dict[str, Callable[..., Any]] = {
+            "use": self._use,
+            "channel": self._channel,
+            "load": self._load,
+            "call": self._call,
+            "chain": self._chain,
+            "statistics": lambda *keys: self._runner.statistics(*keys),
+            "drop": lambda keys: self._memory.drop(keys),
+            "held": lambda: self._memory.held(),
+        }
 
-    def use(kind: str, number: str, seconds: str) -> str:
-        nonlocal memory, runner
-        with recorder.during("device"):
-            device = within(float(seconds), lambda: open_device(kind, int(number)))
-        memory = TensorMemory(device)
-        runner = KernelRunner(memory, recorder, copies, aftermath)
-        return json.dumps(memory.device.describe())
+    def register(self) -> None:
+        """Make this process's RPC functions its own."""
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        functions: dict[str, Callable[..., Any]] = {
+            "tvm.rpc.server.workpath": self._confined,
+            "tvm.rpc.server.load_module": lambda name: tvm_ffi.load_module(self._confined(name)),
+            "tapml.hello": lambda: json.dumps(self._hello()),
+            "tapml.do": self._do,
+        }
+        for name, function in functions.items():
+            tvm_ffi.register_global_func(name, function, override=True)
 
-    def confined(name: str) -> str:
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder):
-            raise ValueError(f"the path {name} leaves the session's folder")
-        return str(path)
-
-    def load(name: str, plans: str) -> None:
-        path = name if same_host and Path(name).is_absolute() else confined(name)
-        runner.load(path, json.loads(plans), lambda work: within(LOAD_SECONDS, work))
-
-    def call(text: str) -> str:
-        request = json.loads(text)
-        time_left = _Budget(clock, request.pop("timeout"))
-        return json.dumps(runner.call(**request, within=time_left.spend))
-
-    def chain(text: str) -> str:
-        request = json.loads(text)
-        timeout = request.pop("timeout")
-        return json.dumps(runner.chain(**request, within=lambda work: within(timeout, work)))
-
-    functions: dict[str, Callable[..., Any]] = {
-        "tvm.rpc.server.workpath": confined,
-        "tvm.rpc.server.load_module": lambda name: tvm_ffi.load_module(confined(name)),
-        "tapml.hello": lambda: json.dumps(_hello()),
-        "tapml.use": use,
-        "tapml.bulk": lambda: json.dumps(BulkServer(memory, folder, credentials).credentials()),
-        "tapml.load": load,
-        "tapml.call": call,
-        "tapml.chain": chain,
-        "tapml.statistics": lambda *keys: json.dumps(runner.statistics(*keys)),
-        "tapml.drop": lambda keys: memory.drop(json.loads(keys)),
-        "tapml.held": lambda: memory.held(),
-    }
-
-    def do(sealed: str) -> str:
+    def _do(self, sealed: str) -> str:
         number = 0
         try:
             number, name, arguments = unseal(sealed)
-            return seal({"number": number, "answer": functions[f"tapml.{name}"](*arguments)})
+            return seal({"number": number, "answer": self._functions[name](*arguments)})
         except Exception as error:
             return seal({"number": number, **failure(error)})
 
-    tvm_ffi.register_global_func("tapml.do", do, override=True)
-    for name, function in functions.items():
-        tvm_ffi.register_global_func(name, function, override=True)
+    def _hello(self) -> dict[str, Any]:
+        return {
+            "protocol": PROTOCOL,
+            "pid": os.getpid(),
+            "session": self._credentials["session"],
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "guard": True,
+            "versions": _versions(),
+        }
+
+    def _use(self, kind: str, number: int, seconds: float) -> dict[str, Any]:
+        """Run kernels on another device; what that says of itself."""
+        with self._recorder.during("device"):
+            device: Device = _within(self._recorder, seconds, lambda: open_device(kind, number))
+        self._run_on(device)
+        return device.describe()
+
+    def _run_on(self, device: Device) -> None:
+        self._memory = TensorMemory(device)
+        self._runner = KernelRunner(self._memory, self._recorder, self._copies, self._aftermath)
+
+    def _channel(self) -> dict[str, Any]:
+        """Wait for the tensor channel; what the client has to say to the listener for it."""
+        ChannelServer(self._memory, self._folder, self._credentials["token"])
+        return self._credentials
+
+    def _confined(self, name: str) -> str:
+        path = (self._folder / name).resolve()
+        if not path.is_relative_to(self._folder):
+            raise ValueError(f"the path {name} leaves the session's folder")
+        return str(path)
+
+    def _load(self, name: str, plans: Sequence[dict[str, Any]]) -> None:
+        path = name if self._same_host and Path(name).is_absolute() else self._confined(name)
+        kernels = list(map(Kernel.from_json, plans))
+        self._runner.load(path, kernels, partial(_within, self._recorder, LOAD_SECONDS))
+
+    def _call(self, data: dict[str, Any]) -> dict[str, Any]:
+        request = CallRequest.from_json(data)
+        budget = _Budget(self._recorder, request.timeout)
+        return asdict(self._runner.call(request, budget.spend))
+
+    def _chain(self, data: dict[str, Any]) -> Sequence[str]:
+        request = ChainRequest.from_json(data)
+        return self._runner.chain(request, partial(_within, self._recorder, request.timeout))
 
 
 class _Budget:
@@ -123,43 +146,31 @@ class _Budget:
     What the tool does in between, poisoning memory and comparing, is not the kernel's doing.
     """
 
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self._clock = clock
+    def __init__(self, recorder: Recorder, seconds: float) -> None:
+        self._recorder = recorder
         self._left = seconds
 
     def spend(self, work: Callable[[], Any]) -> Any:
         """Do something within what is left."""
         begin = time.monotonic()
         try:
-            return _within(self._clock, max(self._left, 1e-3), work)
+            return _within(self._recorder, max(self._left, 1e-3), work)
         finally:
             self._left -= time.monotonic() - begin
 
 
-def _within(clock: Clock, seconds: float, work: Callable[[], Any]) -> Any:
+def _within(recorder: Recorder, seconds: float, work: Callable[[], Any]) -> Any:
     """Do something within a deadline that the operating system keeps.
 
     An endless loop in native code hears nothing else, and the client may be on another machine.
     The default action of SIGALRM ends the process.
     """
-    clock.start(seconds)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        return work()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        clock.stop()
-
-
-def _hello() -> dict[str, Any]:
-    return {
-        "protocol": PROTOCOL,
-        "pid": os.getpid(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "guard": True,
-        "versions": _versions(),
-    }
+    with recorder.within(seconds):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            return work()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _versions() -> dict[str, str]:

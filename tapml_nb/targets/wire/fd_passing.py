@@ -1,6 +1,6 @@
 """Handing a connection over to a session's process, from the listener or from a child of it.
 
-A door is a Unix socket of its name in the session's folder.
+The session waits at a Unix socket in its folder; with the descriptor (``SCM_RIGHTS``) come words.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 _WORDS = 256
 
 
-class Door:
+class Receiver:
     """The session's end.  Its folder is the process's current one."""
 
     def __init__(self, name: str) -> None:
-        """Wait at the door ``name``."""
+        """Wait at the socket ``name``."""
         self._name = name
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(name)
@@ -44,7 +44,7 @@ def hand_over(
 
     Args:
         folder: that folder.
-        name: of the door in it.
+        name: of the socket in it.
         words: what to say with it.
         connection: the connection; the caller closes its own end.
         wait: seconds that this may take; 0: at once or not at all.
@@ -52,11 +52,11 @@ def hand_over(
     Raises:
         OSError: if nobody waits there.
     """
-    inside = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    opened = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with socket.socket(socket.AF_UNIX) as door:
-            door.settimeout(wait)
-            door.connect(f"/proc/self/fd/{inside}/{name}")  # the path itself may be too long
-            socket.send_fds(door, [words], [connection.fileno()])
+        with socket.socket(socket.AF_UNIX) as there:
+            there.settimeout(wait)
+            there.connect(f"/proc/self/fd/{opened}/{name}")  # the path itself may be too long
+            socket.send_fds(there, [words], [connection.fileno()])
     finally:
-        os.close(inside)
+        os.close(opened)

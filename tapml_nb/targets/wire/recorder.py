@@ -2,8 +2,11 @@
 
 A process that died, or does not answer, says nothing of what it was doing, and a line that breaks
 looks the same as a crash.  So a session's process writes into a small mapped file, before and
-after, that it launches a kernel, loads a library or opens a device.  Its listener reads the file
-when the process has ended, or while a client asks.
+after, that it launches a kernel, loads a library or opens a device, and when it has to be done.
+Its listener makes the file and shares the memory: it looks there while a client asks, when the
+process has ended, and for whether it is late.  (The process's own alarm ends most kernels that run
+too long.  One that blocks the alarm, or is stopped, does not hear it, and on another machine nobody
+else would end it.)
 """
 
 from __future__ import annotations
@@ -17,10 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-HUNG_UP, CLOSED = 72, 73
-"""Exit statuses of a process whose client hung up, or said what makes no sense; and of one in which
-something has closed the connection: only a kernel can have."""
-
 Doing = Literal["", "launch", "load", "device"]
 
 _DOING: tuple[Doing, ...] = ("", "launch", "load", "device")
@@ -28,7 +27,10 @@ _HEAD = struct.Struct("<BBd")
 """What is open (an index of ``_DOING``), whether a copy of the process came back from a kernel, and
 since when (``time.monotonic``, the same clock in all processes of a machine)."""
 
-_KERNEL_LIMIT = 512
+_END, _END_PLACE = struct.Struct("<d"), 16
+"""When it has to be done (the same clock; 0: no such time), and where that stands."""
+
+_NAME_PLACE, _NAME_LIMIT = 24, 512
 _SIZE = mmap.PAGESIZE
 
 
@@ -52,15 +54,15 @@ class Record:
         return self.kernel if self.doing == "launch" else ""
 
     @classmethod
-    def of(cls, said: Any) -> Record:
+    def of(cls, data: Any) -> Record:
         """A record as another process wrote it down; an empty one where it makes no sense."""
-        if not isinstance(said, dict) or said.get("doing") not in _DOING:
+        if not isinstance(data, dict) or data.get("doing") not in _DOING:
             return cls()
-        return cls(said["doing"], float(said.get("seconds", 0)), str(said.get("kernel", "")))
+        return cls(data["doing"], float(data.get("seconds", 0)), str(data.get("kernel", "")))
 
 
 class Recorder:
-    """The process's own end."""
+    """Where it is written: by the process, and by whoever forked it then."""
 
     def __init__(self, path: Path | None = None) -> None:
         """Make the file; without a path the record is this process's alone.
@@ -79,8 +81,8 @@ class Recorder:
     def during(self, doing: Doing, kernel: str = "") -> Iterator[None]:
         """While the block runs, this is open; it stays so if the line to where it runs breaks."""
         if doing == "launch":
-            name = kernel.encode()[: _KERNEL_LIMIT - 1]
-            self._memory[_HEAD.size : _HEAD.size + len(name) + 1] = name + b"\0"
+            name = kernel.encode()[: _NAME_LIMIT - 1]
+            self._memory[_NAME_PLACE : _NAME_PLACE + len(name) + 1] = name + b"\0"
         _HEAD.pack_into(self._memory, 0, _DOING.index(doing), 0, time.monotonic())
         try:
             yield
@@ -91,23 +93,41 @@ class Recorder:
             raise
         self._memory[0] = 0
 
-    def leave_word(self) -> None:
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """The block has to be done after so many seconds."""
+        _END.pack_into(self._memory, _END_PLACE, time.monotonic() + seconds)
+        try:
+            yield
+        finally:
+            _END.pack_into(self._memory, _END_PLACE, 0.0)
+
+    def late(self, grace: float) -> bool:
+        """Whether the process should have been done ``grace`` seconds ago."""
+        end: float = _END.unpack_from(self._memory, _END_PLACE)[0]
+        return 0 < end < time.monotonic() - grace
+
+    def note_copy(self) -> None:
         """Said by a copy of the process that has come back from a kernel."""
         self._memory[1] = 1
 
     @property
     def copied(self) -> bool:
-        """Whether a copy has left word since the last launch began."""
+        """Whether a copy has come back since the last launch began."""
         return bool(self._memory[1])
 
     def read(self) -> Record:
         """What is written there."""
         return _parse(self._memory)
 
+    def close(self) -> None:
+        """Give the memory back."""
+        self._memory.close()
 
-def path_of(workroot: Path, pid: int) -> Path:
-    """Where the process of this number writes."""
-    return workroot / f"record-{pid}"
+
+def path_of(workroot: Path, session: int) -> Path:
+    """Where the process of the session of this number writes."""
+    return workroot / f"record-{session}"
 
 
 def read_record(path: Path) -> Record:
@@ -121,7 +141,7 @@ def read_record(path: Path) -> Record:
 
 def _parse(data: Any) -> Record:
     doing, _, since = _HEAD.unpack_from(data)
-    name = bytes(data[_HEAD.size : _HEAD.size + _KERNEL_LIMIT]).partition(b"\0")[0]
+    name = bytes(data[_NAME_PLACE : _NAME_PLACE + _NAME_LIMIT]).partition(b"\0")[0]
     if not doing or doing >= len(_DOING):  # a kernel may have written here
         return Record(kernel=name.decode(errors="replace"))
     seconds = max(0.0, time.monotonic() - since)

@@ -26,15 +26,17 @@ def test_a_target_without_room_for_an_input(kernel_cache, nothing_left):
     x, y = torch.randn(8 * MB), torch.randn(16)
     with tapml.debug(Wide().eval(), (x, y)) as session:
         session.run("sigmoid")
-        room = psutil.Process(session._target._pid).memory_info().vms + 16 * MB
-        resource.prlimit(session._target._pid, resource.RLIMIT_AS, (room, room))
+        room = psutil.Process(session.engine.pool.first.platform["pid"]).memory_info().vms + 16 * MB
+        resource.prlimit(
+            session.engine.pool.first.platform["pid"], resource.RLIMIT_AS, (room, room)
+        )
         report = session.run()
         assert report.verdict("tanh") is Verdict.UNSUPPORTED
         assert report.introduced["tanh", 0].message.startswith("the target cannot hold an input")
         assert report.verdict("sigmoid") is Verdict.PASS
         assert report.ok
         assert report.culprits == []
-        assert session._target.restarts == 0
+        assert session.engine.pool.first.restarts == 0
 
 
 class Two(nn.Module):
@@ -46,7 +48,7 @@ class Two(nn.Module):
 
 def leave_room(session: tapml.Session, size: int) -> None:
     """Let the target's process grow by so many bytes and no more."""
-    pid = session._target._pid
+    pid = session.engine.pool.first.platform["pid"]
     room = psutil.Process(pid).memory_info().vms + size
     resource.prlimit(pid, resource.RLIMIT_AS, (room, room))
 
@@ -55,11 +57,11 @@ def test_what_is_not_needed_makes_room(kernel_cache, nothing_left):
     """Other tensors have the room; they go, and would come back when they are needed."""
     with tapml.debug(Two().eval(), (torch.randn(3, 16), torch.randn(MB))) as session:
         session.run("tanh")
-        session._target.put("ballast", np.zeros(64 * MB, np.uint8))
+        session.engine.pool.first.put("ballast", np.zeros(64 * MB, np.uint8))
         leave_room(session, 12 * MB)  # for its library, and not for its tensors
         assert session.run("sigmoid").verdict("sigmoid") is Verdict.PASS
-        assert not session._target.resident("ballast")
-        assert session._target.restarts == 0
+        assert not session.engine.pool.first.resident("ballast")
+        assert session.engine.pool.first.restarts == 0
 
 
 def test_what_a_kernel_has_kept_is_no_limit_of_the_next(kernel_cache, nothing_left):
@@ -69,7 +71,7 @@ def test_what_a_kernel_has_kept_is_no_limit_of_the_next(kernel_cache, nothing_le
         session.run("tanh")
         leave_room(session, 2 * MB)
         assert session.run("sigmoid").verdict("sigmoid") is Verdict.PASS
-        assert session._target.restarts == 1
+        assert session.engine.pool.first.restarts == 1
 
 
 @T.prim_func(s_tir=True)

@@ -10,7 +10,7 @@ import traitlets
 
 from tapml_nb.targets.server.pages import STATIC
 
-_STYLE = Path(__file__).parent / "static" / "style.css"
+_STYLE = Path(__file__).parents[1] / "widgets" / "static" / "style.css"
 
 
 class TargetPage(anywidget.AnyWidget):

@@ -1,0 +1,303 @@
+"""The engine: everything that the work on one model and one target takes, put together.
+
+It has no verbs: those are functions over it (:mod:`tapml_nb.engine.verbs`), which the session's
+thread does one after the other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
+
+from tapml_nb.compile.cache import KernelCache
+from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.toolchain import machine_of
+from tapml_nb.engine.jobs import Job, JobThread, in_main_thread
+from tapml_nb.engine.ledger import Ledger
+from tapml_nb.engine.pool import TargetPool
+from tapml_nb.engine.settings import Settings
+from tapml_nb.execute.events import EventStream, RunFinished, RunStarted, SessionClosed
+from tapml_nb.execute.host_call import BrokenOff
+from tapml_nb.execute.hybrid import HybridRun
+from tapml_nb.execute.kernels import KernelTable
+from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.execute.storage import Storage
+from tapml_nb.execute.unobserved import UnobservedRun
+from tapml_nb.frontends.program import Program
+from tapml_nb.graph import Graph, Op, OpId, Selector, SelectorError, select
+from tapml_nb.judge.accumulated import AccumulatedRun
+from tapml_nb.judge.augmented import AugmentedRun
+from tapml_nb.judge.introduced import IntroducedRun
+from tapml_nb.judge.references import References
+from tapml_nb.jupyter.notebook import invite
+from tapml_nb.jupyter.progress import ProgressLine
+from tapml_nb.migrate import Probes
+from tapml_nb.owner import finalize
+from tapml_nb.report import Report, RunInfo
+from tapml_nb.targets.client.availability import resolve
+from tapml_nb.targets.spec import BROWSER, CPU_KINDS
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Closable(Protocol):
+    """What has to be let go of at the end."""
+
+    def close(self) -> None:
+        """Let go of it; idempotent."""
+
+
+class Engine:
+    """One program on one target.  A context manager.
+
+    What computes belongs to the session's thread, that is, to verbs; ``ledger``, ``settings``,
+    ``graph``, the counters of ``pool`` and ``compiler``, and what :attr:`kernels` says it answers
+    to any thread may be read anywhere.
+
+    Attributes:
+        program: the model.
+        graph: its operators.
+        steps: the numbers of its steps.
+        settings: what it is done by.
+        compiler: what makes kernels.
+        pool: what runs them.
+        jobs: the thread.
+        events: what happens, for whoever listens.
+        source: the source's values.
+        kernels: which kernel computes which operator.
+        references: what is right, and how far off it rounding may be.
+        judges: what judges operators one at a time, for each device of the pool.
+        derived: what judges them on inputs derived from the real ones.
+        hybrid: the run of the model with some operators on the target.
+        unobserved: that run as a deployment has it.
+        accumulated: what judges the hybrid run's values.
+        ledger: what was found.
+        probes: what a search has asked already, by criterion and by whether every kernel was
+            launched afresh; only until a kernel changes.
+        opened: the engines of coarse operators that were looked into.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        settings: Settings,
+        compiler: Compiler,
+        pool: TargetPool,
+        jobs: JobThread,
+        events: EventStream,
+        storage: Storage | None = None,
+        owned: Sequence[Closable] = (),
+    ) -> None:
+        """``storage`` is where the source's values are kept; ``owned`` ends with the engine."""
+        self.program = program
+        self.graph: Graph = program.graph
+        self.steps = range(program.steps)
+        self.settings = settings
+        self.compiler = compiler
+        self.pool = pool
+        self.jobs = jobs
+        self.events = events
+        self.source = SourceRun(program, events, storage)
+        self.kernels = KernelTable(self.source, compiler, pool.sessions, events)
+        self.references = References(self.source)
+        self.judges = [
+            IntroducedRun(self.source, self.kernels, caller, self.references, settings.tolerance)
+            for caller in pool.callers
+        ]
+        self.derived = AugmentedRun(self.source, self.kernels, self.judges[0], self.references)
+        first = pool.callers[0]
+        self.hybrid = HybridRun(self.source, self.kernels, first, events)
+        self.unobserved = UnobservedRun(self.source, self.kernels, first, self.hybrid)
+        self.accumulated = AccumulatedRun(
+            self.source, self.hybrid, self.references, settings.tolerance
+        )
+        self.ledger = Ledger(self.graph, self.steps)
+        self.probes: dict[tuple[Any, bool], Probes] = {}
+        self.opened: dict[OpId, Engine] = {}
+        self._finalizer = finalize(self, _close_all, [*owned, self.kernels])
+
+    # -- work, from any thread -------------------------------------------------------------------
+
+    def start(
+        self, verb: Callable[Concatenate[Engine, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> Job[R]:
+        """Start a run.
+
+        Raises:
+            RuntimeError, SessionBusy: if the session is closed or busy.
+        """
+        return self.jobs.start(partial(verb, self, *args, **kwargs))
+
+    def do(self, verb: Callable[Concatenate[Engine, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Have something done, at once or between two operators of a run; return its result.
+
+        Raises:
+            RuntimeError: if the session is closed, or stopped meanwhile.
+            Exception: whatever the verb raises.
+        """
+        return self.jobs.do(partial(verb, self, *args, **kwargs))
+
+    def run(
+        self, verb: Callable[Concatenate[Engine, P], R], *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Start a run and wait for its end, showing how far it is."""
+        return self.result_of(self.start(verb, *args, **kwargs))
+
+    def result_of(self, job: Job[R], progress: bool = True) -> R:
+        """Wait for a run's end, in the main thread with a line that shows how far it is.
+
+        Raises:
+            KeyboardInterrupt: on Ctrl-C, after the run was stopped.
+            Exception: whatever ended the run.
+        """
+        if not (progress and in_main_thread()):
+            return self.jobs.result_of(job, lambda: None)
+
+        def outcome() -> str:
+            result = getattr(job, "result", None)
+            # another engine is that of a coarse operator that was looked into
+            return (result if isinstance(result, Engine) else self).report().outcome
+
+        with ProgressLine(self.events, outcome) as line:
+            return self.jobs.result_of(job, line.draw)
+
+    def report(self, opener: Callable[[Selector], Report] | None = None) -> Report:
+        """Everything known now, frozen; ``opener`` judges what a coarse operator holds."""
+        ledger = self.ledger
+        return Report(
+            graph=self.graph,
+            steps=len(self.steps),
+            introduced=dict(ledger.introduced),
+            accumulated=dict(ledger.accumulated),
+            augmented=tuple(r for found in ledger.augmented.values() for r in found),
+            placement=dict(ledger.placement),
+            conversions=self.kernels.conversions,
+            info=RunInfo(
+                target=self.settings.target_in_words,
+                kernels=self.kernels.unique,
+                compiled=self.compiler.compiled,
+                seconds=ledger.seconds,
+                sent_bytes=self.pool.bytes_sent,
+                restarts=self.pool.restarts,
+                stopped=ledger.stopped,
+                workarounds=self.settings.workarounds,
+                tolerance=self.settings.tolerance,
+                outputs=ledger.outputs,
+                agreement=ledger.agreement,
+                unobserved=ledger.unobserved,
+            ),
+            opener=opener,
+        )
+
+    def the_operator(self, selector: Selector, step: int) -> Op:
+        """The one operator that computes tensors and that a selector names.
+
+        Raises:
+            SelectorError, ValueError: if there is no such operator, or no such step.
+        """
+        chosen = [op for op in select(self.graph, selector) if not self.graph[op].host]
+        if len(chosen) != 1:
+            raise SelectorError(f"op: {selector!r} names {len(chosen)} operators; name one")
+        if step not in self.steps:
+            raise ValueError(f"step: {step}; this session has {len(self.steps)} steps")
+        return self.graph[chosen[0]]
+
+    # -- for verbs, on the session's thread ------------------------------------------------------
+
+    def complete(self) -> None:
+        """Have the source's values of every step.
+
+        Raises:
+            Stopped: if the run is to end.
+        """
+        self.source.complete(self.jobs.stopping)
+
+    def prepare(self, ops: Sequence[OpId]) -> None:
+        """Have the source's values, and kernels for operators in every step, where there can be
+        any."""
+        self.complete()
+        self.kernels.prepare([(op, s) for s in self.steps for op in ops], self.jobs.stopping)
+
+    @contextmanager
+    def running(self, name: str, total: int) -> Iterator[None]:
+        """Brackets a run with its events and its time; one that is stopped ends with the block,
+        and the ledger says so."""
+        begin = time.perf_counter()
+        stopped, early = False, True
+        self.events.emit(RunStarted(name, total))
+        try:
+            yield
+            early = False
+        except (Stopped, BrokenOff):
+            stopped = True
+        finally:
+            self.ledger.seconds = time.perf_counter() - begin
+            self.ledger.stopped = stopped
+            self.events.emit(RunFinished(name, early))
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Stop what is going on and end all that was started.  Idempotent; the ledger stays."""
+        if self.jobs.closed:
+            return
+        self.jobs.close()
+        self.jobs.stop()
+        self._finalizer()
+        for opened in self.opened.values():
+            opened._finalizer()
+        self.jobs.join()
+        self.events.emit(SessionClosed())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def assemble(program: Program, compiler: Compiler, settings: Settings) -> Engine:
+    """An engine with a thread, targets and a storage of its own; it owns the compiler, too."""
+    events = EventStream()
+    on_cpu = settings.target.kind in CPU_KINDS
+    pool = TargetPool(settings.target, machine_of(compiler.target) if on_cpu else "", events)
+
+    def break_off() -> None:
+        pool.interrupt()
+        compiler.interrupt()
+
+    storage = Storage(settings.max_memory)
+    owned = (pool, compiler, storage)
+    jobs = JobThread(break_off)
+    engine = Engine(program, settings, compiler, pool, jobs, events, storage, owned)
+    if settings.target.rpc == BROWSER:
+        invite(pool.first.link)
+    return engine
+
+
+def open_engine(
+    program: Program,
+    target: Any,
+    *,
+    tolerance: float | None = None,
+    workarounds: Sequence[str] = (),
+    max_memory: int | str | None = None,
+) -> Engine:
+    """An engine over a program that is already imported, with the workarounds it was given.
+
+    Raises:
+        ValueError: if the target is unknown or cannot be used here, or another argument does not
+            fit.
+    """
+    spec, tvm_target = resolve(target)
+    settings = Settings.of(spec, tolerance, workarounds, max_memory)
+    return assemble(program, Compiler(tvm_target, KernelCache()), settings)
+
+
+def _close_all(owned: Sequence[Closable]) -> None:
+    for one in owned:
+        one.close()

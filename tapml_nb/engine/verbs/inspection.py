@@ -1,0 +1,126 @@
+"""Looking at what is there: the report, the state, and an operator's tensors and code."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from tapml_nb.compile.code import KernelCode
+from tapml_nb.engine.engine import Engine
+from tapml_nb.engine.verbs import judging
+from tapml_nb.graph import Op, Selector
+from tapml_nb.judge.verdict import Verdict
+from tapml_nb.report import Report
+from tapml_nb.targets.client.supervisor import State
+
+Which = Literal["source", "target", "float64", "difference"]
+
+
+@dataclass(frozen=True)
+class SessionStatus:
+    """What a session is doing, and what its target has cost so far.
+
+    Attributes:
+        state: of the target: ``"idle"`` (not started yet), ``"connected"``, ``"lost"`` (it comes
+            back with the next call) or ``"closed"``.
+        address: where the target is; empty before it was started.
+        busy: whether a run goes on.
+        waiting: whether the main thread waits for it (a notebook's cell, mostly).
+        restarts: how often the target had to be brought back.
+        kernels: different kernels among the operators seen.
+        compiled: kernels compiled by this session.
+        cache_hits: kernels taken from the cache on disk.
+        sent_bytes: bytes sent to the target.
+        outputs: whether the last hybrid run's outputs are within the end-to-end noise floor;
+            None when there was none.
+    """
+
+    state: State
+    address: str
+    busy: bool
+    waiting: bool
+    restarts: int
+    kernels: int
+    compiled: int
+    cache_hits: int
+    sent_bytes: int
+    outputs: Verdict | None
+
+
+def report(engine: Engine) -> Report:
+    """Everything known now; coarse operators can be looked into as long as the engine lives.
+    From any thread."""
+    return engine.report(_opener_of(engine))
+
+
+def status(engine: Engine) -> SessionStatus:
+    """What is done now, and what it has cost.  From any thread."""
+    return SessionStatus(
+        state=engine.pool.first.state,
+        address=engine.pool.first.address,
+        busy=engine.jobs.busy,
+        waiting=engine.jobs.awaited,
+        restarts=engine.pool.restarts,
+        kernels=engine.kernels.unique,
+        compiled=engine.compiler.compiled,
+        cache_hits=engine.compiler.cache_hits,
+        sent_bytes=engine.pool.bytes_sent,
+        outputs=engine.ledger.outputs,
+    )
+
+
+def tensor(engine: Engine, op: Op, which: Which, step: int, output: int) -> np.ndarray:
+    """A tensor of an operator; see :meth:`Session.tensor <tapml_nb.session.Session.tensor>`."""
+    engine.complete()
+    source = engine.source.array(op.outputs[output], step)
+    if which == "source":
+        return source.copy()
+    if which == "float64":
+        return engine.references.local(op, step)[output].exact()
+    engine.kernels.prepare([(op.id, step)], engine.jobs.stopping)
+    target = engine.judges[0].target_outputs(op, step)[output]
+    if which == "target":
+        return target
+    return target.astype(np.float64) - source.astype(np.float64)
+
+
+def check_tensor(op: Op, which: str, output: int) -> None:
+    """Make sure that there is such a tensor.  From any thread.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not 0 <= output < len(op.outputs):
+        raise ValueError(f"output: {output}; {op.id} has {len(op.outputs)}")
+    if which not in get_args(Which):
+        raise ValueError(f"which: {which!r}; choose 'source', 'target', 'float64' or 'difference'")
+
+
+def inputs(engine: Engine, op: Op, step: int) -> list[np.ndarray]:
+    """The tensors that an operator reads."""
+    engine.complete()
+    return [engine.source.array(v, step).copy() for v in engine.graph.tensor_inputs(op)]
+
+
+def code(engine: Engine, op: Op, step: int) -> KernelCode:
+    """An operator on its way to a kernel."""
+    engine.complete()
+    return engine.kernels.code(op.id, step)
+
+
+def _opener_of(engine: Engine) -> Callable[[Selector], Report]:
+    """Opens a coarse operator, for reports that may outlive the engine."""
+    held = weakref.ref(engine)
+
+    def open_up(op: Selector) -> Report:
+        engine = held()
+        if engine is None:
+            raise RuntimeError("the session of this report is gone; make a new one")
+        engine.jobs.require_open()
+        return report(engine.run(judging.drill, engine.the_operator(op, 0)))
+
+    return open_up

@@ -1,0 +1,314 @@
+"""One call of one kernel on the target: inputs there, deadline kept, failures told apart.
+
+A kernel that dies or hangs is the kernel's fault and is reported: if its launch was open when the
+process ended.  All else is the fault of the tool, the line or the machine: the call is made again,
+once, in a fresh process, and what fails there too ends the run with an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from tapml_nb.compile.cache import Compiled
+from tapml_nb.execute.source import SourceRun, Stopped
+from tapml_nb.graph import TensorSpec, ValueId
+from tapml_nb.targets.client.session import TargetSession
+from tapml_nb.targets.wire.errors import (
+    BeyondTarget,
+    GivenUp,
+    KernelRaised,
+    NoRoom,
+    TargetError,
+    TargetLost,
+)
+from tapml_nb.targets.wire.results import CallResult
+
+_Send = Callable[[], np.ndarray]
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A tensor that a call reads, each view of it made when it is needed.
+
+    Attributes:
+        key: its name on the target.
+        array: what it holds, to be read in this process.
+        outgoing: the same, to be sent under its key; raises ``ModelChanged`` if it is not what the
+            key says any more.
+    """
+
+    key: Callable[[], str]
+    array: Callable[[], np.ndarray]
+    outgoing: Callable[[], np.ndarray]
+
+    @classmethod
+    def of_source(cls, source: SourceRun, value: ValueId, step: int) -> Argument:
+        """A value of the pure source run."""
+        return cls(
+            partial(source.key, value, step),
+            partial(source.array, value, step),
+            partial(source.outgoing, value, step),
+        )
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What an operator reads and writes in a call.
+
+    Attributes:
+        inputs: its tensor inputs, in order.
+        outputs: the key under which the target keeps each output.
+        specs: shape and dtype of each output as the graph has them.
+        references: for each output what to compare it with bit for bit; empty to compare none.
+    """
+
+    inputs: Sequence[Argument]
+    outputs: Sequence[str]
+    specs: Sequence[TensorSpec]
+    references: Sequence[Argument] = ()
+
+
+@dataclass(frozen=True)
+class CallFailure:
+    """Why a call gave no result.
+
+    ``"crash"`` and ``"timeout"`` are what the kernel did; ``"refused"``: the target could not take
+    an input, or has a limit, or there is no rule to make a kernel by, so nothing ran;
+    ``"uncompiled"``: no kernel could be made.
+    """
+
+    kind: Literal["crash", "timeout", "refused", "uncompiled"]
+    message: str
+
+
+def _nothing(output: int, first: bool) -> np.ndarray:
+    raise LookupError("a call that failed has no outputs")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a call.
+
+    Attributes:
+        result: how it went; None where there is no result.
+        read: reads an output by its number, of the last run or of the first; from the target,
+            where it is there.
+        sent: bytes that had to be sent for the call.
+        overwritten: positions of inputs that the kernel wrote to.
+        failure: why there is no result.
+    """
+
+    result: CallResult | None = None
+    read: Callable[[int, bool], np.ndarray] = _nothing
+    sent: int = 0
+    overwritten: tuple[int, ...] = ()
+    failure: CallFailure | None = None
+
+    def outputs(self) -> list[np.ndarray]:
+        """All outputs of the last run; none where there is no result."""
+        return (
+            [self.read(k, False) for k in range(len(self.result.identical))] if self.result else []
+        )
+
+
+class _Refused(Exception):
+    """The target does not take a tensor."""
+
+
+class Caller:
+    """Calls kernels on a target session."""
+
+    def __init__(self, session: TargetSession) -> None:
+        self.session = session
+
+    @property
+    def guarded(self) -> bool:
+        """Whether kernels run between guard pages."""
+        return self.session.target.guard
+
+    def call(self, compiled: Compiled, operands: Operands, repeats: int = 2) -> Outcome:
+        """Run a kernel; its outputs stay on the target.
+
+        Args:
+            compiled: the kernel, loaded.
+            operands: what it reads and writes; inputs and references that are not there are sent.
+            repeats: runs; with two, an output that depends on chance shows.
+
+        Raises:
+            Stopped: if the session was interrupted.
+            GivenUp: if the target was lost twice, and not by the kernel.
+            TargetError: if the target refuses for another reason, twice.
+        """
+        kernel, constants = compiled.kernel.key, compiled.constants
+        inputs = [argument.key() for argument in operands.inputs]
+        references = [argument.key() for argument in operands.references]
+        arrays = [argument.outgoing for argument in (*operands.inputs, *operands.references)]
+        wanted: dict[str, _Send] = dict(zip((*inputs, *references), arrays, strict=True))
+        wanted |= {key: partial(constants.__getitem__, key) for key in compiled.kernel.constants}
+        call = partial(
+            self.session.call,
+            kernel,
+            inputs,
+            list(operands.outputs),
+            references or [None] * len(operands.outputs),
+            repeats=repeats,
+            numbers=compiled.numbers,
+        )
+        sent = 0
+        earlier: TargetLost | None = None
+        again = False
+
+        def failed(kind: Literal["crash", "timeout", "refused"], message: str) -> Outcome:
+            return Outcome(sent=sent, failure=CallFailure(kind, message))
+
+        while True:
+            try:
+                sent += self._send(wanted)
+                result = self._with_room(call, wanted)
+            except BeyondTarget as error:
+                return failed("refused", f"the target cannot do that: {error}")
+            except _Refused as error:
+                return failed("refused", f"the target cannot hold an input: {error}")
+            except KernelRaised as error:
+                return failed("crash", f"the kernel raised: {error}")
+            except NoRoom as error:
+                if error.hopeless:
+                    return failed("refused", f"the target cannot hold it: {error}")
+                if again:
+                    raise _full(error) from None
+                self.session.renew()  # kernels may have kept memory
+            except TargetError:
+                if again:
+                    raise
+                self.session.renew()  # whatever it is, this process knows something else than we
+            except TargetLost as lost:
+                if lost.reason == "interrupted":
+                    raise Stopped from None
+                if lost.reason in ("crash", "timeout") and lost.running == kernel:
+                    return failed(lost.reason, lost.detail)
+                if detail := _blamed(kernel, earlier, lost):
+                    return failed("crash", detail)
+                if again:
+                    raise GivenUp(lost.reason, lost.detail) from None
+                earlier = lost
+            else:
+                overwritten = tuple(k for k, key in enumerate(inputs) if key in result.overwritten)
+                read = partial(self._read, operands.outputs, result)
+                return Outcome(result, read, sent, overwritten)
+            again = True
+
+    def _send(self, tensors: Mapping[str, _Send]) -> int:
+        """Send what is not there; the bytes that took.
+
+        Raises:
+            NoRoom: if there is no room for one, also without all that is not among them.
+        """
+        sent = 0
+        for key, array in tensors.items():
+            if not self.session.resident(key):
+                try:
+                    put = partial(self._put, key, array)
+                    sent += self._with_room(put, tensors)
+                except BeyondTarget as error:
+                    raise _Refused(str(error)) from None
+                except NoRoom as error:
+                    if error.hopeless:
+                        raise _Refused(str(error)) from None
+                    raise
+        return sent
+
+    def _put(self, key: str, array: _Send) -> int:
+        return self.session.put(key, array())
+
+    def _with_room(self, work: Callable[[], _Result], needed: Collection[str]) -> _Result:
+        """Work that takes memory there; where that is full, once more without all but what is
+        needed.
+
+        Raises:
+            NoRoom: if there is no room for it either way.
+        """
+        try:
+            return work()
+        except NoRoom as error:
+            if error.hopeless:
+                raise
+        self.session.drop_all_but(needed)
+        return work()
+
+    def fetch(self, key: str) -> np.ndarray:
+        """Fetch a tensor.
+
+        Raises:
+            Stopped: if the session was interrupted.
+            TargetLost: if the target died, and the tensor with it.
+        """
+        try:
+            return self.session.fetch(key)
+        except TargetLost as lost:
+            if lost.reason == "interrupted":
+                raise Stopped from None
+            raise
+
+    def _read(
+        self, keys: Sequence[str], result: CallResult, output: int, first: bool
+    ) -> np.ndarray:
+        differs = first and not result.deterministic[output]
+        return self.fetch(f"{keys[output]}#1" if differs else keys[output])
+
+
+def twice(
+    kernel: str, work: Callable[[], _Result], failed: Callable[[CallFailure], _Result]
+) -> _Result:
+    """Work that calls a kernel and reads what it gave; where the target is lost after the call,
+    once more, in a fresh process.
+
+    Args:
+        kernel: the kernel's key.
+        work: what is to be done.
+        failed: makes the result of the kernel's failure, where both losses are the kernel's.
+
+    Raises:
+        TargetLost: if the target was lost twice, and not by the kernel.
+    """
+    earlier: TargetLost | None = None
+    while True:
+        try:
+            return work()
+        except GivenUp:
+            raise
+        except TargetLost as lost:
+            if detail := _blamed(kernel, earlier, lost):
+                return failed(CallFailure("crash", detail))
+            if earlier:
+                raise
+            earlier = lost
+
+
+def _blamed(kernel: str, first: TargetLost | None, second: TargetLost) -> str:
+    """Why a kernel is to blame for two losses although its launch was open in neither, or it was
+    ended from outside; "" if it is not.
+
+    Once may be anybody's doing.  But where a fresh process, in which only this kernel has run,
+    ends in the same way, the kernel has left something behind that ends it.
+    """
+    if first is None or first.reason != second.reason:
+        return ""
+    ran = all(kernel in (lost.running, lost.before) for lost in (first, second))
+    if ran and second.reason == "killed":
+        return f"the target was killed twice in this call: {second.detail}"
+    if ran and second.reason == "crash":
+        return f"after the call: {second.detail}"
+    return ""
+
+
+def _full(error: NoRoom) -> TargetError:
+    return TargetError(
+        f"the target's device is full: there is {error}, although this session holds nothing else "
+        "there.  Other processes or sessions may hold its memory: end them, and run again"
+    )

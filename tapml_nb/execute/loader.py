@@ -1,0 +1,213 @@
+"""Kernels by key: compiled, linked into libraries, and loaded on the target.
+
+What cannot be loaded is no kernel.  One that is damaged wherever it is kept, or that the linker
+does not take, is compiled anew, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tapml_nb.compile.cache import Compiled, Failure
+from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.kernel import Kernel
+from tapml_nb.compile.linking import KernelsLost
+from tapml_nb.compile.toolchain import ToolchainError
+from tapml_nb.compile.trouble import CompilerInterrupted, CompilerTrouble, in_words
+from tapml_nb.execute.events import EventStream, RunProgress
+from tapml_nb.execute.source import Stopped
+from tapml_nb.owner import Owner
+from tapml_nb.targets.client.session import TargetSession
+from tapml_nb.targets.wire.errors import BeyondTarget, TargetError, TargetLost
+
+_log = logging.getLogger(__name__)
+
+
+class Loader:
+    """Every kernel that a session has compiled, loaded on the first of its target sessions and
+    known to the others."""
+
+    def __init__(
+        self,
+        compiler: Compiler,
+        sessions: Sequence[TargetSession],
+        events: EventStream,
+        module_of: Callable[[str], Any | None],
+    ) -> None:
+        """``module_of`` gives what a kernel was compiled from, or None if nobody knows."""
+        self._compiler = compiler
+        self._sessions = sessions
+        self._events = events
+        self._module_of = module_of
+        self._known: dict[str, Compiled | Failure] = {}
+        self._loaded: set[str] = set()
+        self._renewed: set[str] = set()
+        self._folders: list[Path] = []
+        self._owner = Owner()
+
+    def close(self) -> None:
+        """Remove the libraries."""
+        if self._owner.elsewhere:
+            return
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def __getitem__(self, key: str) -> Compiled | Failure:
+        """A kernel, or why it is none; :meth:`compile` must have seen it."""
+        return self._known[key]
+
+    def known(self, key: str) -> Compiled | Failure | None:
+        """The same; None if it was not compiled yet."""
+        return self._known.get(key)
+
+    @property
+    def renewed(self) -> frozenset[str]:
+        """Kernels that had to be compiled anew."""
+        return frozenset(self._renewed)
+
+    def compile(self, modules: Mapping[str, Any], stopped: Callable[[], bool]) -> None:
+        """Compile modules by key.
+
+        Raises:
+            Stopped: if ``stopped`` says so in between, or the session was interrupted; what is
+                compiled stays.
+            CompilerTrouble: if something keeps the compiler from its work.
+        """
+        compiling = self._compiler.compile(modules)
+        with interruptible(), contextlib.closing(compiling) as results:
+            for done, (key, result) in enumerate(results, 1):
+                self._known[key] = result
+                self._events.emit(RunProgress("compile", done, len(modules)))
+                if stopped():
+                    raise Stopped
+
+    def load(self) -> None:
+        """Link what is new into one library and load it; if that fails, one by one.
+
+        Raises:
+            Stopped: if the session was interrupted.
+            TargetLost: if the target is lost for good.
+        """
+        made = [key for key, kernel in self._known.items() if isinstance(kernel, Compiled)]
+        fresh = [key for key in made if key not in self._loaded]
+        if not fresh:
+            return
+        for attempt in (1, 2):
+            try:
+                self._sessions[0].start()  # a target that is none is no kernel's fault
+                if self._refusal(fresh):
+                    for key in fresh:
+                        if refusal := self._refusal([key]):
+                            self._known[key] = refusal
+                self._loaded.update(fresh)
+                return
+            except TargetLost as lost:
+                if lost.reason == "interrupted":
+                    raise Stopped from None
+                if lost.reason != "killed" or attempt == 2:
+                    raise
+
+    def _refusal(self, keys: Sequence[str]) -> Failure | None:
+        """Load kernels as one library; returns why that cannot be, if it cannot.
+
+        Raises:
+            Stopped: if the session was interrupted.
+            CompilerTrouble: if something keeps the linker from its work.
+            TargetLost: if the target is lost for another reason than these kernels.
+        """
+        try:
+            self._load_library(keys)
+        except BeyondTarget as limit:
+            return Failure("unsupported", f"the target cannot run it: {limit}")
+        except (TargetError, ToolchainError) as error:
+            return Failure("error", f"cannot be loaded on the target: {error}")
+        except TargetLost as lost:
+            if lost.reason not in ("crash", "timeout"):
+                raise
+            return Failure("error", f"cannot be loaded on the target: {lost}")
+        return None
+
+    def _load_library(self, keys: Sequence[str]) -> None:
+        running = [kernel.kernel.key for kernel in self._compiled(keys) if kernel.kernel.launches]
+        if not running:
+            return
+        for again in (False, True):
+            try:
+                for file, inside in self._link(running):
+                    self._sessions[0].load(file, inside)
+                    for other in self._sessions[1:]:
+                        other.know(file, inside)
+                return
+            except FileNotFoundError as error:  # somebody has swept in between
+                if again:
+                    raise CompilerTrouble(
+                        f"{in_words(error)} is removed as soon as it is made"
+                    ) from None
+
+    def _link(self, keys: Sequence[str]) -> list[tuple[Path, list[Kernel]]]:
+        """Link kernels, where there is room; one that is damaged, or that the linker does not take,
+        is compiled anew first.
+
+        Raises:
+            Stopped: if the session was interrupted.
+            ToolchainError: if the linker rejects them, though they are new.
+            CompilerTrouble: if something keeps it from its work.
+        """
+        elsewhere = False
+        while True:
+            try:
+                with interruptible():
+                    library = self._new_library(elsewhere)
+                    return self._compiler.link(self._compiled(keys), library)
+            except KernelsLost as lost:
+                self._renew(lost.keys)
+            except ToolchainError:
+                if len(keys) > 1 or keys[0] in self._renewed:
+                    raise
+                self._renew(keys)
+            except CompilerTrouble:
+                if elsewhere:
+                    raise
+                elsewhere = True
+
+    def _compiled(self, keys: Sequence[str]) -> list[Compiled]:
+        """Those among kernels that there are: fewer, perhaps, once they were compiled anew."""
+        known = [self._known[key] for key in keys]
+        return [kernel for kernel in known if isinstance(kernel, Compiled)]
+
+    def _new_library(self, elsewhere: bool) -> Path:
+        """A file in a folder that nobody else sweeps, unless there is no room."""
+        folder = self._compiler.library_folder(elsewhere=elsewhere)
+        self._folders.append(folder)
+        return folder / f"kernels-{len(self._folders)}.so"
+
+    def _renew(self, keys: Sequence[str]) -> None:
+        """Compile kernels anew.
+
+        Raises:
+            CompilerTrouble: if one was compiled anew already, or nobody knows any more of what.
+        """
+        modules: dict[str, Any] = {}
+        for key in keys:
+            modules[key] = None if key in self._renewed else self._module_of(key)
+            if modules[key] is None:
+                raise CompilerTrouble(f"kernel {key[:12]} is damaged wherever it is kept")
+            self._compiler.discard(key)
+        _log.info("compiling anew: %s", ", ".join(keys))
+        self._renewed.update(keys)
+        with interruptible():
+            self._known.update(self._compiler.compile(modules))
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """What is broken off in the compiler stops the run."""
+    try:
+        yield
+    except CompilerInterrupted:
+        raise Stopped from None

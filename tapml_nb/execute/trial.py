@@ -1,0 +1,178 @@
+"""The trial of an operator: called on the source's own inputs, so often that chance shows.
+
+Every kernel runs into freshly poisoned outputs, and twice where it is met first, so that one that
+depends on chance, or does not write all it should, cannot pass by luck; what looks wrong is run
+again.  An output that equals the source's bit for bit is never fetched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tapml_nb.execute.caller import Argument, Caller, CallFailure, Operands, Outcome, twice
+from tapml_nb.execute.implementation import Implementation
+from tapml_nb.execute.kernels import KernelTable
+from tapml_nb.execute.source import SourceRun
+from tapml_nb.graph import Op
+from tapml_nb.targets.wire.results import CallResult
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The outputs of one run; None for one that is the source's, bit for bit."""
+
+    outputs: tuple[np.ndarray | None, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that gave a result: how it went, its last run, and its first one if that differs."""
+
+    result: CallResult
+    last: Run
+    first: Run | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How an operator did on a target, as plain data.
+
+    Attributes:
+        label: the kernel's key, or what stood in its place.
+        description: a word on what ran that is no kernel; empty for a kernel.
+        computed: whether anything ran.
+        failure: why there is no result.
+        sent: bytes sent for the first call.
+        ms: milliseconds of its fastest run; NaN if nothing ran.
+        overruns: what a guarded kernel wrote beyond its buffers, in words.
+        overwritten: positions of inputs that the kernel wrote to.
+        calls: those whose outputs are worth judging: one, or two where the first looked wrong.
+    """
+
+    label: str
+    description: str = ""
+    computed: bool = True
+    failure: CallFailure | None = None
+    sent: int = 0
+    ms: float = math.nan
+    overruns: tuple[str, ...] = ()
+    overwritten: tuple[int, ...] = ()
+    calls: tuple[Call, ...] = ()
+
+
+class Trials:
+    """Tries operators on one device."""
+
+    def __init__(self, source: SourceRun, kernels: KernelTable, caller: Caller) -> None:
+        self._source = source
+        self._graph = source.program.graph
+        self._kernels = kernels
+        self._caller = caller
+        self._met: set[str] = set()
+
+    def begin(self) -> None:
+        """A new run begins: every kernel is to be run twice again where it is met first."""
+        self._met.clear()
+
+    def run(self, op: Op, step: int, suspects: Callable[[Trial], bool]) -> Trial:
+        """Try an operator in a step.
+
+        Args:
+            op: the operator.
+            step: the step.
+            suspects: whether a trial, so far, looks wrong; two more runs are to agree with it.
+
+        Raises:
+            Stopped, TargetLost, TargetError: as :meth:`~tapml_nb.execute.caller.Caller.call`.
+            ModelChanged: if what is sent is not what the source has read.
+        """
+        made_by = self._kernels[op.id, step]
+        none = Trial(made_by.label, made_by.description, made_by.computes, made_by.failure)
+        if made_by.failure:
+            return none
+        return twice(
+            made_by.label,
+            lambda: self._try(made_by, op, step, none, suspects),
+            lambda failure: replace(none, failure=failure),
+        )
+
+    def outputs(self, op: Op, step: int) -> list[np.ndarray]:
+        """Run an operator once more and fetch everything it writes.
+
+        Raises:
+            RuntimeError: if there is nothing to run, or it gives no result.
+        """
+        made_by = self._kernels[op.id, step]
+        if made_by.failure:
+            raise RuntimeError(f"{op.id} has no kernel: {made_by.failure.message}")
+        operands = self._operands(op, step)
+        outcome = made_by.run(self._caller, operands)
+        outputs = outcome.outputs()
+        self._drop(made_by, operands)
+        if outcome.failure:
+            raise RuntimeError(f"{op.id} gave no result: {outcome.failure.message}")
+        return outputs
+
+    def _try(
+        self,
+        made_by: Implementation,
+        op: Op,
+        step: int,
+        trial: Trial,
+        suspects: Callable[[Trial], bool],
+    ) -> Trial:
+        operands = self._operands(op, step)
+        once = made_by.label in self._met and not self._caller.guarded
+        self._met.add(made_by.label)
+        outcome = made_by.run(self._caller, operands, repeats=1 if once else 2)
+        trial = replace(trial, failure=outcome.failure, sent=outcome.sent)
+        if outcome.result is None:
+            return trial
+        trial = replace(
+            trial,
+            ms=min(outcome.result.ms, default=math.nan),
+            overruns=tuple(outcome.result.overruns),
+            overwritten=outcome.overwritten,
+        )
+        if not (trial.overruns or trial.overwritten):
+            trial = replace(trial, calls=(_read(outcome, outcome.result),))
+            if made_by.computes and made_by.on_target and suspects(trial):
+                outcome = made_by.run(self._caller, operands)
+                if outcome.result is None:
+                    return replace(trial, failure=outcome.failure)
+                trial = replace(trial, calls=(*trial.calls, _read(outcome, outcome.result)))
+        self._drop(made_by, operands)
+        return trial
+
+    def _operands(self, op: Op, step: int) -> Operands:
+        inputs, references = (
+            [Argument.of_source(self._source, value, step) for value in values]
+            for values in (self._graph.tensor_inputs(op), op.outputs)
+        )
+        keys = [f"introduced/{op.id}/{k}" for k in range(len(op.outputs))]
+        return Operands(inputs, keys, [self._graph.values[v].spec for v in op.outputs], references)
+
+    def _drop(self, made_by: Implementation, operands: Operands) -> None:
+        """Free what a call left on the target."""
+        if made_by.computes and made_by.on_target:
+            names = [name for key in operands.outputs for name in (key, f"{key}#1")]
+            lost = self._caller.session.drop(names)
+            if lost and lost.reason == "crash":  # freeing memory that a kernel has damaged
+                raise lost
+
+
+def _read(outcome: Outcome, result: CallResult) -> Call:
+    """A call with its outputs, of which only those are fetched that are not the source's."""
+    last = tuple(
+        None if same else outcome.read(k, False) for k, same in enumerate(result.identical)
+    )
+    if all(result.deterministic):
+        return Call(result, Run(last))
+    first = tuple(
+        last[k] if same else outcome.read(k, True) for k, same in enumerate(result.deterministic)
+    )
+    return Call(result, Run(last), Run(first))

@@ -1,0 +1,309 @@
+"""The verdict on an operator: what a trial gave, held against what the source gave.
+
+No device takes part in it: a :class:`~tapml_nb.execute.trial.Trial` and the references are data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+
+from tapml_nb.execute.trial import Call, Run, Trial
+from tapml_nb.graph import Op
+from tapml_nb.judge.diagnosis import Known, diagnose
+from tapml_nb.judge.floor import Reference
+from tapml_nb.judge.results import OpResult
+from tapml_nb.judge.ties import chooses, same_choice, same_selection, unordered
+from tapml_nb.judge.undefined import undefined
+from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
+from tapml_nb.numerics import bitwise_equal, is_float
+from tapml_nb.targets.wire.poison import unwritten
+
+_FAILURES = {
+    "crash": Verdict.CRASH,
+    "timeout": Verdict.TIMEOUT,
+    "refused": Verdict.UNSUPPORTED,
+    "uncompiled": Verdict.COMPILE_ERROR,
+}
+_TIES = "breaks ties among equal elements in another way"
+_UNORDERED = "selects the same elements, in another order, which is left open"
+_STALE = (
+    "reads memory that nothing wrote: its result changes with what the memory held before the run"
+)
+TO_DIAGNOSE = (Verdict.FAIL, Verdict.NONFINITE, Verdict.NONDETERMINISTIC)
+"""Verdicts that say that values are wrong."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an operator is to give in a step, and what is known beside it.
+
+    Attributes:
+        op: the operator.
+        references: the source's outputs, with their floors.
+        axes: the axis of each output that runs along the tokens; None where there is none.
+        inputs: gives its tensor inputs, in order.
+        lookalikes: gives for an output, by number, tensors that it may be a stale copy of, each
+            with what to call it.
+        limit: how many floors an output may be off.
+    """
+
+    op: Op
+    references: Sequence[Reference]
+    axes: Sequence[int | None]
+    inputs: Callable[[], list[np.ndarray]]
+    lookalikes: Callable[[int], Iterator[tuple[str, np.ndarray]]] = lambda _: iter(())
+    limit: float = LIMIT
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A judgement on an output, with what the target gave; None where that is the source's."""
+
+    judgement: Judgement
+    array: np.ndarray | None = None
+
+
+class OperatorJudge:
+    """Judges one operator in one step; what it has judged once it does not judge again."""
+
+    def __init__(self, expected: Callable[[], Expected]) -> None:
+        """``expected`` is asked once there is something to judge: a float64 run may go on for it
+        while the target is at work."""
+        self._expect = expected
+        self._known: dict[Run, list[_Judged]] = {}
+
+    @cached_property
+    def _expected(self) -> Expected:
+        return self._expect()
+
+    def suspects(self, trial: Trial) -> bool:
+        """Whether a trial's last call gave something wrong in the same way in all its runs: it may
+        be wrong only this time."""
+        if self._varying(trial):
+            return False
+        return _verdict(self._judged(_runs(trial.calls[-1])[-1])) is not Verdict.PASS
+
+    def result(self, base: OpResult, trial: Trial) -> OpResult:
+        """The verdict on a trial; ``base`` tells operator, step and the source's time."""
+        base = replace(base, kernel=trial.label, sent_bytes=trial.sent, target_ms=trial.ms)
+        if failure := trial.failure:
+            return replace(base, verdict=_FAILURES[failure.kind], message=failure.message)
+        if trial.overruns:
+            message = f"it {'; it '.join(trial.overruns)}"
+            return replace(base, verdict=Verdict.FAIL, ratio=math.inf, message=message)
+        if trial.overwritten:
+            which = ", ".join(map(str, trial.overwritten))
+            message = f"it writes into its own input {which}, which it may only read"
+            return replace(base, verdict=Verdict.FAIL, ratio=math.inf, message=message)
+        call = trial.calls[-1]
+        varying = self._varying(trial)
+        runs = _runs(trial.calls[0])
+        if varying and call is not trial.calls[0]:
+            runs.append(_runs(call)[-1])
+        result = self._weigh(base, [self._judged(run) for run in runs], varying)
+        if not trial.computed:
+            if result.verdict is not Verdict.PASS:
+                return result
+            message = f"{trial.description}: nothing runs (values compared)"
+            return replace(result, verdict=Verdict.SKIPPED, message=message)
+        if varying and call.first:
+            result = self._explain_unwritten(result, call, call.first)
+        message = "; ".join(filter(None, (result.message, *call.result.notes)))
+        return replace(result, message=": ".join(filter(None, (trial.description, message))))
+
+    # -- one run -----------------------------------------------------------------------------------
+
+    def _judged(self, run: Run) -> list[_Judged]:
+        """Judgements on a run's outputs, passed where only the order differs, and that is left
+        open."""
+        if run not in self._known:
+            judged = [self._judge_output(k, array) for k, array in enumerate(run.outputs)]
+            self._known[run] = self._in_any_order(judged)
+        return self._known[run]
+
+    def _judge_output(self, k: int, array: np.ndarray | None) -> _Judged:
+        """Judge one output; indices that choose among equals may choose differently."""
+        op, reference, axis = (
+            self._expected.op,
+            self._expected.references[k],
+            self._expected.axes[k],
+        )
+        if array is None:
+            return _Judged(judge_identical(reference, axis))
+        source = reference.source
+        mask = self._undefined(k, array)
+        if mask is not None:
+            array = np.where(mask, source, array)
+        judgement = judge(array, reference, self._expected.limit, axis)
+        if mask is not None:
+            judgement = _partly_undefined(judgement, mask)
+        if (
+            judgement.verdict is Verdict.FAIL
+            and (array.shape, array.dtype) == (source.shape, source.dtype)
+            and op.inputs
+            and chooses(op, k, values := self._expected.inputs()[0], source)
+            and same_choice(op, values, array, source)
+        ):
+            judgement = _passed(judgement, _TIES)
+        return _Judged(judgement, array)
+
+    def _undefined(self, k: int, array: np.ndarray) -> np.ndarray | None:
+        """Which elements of what the target gave the operator's specification leaves open."""
+        source = self._expected.references[k].source
+        if (array.shape, array.dtype) != (source.shape, source.dtype):
+            return None
+        return undefined(self._expected.op, self._expected.inputs(), source)
+
+    def _in_any_order(self, judged: list[_Judged]) -> list[_Judged]:
+        op, references = self._expected.op, self._expected.references
+        failing = [j for j in judged if j.judgement.verdict is not Verdict.PASS]
+        if not failing or not unordered(op):
+            return judged
+        sources = [reference.source for reference in references]
+        targets = [s if j.array is None else j.array for j, s in zip(judged, sources, strict=True)]
+        same_types = all(
+            (t.shape, t.dtype) == (s.shape, s.dtype) for t, s in zip(targets, sources, strict=True)
+        )
+        if not same_types or not same_selection(op, self._expected.inputs()[0], targets, sources):
+            return judged
+        return [replace(j, judgement=_passed(j.judgement, _UNORDERED)) for j in judged]
+
+    # -- several runs ------------------------------------------------------------------------------
+
+    def _varying(self, trial: Trial) -> set[int]:
+        """Outputs that differ between runs, in elements that mean something."""
+        pairs = [(call.first, call.last) for call in trial.calls if call.first]
+        pairs += [(one.last, two.last) for one, two in pairwise(trial.calls)]
+        return {
+            k
+            for first, second in pairs
+            for k, outputs in enumerate(zip(first.outputs, second.outputs, strict=True))
+            if not self._same_where_defined(k, *outputs)
+        }
+
+    def _same_where_defined(
+        self, k: int, first: np.ndarray | None, second: np.ndarray | None
+    ) -> bool:
+        if first is second:
+            return True
+        source = self._expected.references[k].source
+        first, second = (source if array is None else array for array in (first, second))
+        if bitwise_equal(first, second):
+            return True
+        mask = self._undefined(k, first)
+        return mask is not None and bool((mask | (first == second)).all())
+
+    def _weigh(
+        self, base: OpResult, by_run: Sequence[list[_Judged]], varying: Collection[int]
+    ) -> OpResult:
+        """One result of all runs; ``varying``: the outputs in which they differ."""
+        results = [(_conclude(base, judged), judged) for judged in by_run]
+        result, worst = max(results, key=lambda r: (r[0].verdict is not Verdict.PASS, r[0].ratio))
+        result = self._diagnosed(result, worst)
+        if not varying:
+            return result
+        message = "differs from run to run on the same inputs"
+        if result.verdict is Verdict.PASS:
+            dtypes = [self._expected.references[k].source.dtype for k in varying]
+            rigid = next((dtype.name for dtype in dtypes if not is_float(dtype)), None)
+            if rigid is None:
+                return replace(result, message="varies from run to run, within the noise floor")
+            message += f", and {rigid} has no noise"
+        elif result.message:
+            message += f"; {result.message}"
+        return replace(result, verdict=Verdict.NONDETERMINISTIC, message=message)
+
+    def _diagnosed(self, result: OpResult, judged: Sequence[_Judged]) -> OpResult:
+        """Say what the worst output looks like, if it is wrong."""
+        k, op = result.output, self._expected.op
+        if result.verdict not in TO_DIAGNOSE or (array := judged[k].array) is None:
+            return result
+        inputs, others = self._expected.inputs(), self._expected.lookalikes(k)
+        reference, known = self._expected.references[k], Known(op.constants)
+        return replace(result, diagnosis=diagnose(op.kind, array, reference, inputs, others, known))
+
+    def _explain_unwritten(self, result: OpResult, call: Call, first_run: Run) -> OpResult:
+        """Not chance, but memory that the kernel never writes?"""
+        op = self._expected.op
+        for k, same in enumerate(call.result.deterministic):
+            if same:
+                continue
+            reference = self._expected.references[k]
+            first, second = (
+                reference.source if (array := run.outputs[k]) is None else array
+                for run in (first_run, call.last)
+            )
+            holes = unwritten(first, second)
+            if not bitwise_equal(np.where(holes, 0, first), np.where(holes, 0, second)):
+                if call.result.stale:
+                    return replace(result, message=f"{_STALE}; {result.message}")
+                return result
+            index = [int(i) for i in np.argwhere(holes)[0]]
+            count = f"{int(holes.sum())} of {holes.size} elements"
+            message = f"never writes {count}, from {index} on"
+            known = Known(op.constants, unwritten=holes)
+            diagnosis = diagnose(op.kind, second, reference, self._expected.inputs(), known=known)
+            return replace(result, verdict=Verdict.FAIL, message=message, diagnosis=diagnosis)
+        return result
+
+
+def _runs(call: Call) -> list[Run]:
+    """The runs of a call that differ: one, or two where chance is at work."""
+    return [call.last, call.first] if call.first else [call.last]
+
+
+def _passed(judgement: Judgement, message: str) -> Judgement:
+    """A judgement on values that differ as they may: by how much says nothing."""
+    return replace(judgement, verdict=Verdict.PASS, ratio=math.nan, message=message)
+
+
+def _partly_undefined(judgement: Judgement, mask: np.ndarray) -> Judgement:
+    """A judgement on the rest of an output, with a word on what was not judged."""
+    if mask.all():
+        message = "every element is undefined by the operator's own specification"
+        return replace(judgement, verdict=Verdict.SKIPPED, message=message)
+    note = (
+        f"{np.count_nonzero(mask)} of {mask.size} elements are undefined by the operator's own "
+        f"specification, and were not judged"
+    )
+    message = f"{judgement.message}; {note}" if judgement.message else note
+    return replace(judgement, message=message)
+
+
+def _verdict(judged: Sequence[_Judged]) -> Verdict:
+    verdict = Verdict.PASS
+    for one in judged:
+        verdict = worse(verdict, one.judgement.verdict)
+    return verdict
+
+
+def _conclude(base: OpResult, judged: Sequence[_Judged]) -> OpResult:
+    """One result of an operator's outputs: the worst decides."""
+    if not judged:
+        return replace(base, verdict=Verdict.SKIPPED, message="it has no tensor output")
+    judgements = [one.judgement for one in judged]
+
+    def badness(k: int) -> tuple[bool, float]:
+        ratio = judgements[k].ratio
+        sound = judgements[k].verdict in (Verdict.PASS, Verdict.SKIPPED)
+        return not sound, -1.0 if math.isnan(ratio) else ratio
+
+    worst = max(range(len(judgements)), key=badness)
+    judgement = judgements[worst]
+    prefix = f"output {worst}: " if len(judgements) > 1 and judgement.message else ""
+    return replace(
+        base,
+        verdict=judgement.verdict,
+        ratio=judgement.ratio,
+        floor=judgement.floor,
+        statistics=judgement.statistics,
+        output=worst,
+        message=prefix + judgement.message,
+        positions=judgement.positions,
+    )

@@ -1,0 +1,71 @@
+"""What both sides of a target share: the same there as here, or a refusal."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+
+from tapml_nb.targets.wire.envelope import Garbled
+from tapml_nb.targets.wire.exits import ExitReport
+from tapml_nb.targets.wire.recorder import Record, Recorder, path_of, read_record
+from tapml_nb.targets.wire.requests import CallRequest, ChainCall, ChainRequest
+from tapml_nb.targets.wire.results import CallResult
+
+CALL = CallRequest("k", ("x",), ("y", "z"), (None, "r"), 1.5, 3, (7,), True)
+CHAIN = ChainRequest((ChainCall("k", ("x",), ("y",), (7,)), ChainCall(None, ("y",), ("v",))), (), 2)
+RESULT = CallResult((1.0, 2.0), (True, False), (None, True), ("x",), True, ("beyond",), ("note",))
+
+
+def sent(content):
+    """As it arrives."""
+    return json.loads(json.dumps(asdict(content)))
+
+
+def test_what_is_sent_arrives():
+    assert CallRequest.from_json(sent(CALL)) == CALL
+    assert ChainRequest.from_json(sent(CHAIN)) == CHAIN
+    assert CallResult.from_json(sent(RESULT), outputs=2) == RESULT
+    report = ExitReport(11, 0, "log", Record("launch", 0.5, "k"), 100)
+    assert ExitReport.from_json(sent(report)) == report
+
+
+def test_a_request_with_a_field_more_would_mean_something_else():
+    for request in (CALL, CHAIN):
+        with pytest.raises(TypeError, match="more"):
+            type(request).from_json(sent(request) | {"more": 1})
+
+
+def test_a_result_with_a_field_more_means_the_same():
+    assert CallResult.from_json(sent(RESULT) | {"more": 1}, outputs=2) == RESULT
+
+
+@pytest.mark.parametrize(
+    ("answer", "outputs"),
+    [
+        ({k: v for k, v in sent(RESULT).items() if k != "identical"}, 2),
+        (sent(RESULT), 3),
+        ([], 2),
+        (None, 2),
+    ],
+)
+def test_what_is_no_result_is_garbled(answer, outputs):
+    with pytest.raises(Garbled):
+        CallResult.from_json(answer, outputs)
+
+
+def test_a_report_that_makes_no_sense_is_empty():
+    assert ExitReport.from_json({"signal": "?", "record": 3}) == ExitReport()
+
+
+def test_what_a_process_is_at_stands_in_its_file(tmp_path):
+    path = path_of(tmp_path, 1)
+    assert read_record(path) == Record()
+    recorder = Recorder(path)
+    assert not recorder.late(0)
+    with recorder.during("launch", "k"), recorder.within(0.0):
+        assert read_record(path).running == "k"
+        assert recorder.late(0)
+        assert not recorder.late(60)
+    assert not recorder.late(0)
+    assert (read_record(path).doing, read_record(path).kernel) == ("", "k")
+    recorder.close()
