@@ -70,7 +70,7 @@ types: $(VENV)/.dev $(NODE)
 
 # Needed only after a change in extensions/widgets: the bundle is part of the repository.
 bundle: $(NODE)
-	@npm run --silent --prefix $(FRONT) build
+	@TAPML_PYTHON=$(abspath $(PY)) npm run --silent --prefix $(FRONT) build
 
 kernels: $(KERNELS)
 
