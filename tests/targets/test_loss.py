@@ -12,12 +12,14 @@ import numpy as np
 import psutil
 import pytest
 
+from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
 from tapml_nb.targets.wire.errors import KernelRaised, TargetLost
 from tapml_nb.targets.wire.events import TargetGone, TargetStarted
 from tests.conftest import wait_until
 from tests.targets import kernels
 from tests.targets.conftest import X, fill, gone
+from tests.targets.serving import serving
 
 
 def works(session):
@@ -311,3 +313,27 @@ def test_ctrl_c_during_a_call_leaves_no_stale_answer(session):
     timer.join()
     assert session.state == "lost"
     assert works(session)
+
+
+_SLOW_TO_TELL = """
+import ctypes, faulthandler
+libc, enable = ctypes.CDLL(None), faulthandler.enable
+
+def slow(*arguments, **options):  # the handler that is there first, TVM's, does not come back
+    libc.signal(11, libc.pause)
+    enable(*arguments, **options)
+
+faulthandler.enable = slow
+"""
+
+
+def test_a_crash_is_a_crash_though_its_stack_trace_takes_longer_than_its_time(library):
+    with serving(_SLOW_TO_TELL) as server:
+        target = Target("llvm", rpc=server.at(server.port), timeout=0.5)
+        with TargetSession(target) as session:
+            session.load(library, list(kernels.PLANS.values()))
+            for kernel, reason in (("segfault", "crash"), ("endless", "timeout")):
+                fill(session)
+                with pytest.raises(TargetLost) as caught:
+                    session.call(kernel, ["x"], ["y"])
+                assert (caught.value.reason, caught.value.running) == (reason, kernel)

@@ -10,6 +10,7 @@ from tapml_nb.targets.wire.envelope import Garbled
 from tapml_nb.targets.wire.exits import CLOSED, DEVICE_GONE, GUARD_PAGE_HIT, HUNG_UP, ExitReport
 from tapml_nb.targets.wire.recorder import Record
 
+DYING = "Fatal Python error: Segmentation fault\n\nCurrent thread 0x7f (most recent call first):\n"
 LAUNCH = Record("launch", 0.5, "k")
 IDLE = Record(kernel="k")
 HIT = f"!!! stack\n{GUARD_PAGE_HIT}it reaches 4 bytes past the end of input 0\n"
@@ -22,6 +23,8 @@ HIT = f"!!! stack\n{GUARD_PAGE_HIT}it reaches 4 bytes past the end of input 0\n"
         (ExitReport(0, 3, "so long"), LAUNCH, "crash", "exit status 3: so long", "k"),
         (ExitReport(signal.SIGABRT, 0, "in k0123456789abcdef_add()"), IDLE, "crash", "in add", ""),
         (ExitReport(signal.SIGALRM), LAUNCH, "timeout", "no answer within 2 s", "k"),
+        (ExitReport(signal.SIGALRM, 0, DYING), LAUNCH, "crash", "SIGSEGV", "k"),
+        (ExitReport(signal.SIGABRT, 0, f"so long\n{DYING}"), LAUNCH, "crash", "SIGABRT: so", "k"),
         (ExitReport(signal.SIGALRM), IDLE, "crash", "SIGALRM", ""),
         (ExitReport(signal.SIGKILL), LAUNCH, "killed", "by SIGKILL", "k"),
         (ExitReport(0, DEVICE_GONE, "the page was closed"), LAUNCH, "killed", "the page was", "k"),
@@ -40,6 +43,12 @@ def test_how_the_process_ended(report, record, reason, detail, running):
     ("found", "reason", "detail", "running"),
     [
         (Evidence(late=True, overdue=True, record=LAUNCH), "timeout", "no answer within 0 s", "k"),
+        (
+            Evidence(late=True, overdue=True, record=LAUNCH, report=ExitReport(9, 0, DYING)),
+            "crash",
+            "SIGSEGV",
+            "k",
+        ),
         (Evidence(late=True, stopped=True, record=IDLE), "timeout", "no answer within 0 s", ""),
         (Evidence(late=True, waited=70), "connection", "broke: no answer for 70 s", ""),
         (Evidence("host:1", late=True, record=LAUNCH), "connection", "to host:1 broke: no", ""),

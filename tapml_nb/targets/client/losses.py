@@ -11,6 +11,28 @@ from tapml_nb.targets.wire.errors import LossReason, TargetLost
 from tapml_nb.targets.wire.exits import CLOSED, DEVICE_GONE, GUARD_PAGE_HIT, HUNG_UP, ExitReport
 from tapml_nb.targets.wire.recorder import Record
 
+_FAULT = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
+"""What Python's ``faulthandler`` writes at once; its words for signals:"""
+
+_SIGNALS = {
+    "Segmentation fault": "SIGSEGV",
+    "Bus error": "SIGBUS",
+    "Aborted": "SIGABRT",
+    "Illegal instruction": "SIGILL",
+    "Floating-point exception": "SIGFPE",
+    "Floating point exception": "SIGFPE",
+}
+
+_OF_A_TRACE = (
+    "File",
+    "!!!",
+    "Fatal Python",
+    "Current thread",
+    "<no Python frame>",
+    "Extension mod",
+)
+"""How lines of a stack trace begin, which say nothing of the kernel."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -52,7 +74,7 @@ def classify(found: Evidence) -> TargetLost:
     if found.stock:
         return _of_stock_server(found, no_answer)
     if found.overdue:
-        return TargetLost("timeout", no_answer, running=running)
+        return _late(found, no_answer)
     if isinstance(found.problem, Garbled):
         return _broken(found, str(found.problem))
     if found.report is not None:
@@ -69,7 +91,7 @@ def _by_report(found: Evidence, report: ExitReport, no_answer: str) -> TargetLos
     """By the listener's word on how the process ended."""
     running, before = found.record.running, found.record.kernel
     if report.signal == signal.SIGALRM and found.record.doing:
-        return TargetLost("timeout", no_answer, running=running, before=before)
+        return _late(found, no_answer)
     if report.code == HUNG_UP and not found.record.doing:
         return _broken(found, _why(found))
     name = signal.Signals(report.signal).name if report.signal else ""
@@ -124,6 +146,18 @@ def _why(found: Evidence) -> str:
     return "the other side hung up"
 
 
+def _late(found: Evidence, no_answer: str) -> TargetLost:
+    """A launch that was open for too long; or whose process was dying when its time was up.
+
+    TVM's handler looks up names for a stack trace, which takes seconds on a busy machine.
+    """
+    running, before = found.record.running, found.record.kernel
+    if found.report and (fault := _FAULT.search(found.report.log)):
+        name = _SIGNALS.get(fault[1], fault[1])
+        return TargetLost("crash", name, running=running, before=before)
+    return TargetLost("timeout", no_answer, running=running, before=before)
+
+
 def _telling(log: str) -> str:
     """What a dying session's log tells: the kernel function it died in, else its last words.
 
@@ -135,5 +169,6 @@ def _telling(log: str) -> str:
     function = re.search(r"\bk[0-9a-f]{16}_(\w+?)(_compute_)?\b", log)
     if function:
         return f" in {function[1]}"
-    words = [line for line in log.splitlines() if not line.lstrip().startswith(("File", "!!!"))]
-    return f": {words[-1].strip()}" if words else ""
+    lines = [line.strip() for line in log.splitlines()]
+    words = [line for line in lines if line and not line.startswith(_OF_A_TRACE)]
+    return f": {words[-1]}" if words else ""

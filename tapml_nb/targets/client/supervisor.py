@@ -348,7 +348,7 @@ class SupervisedConnection:
                     self._drop_connection()
                 refuses = again or not endpoint.comes_back()
         elif overdue:
-            pass
+            report, _ = endpoint.exit_of(connection)  # it may have been dying of something else
         elif isinstance(problem, Garbled):
             self._sever()
         elif late and endpoint.server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import resource
 import socket
@@ -84,6 +85,8 @@ def load_runtime() -> None:
     folder = Path(spec.origin).parent / "lib"
     for name in ("libtvm_runtime.so", "libtvm_runtime_extra.so"):  # extra: sort, topk, random
         ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL)
+    # TVM's handler looks up the name of every frame first, and may be ended before it says a word.
+    faulthandler.enable(2, all_threads=False)
     import tapml_nb.targets.server.service  # noqa: F401
 
 
