@@ -389,7 +389,7 @@ class TestOneSession:
         for op in session.graph.ops:
             before, after = report.introduced[op.id, 0], replayed.introduced[op.id, 0]
             assert (after.verdict, after.floor) == (before.verdict, before.floor)
-        with pytest.raises(RuntimeError, match="closed"):
+        with pytest.raises(RuntimeError, match="no session is behind this report"):
             replayed.drill("addmm+silu")
 
     def test_the_operators_inside_are_those_of_operator_granularity(self, session):

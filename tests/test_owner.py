@@ -107,7 +107,7 @@ CLOSING = {
     "execute/loader.py": ["Loader.close"],
     "execute/storage.py": ["Storage.close", "Storage.forget"],
     "targets/client/connection.py": ["Connection.close", "Connection.sever"],
-    "targets/client/session.py": ["TargetSession.close"],
+    "targets/client/supervisor.py": ["SupervisedConnection.close"],
     "engine/jobs.py": ["JobThread.stop"],
 }
 

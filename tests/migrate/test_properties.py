@@ -52,7 +52,7 @@ def test_culprits_break_the_model_and_without_them_it_is_right(check, suspects):
     assert check(frozenset(OPS) - taken).ok or check(frozenset(OPS)).ok
     for culprit in found:
         answer = check(culprit)
-        assert not answer.ok or answer.accidents
+        assert not answer.ok or answer.failures
     assert len(probes.journal) == len({probe.ops for probe in probes.journal})
 
 
@@ -79,4 +79,4 @@ def test_nothing_more_can_move(check, order):
     growth = migrate(order, Probes(check))
     for op, why in growth.quarantined.items():
         answer = check(frozenset([*growth.safe, op]))
-        assert answer.accidents == {op: why} if op in answer.accidents else not answer.ok
+        assert answer.failures == {op: why} if op in answer.failures else not answer.ok

@@ -37,7 +37,7 @@ def small_graph() -> Graph:
 
 
 def page_constant(pattern: str) -> str:
-    found = re.search(pattern, PAGE)
+    found = re.search(pattern, PAGE, re.DOTALL)
     assert found, pattern
     return found[1]
 
