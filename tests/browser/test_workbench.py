@@ -641,7 +641,7 @@ class TestStatus:
         session.close()
         bare.until(lambda: "closed" in bare.text(".tapml-status [role=status]"))
         assert bare.button("Run").is_disabled()
-        assert bare[".tapml-rows .tapml-row:has-text('PASS')"].count() == 3
+        bare.until(lambda: bare[".tapml-rows .tapml-row:has-text('PASS')"].count() == 3)
 
 
 class TestViews:

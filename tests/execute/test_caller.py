@@ -55,10 +55,10 @@ def leave_room(session: tapml.Session, size: int) -> None:
 
 def test_what_is_not_needed_makes_room(kernel_cache, nothing_left):
     """Other tensors have the room; they go, and would come back when they are needed."""
-    with tapml.debug(Two().eval(), (torch.randn(3, 16), torch.randn(MB))) as session:
+    with tapml.debug(Two().eval(), (torch.randn(3, 16), torch.randn(6 * MB))) as session:
         session.run("tanh")
-        session.engine.pool.first.put("ballast", np.zeros(64 * MB, np.uint8))
-        leave_room(session, 12 * MB)  # for its library, and not for its tensors
+        session.engine.pool.first.put("ballast", np.zeros(128 * MB, np.uint8))
+        leave_room(session, 20 * MB)  # for its library and a thread, and not for its tensors
         assert session.run("sigmoid").verdict("sigmoid") is Verdict.PASS
         assert not session.engine.pool.first.resident("ballast")
         assert session.engine.pool.first.restarts == 0

@@ -32,6 +32,7 @@ from tapml_nb.targets.server.memory import TensorMemory
 from tapml_nb.targets.server.runner import KernelRunner
 from tapml_nb.targets.server.tensor_channel import ChannelServer
 from tapml_nb.targets.wire.envelope import failure, seal, unseal
+from tapml_nb.targets.wire.errors import NoRoom
 from tapml_nb.targets.wire.handshake import PROTOCOL
 from tapml_nb.targets.wire.recorder import Recorder
 from tapml_nb.targets.wire.requests import CallRequest, ChainRequest
@@ -90,6 +91,8 @@ class SessionService:
             number, name, arguments = unseal(sealed)
             return seal({"number": number, "answer": self._functions[name](*arguments)})
         except Exception as error:
+            if isinstance(error, MemoryError) and self._memory.device.on_host:
+                error = NoRoom(0, self._memory.device.capacity())  # for what is kept beside a call
             return seal({"number": number, **failure(error)})
 
     def _hello(self) -> dict[str, Any]:
