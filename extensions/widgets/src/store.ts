@@ -314,40 +314,16 @@ export class Store {
 
   private load(message: Snapshot, buffers: DataView[]): void {
     const at = (part: keyof typeof SNAPSHOT) => buffers[SNAPSHOT[part]]!;
-    const {
-      session,
-      name,
-      target,
-      limit,
-      steps,
-      ops,
-      kinds,
-      layers,
-      verdicts,
-      overrides,
-      findings,
-    } = message;
-    Object.assign(this, {
-      session,
-      name,
-      target,
-      limit,
-      steps,
-      ops,
-      kinds,
-      layers,
-      verdicts,
-      overrides,
-      findings,
-    });
-    this.seq = message.seq;
-    this.commands = new Set(message.commands);
+    const { kind: _, commands, scopes, status, selection, ui, ...told } = message;
+    Object.assign(this, told);
+    const { ops, steps, verdicts } = told;
+    this.commands = new Set(commands);
     this.kindOf = words(at("kind"));
     this.layerOf = words(at("layer"));
     this.host = octets(at("host"));
     this.edges = words(at("edges"));
     this.unknown = verdicts.findIndex((v) => v.name === "UNKNOWN");
-    this.tree = new ScopeTree(message.scopes, words(at("scope")), verdicts.length, this.unknown);
+    this.tree = new ScopeTree(scopes, words(at("scope")), verdicts.length, this.unknown);
     this.placement = new Uint8Array(ops.length);
     this.setPlacements(octets(at("placement")));
     const calls = ops.length * steps;
@@ -359,10 +335,10 @@ export class Store {
     this.received = decode(at("introduced"), false, this);
     decode(at("accumulated"), true, this);
     // A later snapshot does not take back what was done here since Python made it.
-    if (!this.selecting) this.selection = message.selection;
+    if (!this.selecting) this.selection = selection;
     const untold = [...this.memos.keys()].map((key) => [key, this.ui[key]] as const);
-    this.ui = { ...message.ui, ...Object.fromEntries(untold) };
-    this.setStatus(message.status);
+    this.ui = { ...ui, ...Object.fromEntries(untold) };
+    this.setStatus(status);
     this.ready = true;
     for (const topic of [
       "graph",
