@@ -105,14 +105,14 @@ def test_nobody_there(nothing_left):
 
 
 def test_a_server_that_says_nothing_is_given_up(nothing_left, monkeypatch):
-    monkeypatch.setattr("tapml_nb.targets.client.inquiry._CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("tapml_nb.targets.client.inquiry._ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
         session = TargetSession(Target("llvm", rpc=f"127.0.0.1:{port}/key"))
         begin = time.monotonic()
         with pytest.raises(TargetLost, match="does not answer"):
             session.start()
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 5
         session.close()
 
 

@@ -14,6 +14,7 @@ from tapml_nb.targets.wire.errors import TargetError, TargetLost
 from tapml_nb.targets.wire.handshake import ASK, END, MISMATCH, PROTOCOL, opening, pack_word
 
 _CONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 8.0  # soon enough to be asked once more
 _END_SECONDS = 2.0
 _ANSWER_LIMIT = 1 << 20
 
@@ -49,7 +50,7 @@ def ask(host: str, port: int, key: str, pid: int = 0) -> dict[str, Any]:
     where = f"{host}:{port}"
     connection = reach(host, port)
     with connection:
-        deadline = time.monotonic() + _CONNECT_SECONDS
+        deadline = time.monotonic() + _ANSWER_SECONDS
 
         def receive(size: int) -> bytes:
             data = b""

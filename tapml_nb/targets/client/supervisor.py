@@ -35,7 +35,10 @@ _HANDSHAKE_SECONDS = 20.0
 """What a server may take to say who it is."""
 
 _AT_ONCE = 9.0
-"""A server that fails to answer sooner than this is asked once more: a byte may have gone wrong."""
+"""A server that fails to answer sooner than this is asked once more: a byte may have gone wrong.
+
+One that was reached is asked once more in any case: if the byte was of a length, then the server
+waits for what never comes, and says nothing."""
 
 _LOCAL_GRACE = 0.15
 _REMOTE_GRACE = 2.0
@@ -117,6 +120,7 @@ class SupervisedConnection:
         self._lock = threading.RLock()
         self._busy = self._interrupted = False
         self._was_stock = False
+        self._was_reached = False
         self._suspect = ""
         self._watchdog = Watchdog(self._sever)
         self._owner = Owner()
@@ -183,13 +187,14 @@ class SupervisedConnection:
                 return self.connection
         begin = time.monotonic()
         target = self.target
+        self._was_reached = False
         try:
             return self._connect()
         except TargetLost as lost:
-            at_once = time.monotonic() - begin < _AT_ONCE
             if lost.reason == "interrupted" or target.rpc == BROWSER or not self.endpoint.ours:
                 raise  # TVM's own server may take no one after a crash
-            if not target.local and not at_once:
+            late = time.monotonic() - begin > _AT_ONCE
+            if late and not (target.local or self._was_reached):
                 raise
             _log.info("the target is tried once more: %s", lost.detail)
         self.endpoint.end_server()
@@ -204,6 +209,7 @@ class SupervisedConnection:
             if self._was_stock:
                 self.endpoint.leave_alone()
             raise
+        self._was_reached = True
         try:
             self._open_service(connection)
             self._check(connection)

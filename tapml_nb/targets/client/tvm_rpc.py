@@ -15,7 +15,7 @@ from typing import Any
 from tapml_nb.targets.client.inquiry import CONNECTING
 from tapml_nb.targets.wire.errors import TargetError, TargetLost
 
-_CONNECT_SECONDS = 10.0
+_CONNECT_SECONDS = 8.0  # soon enough to be asked once more
 _MOST_SESSIONS = 32
 _MESSAGE_LIMIT = 2000
 
