@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import tvm
 
 import tapml_nb as tapml
 from tapml_nb import Target
@@ -117,6 +118,23 @@ def test_cut_for_good_keeps_what_was_judged(server, kernel_cache):
             session.run()
         assert caught.value.reason == "connection"
         assert [r.verdict for r in session.report.introduced.values()] == [Verdict.PASS]
+
+
+def test_a_descriptors_number_may_have_been_anothers(server, monkeypatch):
+    """What is not known to be a connection's cannot be hung up: freeing it then waits for good."""
+    old, connect = socket.create_connection(("127.0.0.1", server.port)), tvm.rpc.connect
+    number = old.fileno()
+
+    def connect_later(*arguments):
+        old.close()
+        return connect(*arguments)
+
+    monkeypatch.setattr(tvm.rpc, "connect", connect_later)
+    rpc, sockets, descriptors = tvm_rpc.connect_rpc("127.0.0.1", server.port, server.key, "")
+    assert descriptors == {number}
+    assert len(sockets) == 1
+    tvm_rpc.hang_up(sockets[0])
+    del rpc
 
 
 # -- stalls ----------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def connect_rpc(
         thread = threading.Thread(target=connect, name="tapml-connect", daemon=True)
         thread.start()
         thread.join(_CONNECT_SECONDS)
-        made = {fd: os.fstat(fd).st_ino for fd in _descriptors(peer) - before}
+        made = dict(_descriptors(peer) - before)
         sockets = [socket.socket(fileno=os.dup(fd)) for fd in made]
     if answer and not isinstance(answer[0], Exception):
         return answer[0], sockets, set(made)
@@ -85,8 +85,11 @@ def hang_up(connection: socket.socket) -> None:
     connection.close()
 
 
-def _descriptors(port: int | None) -> set[int]:
-    """Descriptors of this process that are connected to a port; to any if that is None."""
+def _descriptors(port: int | None) -> set[tuple[int, int]]:
+    """Descriptors of this process that are connected to a port; to any if that is None.
+
+    Each with its inode, for a number that becomes free meanwhile is the next one's, too.
+    """
     found = set()
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -94,7 +97,7 @@ def _descriptors(port: int | None) -> set[int]:
                 with socket.socket(fileno=os.dup(int(name))) as duplicate:
                     internet = duplicate.family in (socket.AF_INET, socket.AF_INET6)
                     if internet and (port is None or duplicate.getpeername()[1] == port):
-                        found.add(int(name))
+                        found.add((int(name), os.fstat(duplicate.fileno()).st_ino))
     return found
 
 
