@@ -25,18 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 from tapml_nb import tensorfile
-from tapml_nb.carve.manifest import Malformed, check, tensor_member, unit_member
-
-__all__ = [
-    "CODING",
-    "Archive",
-    "BundleError",
-    "check_writable",
-    "tensor_member",
-    "unit_member",
-    "versions",
-    "write_archive",
-]
+from tapml_nb.carve.manifest import Malformed, check, tensor_member
 
 SCHEMA = 1
 """Version of the manifest; a reader refuses any other."""
@@ -217,8 +206,7 @@ class Archive:
                 f"{list(delta.shape)}, and no difference to {source.dtype.name}"
                 f"{list(source.shape)}"
             )
-        result: np.ndarray = source.astype(np.float64) + delta
-        return result
+        return np.asarray(source.astype(np.float64) + delta)
 
     # -- checks --------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tapml_nb.carve.archive import Archive, unit_member
+from tapml_nb.carve.archive import Archive
+from tapml_nb.carve.manifest import unit_member
 from tapml_nb.frontends.arrays import ArrayProgram, spec_of
 from tapml_nb.frontends.builder import GraphBuilder
 from tapml_nb.frontends.program import Unit, Unsupported, WrittenModule

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from tapml_nb import tensorfile
-from tapml_nb.carve.archive import check_writable, tensor_member, unit_member, write_archive
+from tapml_nb.carve.archive import check_writable, write_archive
 from tapml_nb.carve.bundle import Bundle
+from tapml_nb.carve.manifest import tensor_member, unit_member
 from tapml_nb.engine.engine import Engine
 from tapml_nb.execute.given import ModelChanged
 from tapml_nb.graph import Op, OpId, Selector, ValueId, select

@@ -114,16 +114,14 @@ def _changed(
 def _scaled_to(top: float) -> Callable[[np.ndarray], np.ndarray]:
     def scale(array: np.ndarray) -> np.ndarray:
         limit = min(top, largest_finite(array.dtype) / 4)
-        result: np.ndarray = array.astype(np.float64) * (limit / magnitude(array))
-        return result
+        return np.asarray(array.astype(np.float64) * (limit / magnitude(array)))
 
     return scale
 
 
 def _with_ties(array: np.ndarray) -> np.ndarray:
     step = magnitude(array) / _LEVELS
-    result: np.ndarray = np.round(array.astype(np.float64) / step) * step
-    return result
+    return np.asarray(np.round(array.astype(np.float64) / step) * step)
 
 
 def _with_equal_rows(array: np.ndarray) -> np.ndarray:
@@ -140,7 +138,6 @@ def _reversed(array: np.ndarray) -> np.ndarray:
 def _resized(axis: int, size: int) -> Callable[[np.ndarray], np.ndarray]:
     def resize(array: np.ndarray) -> np.ndarray:
         places = np.arange(size) % array.shape[axis]
-        result: np.ndarray = np.take(array, places, axis=axis)
-        return result
+        return np.asarray(np.take(array, places, axis=axis))
 
     return resize

@@ -100,8 +100,7 @@ class Reference:
         wide = self.source.astype(np.float64)
         if self.delta is None:
             return wide
-        result: np.ndarray = np.where(np.isfinite(wide), wide + self.delta, wide)
-        return result
+        return np.asarray(np.where(np.isfinite(wide), wide + self.delta, wide))
 
 
 def lower_bound(dtype: np.dtype, length: int) -> float:
@@ -160,14 +159,12 @@ class Scale:
             rows = np.sqrt(np.einsum("ij,ij->i", counted, counted) / counted.shape[1])
             size += np.maximum(rows[:, None], self._columns)
         size *= self._u
-        result: np.ndarray = np.maximum(size, self._least, out=size)
-        return result
+        return np.asarray(np.maximum(size, self._least, out=size))
 
     def _counted(self, size: np.ndarray) -> np.ndarray:
         if (size < self._sentinel).all():
             return size
-        result: np.ndarray = np.where(size < self._sentinel, size, 0.0)
-        return result
+        return np.asarray(np.where(size < self._sentinel, size, 0.0))
 
 
 def flushed(dtype: np.dtype) -> float:
@@ -203,7 +200,7 @@ def reference_of(
     Args:
         source: the source's result.
         exact: the float64 run's result of the same shape, if there is one.
-        length: terms summed per element (:func:`~tapml_nb.judge.reduction.reduction_length`).
+        length: terms summed per element (:func:`~tapml_nb.judge.arithmetic.reduction_length`).
         arithmetic: how its elements come about.
         beside: what stands beside them (see :class:`Reference`).
     """

@@ -16,9 +16,8 @@ from tapml_nb.execute.source import SourceRun
 from tapml_nb.execute.storage import Kept
 from tapml_nb.frontends.program import RecordedProgram
 from tapml_nb.graph import Op, OpId, ValueId
-from tapml_nb.judge.arithmetic import Arithmetic
+from tapml_nb.judge.arithmetic import Arithmetic, reduction_length
 from tapml_nb.judge.floor import Floor, Reference, reference_of
-from tapml_nb.judge.reduction import reduction_length
 from tapml_nb.judge.scale import arithmetic_of, beside
 
 

@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 
 from tapml_nb.judge.diagnosis import (
-    copies,
     geometry,
     moves,
     noise,
@@ -65,7 +64,7 @@ _DETECTORS: tuple[Callable[[Case], Diagnosis | None], ...] = (
     moves.permuted,
     geometry.slices,
     geometry.few_elements,
-    copies.never_written_in_places,
+    moves.never_written_in_places,
     scales.scaled_slices,
     noise.other_function,
     noise.grows_with_input,
@@ -110,7 +109,7 @@ def everything(
         return
     with np.errstate(all="ignore"):
         case = Case(op_kind, target, reference, inputs, known or Known())
-    first = (copies.never_written, copies.one_value, partial(copies.stale_copy, others=others))
+    first = (moves.never_written, moves.one_value, partial(moves.stale_copy, others=others))
     detectors: Iterable[Callable[[Case], Diagnosis | None]] = (*first, *_DETECTORS)
     for detect in detectors:
         with np.errstate(all="ignore"):

@@ -271,8 +271,7 @@ class Case:
         index = np.flatnonzero(mask)
         if len(index) > _SAMPLE:
             return index[self._random.integers(0, len(index), _SAMPLE)]
-        result: np.ndarray = self._random.permutation(index)
-        return result
+        return np.asarray(self._random.permutation(index))
 
 
 def _nearer(points: Points) -> np.ndarray:

@@ -129,9 +129,6 @@ def slices(case: Case) -> Diagnosis | None:
     return None
 
 
-# -- parts ---------------------------------------------------------------------------------------
-
-
 def _lanes(counts: np.ndarray, rows: int) -> tuple[list[int], int] | None:
     """The wrong lanes and the smallest period, from wrong elements per column.
 

@@ -112,9 +112,6 @@ def other_function(case: Case) -> Diagnosis | None:
     return None
 
 
-# -- parts ---------------------------------------------------------------------------------------
-
-
 def _is_imprecise(points: Points) -> bool:
     """Whether errors are of both signs, small, and do not follow the result."""
     error, result = points.error, points.exact
@@ -166,15 +163,13 @@ def _measurable(case: Case) -> Points | None:
 
 
 def _in_floors(points: Points) -> np.ndarray:
-    result: np.ndarray = np.abs(points.error) / points.allowed
-    return result
+    return np.asarray(np.abs(points.error) / points.allowed)
 
 
 def _relative(points: Points) -> np.ndarray:
     """Signed errors relative to the results, but those near 0."""
     size = np.abs(points.exact) + 1e-3 * _rms(points.exact) + 1e-300
-    result: np.ndarray = points.error / size
-    return result
+    return np.asarray(points.error / size)
 
 
 def _rms(x: np.ndarray) -> float:
@@ -187,8 +182,7 @@ def _profile(error: np.ndarray, place: np.ndarray, bins: int) -> np.ndarray | No
     if count.min() < 3:
         return None
     squares = np.bincount(place, weights=error * error, minlength=bins)
-    result: np.ndarray = np.sqrt(squares / count)
-    return result
+    return np.asarray(np.sqrt(squares / count))
 
 
 def _growth(profile: np.ndarray) -> float:
@@ -249,5 +243,4 @@ def _offsets(case: Case, x: np.ndarray, points: Points) -> np.ndarray | None:
         return None
     wide = matrix.astype(np.float64)
     offset = np.abs(wide.mean(axis=1)) / np.maximum(wide.std(axis=1), 1e-300)
-    result: np.ndarray = offset[rows]
-    return result
+    return np.asarray(offset[rows])

@@ -142,8 +142,7 @@ def _lost(case: Case) -> np.ndarray:
     """Wrong elements that are NaN or infinite, with the output's shape."""
     if not is_float(case.dtype):
         return np.zeros(case.shape, np.bool_)
-    result: np.ndarray = case.wrong & ~np.isfinite(case.target)
-    return result
+    return np.asarray(case.wrong & ~np.isfinite(case.target))
 
 
 def _mostly_lost(case: Case) -> bool:

@@ -64,13 +64,11 @@ def _same(x: np.ndarray) -> np.ndarray:
 
 def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
     e = np.exp(x - x.max(axis=axis, keepdims=True))
-    result: np.ndarray = e / e.sum(axis=axis, keepdims=True)
-    return result
+    return np.asarray(e / e.sum(axis=axis, keepdims=True))
 
 
 def _normalize(x: np.ndarray, axis: int) -> np.ndarray:
-    result: np.ndarray = (x - x.mean(axis=axis, keepdims=True)) / x.std(axis=axis, keepdims=True)
-    return result
+    return np.asarray((x - x.mean(axis=axis, keepdims=True)) / x.std(axis=axis, keepdims=True))
 
 
 _REDUCTIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
@@ -293,8 +291,7 @@ def _dots(
 def _shorten(x: np.ndarray, bits: int, round_: Rounding) -> np.ndarray:
     """Numbers with so many significant bits, rounded as told."""
     mantissa, exponent = np.frexp(x)
-    result: np.ndarray = np.ldexp(round_(np.ldexp(mantissa, bits)), exponent - bits)
-    return result
+    return np.asarray(np.ldexp(round_(np.ldexp(mantissa, bits)), exponent - bits))
 
 
 def _rms(x: np.ndarray) -> float:
@@ -339,8 +336,7 @@ def _taken_from(flat: np.ndarray, factor: float) -> Candidate:
 
 
 def _near(points: Points) -> np.ndarray:
-    result: np.ndarray = 16.0 * points.allowed + 1e-5 * np.abs(points.exact)
-    return result
+    return np.asarray(16.0 * points.allowed + 1e-5 * np.abs(points.exact))
 
 
 def concatenation_order(case: Case) -> Diagnosis | None:

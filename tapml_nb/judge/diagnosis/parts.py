@@ -173,9 +173,6 @@ def rest_is_right(case: Case, inside: Callable[[np.ndarray], np.ndarray] | None 
     return not has_system(case, points, 1 / points.allowed, max(0.25, above / 30))
 
 
-# -- parts -----------------------------------------------------------------------------------------
-
-
 def _fit(x: np.ndarray, y: np.ndarray, grouping: Grouping) -> Fit:
     """Least squares of ``y = c x`` in each part."""
 

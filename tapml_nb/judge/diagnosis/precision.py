@@ -78,15 +78,11 @@ def narrow_sums(case: Case) -> Diagnosis | None:
     return found(Pattern.NARROWER, words, evidence)
 
 
-# -- parts -----------------------------------------------------------------------------------------
-
-
 def _has_bits(x: np.ndarray, bits: int) -> np.ndarray:
     """Whether numbers have no more than so many significant bits."""
     mantissa, _ = np.frexp(x)
     scaled = mantissa * 2.0**bits
-    result: np.ndarray = scaled == np.rint(scaled)
-    return result
+    return np.asarray(scaled == np.rint(scaled))
 
 
 def _names(case: Case, level: float, length: int) -> list[str]:

@@ -81,14 +81,10 @@ def rounded_constant(case: Case) -> Diagnosis | None:
     return None
 
 
-# -- parts -----------------------------------------------------------------------------------------
-
-
 def _gelu(x: np.ndarray, constants: tuple[float, ...]) -> np.ndarray:
     """GELU by the hyperbolic tangent (D. Hendrycks, K. Gimpel, arXiv 1606.08415)."""
     cubic, scale = constants
-    result: np.ndarray = 0.5 * x * (1 + np.tanh(scale * (x + cubic * x**3)))
-    return result
+    return np.asarray(0.5 * x * (1 + np.tanh(scale * (x + cubic * x**3))))
 
 
 _WITH_A_NUMBER: dict[str, Function] = {

@@ -191,9 +191,6 @@ def stored_towards_zero(case: Case) -> Diagnosis | None:
     return found(Pattern.TRUNCATED, words, evidence)
 
 
-# -- parts ---------------------------------------------------------------------------------------
-
-
 def _count(case: Case) -> str:
     return f"explains all but noise of {case.count} wrong elements of {case.size}"
 
