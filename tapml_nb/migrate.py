@@ -24,7 +24,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING
 
 from tapml_nb.graph import Graph, Op, OpId
@@ -158,9 +158,7 @@ class Migration:
         import pandas as pd
 
         columns = ["tried", "ok", "offloaded", "seconds", "quarantined"]
-        rows = [
-            (s.tried, s.ok, s.offloaded, s.seconds, ", ".join(s.quarantined)) for s in self.steps
-        ]
+        rows = [(*astuple(s)[:-1], ", ".join(s.quarantined)) for s in self.steps]
         return pd.DataFrame(rows, columns=columns)
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -67,8 +68,8 @@ def derived_values(
     numbers = [a and magnitude(x) > 0 for a, x in zip(activations, arrays, strict=True)]
     indices = [a and x.dtype.kind in "iu" for a, x in zip(activations, arrays, strict=True)]
     if any(numbers):
-        yield _changed("largest magnitude", arrays, numbers, _scaled_to(magnitudes.largest))
-        yield _changed("smallest magnitude", arrays, numbers, _scaled_to(magnitudes.smallest))
+        for name, top in (("largest", magnitudes.largest), ("smallest", magnitudes.smallest)):
+            yield _changed(f"{name} magnitude", arrays, numbers, partial(_scaled, top=top))
         yield _changed("negated", arrays, numbers, np.negative)
         yield _changed("exact ties", arrays, numbers, _with_ties)
         yield _changed("equal rows", arrays, numbers, _with_equal_rows)
@@ -86,16 +87,14 @@ def derived_shapes(arrays: Sequence[np.ndarray], activations: Sequence[bool]) ->
     lead = next((x for x, a in zip(arrays, activations, strict=True) if a and x.ndim), None)
     if lead is None:
         return
-    axes = [axis for axis in range(lead.ndim) if lead.shape[axis] > 1][-_AXES:]
-    for axis in axes:
-        size = lead.shape[axis]
+    for axis, size in [(axis, n) for axis, n in enumerate(lead.shape) if n > 1][-_AXES:]:
         chosen = [
             a and x.ndim == lead.ndim and x.shape[axis] == size
             for x, a in zip(arrays, activations, strict=True)
         ]
         for wanted in sorted({size - 1, size + 1, 1}):
             variant = f"axis {axis} of size {wanted}"
-            yield _changed(variant, arrays, chosen, _resized(axis, wanted))
+            yield _changed(variant, arrays, chosen, partial(_resized, axis=axis, size=wanted))
 
 
 def _changed(
@@ -111,12 +110,9 @@ def _changed(
     return Derived(variant, result)
 
 
-def _scaled_to(top: float) -> Callable[[np.ndarray], np.ndarray]:
-    def scale(array: np.ndarray) -> np.ndarray:
-        limit = min(top, largest_finite(array.dtype) / 4)
-        return np.asarray(array.astype(np.float64) * (limit / magnitude(array)))
-
-    return scale
+def _scaled(array: np.ndarray, top: float) -> np.ndarray:
+    limit = min(top, largest_finite(array.dtype) / 4)
+    return np.asarray(array.astype(np.float64) * (limit / magnitude(array)))
 
 
 def _with_ties(array: np.ndarray) -> np.ndarray:
@@ -135,9 +131,5 @@ def _reversed(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1)[::-1].reshape(array.shape)
 
 
-def _resized(axis: int, size: int) -> Callable[[np.ndarray], np.ndarray]:
-    def resize(array: np.ndarray) -> np.ndarray:
-        places = np.arange(size) % array.shape[axis]
-        return np.asarray(np.take(array, places, axis=axis))
-
-    return resize
+def _resized(array: np.ndarray, axis: int, size: int) -> np.ndarray:
+    return np.asarray(np.take(array, np.arange(size) % array.shape[axis], axis=axis))

@@ -162,9 +162,8 @@ class Scale:
         return np.asarray(np.maximum(size, self._least, out=size))
 
     def _counted(self, size: np.ndarray) -> np.ndarray:
-        if (size < self._sentinel).all():
-            return size
-        return np.asarray(np.where(size < self._sentinel, size, 0.0))
+        counts = size < self._sentinel
+        return size if counts.all() else np.where(counts, size, 0.0)
 
 
 def flushed(dtype: np.dtype) -> float:
@@ -238,12 +237,10 @@ def edge_of(dtype: np.dtype, length: int) -> tuple[float, float]:
 
 
 def _rounds_nothing(source: np.ndarray, exact: np.ndarray, arithmetic: Arithmetic) -> bool:
-    if not same(source, exact):
-        return False
+    if arithmetic in (Arithmetic.FUNCTION, Arithmetic.ROWS) or not same(source, exact):
+        return False  # what they round inside need not show here, and may on the target
     if arithmetic is Arithmetic.MOVES:
         return True
-    if arithmetic in (Arithmetic.FUNCTION, Arithmetic.ROWS):
-        return False  # what they round inside need not show here, and may on the target
     every = max(1, source.size // _DISTINCT**2)
     return len(np.unique(source.reshape(-1)[::every].astype(np.float64))) >= _DISTINCT
 

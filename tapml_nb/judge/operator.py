@@ -125,8 +125,6 @@ class OperatorJudge:
         message = "; ".join(filter(None, (result.message, *call.result.notes)))
         return replace(result, message=": ".join(filter(None, (trial.description, message))))
 
-    # -- one run -----------------------------------------------------------------------------------
-
     def _judged(self, run: Run) -> list[_Judged]:
         """Judgements on a run's outputs, passed where only the order differs, and that is left
         open."""
@@ -175,8 +173,6 @@ class OperatorJudge:
         if not same_selection(op, self._expected.inputs()[0], targets, sources):
             return judged
         return [replace(j, judgement=_passed(j.judgement, _UNORDERED)) for j in judged]
-
-    # -- several runs ------------------------------------------------------------------------------
 
     def _varying(self, trial: Trial) -> set[int]:
         """Outputs that differ between runs, in elements that mean something."""
@@ -274,8 +270,7 @@ def _partly_undefined(judgement: Judgement, mask: np.ndarray) -> Judgement:
         f"{np.count_nonzero(mask)} of {mask.size} elements are undefined by the operator's own "
         f"specification, and were not judged"
     )
-    message = f"{judgement.message}; {note}" if judgement.message else note
-    return replace(judgement, message=message)
+    return replace(judgement, message="; ".join(filter(None, (judgement.message, note))))
 
 
 def _conclude(base: OpResult, judged: Sequence[_Judged]) -> OpResult:

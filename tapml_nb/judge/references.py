@@ -98,9 +98,8 @@ class References:
         The exact result is that of a float64 run of the whole model, so the floor is what the
         source's precision costs from the inputs to this value.
         """
-        while (
-            len(self._end_to_end) <= step
-        ):  # what a step leaves in its buffers, the next one finds
+        # What a step leaves in its buffers, the next one finds.
+        while len(self._end_to_end) <= step:
             self._end_to_end.append(self._run_model(len(self._end_to_end)))
         return self._reference(value, step, self._end_to_end[step][value])
 
@@ -108,10 +107,9 @@ class References:
         program = self._source.program
         graph = program.graph
         buffers, lengths = self._carried
-        exact_values: dict[ValueId, Any] = dict(buffers)
+        exact_values, lengths = dict(buffers), dict(lengths)
         self._source.vouch_for_all()
         values = ChainMap(exact_values, cast(dict[ValueId, Any], self._source.values(step)))
-        lengths = dict(lengths)
         last_use = {v: op.id for op in graph.ops for v in op.inputs}
         kept = set(program.mutations.values())
         droppable = {v.id for v in graph.values.values() if v.role == "operator"} - kept
@@ -162,9 +160,8 @@ class References:
         """A random operator on exact inputs, with the numbers that the source drew: it draws
         others in float64, so it is run in the source's own precision."""
         program, source = self._source.program, self._source.values(step)
-        inputs: dict[ValueId, Any] = {}
+        inputs: dict[ValueId, Any] = {value: source[value] for value in op.inputs}
         for value in op.inputs:
-            inputs[value] = source[value]
             if values[value] is not source[value] and not program.graph.values[value].host:
                 dtype = self._source.array(value, step).dtype
                 narrow = program.to_numpy(values[value]).astype(dtype)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tapml_nb.execute.source import SourceRun
-from tapml_nb.graph import Graph, OpId, ValueId
+from tapml_nb.graph import Graph, OpId, Value, ValueId
 from tapml_nb.judge.results import OpResult
 from tapml_nb.numerics import is_float, np_dtype
 
@@ -26,15 +26,15 @@ KL_LIMIT = 1e-3
 
 def token_input(graph: Graph) -> ValueId | None:
     """A model's first integer input ``[batch, positions]``; None if it takes no tokens."""
-    for value in graph.inputs:
-        found = graph.values[value]
-        if (
-            not found.host
-            and len(found.spec.shape) == 2
-            and np_dtype(found.spec.dtype).kind in "iu"
-        ):
-            return value
+    for name in graph.inputs:
+        value = graph.values[name]
+        if not value.host and len(value.spec.shape) == 2 and _are_integers(value):
+            return name
     return None
+
+
+def _are_integers(value: Value) -> bool:
+    return np_dtype(value.spec.dtype).kind in "iu"
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,8 @@ class TokenAxes:
         shapes, lengths = self._shapes(value), [shape[1] for shape in self._shapes(self._tokens)]
         if len({len(shape) for shape in shapes}) != 1:
             return None
-        axes = [
-            axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if list(sizes) == lengths
-        ]
+        sizes = enumerate(zip(*shapes, strict=True))
+        axes = [axis for axis, along in sizes if list(along) == lengths]
         # Of single tokens every such axis holds the same, namely all.
         return axes[0] if len(axes) == 1 or (axes and max(lengths) == 1) else None
 
@@ -152,11 +151,8 @@ def logits(graph: Graph) -> ValueId | None:
     That is a floating-point output ``[batch, positions, vocabulary]`` beside an integer input
     ``[batch, positions]``.
     """
-    tokens = {
-        v.spec.shape
-        for v in graph.values.values()
-        if v.role == "input" and not v.host and np_dtype(v.spec.dtype).kind in "iu"
-    }
+    inputs = [v for v in graph.values.values() if v.role == "input" and not v.host]
+    tokens = {v.spec.shape for v in inputs if _are_integers(v)}
     for name in graph.outputs:
         value = graph.values[name]
         if value.host or value.role != "operator" or len(value.spec.shape) != 3:

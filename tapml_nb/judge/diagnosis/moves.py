@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -44,7 +45,8 @@ def one_value(case: Case) -> Diagnosis | None:
         return None
     first = case.bad.target[:1]
     some = np.concatenate([case.bad.target, case.good.target])
-    if _constant(np.concatenate([case.bad.exact, case.good.exact])):
+    exact = np.concatenate([case.bad.exact, case.good.exact])
+    if (exact == exact[0]).all():
         return None
     if _equal(some, first).mean() < MOST:
         return None
@@ -57,7 +59,7 @@ def one_value(case: Case) -> Diagnosis | None:
     return found(Pattern.ONE_VALUE, f"the whole output is {shown}", evidence)
 
 
-def stale_copy(case: Case, others: Iterable[tuple[str, np.ndarray]]) -> Diagnosis | None:
+def stale_copy(case: Case) -> Diagnosis | None:
     """The output equals one of the inputs, or another tensor of its shape."""
     if case.count < _LEAST or len(np.unique(case.bad.target)) < 3:
         return None
@@ -66,7 +68,7 @@ def stale_copy(case: Case, others: Iterable[tuple[str, np.ndarray]]) -> Diagnosi
             moved = "" if x.shape == case.shape else ", in the order of its memory"
             words = f"the output equals input {k} unchanged{moved}"
             return found(Pattern.STALE_COPY, words, _evidence(case, x))
-    for _, (name, array) in zip(range(_MOST_CANDIDATES), others, strict=False):
+    for _, (name, array) in zip(range(_MOST_CANDIDATES), case.others, strict=False):
         if array.shape == case.shape and array.dtype == case.dtype and _equals(case, array):
             words = f"the output equals {name}"
             return found(Pattern.STALE_COPY, words, _evidence(case, array))
@@ -84,10 +86,8 @@ def _equals(case: Case, other: np.ndarray) -> bool:
 
 
 def _evidence(case: Case, other: np.ndarray) -> str:
-    if other.dtype == case.dtype:
-        equal = np.array_equal(_bytes(case.target), _bytes(other))
-        if equal:
-            return f"all {case.size} elements are equal, bit for bit"
+    if other.dtype == case.dtype and np.array_equal(_bytes(case.target), _bytes(other)):
+        return f"all {case.size} elements are equal, bit for bit"
     return f"{case.count} of {case.size} elements are wrong, and equal it within the noise floor"
 
 
@@ -101,10 +101,6 @@ def _equal(array: np.ndarray, value: np.ndarray) -> np.ndarray:
     return np.asarray((array == value) | ((array != array) & (value != value)))
 
 
-def _constant(values: np.ndarray) -> bool:
-    return bool((values == values[0]).all())
-
-
 def _bytes(array: np.ndarray) -> np.ndarray:
     """The bytes of each element, shape ``(elements, item size)``."""
     flat = np.ascontiguousarray(array).reshape(-1)
@@ -115,18 +111,15 @@ def duplicated_lanes(case: Case) -> Diagnosis | None:
     """All elements of a group hold the value of one of them."""
     if not case.shape:
         return None
-    columns = case.shape[-1]
     for lanes in _LANES:
-        if columns <= lanes:
+        if case.shape[-1] <= lanes:
             return None
         for lane in range(lanes):
 
-            def origin(index: np.ndarray, lanes: int = lanes, lane: int = lane) -> np.ndarray:
-                column = index % columns
-                there = column - column % lanes + lane
-                return np.where(there < columns, index - column + there, -1)
+            def there(column: np.ndarray, lanes: int = lanes, lane: int = lane) -> np.ndarray:
+                return column - column % lanes + lane
 
-            if case.explained_by_origin(origin):
+            if case.explained_by_origin(_along(case, -1, there)):
                 words = f"each group of {lanes} lanes holds the value of its lane {lane}"
                 evidence = f"{case.count} of {case.size} elements are wrong, all but those of lane"
                 return found(Pattern.DUPLICATED_LANES, words, f"{evidence} {lane}")
@@ -136,15 +129,8 @@ def duplicated_lanes(case: Case) -> Diagnosis | None:
 def reversed_axis(case: Case) -> Diagnosis | None:
     """One axis runs backwards."""
     for axis, size in enumerate(case.shape):
-        if size < 2:
-            continue
-
-        def origin(index: np.ndarray, axis: int = axis, size: int = size) -> np.ndarray:
-            places = list(case.places(index))
-            places[axis] = size - 1 - places[axis]
-            return case.flat(places)
-
-        if case.explained_by_origin(origin):
+        there = partial(np.subtract, size - 1)
+        if size > 1 and case.explained_by_origin(_along(case, axis, there)):
             words = f"axis {axis} (size {size}) is reversed"
             return found(Pattern.REVERSED, words, _share(case))
     return None
@@ -155,12 +141,10 @@ def swapped_axes(case: Case) -> Diagnosis | None:
     for a, b in combinations(range(len(case.shape)), 2):
         if min(case.shape[a], case.shape[b]) < 2:
             continue
-        turned = list(case.shape)
-        turned[a], turned[b] = turned[b], turned[a]
 
-        def origin(
-            index: np.ndarray, a: int = a, b: int = b, turned: tuple[int, ...] = tuple(turned)
-        ) -> np.ndarray:
+        def origin(index: np.ndarray, a: int = a, b: int = b) -> np.ndarray:
+            turned = list(case.shape)
+            turned[a], turned[b] = turned[b], turned[a]
             places = list(np.unravel_index(index, turned))
             places[a], places[b] = places[b], places[a]
             return case.flat(places)
@@ -174,12 +158,11 @@ def swapped_axes(case: Case) -> Diagnosis | None:
 def shifted(case: Case) -> Diagnosis | None:
     """Each element holds its neighbour's value along one axis."""
     for axis, size in enumerate(case.shape):
-        for step in (1, -1):
-            if size < 4 or not case.explained_by_origin(_neighbour(case, axis, step)):
-                continue
-            side = "next" if step > 0 else "previous"
-            words = f"each element holds the value of the {side} index along axis {axis}"
-            return found(Pattern.SHIFTED, f"{words} (size {size})", _share(case))
+        for step, side in ((1, "next"), (-1, "previous")):
+            there = partial(np.add, step)
+            if size >= 4 and case.explained_by_origin(_along(case, axis, there)):
+                words = f"each element holds the value of the {side} index along axis {axis}"
+                return found(Pattern.SHIFTED, f"{words} (size {size})", _share(case))
     return None
 
 
@@ -190,8 +173,7 @@ def permuted(case: Case) -> Diagnosis | None:
     for axis, size in enumerate(case.shape):
         if size < 2 or size > _LONGEST or case.size // size < 4:
             continue
-        mapping = _origins(case, axis)
-        if mapping is not None:
+        if mapping := _origins(case, axis):
             here, there = mapping
             words = _describe_mapping(axis, size, here, there)
             some = ", ".join(f"{i} from {j}" for i, j in list(zip(here, there, strict=True))[:4])
@@ -199,14 +181,16 @@ def permuted(case: Case) -> Diagnosis | None:
     return None
 
 
-def _neighbour(case: Case, axis: int, step: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The index ``step`` farther along an axis; -1 past its ends."""
+def _along(
+    case: Case, axis: int, there: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Other places along an axis, given from each place: flat indices, -1 past the axis' ends."""
 
     def origin(index: np.ndarray) -> np.ndarray:
         places = list(case.places(index))
-        there = places[axis] + step
-        inside = (there >= 0) & (there < case.shape[axis])
-        places[axis] = np.where(inside, there, 0)
+        place = there(places[axis])
+        inside = (place >= 0) & (place < case.shape[axis])
+        places[axis] = np.where(inside, place, 0)
         return np.where(inside, case.flat(places), -1)
 
     return origin
@@ -239,9 +223,8 @@ def _origins(case: Case, axis: int) -> tuple[np.ndarray, np.ndarray] | None:
     rows = np.arange(len(here))
     if (cost[rows, there] > 1).any() or (there == here).mean() > 0.1:
         return None
-    ambiguous = (cost <= 1).sum(axis=1) > 1
-    if ambiguous.mean() > 0.1:
-        return None
+    if ((cost <= 1).sum(axis=1) > 1).mean() > 0.1:
+        return None  # several origins
     whole, origin = slices(here, len(base)), slices(there, len(base))
     if not case.tells(whole, origin.index) or not case.comes_from(whole, origin.index):
         return None

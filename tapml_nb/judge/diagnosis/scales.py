@@ -110,9 +110,8 @@ def _formulas(case: Case) -> Iterator[tuple[Function, tuple[float, ...]]]:
 def _some(constants: tuple[float, ...], rounded: tuple[float, ...]) -> Iterator[tuple[float, ...]]:
     """Constants of which all, or one, are rounded."""
     yield rounded
-    if len(constants) > 1:
-        for k in range(len(constants)):
-            yield (*constants[:k], rounded[k], *constants[k + 1 :])
+    for k in range(len(constants)) if len(constants) > 1 else ():
+        yield (*constants[:k], rounded[k], *constants[k + 1 :])
 
 
 def _is_the_error(case: Case, points: Points, difference: np.ndarray) -> bool:
