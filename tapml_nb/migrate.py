@@ -98,8 +98,7 @@ class Probes:
         question = frozenset(ops)
         if question not in self._answers:
             begin = time.perf_counter()
-            answer = self._check(question)
-            self._answers[question] = answer
+            answer = self._answers[question] = self._check(question)
             self.journal.append(Probe(question, answer, time.perf_counter() - begin))
             self.on_run(len(self.journal))
         return self._answers[question]
@@ -230,15 +229,12 @@ def migrate(
     probes: Probes,
     on_step: Callable[[Step, Sequence[OpId]], None] = lambda step, safe: None,
 ) -> Growth:
-    """Move operators in this order as far as the model stays right.
+    """Move operators as far as the model stays right; gives the growth at its end.
 
     Args:
         order: operators with a kernel that passes on its own, in the order to move them.
         probes: answers whether the model is right with a set on the target.
         on_step: told of every check and of the safe set after it.
-
-    Returns:
-        The growth at its end.
     """
     growth = Growth(probes, on_step)
     begin, size = 0, max(1, math.ceil(len(order) * _FIRST_SHARE))
@@ -306,15 +302,13 @@ class Localization:
 def localize(
     ops: Sequence[OpId], suspects: Sequence[OpId], probes: Probes
 ) -> list[frozenset[OpId]]:
-    """Find disjoint sets of operators, each of which breaks the model.
+    """Find disjoint sets of operators, each of which breaks the model; without all of them it is
+    right.
 
     Args:
         ops: the operators that are on the target, in graph order.
         suspects: those among them that are broken on their own inputs.
         probes: answers whether the model is right with a set on the target.
-
-    Returns:
-        The sets; without all of them the model is right.
     """
     answer = probes(ops)
     culprits = [frozenset({op}) for op in ops if op in answer.failures]

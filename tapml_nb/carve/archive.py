@@ -68,12 +68,8 @@ def check_writable(path: Path, example: str = "model.tapml") -> None:
 def write_archive(
     path: Path, manifest: dict[str, Any], members: Iterable[tuple[str, bytes]]
 ) -> None:
-    """Write a bundle; it replaces ``path`` only when it is complete.
-
-    Args:
-        path: the file to write.
-        manifest: JSON data; the members' digests and who writes it are added.
-        members: name and content of every other member.
+    """Write a bundle of a manifest, to which the members' digests and who writes it are added, and
+    of all other members; it replaces ``path`` only when it is complete.
 
     Raises:
         ValueError: if there is more to say of it than a manifest may hold.
@@ -146,12 +142,6 @@ class Archive:
         """Close the file; tensors that were read stay."""
         self._zip.close()
         self._file.close()
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Who wrote it: versions by package; empty for bundles of before these were recorded."""
-        recorded: dict[str, str] = self.manifest.get("versions", {})
-        return recorded
 
     def text(self, name: str) -> str:
         """A text member."""

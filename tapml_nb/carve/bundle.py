@@ -141,15 +141,13 @@ class Bundle:
 
     def __iter__(self) -> Iterator[CarvedTest]:
         for test in self._tests:
-            outputs = tuple(self._archive.tensor(o["tensor"]) for o in test["outputs"])
-            exact = tuple(self._archive.exact(o) for o in test["outputs"])
             yield CarvedTest(
-                op=test["op"],
-                kind=test["kind"],
-                step=test["step"],
+                test["op"],
+                test["kind"],
+                test["step"],
                 inputs=tuple(self._archive.tensor(i["tensor"]) for i in test["inputs"]),
-                outputs=outputs,
-                exact=exact,
+                outputs=tuple(self._archive.tensor(o["tensor"]) for o in test["outputs"]),
+                exact=tuple(self._archive.exact(o) for o in test["outputs"]),
                 verdict=test["verdict"],
                 message=test["message"],
             )
@@ -160,7 +158,8 @@ class Bundle:
     @property
     def versions(self) -> Mapping[str, str]:
         """The versions of tapml_nb and TVM that wrote it; empty if it does not say."""
-        return self._archive.versions
+        recorded: Mapping[str, str] = self._archive.manifest.get("versions", {})
+        return recorded
 
     def frame(self) -> pd.DataFrame:
         """One row per carved test: ``op, kind, scope, step, inputs, outputs, verdict, file, line,

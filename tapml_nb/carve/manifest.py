@@ -35,11 +35,7 @@ def unit_member(key: str) -> str:
 
 
 def check(manifest: Mapping[str, Any], members: Collection[str]) -> None:
-    """Check a manifest of this version's schema.
-
-    Args:
-        manifest: what was read.
-        members: the names of all other members of the bundle.
+    """Check a manifest of this version's schema; ``members`` are the names of all other members.
 
     Raises:
         Malformed: at the first thing that is wrong.

@@ -47,7 +47,6 @@ class _Carver:
 
     def __init__(self, engine: Engine) -> None:
         self._source = engine.source
-        self._graph = engine.graph
         self._kernels = engine.kernels
         self._references = engine.references
         self._results = engine.ledger.introduced
@@ -82,7 +81,7 @@ class _Carver:
         if op.host:
             return test
         for value in op.inputs:
-            if not self._graph.values[value].host:
+            if not self._source.program.graph.values[value].host:
                 test["inputs"].append({"value": value, "tensor": self._keep(value, step)})
             elif isinstance(number := self._source.values(step)[value], int | float):
                 test["scalars"].append({"value": value, "number": number})

@@ -25,11 +25,7 @@ class AccumulatedRun:
     """Judges the values of a hybrid run; remembers those that have not changed."""
 
     def __init__(
-        self,
-        source: SourceRun,
-        hybrid: HybridRun,
-        references: References,
-        limit: float = LIMIT,
+        self, source: SourceRun, hybrid: HybridRun, references: References, limit: float = LIMIT
     ) -> None:
         self._source = source
         self._graph = source.program.graph

@@ -112,12 +112,8 @@ PERIODIC = _names("cos sin tan")
 
 
 def arithmetic(primitives: Iterable[str], *, several: bool = False) -> Arithmetic:
-    """What kind of arithmetic these primitives are together.
-
-    Args:
-        primitives: as of :class:`~tapml_nb.graph.Op`.
-        several: whether they are several calls, of which one reads what another has made.
-    """
+    """What kind of arithmetic the primitives of an operator are together; ``several`` says that
+    they are several calls, of which one reads what another has made."""
     made = {bare(name) for name in primitives} - MOVES
     if not made:
         return Arithmetic.MOVES
@@ -141,17 +137,12 @@ def bare(name: str) -> str:
     library, _, rest = name.partition(".")
     if library == "relax":
         return rest.rpartition(".")[2]
-    return rest.partition(".")[0].strip("_") if library == "aten" else _of_others(rest)
-
-
-def _of_others(rest: str) -> str:
-    name = rest.partition(".")[0].strip("_")
-    return name.lower() if name[:1].isupper() else name
+    plain = rest.partition(".")[0].strip("_")
+    return plain.lower() if library != "aten" and plain[:1].isupper() else plain
 
 
 _CONTRACTION = re.compile(
-    r"\.(\w*mm\b|matmul|linear|einsum|lstm|gru|rnn|\w*conv\w*|\w*attention\w*)",
-    re.IGNORECASE,
+    r"\.(\w*mm\b|matmul|linear|einsum|lstm|gru|rnn|\w*conv\w*|\w*attention\w*)", re.IGNORECASE
 )
 _REDUCTION = re.compile(
     r"\.(sum|mean|var\w*|std\w*|prod|cumsum|cumprod|logsumexp|logcumsumexp|\w*norm\w*|\w*softmax|"
@@ -162,9 +153,7 @@ _REDUCTION = re.compile(
 
 
 def reduction_length(
-    primitives: Iterable[str],
-    inputs: Sequence[Sequence[int]],
-    outputs: Sequence[Sequence[int]],
+    primitives: Iterable[str], inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]
 ) -> int:
     """Terms that one output element sums, estimated from above; 1 for element-wise operators.
 

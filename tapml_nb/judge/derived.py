@@ -58,13 +58,8 @@ def magnitude(array: np.ndarray) -> float:
 def derived_values(
     arrays: Sequence[np.ndarray], activations: Sequence[bool], magnitudes: Magnitudes
 ) -> Iterator[Derived]:
-    """Inputs of the same shapes with other values.
-
-    Args:
-        arrays: the real inputs.
-        activations: which of them may change.
-        magnitudes: the model's own range.
-    """
+    """Inputs of the same shapes with other values; ``activations`` says which of the real ones may
+    change."""
     numbers = [a and magnitude(x) > 0 for a, x in zip(activations, arrays, strict=True)]
     indices = [a and x.dtype.kind in "iu" for a, x in zip(activations, arrays, strict=True)]
     if any(numbers):
@@ -74,8 +69,8 @@ def derived_values(
         yield _changed("exact ties", arrays, numbers, _with_ties)
         yield _changed("equal rows", arrays, numbers, _with_equal_rows)
         yield _changed("zeros", arrays, numbers, np.zeros_like)
-    if any(numbers) or any(indices):
-        either = [n or i for n, i in zip(numbers, indices, strict=True)]
+    either = [n or i for n, i in zip(numbers, indices, strict=True)]
+    if any(either):
         yield _changed("reversed", arrays, either, _reversed)
 
 

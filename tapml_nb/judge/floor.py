@@ -269,8 +269,7 @@ def noise_floor(
     every = max(1, source.size // _SAMPLE)
     sample: list[np.ndarray] = []
     squares, top, at_top = 0.0, 0.0, 0.0
-    bias = Bias()
-    row = 0
+    bias, row = Bias(), 0
     with np.errstate(all="ignore"):
         for s, r in blocks(source, exact):
             one = scale.units(r, row)

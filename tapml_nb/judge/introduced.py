@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -38,7 +37,6 @@ class IntroducedRun:
         limit: float = LIMIT,
     ) -> None:
         self._source = source
-        self._graph = source.program.graph
         self._kernels = kernels
         self._trials = Trials(source, kernels, caller)
         self._references = references
@@ -78,7 +76,7 @@ class IntroducedRun:
         return self._trials.outputs(op, step)
 
     def _expected(self, op: Op, step: int) -> Expected:
-        inputs = self._graph.tensor_inputs(op)
+        inputs = self._source.program.graph.tensor_inputs(op)
         return Expected(
             op,
             self._references.local(op, step),
@@ -100,16 +98,14 @@ class _Lookalikes:
     def of(self, op: Op, step: int, k: int) -> Iterator[tuple[str, np.ndarray]]:
         """For an operator's ``k``-th output: its own of the step before, then those of its shape
         and dtype in this step, the nearest in the graph first; each with its name."""
-        values = self._graph.values
         output = op.outputs[k]
         if 0 < step < self._source.program.steps:
             yield f"its own result of step {step - 1}", self._source.array(output, step - 1)
         alike = self._alike(step)[self._seen(output, step)]
-        k = next(k for k, (_, value) in enumerate(alike) if value == output)
-        at, _ = alike[k]
-        before, after = reversed(alike[:k]), alike[k + 1 :]
-        for _, value in heapq.merge(before, after, key=lambda place: abs(place[0] - at)):
-            yield values[value].name, self._source.array(value, step)
+        at = next(place for place, value in alike if value == output)
+        for _, value in sorted(alike, key=lambda there: abs(there[0] - at)):
+            if value != output:
+                yield self._graph.values[value].name, self._source.array(value, step)
 
     def _seen(self, value: ValueId, step: int) -> TensorSpec:
         """What a tensor is in a step."""

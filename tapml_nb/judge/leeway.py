@@ -41,13 +41,8 @@ _PERMUTING = frozenset(
 
 
 def undefined(op: Op, inputs: Sequence[np.ndarray], source: np.ndarray) -> np.ndarray | None:
-    """Which elements of an output are undefined: a mask of its shape; None if none is.
-
-    Args:
-        op: the operator.
-        inputs: its tensor inputs.
-        source: what the source gives.
-    """
+    """Which elements of an output, that is ``source`` on the source, are undefined: a mask of its
+    shape; None if none is."""
     if not op.primitives or source.dtype.kind not in "iu" or len(op.members) > 1:
         return None
     made = {name for name in map(bare, op.primitives) if name not in MOVES}
@@ -99,29 +94,17 @@ _RULES: dict[str, Rule] = {
 
 
 def chooses(op: Op, output: int, values: np.ndarray, result: np.ndarray) -> bool:
-    """Whether this output of an operator holds indices into its input.
-
-    Args:
-        op: the operator; outputs that nobody reads are not among its.
-        output: which output.
-        values: its input.
-        result: the output.
-    """
+    """Whether this output of an operator, ``result``, holds indices into its input, ``values``."""
     place = _INDEX_OUTPUT.get(op.kind)
+    # Outputs that nobody reads are not among an operator's.
     if place == 1 and len(op.outputs) == 1:
         return result.dtype.kind == "i" and values.dtype.kind != "i"
     return place == output
 
 
 def same_choice(op: Op, values: np.ndarray, target: np.ndarray, source: np.ndarray) -> bool:
-    """Whether the target's indices select elements equal to those that the source's select.
-
-    Args:
-        op: the operator; ``dim`` (elsewhere ``axis``) is among its constants.
-        values: its input.
-        target: the target's indices.
-        source: the source's indices, of the same shape.
-    """
+    """Whether the target's indices into an operator's input, ``values``, select elements equal to
+    those that the source's select, which are of the same shape."""
     picked = _picked(op, values, target, source)
     return picked is not None and _equal(*picked[:2])
 
@@ -134,16 +117,8 @@ def unordered(op: Op) -> bool:
 def same_selection(
     op: Op, values: np.ndarray, target: Sequence[np.ndarray], source: Sequence[np.ndarray]
 ) -> bool:
-    """Whether an unordered operator of the target's selects what the source's does.
-
-    Elements and indices, where both are read, must belong together.
-
-    Args:
-        op: the operator.
-        values: its input.
-        target: the target's outputs.
-        source: the source's outputs, of the same shapes.
-    """
+    """Whether an unordered operator of the target's selects from its input, ``values``, what the
+    source's does.  Elements and indices, where both are read, must belong together."""
     indices = [k for k, result in enumerate(source) if chooses(op, k, values, result)]
     elements = [(target[k], source[k]) for k in range(len(source)) if k not in indices]
     axis = -1
@@ -182,13 +157,7 @@ def _picked(
     theirs, ours = chosen
     if theirs.min(initial=0) < 0 or theirs.max(initial=0) >= size:
         return None
-    if op.kind in _PERMUTING:
-        ordered = np.sort(theirs, axis=axis)
-        if (np.diff(ordered, axis=axis) == 0).any():
-            return None
+    if op.kind in _PERMUTING and (np.diff(np.sort(theirs, axis=axis), axis=axis) == 0).any():
+        return None
     wide = values.astype(np.float64) if values.dtype.kind not in "iub" else values
-    return (
-        np.take_along_axis(wide, theirs, axis),
-        np.take_along_axis(wide, ours, axis),
-        axis,
-    )
+    return np.take_along_axis(wide, theirs, axis), np.take_along_axis(wide, ours, axis), axis

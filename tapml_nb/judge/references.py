@@ -49,7 +49,7 @@ class References:
         if known is None:
             try:
                 exact = self._source.exact(op.id, step)
-                scales = None if exact is None else self._scales(op, step, exact)
+                scales = () if exact is None else self._scales(op, step, exact)
                 length = self._length(op, step)
                 result.set_result(self._references(op, step, exact, length, scales))
             except BaseException as error:
@@ -146,8 +146,7 @@ class References:
         source, values = self._source, self._source.values(step)
         if isinstance(source.program, RecordedProgram):
             return source.program.scales(op.id, values)
-        graph = source.program.graph
-        tensors = graph.tensor_inputs(op)
+        tensors = source.program.graph.tensor_inputs(op)
 
         def run(given: Mapping[int, np.ndarray]) -> list[np.ndarray] | None:
             return source.exact_on(op.id, step, {tensors[k]: a for k, a in given.items()})
@@ -185,12 +184,7 @@ class References:
         return reduction_length(op.primitives, inputs, outputs)
 
     def _references(
-        self,
-        op: Op,
-        step: int,
-        exact: Any,
-        length: int,
-        scales: Sequence[np.ndarray | None] | None = None,
+        self, op: Op, step: int, exact: Any, length: int, scales: Sequence[np.ndarray | None] = ()
     ) -> list[_Stored]:
         kind = arithmetic_of(op) if scales else Arithmetic.ROWS
         found = [

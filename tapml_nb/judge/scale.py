@@ -166,10 +166,8 @@ def _rows(
     random = np.random.default_rng(_SEED)
     draws = _DRAWS if max(result.size for result in exact) > _FEW else _DRAWS * 4
     for _ in range(draws):
-        signs = {
-            k: random.integers(0, 2, x.shape, dtype=np.int8) * 2.0 - 1.0 for k, x in floats.items()
-        }
-        moved = run({k: x * (1 + _STEP * signs[k]) for k, x in floats.items()})
+        signs = {k: random.integers(0, 2, x.shape, dtype=np.int8) for k, x in floats.items()}
+        moved = run({k: x * (1 + _STEP * (signs[k] * 2.0 - 1.0)) for k, x in floats.items()})
         if moved is None:
             break
         for power, m, result in zip(powers, moved, exact, strict=True):

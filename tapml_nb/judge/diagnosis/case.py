@@ -66,13 +66,9 @@ Candidate = Callable[[Points], np.ndarray]
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of an output beside its numbers.
-
-    Attributes:
-        constants: numbers among the operator's arguments, by parameter name.
-        unwritten: elements that both of two runs left with the poison of their own; None where
-            no two runs differed.
-    """
+    """What is known of an output beside its numbers: those among the operator's arguments, by
+    parameter name, and the elements that both of two runs left with the poison of their own (None
+    where no two runs differed)."""
 
     constants: Mapping[str, Constant] = field(default_factory=dict)
     unwritten: np.ndarray | None = None

@@ -10,6 +10,7 @@ import numpy as np
 
 from tapml_nb.judge.diagnosis.case import MOST, SLACK, Case, Points, close
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
+from tapml_nb.numerics import bitwise_equal
 
 _LEAST = 6
 _MOST_CANDIDATES = 256
@@ -86,7 +87,7 @@ def _equals(case: Case, other: np.ndarray) -> bool:
 
 
 def _evidence(case: Case, other: np.ndarray) -> str:
-    if other.dtype == case.dtype and np.array_equal(_bytes(case.target), _bytes(other)):
+    if bitwise_equal(case.target.reshape(-1), other.reshape(-1)):
         return f"all {case.size} elements are equal, bit for bit"
     return f"{case.count} of {case.size} elements are wrong, and equal it within the noise floor"
 
@@ -101,12 +102,6 @@ def _equal(array: np.ndarray, value: np.ndarray) -> np.ndarray:
     return np.asarray((array == value) | ((array != array) & (value != value)))
 
 
-def _bytes(array: np.ndarray) -> np.ndarray:
-    """The bytes of each element, shape ``(elements, item size)``."""
-    flat = np.ascontiguousarray(array).reshape(-1)
-    return flat.view(np.uint8).reshape(flat.size, array.dtype.itemsize)
-
-
 def duplicated_lanes(case: Case) -> Diagnosis | None:
     """All elements of a group hold the value of one of them."""
     if not case.shape:
@@ -117,7 +112,7 @@ def duplicated_lanes(case: Case) -> Diagnosis | None:
         for lane in range(lanes):
 
             def there(column: np.ndarray, lanes: int = lanes, lane: int = lane) -> np.ndarray:
-                return column - column % lanes + lane
+                return np.asarray(column - column % lanes + lane)
 
             if case.explained_by_origin(_along(case, -1, there)):
                 words = f"each group of {lanes} lanes holds the value of its lane {lane}"

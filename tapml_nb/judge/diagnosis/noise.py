@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tapml_nb.judge.diagnosis import parts
 from tapml_nb.judge.diagnosis.case import Case, Points, rms
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 from tapml_nb.numerics import is_float
@@ -35,9 +36,9 @@ def grows_along_axis(case: Case) -> Diagnosis | None:
             continue
         bins = min(_BINS, size)
         place = case.places(points.index)[axis] * bins // size
-        profile = _profile(error, place, bins)
-        if profile is None:
+        if np.bincount(place, minlength=bins).min() < 3:
             continue
+        profile = parts.root_mean_squares(error, place, bins)
         growth = _growth(profile)
         far = points[place >= bins - max(1, bins // 4)]
         if growth > 3 and _is_imprecise(far) and (best is None or growth > best[0]):
@@ -160,15 +161,6 @@ def _relative(points: Points) -> np.ndarray:
     """Signed errors relative to the results, but those near 0."""
     size = np.abs(points.exact) + 1e-3 * rms(points.exact) + 1e-300
     return np.asarray(points.error / size)
-
-
-def _profile(error: np.ndarray, place: np.ndarray, bins: int) -> np.ndarray | None:
-    """Root mean square of the error per bin; None where a bin is nearly empty."""
-    count = np.bincount(place, minlength=bins)
-    if count.min() < 3:
-        return None
-    squares = np.bincount(place, weights=error * error, minlength=bins)
-    return np.asarray(np.sqrt(squares / count))
 
 
 def _growth(profile: np.ndarray) -> float:

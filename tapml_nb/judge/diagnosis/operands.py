@@ -13,9 +13,10 @@ from tapml_nb.judge.diagnosis.case import MOST, Candidate, Case, Points, close, 
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 from tapml_nb.numerics import unit_roundoff
 
-Rounding = Callable[[np.ndarray], np.ndarray]
+Unary = Callable[[np.ndarray], np.ndarray]
+Binary = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-_BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+_BINARY: dict[str, Binary] = {
     "sub": np.subtract,
     "div": np.divide,
     "pow": np.power,
@@ -28,7 +29,7 @@ _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "gt": np.greater,
     "ge": np.greater_equal,
 }
-_UNARY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+_UNARY: dict[str, Unary] = {
     "cos": np.cos,
     "sin": np.sin,
     "exp": np.exp,
@@ -39,14 +40,11 @@ _UNARY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "silu": lambda x: x / (1 + np.exp(-x)),
 }
-_TERMS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "add": np.add,
-    "mul": np.multiply,
-}
+_TERMS: dict[str, Binary] = {"add": np.add, "mul": np.multiply}
 _NARROW = ((8, "bfloat16"), (11, "float16 or TF32"))
 """Significant bits of narrower dtypes."""
 
-_ROUNDINGS: tuple[tuple[str, Rounding], ...] = (("rounded", np.rint), ("cut off", np.trunc))
+_ROUNDINGS: tuple[tuple[str, Unary], ...] = (("rounded", np.rint), ("cut off", np.trunc))
 _CONTRACTIONS = frozenset(("mm", "bmm", "matmul", "linear", "addmm"))
 _DOTS = 96
 """Elements at which a product is computed anew."""
@@ -81,9 +79,7 @@ _REDUCTIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "var": lambda x, axis: x.var(axis=axis, ddof=1),
     "std": lambda x, axis: x.std(axis=axis, ddof=1),
     "softmax": _softmax,
-    "_softmax": _softmax,
     "log_softmax": lambda x, axis: np.log(_softmax(x, axis)),
-    "_log_softmax": lambda x, axis: np.log(_softmax(x, axis)),
     "cumsum": lambda x, axis: x.cumsum(axis=axis),
     "layer_norm": _normalize,
     "sort": lambda x, axis: np.sort(x, axis=axis),
@@ -209,7 +205,7 @@ def narrow_input(case: Case) -> Diagnosis | None:
         return None
     for (bits, name), (way, round_) in product(_NARROW, _ROUNDINGS):
 
-        def narrowed(points: Points, bits: int = bits, round_: Rounding = round_) -> np.ndarray:
+        def narrowed(points: Points, bits: int = bits, round_: Unary = round_) -> np.ndarray:
             return function(_shorten(case.values(x, points), bits, round_))
 
         if case.explains(narrowed):
@@ -234,9 +230,9 @@ def _dots(
     case: Case,
     points: Points,
     reading: _Product,
-    of_left: Rounding = _same,
-    of_right: Rounding = _same,
-    of_products: Rounding = _same,
+    of_left: Unary = _same,
+    of_right: Unary = _same,
+    of_products: Unary = _same,
 ) -> np.ndarray | None:
     """Elements of a product plus all other inputs, if it has the output's shape; float64.
 
@@ -267,7 +263,7 @@ def _dots(
     return result
 
 
-def _shorten(x: np.ndarray, bits: int, round_: Rounding) -> np.ndarray:
+def _shorten(x: np.ndarray, bits: int, round_: Unary) -> np.ndarray:
     """Numbers with so many significant bits, rounded as told."""
     mantissa, exponent = np.frexp(x)
     return np.asarray(np.ldexp(round_(np.ldexp(mantissa, bits)), exponent - bits))
@@ -275,7 +271,7 @@ def _shorten(x: np.ndarray, bits: int, round_: Rounding) -> np.ndarray:
 
 def wrong_axis(case: Case) -> Diagnosis | None:
     """A reduction ran along another axis than the source's."""
-    function = _REDUCTIONS.get(case.kind)
+    function = _REDUCTIONS.get(case.kind.removeprefix("_"))
     if function is None or not case.inputs or case.count < 6:
         return None
     x = case.inputs[0]

@@ -35,14 +35,10 @@ ALIKE = 0.1
 
 @dataclass(frozen=True)
 class Grouping:
-    """Elements by one of their properties.
+    """Elements by one of their properties: the part of each, and how many parts there are.
 
-    Attributes:
-        label: the part of each element.
-        count: how many parts there are.
-        axis: the axis along which the parts are slices; None where they are no slices, or
-            stretches of several.
-        of_sizes: whether the parts are of elements of about one magnitude.
+    ``axis`` is the one along which the parts are slices (None if they are none, or stretches of
+    several); ``of_sizes`` is whether the elements of a part are of about one magnitude.
     """
 
     label: np.ndarray
@@ -127,7 +123,7 @@ def has_system(case: Case, points: Points, weight: np.ndarray, least: float = 0.
     for grouping in groupings(case, points):
         for x in (one, result):
             fit = _fit(x, error, grouping)
-            size = _root_mean_square(x, grouping)
+            size = root_mean_squares(x, grouping.label, grouping.count)
             if Fit(fit.value * size, fit.error * size).differs(0.0, least).any():
                 return True
     return False
@@ -180,7 +176,7 @@ def _fit(x: np.ndarray, y: np.ndarray, grouping: Grouping) -> Fit:
     return Fit(np.where(enough, value, 0.0), np.where(enough, error, np.inf))
 
 
-def _root_mean_square(x: np.ndarray, grouping: Grouping) -> np.ndarray:
-    number = np.bincount(grouping.label, minlength=grouping.count)
-    squares = np.bincount(grouping.label, weights=x * x, minlength=grouping.count)
-    return np.asarray(np.sqrt(squares / np.maximum(number, 1)))
+def root_mean_squares(x: np.ndarray, label: np.ndarray, count: int) -> np.ndarray:
+    """Root mean square of each of so many parts; ``label`` tells the part of each element."""
+    squares = np.bincount(label, weights=x * x, minlength=count)
+    return np.asarray(np.sqrt(squares / np.maximum(np.bincount(label, minlength=count), 1)))

@@ -136,7 +136,7 @@ def wrapped(case: Case) -> Diagnosis | None:
             half = 2.0 ** (bits - 1) if signed else 0.0
 
             def wrap(p: Points, half: float = half, bits: int = bits) -> np.ndarray:
-                return np.mod(np.trunc(p.exact) + half, 2.0**bits) - half
+                return np.asarray(np.mod(np.trunc(p.exact) + half, 2.0**bits) - half)
 
             inside = (np.abs(points.exact + half - 2.0 ** (bits - 1)) <= 2.0 ** (bits - 1)).mean()
             if inside < 0.01 and case.explains(wrap, 3):
