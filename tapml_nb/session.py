@@ -24,8 +24,7 @@ from tapml_nb.execute.events import Callback, Event
 from tapml_nb.execute.hybrid import TARGET
 from tapml_nb.graph import Graph, OpId, Selector, select
 from tapml_nb.jupyter.notebook import invite
-from tapml_nb.migrate import Localization, Migration
-from tapml_nb.migrate.migration import in_order
+from tapml_nb.migrate import Localization, Migration, in_order
 from tapml_nb.report import Report
 from tapml_nb.terminal import printable
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tapml_nb.judge.positions import ErrorByToken
+from tapml_nb.judge.tokens import ErrorByToken
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.report import tables
 from tapml_nb.report.drawing import shortened

@@ -10,8 +10,8 @@ from functools import cached_property
 
 from tapml_nb.execute.unobserved import Unobserved
 from tapml_nb.graph import Graph, OpId
-from tapml_nb.judge.agreement import Agreement
 from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
+from tapml_nb.judge.tokens import Agreement
 from tapml_nb.judge.verdict import LIMIT, Verdict, worse
 from tapml_nb.report.causes import Cause, Culprit, culprit, grouped
 from tapml_nb.report.outcome import BROKEN, MISSING, outcome

@@ -20,8 +20,8 @@ import numpy as np
 
 from tapml_nb.engine.jobs import SessionBusy
 from tapml_nb.graph import Op, OpId, ValueId
-from tapml_nb.judge.positions import ErrorByToken, token_input
 from tapml_nb.judge.results import OpResult
+from tapml_nb.judge.tokens import ErrorByToken, token_input
 from tapml_nb.widgets import messages
 from tapml_nb.widgets.kernel_text import kernel_from_text, primfunc_text
 from tapml_nb.widgets.protocol import plain

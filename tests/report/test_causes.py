@@ -14,8 +14,7 @@ from tapml_nb import Cause, Verdict
 from tapml_nb.graph import Graph, Op
 from tapml_nb.judge.diagnosis import Pattern, found
 from tapml_nb.judge.results import OpResult
-from tapml_nb.migrate.localization import Localization
-from tapml_nb.migrate.migration import Migration
+from tapml_nb.migrate import Localization, Migration
 from tapml_nb.report import Report
 from tapml_nb.report.causes import shape
 

@@ -8,7 +8,7 @@ from tapml_nb.engine.engine import Engine
 from tapml_nb.execute.events import OpAccumulated, OutputsCompared, RunProgress
 from tapml_nb.execute.hybrid import SOURCE, TARGET
 from tapml_nb.graph import OpId
-from tapml_nb.judge.agreement import Agreement, agreement, logits
+from tapml_nb.judge.tokens import Agreement, agreement, logits
 from tapml_nb.judge.verdict import Verdict
 
 MOVABLE = (Verdict.PASS, Verdict.SKIPPED)

@@ -14,13 +14,12 @@ from tapml_nb.engine.verbs.placement import place
 from tapml_nb.execute.events import RunProgress
 from tapml_nb.execute.hybrid import SOURCE, TARGET
 from tapml_nb.graph import OpId
-from tapml_nb.judge.agreement import KL_LIMIT, logits
 from tapml_nb.judge.results import OpResult
+from tapml_nb.judge.tokens import KL_LIMIT, logits
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.migrate import Answer, Localization, Migration, Probes
+from tapml_nb.migrate import Answer, Localization, Migration, Probes, Step, in_order
 from tapml_nb.migrate import localize as find_culprits
 from tapml_nb.migrate import migrate as grow
-from tapml_nb.migrate.migration import Step, in_order
 from tapml_nb.report.causes import grouped
 
 Criterion = Callable[[list[np.ndarray]], bool] | Literal["floor", "top1", "kl"]
