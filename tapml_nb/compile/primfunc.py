@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tapml_nb.compile.kernel import BufferSpec
-from tapml_nb.compile.sizes import Size
+from tapml_nb.compile.kernel import BufferSpec, Size
 
 _OPERATIONS = {
     "Add": "+",

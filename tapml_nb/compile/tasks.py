@@ -16,14 +16,13 @@ import tvm
 
 from tapml_nb import tensorfile
 from tapml_nb.compile import cache, toolchain
-from tapml_nb.compile.code import KernelCode, shortened
 from tapml_nb.compile.extraction import extract
 from tapml_nb.compile.fusion import decide
+from tapml_nb.compile.kernel import KernelCode, shortened
 from tapml_nb.compile.lowering import Lowered, UnsupportedLowering, is_relax, lower
-from tapml_nb.compile.script import script_of
 from tapml_nb.compile.sources import SOURCE_KINDS
 from tapml_nb.compile.trouble import CompilerTrouble, in_words, trouble_in
-from tapml_nb.compile.unit import STAGE, is_open, read_unit, was_reading
+from tapml_nb.compile.unit import STAGE, is_open, read_unit, script_of, was_reading
 
 _MESSAGE_LIMIT = 2000
 """Characters of a compiler's message that are kept."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import re
@@ -18,17 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tapml_nb.compile.process import CHECK_SECONDS, Stalled, Watch, clear_up, end
 from tapml_nb.compile.trouble import CompilerInterrupted, CompilerTrouble, in_words, trouble_in
-from tapml_nb.compile.watch import Stalled, Watch
 
 _SECONDS = 600.0
 """Deadline of a tool; one that links ten thousand objects takes a few."""
-
-_SECONDS_TO_DIE = 5.0
-"""How long to wait for a tool that was killed; one that the disk holds cannot die."""
-
-_CHECK_SECONDS = 0.5
-"""How often one that takes its time is checked on."""
 
 
 class ToolchainError(ValueError):
@@ -255,11 +248,7 @@ class Tool:
         finally:
             with self._guard:
                 self._process = None
-                _end(process)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_SECONDS_TO_DIE)
-            assert process.stderr
-            process.stderr.close()
+            clear_up(process)
         if self._interrupted:
             raise CompilerInterrupted
         _check(command, process.returncode, output)
@@ -269,14 +258,14 @@ class Tool:
         with self._guard:
             if self._process:
                 self._interrupted = True
-                _end(self._process)
+                end(self._process)
 
     def _output(self, command: list[str], process: subprocess.Popen[str]) -> str:
         """What it wrote on its standard error until it ended."""
         watch, deadline = Watch(process.pid), time.monotonic() + _SECONDS
         while True:
             try:
-                return process.communicate(timeout=_CHECK_SECONDS)[1]
+                return process.communicate(timeout=CHECK_SECONDS)[1]
             except subprocess.TimeoutExpired:
                 if self._interrupted:
                     raise CompilerInterrupted from None
@@ -287,10 +276,3 @@ class Tool:
                     watch.check()
                 except Stalled as stalled:
                     raise CompilerTrouble(f"{name}: {stalled}") from None
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a tool that has not ended, and what it started."""
-    if process.returncode is None:
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)

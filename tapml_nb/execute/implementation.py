@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.compile.cache import Compiled, Failure
-from tapml_nb.compile.code import KernelCode, shortened
+from tapml_nb.compile.kernel import KernelCode, shortened
 from tapml_nb.execute.caller import Caller, CallFailure, Operands, Outcome
 from tapml_nb.execute.host_call import Overdue, call_within
 from tapml_nb.execute.source import Stopped

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from tapml_nb.compile.cache import Compiled, Failure
-from tapml_nb.compile.code import KernelCode, UnitTexts
 from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.kernel import KernelCode
+from tapml_nb.compile.unit import UnitTexts
 from tapml_nb.execute.events import EventStream
 from tapml_nb.execute.implementation import Implementation, NoImplementation, implementation_of
 from tapml_nb.execute.loader import Loader, interruptible

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tapml_nb.compile.cache import Compiled, Failure
-from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.compiler import Compiler, KernelsLost
 from tapml_nb.compile.kernel import Kernel
-from tapml_nb.compile.linking import KernelsLost
 from tapml_nb.compile.toolchain import ToolchainError
 from tapml_nb.compile.trouble import CompilerInterrupted, CompilerTrouble, in_words
 from tapml_nb.execute.events import EventStream, RunProgress

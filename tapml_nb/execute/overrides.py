@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.kernel import Size, SizeMisfit, bind
 from tapml_nb.compile.primfunc import buffer_specs, is_primfunc
-from tapml_nb.compile.sizes import Size, SizeMisfit, bind
 from tapml_nb.execute.implementation import NumpyOverride
 from tapml_nb.graph import Graph, Op, OpId
 
