@@ -54,22 +54,17 @@ class Failure:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel on disk: its plan, and its code unless it launches nothing.
-
-    Attributes:
-        kernel: the plan.
-        folder: where it is.
-        code: its functions, None when nothing is launched: an object file (CPUs), a library
-            (CUDA), or a :class:`~tapml_nb.compile.sources.SourcePackage` (OpenCL, WebGPU).
-        constants: the constants by digest.
-        numbers: sizes that come with each call, where the plan is one for certain shapes.
-    """
+    """A kernel on disk: its plan, and its code unless it launches nothing."""
 
     kernel: Kernel
     folder: Path
     code: Path | None = None
+    """An object file (CPUs), a library (CUDA), or a
+    :class:`~tapml_nb.compile.sources.SourcePackage` (OpenCL, WebGPU)."""
     constants: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    """By digest."""
     numbers: tuple[int, ...] = ()
+    """Sizes that come with each call, where the plan is one for certain shapes."""
 
     def at(self, shapes: Sequence[Sequence[int]], numbers: Sequence[int]) -> Compiled:
         """The same kernel for inputs of these shapes.
@@ -194,14 +189,9 @@ class KernelCache:
 
 
 def seal(folder: Path, key: str) -> None:
-    """Complete an entry's folder: from now on it is one, as long as nothing in it changes.
-
-    Raises:
-        OSError: if that cannot be written.
-    """
-    digests = {
-        path.name: _sha256(path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file()
-    }
+    """Complete an entry's folder: from now on it is one, as long as nothing in it changes."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    digests = {path.name: _sha256(path.read_bytes()) for path in files}
     write_json(folder / SEAL, {"format": _FORMAT, "key": key, "files": digests})
 
 
@@ -245,11 +235,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file that is complete whenever it is there: its writer may be killed any time.
-
-    Raises:
-        OSError: if it cannot be written; with its path, which a full disk does not tell.
-    """
+    """Write a file that is complete whenever it is there: its writer may be killed any time.  Its
+    path is in an ``OSError``, where a full disk does not tell it."""
     aside = path.with_name(f".{path.name}")
     try:
         aside.write_bytes(content)

@@ -36,11 +36,7 @@ from tapml_nb.owner import Owner
 
 
 class KernelsLost(Exception):
-    """Kernels are not in the cache any more as they were compiled.
-
-    Attributes:
-        keys: theirs.
-    """
+    """Kernels, by their ``keys``, are not in the cache any more as they were compiled."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         super().__init__(f"{len(keys)} kernels")
@@ -80,10 +76,8 @@ class Compiler:
 
     @property
     def leaves_sizes_open(self) -> bool:
-        """Whether one kernel can be for tensors of many shapes.
-
-        Not where a driver compiles source text: launches there are worked out beforehand.
-        """
+        """Whether one kernel can be for tensors of many shapes: not where a driver compiles source
+        text, for launches there are worked out beforehand."""
         return self.target.kind.name not in SOURCE_KINDS
 
     def key(self, module: Any) -> str:
@@ -166,22 +160,12 @@ class Compiler:
         return Fusion(tuple(map(tuple, answer["kernels"])), tuple(answer["folded"]))
 
     def library_folder(self, *, elsewhere: bool = False) -> Path:
-        """A new folder for what :meth:`link` makes; ``elsewhere``: not on the cache's disk.
-
-        Raises:
-            CompilerTrouble: if none can be made.
-        """
+        """A new folder for what :meth:`link` makes; ``elsewhere``: not on the cache's disk."""
         return self._store.new_folder("libraries-", elsewhere)
 
     def link(self, kernels: Sequence[Compiled], library: Path) -> list[tuple[Path, list[Kernel]]]:
-        """Put kernels in files that the target can load, together as far as that can be done.
-
-        Args:
-            kernels: the kernels; those that launch nothing are in no file.
-            library: the file to write.
-
-        Returns:
-            The files, each with the kernels in it.
+        """Put kernels that launch something in files that the target can load, each with those in
+        it: in ``library``, as far as all fit into one.
 
         Raises:
             KernelsLost: if some are not in the cache as they were; to be compiled again.

@@ -44,11 +44,7 @@ class SizeMisfit(ValueError):
 
 
 def evaluate(size: Size, symbols: Mapping[str, int]) -> int:
-    """The number that a size is.
-
-    Raises:
-        KeyError: if it holds a symbol that is not among ``symbols``.
-    """
+    """The number that a size is (``KeyError`` if it holds another symbol)."""
     if isinstance(size, int):
         return size
     if isinstance(size, str):
@@ -58,16 +54,10 @@ def evaluate(size: Size, symbols: Mapping[str, int]) -> int:
 
 
 def bind(
-    declared: Sequence[Sequence[Size]],
-    given: Sequence[Sequence[int]],
-    known: Mapping[str, int],
+    declared: Sequence[Sequence[Size]], given: Sequence[Sequence[int]], known: Mapping[str, int]
 ) -> dict[str, int]:
-    """What symbols are, by shapes declared with them and given as numbers.
-
-    Args:
-        declared: a shape per tensor; a symbol is known by the first axis that it alone is.
-        given: the shapes that tensors have.
-        known: symbols that no shape tells.
+    """What symbols are, by the shapes of tensors, declared with them and given as numbers: each is
+    known by the first axis that it alone is, or is among ``known``.
 
     Raises:
         SizeMisfit: if the shapes contradict each other or what is declared.
@@ -102,17 +92,13 @@ class BufferSpec:
 
 @dataclass(frozen=True)
 class Launch:
-    """One call of a compiled PrimFunc in destination-passing style.
-
-    Attributes:
-        function: its name.
-        args: buffer numbers in the function's own parameter order (inputs, then outputs).
-        sizes: the integers among its parameters, each with its position among all of them.
-    """
+    """One call of a compiled PrimFunc in destination-passing style."""
 
     function: str
     args: tuple[int, ...]
+    """Buffer numbers in the function's own parameter order (inputs, then outputs)."""
     sizes: tuple[tuple[int, Size], ...] = ()
+    """The integers among its parameters, each with its position among all of them."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +141,8 @@ class Kernel:
         return buffer
 
     def at(self, shapes: Sequence[Sequence[int]], numbers: Sequence[int] = ()) -> Self:
-        """The same with all sizes known.
-
-        Args:
-            shapes: of the parameters.
-            numbers: one for each of :attr:`numbers`.
+        """The same with all sizes known, by the parameters' shapes and one for each of
+        :attr:`numbers`.
 
         Raises:
             SizeMisfit: if the kernel is for other shapes.

@@ -116,11 +116,7 @@ class Workspace:
         self._guard = threading.Lock()
 
     def new(self, name: str) -> Path:
-        """A new empty folder, whose name begins so.
-
-        Raises:
-            OSError: if none can be made.
-        """
+        """A new empty folder, whose name begins so."""
         with self._guard:
             if self._folder is None or not (self._folder / _LOCK).exists():  # or somebody took it
                 self._folder = self._make()

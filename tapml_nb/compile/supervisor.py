@@ -66,10 +66,7 @@ class _Worker:
             self._process.stdin.flush()
 
     def event(self, seconds: float) -> dict[str, Any]:
-        """The next thing that it says.
-
-        Args:
-            seconds: how long it may be silent, from now on or, if that is later, from its start.
+        """The next thing that it says; it may be silent so long, from now on or from its start.
 
         Raises:
             Stalled: if it ended, was silent for too long, or it or what it runs was stopped.
@@ -163,7 +160,7 @@ class Supervisor:
 
         Raises:
             CompilerInterrupted: if it was.
-            CompilerTrouble: if no worker can be started.
+            CompilerTrouble: if no worker can be started, or be of use.
         """
         self._check()
         if self.worker is None:
@@ -176,12 +173,7 @@ class Supervisor:
 
     def event(self, task: str) -> dict[str, Any] | str:
         """What the worker answers next (see :mod:`~tapml_nb.compile.worker`); or, if it is gone,
-        why.
-
-        Raises:
-            CompilerInterrupted: if it was.
-            CompilerTrouble: if no worker can be of use.
-        """
+        why.  Raises as :meth:`submit`."""
         lost = "it was closed"
         if worker := self.worker:
             try:

@@ -43,11 +43,7 @@ def machine_of(target: Any) -> str:
 
 
 def c_compiler() -> list[str]:
-    """The command of the C compiler that compiles kernels for ``target="c"``.
-
-    Raises:
-        ToolMissing: if there is none.
-    """
+    """The command of the C compiler for kernels of ``target="c"``; or ``ToolMissing``."""
     if path := _system_compiler():
         return [path]
     if find_spec("ziglang"):
@@ -63,11 +59,8 @@ def _system_compiler() -> str | None:
 
 
 def bare_linker(machine: str) -> list[str]:
-    """The command of a linker for another machine, without a toolchain of that machine's own.
-
-    Raises:
-        ToolMissing: if there is none.
-    """
+    """The command of a linker for another machine, without a toolchain of that machine's own; or
+    ``ToolMissing``."""
     for name in (f"{machine}-linux-gnu-ld", "ld.lld"):
         if path := shutil.which(name):
             return [path]
@@ -81,11 +74,7 @@ def bare_linker(machine: str) -> list[str]:
 
 
 def check_linker(target: Any) -> str:
-    """The command that links a CPU target's kernels, for people.
-
-    Raises:
-        ToolMissing: if there is none.
-    """
+    """The command that links a CPU target's kernels, for people; or ``ToolMissing``."""
     machine = machine_of(target)
     return " ".join(c_compiler() if machine == platform.machine() else bare_linker(machine))
 
@@ -99,13 +88,8 @@ def link_shared(
     machine a bare linker does.  ``-z now``: a missing symbol fails at load, with its name, and not
     in the middle of a call.  ``-z muldefs``: every object of TVM's C generator defines the same
     library context; kernels' own names are unique.  The objects are listed in a response file: a
-    command line has no room for those of some ten thousand kernels.
-
-    Args:
-        objects: the object files.
-        library: the file to write.
-        machine: what they are for, by ``platform.machine()`` there.
-        run: runs the linker; default :func:`run_tool`.
+    command line has no room for those of some ten thousand kernels.  ``machine`` is what they are
+    for, by ``platform.machine()`` there; ``run`` runs the linker.
 
     Raises:
         ToolMissing: if there is no linker.
@@ -144,25 +128,16 @@ def _quoted(path: Path) -> str:
 
 
 def compile_c(source: Path, output: Path) -> None:
-    """Compile one C file to a position-independent object file.
-
-    Raises:
-        ToolMissing: if there is no compiler.
-        ToolchainError: if it rejects the source; with its message.
-        CompilerTrouble: if it cannot work.
-    """
-    headers = [f"-I{path}" for path in _tvm_headers()]
-    command = [*c_compiler(), "-O2", "-fPIC", "-w", *headers]
-    # In the source's folder, so that messages name the file and not where it happens to lie.
-    run_tool([*command, "-c", source.name, "-o", str(output.resolve())], source.parent)
-
-
-def _tvm_headers() -> list[str]:
+    """Compile one C file to a position-independent object file; raises as :func:`run_tool`, and
+    ``ToolMissing`` if there is no compiler."""
     import tvm
     from tvm_ffi import libinfo
 
     own = Path(tvm.__file__).parent / "include"
-    return [str(own), libinfo.find_include_path(), libinfo.find_dlpack_include_path()]
+    paths = (own, libinfo.find_include_path(), libinfo.find_dlpack_include_path())
+    command = [*c_compiler(), "-O2", "-fPIC", "-w", *(f"-I{path}" for path in paths)]
+    # In the source's folder, so that messages name the file and not where it happens to lie.
+    run_tool([*command, "-c", source.name, "-o", str(output.resolve())], source.parent)
 
 
 # -- running them ----------------------------------------------------------------------------------
@@ -221,12 +196,8 @@ class Tool:
         self._interrupted = False
 
     def run(self, command: list[str], folder: Path) -> None:
-        """Run one to its end.
-
-        Raises:
-            CompilerInterrupted: if :meth:`interrupt` ended it.
-            ToolchainError, CompilerTrouble: as :func:`run_tool`.
-        """
+        """Run one to its end, as :func:`run_tool`, or raise ``CompilerInterrupted`` if
+        :meth:`interrupt` ended it."""
         try:
             process = subprocess.Popen(
                 command,

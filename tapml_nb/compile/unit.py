@@ -28,7 +28,7 @@ STAGE = "stage"
 """A file beside a unit that says how far it came, should TVM die of it: it is being read, and
 then, whether it leaves sizes open."""
 
-_READING, _OPEN, _CLOSED = "reading", "open", "closed"
+READING, OPEN, CLOSED = "reading", "open", "closed"
 
 
 def salt_of(target: Any) -> str:
@@ -41,11 +41,11 @@ def salt_of(target: Any) -> str:
 
 def key_of(module: Any, salt: str) -> str:
     """The SHA-256 of a unit's text and a salt, in hexadecimal digits."""
-    text = "|".join(filter(None, _texts_of(module)))
+    text = "|".join(filter(None, texts_of(module)))
     return hashlib.sha256(f"{salt}|{text}".encode()).hexdigest()
 
 
-def _texts_of(module: Any) -> tuple[str, str]:
+def texts_of(module: Any) -> tuple[str, str]:
     """TVM's JSON, and the sizes to fill in, if any."""
     if not isinstance(module, WrittenModule):
         return str(tvm.ir.save_json(module)), ""
@@ -55,43 +55,28 @@ def _texts_of(module: Any) -> tuple[str, str]:
 
 
 def write_unit(module: Any, folder: Path) -> None:
-    """Put a unit where :func:`read_unit` finds it.
-
-    Raises:
-        OSError: if the disk does not take it.
-    """
-    text, sizes = _texts_of(module)
+    """Put a unit where :func:`read_unit` finds it."""
+    text, sizes = texts_of(module)
     write_file(folder / UNIT, text.encode())
     if sizes:
         write_file(folder / SIZES, sizes.encode())
 
 
 def read_unit(folder: Path) -> Any:
-    """The ``IRModule`` of a folder, with its sizes filled in where they are given.
-
-    In a worker's child only: text that anybody may have written can crash TVM's reader.
-    """
-    (folder / STAGE).write_text(_READING)
+    """The ``IRModule`` of a folder, with its sizes filled in where they are given.  In a worker's
+    child only: text that anybody may have written can crash TVM's reader."""
+    (folder / STAGE).write_text(READING)
     module = tvm.ir.load_json((folder / UNIT).read_text())
     if not isinstance(module, tvm.IRModule):
         raise ValueError(f"it is a {type(module).__name__} and no module")
     if (folder / SIZES).exists() and leaves_sizes_open(module):
         module = with_sizes(module, *json.loads((folder / SIZES).read_text()))
-    (folder / STAGE).write_text(_OPEN if leaves_sizes_open(module) else _CLOSED)
+    (folder / STAGE).write_text(OPEN if leaves_sizes_open(module) else CLOSED)
     return module
 
 
-def is_open(folder: Path) -> bool:
-    """Whether the unit of a folder leaves sizes open, as far as it was read."""
-    return _stage(folder) == _OPEN
-
-
-def was_reading(folder: Path) -> bool:
-    """Whether the unit of a folder was just being read."""
-    return _stage(folder) == _READING
-
-
-def _stage(folder: Path) -> str:
+def stage_of(folder: Path) -> str:
+    """How far the unit of a folder came; "" if nobody has read it yet."""
     try:
         return (folder / STAGE).read_text()
     except OSError:
@@ -103,12 +88,7 @@ def _stage(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class UnitTexts:
-    """A unit as text.
-
-    Attributes:
-        json: TVM's own.
-        script: TVMScript; empty if TVM would not read it back as the same.
-    """
+    """A unit as TVM's JSON, and as TVMScript: empty if TVM would not read it back as the same."""
 
     json: str
     script: str
@@ -122,14 +102,13 @@ def script_of(module: Any) -> str:
     """A module as TVMScript; empty where TVM would not read it back as the same, or where it would
     do more than read it."""
     script = str(module.script())
-    if not all(var.name_hint.isidentifier() for var in module.functions):
-        return ""
-    if not is_one_module(script):
+    named = all(var.name_hint.isidentifier() for var in module.functions)
+    if not (named and is_one_module(script)):
         return ""
     try:
         same = tvm_ffi.structural_equal(tvm.script.from_source(script), module)
     except Exception:  # what TVM prints, it does not always read
-        same = False
+        return ""
     return script if same else ""
 
 
