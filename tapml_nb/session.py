@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from tapml_nb.carve import Bundle, repro, writer
-from tapml_nb.compile.code import KernelCode
+from tapml_nb.compile.kernel import KernelCode
 from tapml_nb.engine.engine import Engine
 from tapml_nb.engine.jobs import SessionBusy
 from tapml_nb.engine.verbs import hybrid, inspection, judging, placement, search

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.carve.archive import CODING, check_writable
-from tapml_nb.compile.code import UnitTexts
+from tapml_nb.compile.unit import UnitTexts
 from tapml_nb.engine.engine import Engine
 from tapml_nb.engine.verbs import inspection
 from tapml_nb.graph import Graph, Op, Selector

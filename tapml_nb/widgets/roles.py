@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tapml_nb.carve import Bundle
-from tapml_nb.compile.code import KernelCode
+from tapml_nb.compile.kernel import KernelCode
 from tapml_nb.engine.verbs.inspection import SessionStatus, Which
 from tapml_nb.execute.events import Callback, Event
 from tapml_nb.graph import Graph, OpId, Selector

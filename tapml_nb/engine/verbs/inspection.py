@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from tapml_nb.compile.code import KernelCode
+from tapml_nb.compile.kernel import KernelCode
 from tapml_nb.engine.engine import Engine
 from tapml_nb.engine.verbs import judging
 from tapml_nb.graph import Op, Selector
