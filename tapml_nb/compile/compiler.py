@@ -20,8 +20,7 @@ from tapml_nb.compile.store import KernelStore
 from tapml_nb.compile.supervisor import Supervisor
 from tapml_nb.compile.toolchain import Tool, check_linker
 from tapml_nb.compile.unit import key_of, salt_of
-from tapml_nb.frontends.granularity import Fusion
-from tapml_nb.frontends.program import FrontendError
+from tapml_nb.frontends.program import FrontendError, Fusion
 from tapml_nb.owner import Owner
 
 
@@ -128,7 +127,7 @@ class Compiler:
 
     def fusion(self, module: Any) -> Fusion:
         """What the target fuses of a whole model (see
-        :data:`~tapml_nb.frontends.granularity.Decide`).
+        :data:`~tapml_nb.frontends.program.Decide`).
 
         Raises:
             FrontendError: if its pipeline fails on the model as a whole.

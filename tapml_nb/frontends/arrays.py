@@ -17,6 +17,12 @@ class ArrayProgram:
     """What such programs have in common as a :class:`~tapml_nb.frontends.program.Program`."""
 
     graph: Graph
+    _steps: Sequence[Mapping[ValueId, Any]]
+
+    @property
+    def steps(self) -> int:
+        """How many steps of inputs were given."""
+        return len(self._steps)
 
     @property
     def mutations(self) -> Mapping[ValueId, ValueId]:
@@ -94,6 +100,12 @@ def to_array(value: Any, name: str) -> np.ndarray:
 def spec_of(array: np.ndarray) -> TensorSpec:
     """Shape and dtype of an array."""
     return TensorSpec(tuple(array.shape), array.dtype.name)
+
+
+def widened(value: Any) -> Any:
+    """A floating-point array in float64; all else as it is."""
+    floating = isinstance(value, np.ndarray) and is_float(value.dtype)
+    return value.astype(np.float64) if floating else value
 
 
 def _over(dtype: np.dtype, shape: tuple[int, ...], data: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from tapml_nb.compile.kernel import BufferSpec, Kernel, Launch
 from tapml_nb.compile.lowering import UnsupportedLowering, lower
 from tapml_nb.compile.primfunc import SizeNames, UnknownSize
 from tapml_nb.compile.sizes import SizeMisfit, bind, evaluate, symbols_in
-from tapml_nb.frontends.open_units import leaves_sizes_open, with_sizes
+from tapml_nb.frontends.program import leaves_sizes_open, with_sizes
 
 LLVM = tvm.target.Target("llvm")
 

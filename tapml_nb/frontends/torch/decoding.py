@@ -17,8 +17,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from tapml_nb.frontends.program import FrontendError
-from tapml_nb.frontends.trace import first_line
+from tapml_nb.frontends.program import FrontendError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,11 +80,11 @@ def decode_steps(
         if cache == "static":
             module = _StaticDecoder(model, empty, tokens.shape[1] + steps)
             inputs = list(_decode(module, (tokens, *encoded), steps))
-            module.reset()
+            for buffer in module.buffers(recurse=False):  # empty, as before the first step
+                buffer.zero_()
         else:
             module = _DynamicDecoder(model)
-            first = (tokens, *encoded, list(chain(*empty)))
-            inputs = list(_decode(module, first, steps))
+            inputs = list(_decode(module, (tokens, *encoded, list(chain(*empty))), steps))
         return _export(module, inputs[0]), inputs
 
 
@@ -130,11 +129,6 @@ class _StaticDecoder(_Decoder):
             for name in ("keys", "values", "cumulative_length"):
                 setattr(layer, name, getattr(self, f"{name}_{i}"))  # while exporting: others
         return self.logits(self._layers, input_ids, *encoded)
-
-    def reset(self) -> None:
-        """Empty the cache."""
-        for buffer in self.buffers(recurse=False):
-            buffer.zero_()
 
 
 class _DynamicDecoder(_Decoder):
