@@ -38,12 +38,8 @@ class GraphBuilder:
         return value in self._values
 
     def new_id(self, base: str, own: str) -> OpId:
-        """An id that no operator has yet.
-
-        Args:
-            base: what it begins with; it is numbered from the second time on.
-            own: what is appended where even that is another operator's id.
-        """
+        """An id that no operator has yet: ``base``, numbered from the second time on, and with
+        ``own`` behind it where even that is another operator's."""
         count = self._used[base] = self._used.get(base, -1) + 1
         op = f"{base}_{count}" if count else base
         op = f"{op}/{own}" if op in self._ids else op

@@ -43,17 +43,15 @@ _FIXED: dict[str, tuple[int, ...]] = {
 }
 """Inputs that say what an operator does, not what with: TVM's importer wants their numbers."""
 
-_RANDOM = frozenset(
-    (
-        "Bernoulli",
-        "Dropout",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    )
-)
+_RANDOM = {
+    "Bernoulli",
+    "Dropout",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
 """Operators that draw random numbers; ``Dropout`` only if it is told that it trains."""
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)

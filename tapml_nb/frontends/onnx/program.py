@@ -22,14 +22,10 @@ from tapml_nb.numerics import is_float, np_dtype
 
 
 def import_onnx(model: Any, inputs: Any, *, name: str | None = None) -> OnnxProgram:
-    """Import an ONNX model with the inputs to debug it on.
+    """Import an ONNX model with the inputs to debug it on, as :func:`tapml_nb.debug` takes them.
 
-    Args:
-        model: the path of a ``.onnx`` file, or a ``ModelProto``.
-        inputs: a tuple (in the graph's order) or dict (by name) of arrays for one step, or a
-            list of them for several; PyTorch tensors do, too.  Symbolic sizes may differ from
-            step to step.
-        name: what to call the model; default the file's name, or the graph's.
+    Symbolic sizes may differ from step to step.  The model is called by the file's name, or the
+    graph's, unless it is given one.
 
     Raises:
         TypeError, ValueError: if the model cannot be read, or the inputs do not fit it.

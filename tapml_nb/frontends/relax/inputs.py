@@ -23,11 +23,7 @@ def bind_steps(
 ) -> list[dict[ValueId, Any]]:
     """The values that every step starts from: leaves of the parameters, and symbolic sizes.
 
-    Args:
-        function: the Relax function.
-        bindings: its values.
-        steps: a tuple or dict of what was given for each.
-        made: what makes the objects that the module itself makes; they need not be given.
+    What ``made`` makes, the module's own objects, need not be given.
 
     Raises:
         TypeError, ValueError: if something does not fit the function, or weights differ between

@@ -118,11 +118,8 @@ class RelaxProgram(ArrayProgram):
 
     def bind(self, step: int, state: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
         """Inputs, weights, sizes and objects of a step."""
-        values = dict(self._steps[step])
-        for key, value in values.items():
-            if callable(value):
-                values[key] = HeldObject(value)
-        return values | dict(state)
+        held = {k: HeldObject(v) if callable(v) else v for k, v in self._steps[step].items()}
+        return held | dict(state)
 
     @property
     def mutations(self) -> dict[ValueId, ValueId]:

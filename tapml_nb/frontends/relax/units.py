@@ -28,19 +28,16 @@ from tapml_nb.frontends.relax.bindings import (
 from tapml_nb.frontends.relax.machine import HeldObject, Machine
 from tapml_nb.graph import TensorSpec, ValueId
 
-_NARROW = frozenset(
-    f"relax.{name}"
-    for name in (
-        "image.affine_grid",
-        "image.grid_sample",
-        "image.resize2d",
-        "image.resize3d",
-        "nn.group_norm",
-        "nn.instance_norm",
-        "nn.layer_norm",
-        "nn.rms_norm",
-    )
-)
+_NARROW = {
+    "relax.image.affine_grid",
+    "relax.image.grid_sample",
+    "relax.image.resize2d",
+    "relax.image.resize3d",
+    "relax.nn.group_norm",
+    "relax.nn.instance_norm",
+    "relax.nn.layer_norm",
+    "relax.nn.rms_norm",
+}
 """Operations whose float64 kernels, if there are any, are no better than float32."""
 
 

@@ -107,7 +107,9 @@ class _Decoder(nn.Module):
             kept = EncoderDecoderCache(kept, Cache(layers=[_passing() for _ in layers]))
             encoder_outputs = BaseModelOutput(last_hidden_state=encoded[0])
             named = {"decoder_input_ids": tokens, "encoder_outputs": encoder_outputs}
-        named[_cache_argument(self.model)] = kept
+        # What a model calls its cache has changed within transformers 5.
+        takes = inspect.signature(self.model.forward).parameters
+        named["cache" if "cache" in takes else "past_key_values"] = kept
         return self.model(**named, use_cache=True).logits
 
 
@@ -219,12 +221,6 @@ def _passing() -> Any:
     layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]
     layer.update = lambda keys, values, *_, **__: (keys, values)
     return layer
-
-
-def _cache_argument(model: nn.Module) -> str:
-    """What the model calls its cache: the name has changed within transformers 5."""
-    parameters = inspect.signature(model.forward).parameters
-    return "cache" if "cache" in parameters else "past_key_values"
 
 
 def _check(model: Any, prompt: Any, steps: Any, cache: Any) -> None:

@@ -28,19 +28,15 @@ from tapml_nb.frontends.torch.grouping import is_tensor
 StepInputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword inputs of one step."""
 
-_PRODUCTS = frozenset(
-    ("addmm", "addmv", "addbmm", "baddbmm", "bmm", "convolution", "dot", "mm", "mv")
-)
+_PRODUCTS = {"addmm", "addmv", "addbmm", "baddbmm", "bmm", "convolution", "dot", "mm", "mv"}
 """ATen operators whose tensors are all of one dtype."""
 
-_NORMS = frozenset(
-    (
-        "_native_batch_norm_legit_no_training",
-        "native_batch_norm",
-        "native_group_norm",
-        "native_layer_norm",
-    )
-)
+_NORMS = {
+    "_native_batch_norm_legit_no_training",
+    "native_batch_norm",
+    "native_group_norm",
+    "native_layer_norm",
+}
 """Those in which weights may be float32 where the input is narrower."""
 
 _NARROW = (torch.float16, torch.bfloat16)

@@ -101,13 +101,10 @@ def build_graph(
     granularity: Granularity | None = None,
     calls: GroupedGraph | None = None,
 ) -> GroupedGraph:
-    """A model's graph.
+    """A model's graph: an operator for each group, in an executable order.
 
-    Args:
-        model: whose nodes the groups hold.
-        groups: the nodes of each operator, in an executable order.
-        granularity: what an operator is, if it is more than one call.
-        calls: the model at operator granularity, then.
+    Where an operator may be more than one call, ``granularity`` says what it is, and ``calls`` is
+    the model at operator granularity.
     """
     builder = GraphBuilder()
     inputs = model.declare(builder)
@@ -168,7 +165,8 @@ def _call_name(nodes: Group) -> _Name:
     """The name of one ATen call."""
     node = main_node(nodes)
     scope, module = _scope_and_class(node)
-    kind = _kind_of(node)
+    history = node.meta.get("from_node")  # the calls that it came from, the user's last
+    kind = _packet(node, str(history[-1].target if history else node.target))
     return _Name(under(scope, short_kind(kind)), kind, scope, module, node)
 
 
@@ -181,13 +179,8 @@ def _kernel_name(parts: Sequence[_Part]) -> _Name:
 
 
 def _module_name(parts: Sequence[_Part], depth: int | None, graph: Graph) -> _Name:
-    """The name of a module's calls: its path, if they are all that the module does.
-
-    Args:
-        parts: the calls.
-        depth: how many components the path has at most.
-        graph: the model at operator granularity.
-    """
+    """The name of a module's calls: its path, of at most ``depth`` components, if they are all
+    that the module does in a graph of single calls."""
     scope = ".".join(parts[0].op.scope.split(".")[:depth])
     joined = _joined(parts, scope)
     inside = {part.op.id for part in parts}
@@ -247,13 +240,8 @@ def _class_of(node: fx.Node, scope: str) -> str:
     return ""
 
 
-def _kind_of(node: fx.Node) -> str:
-    """The ATen overload packet of the user's call, e.g. ``aten.linear``."""
-    history = node.meta.get("from_node")
-    return _packet(node, str(history[-1].target) if history else str(node.target))
-
-
 def _packet(node: fx.Node, target: str) -> str:
+    """The ATen overload packet of what a node calls, or called, e.g. ``aten.linear``."""
     parts = target.split(".")
     if len(parts) >= 3:
         return ".".join(parts[:2])

@@ -46,15 +46,7 @@ def import_torch(
     name: str | None = None,
     workarounds: Sequence[str] = (),
 ) -> TorchProgram:
-    """Import a PyTorch model with the inputs to debug it on.
-
-    Args:
-        model: a module in eval mode, or an ``ExportedProgram``.
-        inputs: a tuple or dict of tensors for one step, or a list of them for several.
-        dynamic_shapes: as for ``torch.export.export``; needed when steps differ in shape.
-        name: what to call the model; default its class name.
-        workarounds: names of what is to stand in for wrong rules of TVM's importer (see
-            :mod:`tapml_nb.frontends.torch.workarounds`).
+    """Import a PyTorch model with the inputs to debug it on, as :func:`tapml_nb.debug` takes them.
 
     Raises:
         TypeError, ValueError: if the inputs do not fit the model or there is no such workaround,
