@@ -10,8 +10,7 @@ from tapml_nb.compile.compiler import Compiler
 from tapml_nb.engine.engine import assemble, open_engine
 from tapml_nb.engine.settings import Settings
 from tapml_nb.frontends.dispatch import import_model
-from tapml_nb.frontends.granularity import Granularity
-from tapml_nb.frontends.program import CoarseProgram, Program
+from tapml_nb.frontends.program import CoarseProgram, Granularity, Program
 from tapml_nb.session import Session
 from tapml_nb.targets.client.availability import resolve
 

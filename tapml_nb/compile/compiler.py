@@ -30,8 +30,7 @@ from tapml_nb.compile.supervisor import Supervisor
 from tapml_nb.compile.toolchain import Tool, ToolchainError, check_linker, link_shared, machine_of
 from tapml_nb.compile.trouble import CompilerTrouble, in_words
 from tapml_nb.compile.unit import UnitTexts, key_of, salt_of
-from tapml_nb.frontends.granularity import Fusion
-from tapml_nb.frontends.program import FrontendError
+from tapml_nb.frontends.program import FrontendError, Fusion
 from tapml_nb.owner import Owner
 
 
@@ -141,7 +140,7 @@ class Compiler:
 
     def fusion(self, module: Any) -> Fusion:
         """What the target fuses of a whole model (see
-        :data:`~tapml_nb.frontends.granularity.Decide`).
+        :data:`~tapml_nb.frontends.program.Decide`).
 
         Raises:
             FrontendError: if its pipeline fails on the model as a whole.

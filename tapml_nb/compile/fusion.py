@@ -15,7 +15,7 @@ import tvm
 from tvm import relax, tirx
 
 from tapml_nb.compile.lowering import relax_passes
-from tapml_nb.frontends.granularity import Fusion
+from tapml_nb.frontends.program import Fusion
 
 _CALL = "tapml.call"
 """Attribute of a PrimFunc: the number of the call it is a piece of."""

@@ -21,8 +21,7 @@ import tvm_ffi
 
 from tapml_nb.compile.cache import SIZES, UNIT, write_file
 from tapml_nb.compile.lowering import PIPELINE
-from tapml_nb.frontends.open_units import leaves_sizes_open, with_sizes
-from tapml_nb.frontends.program import WrittenModule
+from tapml_nb.frontends.program import WrittenModule, leaves_sizes_open, with_sizes
 
 STAGE = "stage"
 """A file beside a unit that says how far it came, should TVM die of it: it is being read, and

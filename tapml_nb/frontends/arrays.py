@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,12 @@ class ArrayProgram:
     """What such programs have in common as a :class:`~tapml_nb.frontends.program.Program`."""
 
     graph: Graph
+    _steps: Sequence[Mapping[ValueId, Any]]
+
+    @property
+    def steps(self) -> int:
+        """How many steps of inputs were given."""
+        return len(self._steps)
 
     @property
     def mutations(self) -> Mapping[ValueId, ValueId]:
@@ -44,10 +49,11 @@ class ArrayProgram:
             return None
         if not tensor.flags.c_contiguous:
             return None
+        dtype, shape = tensor.dtype, tensor.shape
         return Memory(
             tensor.ctypes.data,
             lambda: tensor.reshape(-1).view(np.uint8),
-            partial(_over, tensor.dtype, tensor.shape),
+            lambda data: data.view(dtype).reshape(shape),
         )
 
     def all_float64(self, op: OpId, results: Sequence[Any]) -> bool:
@@ -96,5 +102,7 @@ def spec_of(array: np.ndarray) -> TensorSpec:
     return TensorSpec(tuple(array.shape), array.dtype.name)
 
 
-def _over(dtype: np.dtype, shape: tuple[int, ...], data: np.ndarray) -> np.ndarray:
-    return data.view(dtype).reshape(shape)
+def widened(value: Any) -> Any:
+    """A floating-point array in float64; all else as it is."""
+    floating = isinstance(value, np.ndarray) and is_float(value.dtype)
+    return value.astype(np.float64) if floating else value

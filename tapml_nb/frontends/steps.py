@@ -11,10 +11,7 @@ def split_steps(
 ) -> list[Any]:
     """One tuple or dict of inputs per step; a single tensor stands for a tuple of one.
 
-    Args:
-        inputs: what was given.
-        is_tensor: what counts as a single tensor.
-        named: what a dict is of, for messages.
+    Messages say ``named`` of a dict.
 
     Raises:
         TypeError: if a step is neither a tensor, a tuple nor a dict.
@@ -33,12 +30,7 @@ def split_steps(
 
 
 def by_name(step: Any, names: Sequence[str], index: int) -> dict[str, Any]:
-    """A step's inputs by name, whether they were given so or in order.
-
-    Args:
-        step: a tuple or dict.
-        names: what the model takes, in order.
-        index: the step's number, for messages.
+    """The inputs of a step, a tuple or dict, by the names of what the model takes, in order.
 
     Raises:
         ValueError: if it holds other inputs than the model takes.

@@ -11,7 +11,7 @@ from tvm import relax, tirx
 from tapml_nb.compile.kernel import BufferSpec, Kernel, Launch, SizeMisfit, bind, evaluate
 from tapml_nb.compile.lowering import UnsupportedLowering, lower
 from tapml_nb.compile.primfunc import SizeNames, UnknownSize
-from tapml_nb.frontends.open_units import leaves_sizes_open, with_sizes
+from tapml_nb.frontends.program import leaves_sizes_open, with_sizes
 from tests.compile.test_properties import symbols_in
 
 LLVM = tvm.target.Target("llvm")

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from onnx.inliner import inline_local_functions
 from onnx.reference import ReferenceEvaluator
 
-from tapml_nb.frontends.onnx.nodes import OnnxNode, read_names
+from tapml_nb.frontends.onnx.nodes import OnnxNode
 from tapml_nb.frontends.program import FrontendError
 
 
@@ -63,7 +63,7 @@ def load(model: Any) -> OnnxModel:
     inputs = {value.name: value for value in graph.input if value.name not in constants}
     known = {*inputs, *constants}
     for node in nodes:
-        for read in read_names(node.proto):
+        for read in node.reads:
             if read not in known:
                 raise FrontendError(
                     f"the ONNX model is damaged: {node.proto.op_type} "

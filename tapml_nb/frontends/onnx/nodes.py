@@ -1,15 +1,19 @@
-"""One ONNX node as a model of its own, under names that tell nothing of where it stood."""
+"""One ONNX node: what it reads, what people call it, and a model that holds it alone."""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from tapml_nb.frontends.builder import user_line
+from tapml_nb.graph import SourceLine
 from tapml_nb.graph.model import Constant
 
 _FIXED: dict[str, tuple[int, ...]] = {
@@ -39,17 +43,15 @@ _FIXED: dict[str, tuple[int, ...]] = {
 }
 """Inputs that say what an operator does, not what with: TVM's importer wants their numbers."""
 
-_RANDOM = frozenset(
-    (
-        "Bernoulli",
-        "Dropout",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    )
-)
+_RANDOM = {
+    "Bernoulli",
+    "Dropout",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
 """Operators that draw random numbers; ``Dropout`` only if it is told that it trains."""
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -57,10 +59,8 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BF
 
 def draws(node: Any) -> bool:
     """Whether a ``NodeProto``, or one in a graph that it runs, may draw random numbers."""
-    if node.op_type in _RANDOM:
-        return True
-    graphs = [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
-    return any(draws(inner) for graph in graphs for inner in graph.node)
+    inside = (inner for graph in _graphs(node) for inner in graph.node)
+    return node.op_type in _RANDOM or any(map(draws, inside))
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,41 @@ class OnnxNode:
     @property
     def subgraphs(self) -> bool:
         """Whether it runs graphs of its own: ``If``, ``Loop``, ``Scan``."""
-        return any(a.HasField("g") or a.graphs for a in self.proto.attribute)
+        return any(True for _ in _graphs(self.proto))
+
+    @cached_property
+    def reads(self) -> tuple[str, ...]:
+        """Every value that it reads, once: its inputs, and what its subgraphs take from outside."""
+        return tuple(dict.fromkeys(_read(self.proto)))
+
+    @property
+    def label(self) -> str:
+        """What it is called in its scope: by its operation, or by a name people gave it."""
+        kind = str(self.proto.op_type)
+        if self._listed("name_scopes") or not self.proto.name:
+            return kind
+        return str(self.proto.name.strip("/").rpartition("/")[2]) or kind
+
+    @property
+    def scope_and_class(self) -> tuple[str, str]:
+        """Dotted path and class name of the innermost module that it ran in.
+
+        ``torch.onnx.export(dynamo=True)`` writes them into its metadata; older exporters, and
+        those of other frameworks, into its name, with slashes.
+        """
+        scopes = self._listed("name_scopes")
+        if scopes:
+            classes = self._listed("class_hierarchy")
+            # The last one is the call itself.
+            module = classes[-2].rpartition(".")[2] if len(classes) > 1 else ""
+            return scopes[-2] if len(scopes) > 1 else "", module
+        path = self.proto.name.strip("/").rpartition("/")[0]
+        return path.replace("/", "."), ""
+
+    @property
+    def source(self) -> SourceLine | None:
+        """The user's line that it was exported from, where that is known."""
+        return user_line(self._metadata("stack_trace"))
 
     def fixed(self) -> frozenset[str]:
         """The names it reads as numbers that must be known when it is compiled."""
@@ -91,12 +125,9 @@ class OnnxNode:
     def constants(self, known: Mapping[str, np.ndarray]) -> dict[str, Constant]:
         """Plain numbers by name: attributes (defaults included) and inputs of one element."""
         schema = self._schema()
-        found: dict[str, Constant] = {}
-        if schema is not None:
-            for name, attribute in schema.attributes.items():
-                found[name] = _plain(attribute.default_value)
-        for attribute in self.proto.attribute:
-            found[attribute.name] = _plain(attribute)
+        declared = schema.attributes.items() if schema is not None else ()
+        found = {name: _plain(attribute.default_value) for name, attribute in declared}
+        found |= {attribute.name: _plain(attribute) for attribute in self.proto.attribute}
         for position, name in enumerate(self.proto.input):
             array = known.get(name)
             if array is not None and array.size == 1 and array.dtype.kind in "iufb":
@@ -115,15 +146,15 @@ class OnnxNode:
     ) -> Any:
         """A ``ModelProto`` that holds this node alone.
 
+        Its names tell nothing of where the node stood: inputs are ``p0``, ``p1``, …, outputs
+        ``r0``, ``r1``, ….  A node with subgraphs keeps its own, because they read them.
+
         Args:
             values: what the model takes, by the node's names: arrays, or lists of them for
-                sequences; they become its inputs ``p0``, ``p1``, ….
+                sequences.
             baked: what it holds as initializers.
             shapes: whether its inputs have these very shapes, or any.
             wide: whether floating-point dtypes that the node names become float64.
-
-        Outputs are ``r0``, ``r1``, … in order.  A node with subgraphs keeps its names, because
-        they read them.
         """
         node = onnx.NodeProto()
         node.CopyFrom(self.proto)
@@ -154,6 +185,19 @@ class OnnxNode:
         imports = [helper.make_opsetid(domain, number) for domain, number in self.opsets.items()]
         return helper.make_model(graph, opset_imports=imports, ir_version=self.ir_version)
 
+    def _metadata(self, key: str) -> str:
+        """What PyTorch's exporter wrote under a key; empty if nothing."""
+        entries = self.proto.metadata_props
+        return next((str(e.value) for e in entries if e.key == f"pkg.torch.onnx.{key}"), "")
+
+    def _listed(self, key: str) -> list[str]:
+        """The same of a list of texts; empty if it is damaged."""
+        try:
+            value = ast.literal_eval(self._metadata(key))
+        except (ValueError, SyntaxError):
+            return []
+        return [str(part) for part in value] if isinstance(value, list) else []
+
     def _schema(self) -> Any:
         domain = self.proto.domain
         version = self.opsets.get(domain.removeprefix("ai.onnx"), 1)
@@ -163,12 +207,10 @@ class OnnxNode:
             return None
 
 
-def read_names(node: Any) -> tuple[str, ...]:
-    """Every value a node reads, once: its inputs, and what its subgraphs take from outside."""
-    names = [name for name in node.input if name]
+def _read(node: Any) -> Iterator[str]:
+    yield from (name for name in node.input if name)
     for graph in _graphs(node):
-        names += _free(graph)
-    return tuple(dict.fromkeys(names))
+        yield from _free(graph)
 
 
 def _graphs(node: Any) -> Iterator[Any]:
@@ -181,7 +223,7 @@ def _graphs(node: Any) -> Iterator[Any]:
 def _free(graph: Any) -> Iterator[str]:
     bound = {value.name for value in (*graph.input, *graph.initializer)}
     for node in graph.node:
-        yield from (name for name in read_names(node) if name not in bound)
+        yield from (name for name in _read(node) if name not in bound)
         bound.update(node.output)
     yield from (value.name for value in graph.output if value.name not in bound)
 

@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime as ort
 from onnx.reference import ReferenceEvaluator
 
+from tapml_nb.frontends.arrays import widened
 from tapml_nb.frontends.onnx.nodes import OnnxNode
-from tapml_nb.numerics import is_float
 
 _NARROW = frozenset(("Shrink",))
 """Operators in which onnxruntime computes in float32 though their dtype is float64."""
@@ -57,7 +57,7 @@ class Runtime:
 
         Outputs that hold no floating-point numbers may have any dtype.
         """
-        wide = {name: _widened(value) for name, value in values.items()}
+        wide = {name: widened(value) for name, value in values.items()}
         if node.subgraphs or any(isinstance(value, list) for value in wide.values()):
             return None
         kind = node.proto.op_type
@@ -90,9 +90,3 @@ def _run(session: Any, node: OnnxNode, values: Mapping[str, Any]) -> list[Any]:
 
 def _type(value: Any) -> Any:
     return value.dtype if isinstance(value, np.ndarray) else type(value)
-
-
-def _widened(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and is_float(value.dtype):
-        return value.astype(np.float64)
-    return value

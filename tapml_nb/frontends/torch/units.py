@@ -17,12 +17,13 @@ from torch import fx
 from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-from tapml_nb.frontends.program import Unsupported
-from tapml_nb.frontends.torch.grouping import is_complex
-from tapml_nb.frontends.torch.rules import COMPLEX_RULES, RULES, apply, concerns_complex
+from tapml_nb.frontends.program import Unsupported, first_line, last_line
+from tapml_nb.frontends.torch.grouping import TorchOp, is_complex
+from tapml_nb.frontends.torch.rules import COMPLEX_RULES, RULES
+from tapml_nb.frontends.torch.rules.call import apply
+from tapml_nb.frontends.torch.rules.complex_numbers import concerns_complex
 from tapml_nb.frontends.torch.sizes import OpenSizes, exported_size
 from tapml_nb.frontends.torch.workarounds import Workaround
-from tapml_nb.frontends.trace import first_line, last_line
 
 
 @dataclass(frozen=True)
@@ -48,37 +49,33 @@ class Conversion:
 
 
 def build_module(
-    nodes: Sequence[fx.Node],
-    inputs: Sequence[fx.Node],
-    outputs: Sequence[fx.Node],
+    op: TorchOp,
     env: Mapping[fx.Node, Any],
-    workarounds: Sequence[Workaround] = (),
+    workarounds: Sequence[Workaround],
     sizes: OpenSizes | None = None,
 ) -> Conversion:
-    """An ``IRModule`` whose ``main`` computes ``outputs`` from ``inputs``.
+    """An ``IRModule`` whose ``main`` computes an operator.
 
     Args:
-        nodes: the operator's nodes in topological order.
-        inputs: nodes outside the operator that it reads.
-        outputs: nodes of the operator that others read.
-        env: values of ``inputs``: tensors become parameters (shape and dtype), numbers and
-            graph modules are baked in.
+        op: the operator.
+        env: values of its inputs: tensors become parameters (shape and dtype), numbers and graph
+            modules are baked in.
         workarounds: what is to stand in for rules of the importer's.
         sizes: sizes that are to stay open; those that no tensor tells are in a last parameter.
 
     Raises:
         Unsupported: if neither the importer nor we can convert a node.
     """
-    for node in (*inputs, *outputs):
+    for node in (*op.inputs, *op.outputs):
         if is_complex(node):
-            does = "reads" if node in inputs else "yields"
+            does = "reads" if node in op.inputs else "yields"
             raise Unsupported(
                 f"it {does} {node.meta['val'].dtype} ({node}), and Relax knows no complex numbers"
             )
     importer = ExportedProgramImporter()
     builder = importer.block_builder = relax.BlockBuilder()
     params: list[Any] = []
-    for node in inputs:
+    for node in op.inputs:
         value = env[node]
         if isinstance(value, torch.Tensor):
             # p0, p1, …: call sites that differ in names alone must hash alike.
@@ -95,7 +92,7 @@ def build_module(
     used: dict[str, None] = {}
     with builder.function("main", params):
         with builder.dataflow():
-            for node in nodes:
+            for node in op.nodes:
                 if node.meta.get("val") is None:
                     continue  # an assertion computes nothing
                 if sizes and isinstance(node.meta["val"], torch.SymInt):
@@ -109,7 +106,7 @@ def build_module(
                 importer.env[node], ours = _convert(importer, node)
                 if ours:
                     rules[str(node.target)] = None
-            results = [_expression(importer, node) for node in outputs]
+            results = [_expression(importer, node) for node in op.outputs]
             result = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
         builder.emit_func_output(result)
     module = builder.get()

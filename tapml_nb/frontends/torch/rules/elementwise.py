@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from tvm import relax
 
@@ -18,28 +19,16 @@ from tapml_nb.frontends.torch.rules.call import (
 )
 
 
-def of_integers(function: Callable[[Expr], Expr]) -> Rule:
+def of_floats(function: Callable[[Expr], Expr], call: Call, x: Expr) -> Expr:
     """A function that Relax has for floating-point numbers alone: PyTorch converts integers."""
-
-    def rule(call: Call, x: Expr) -> Expr:
-        return function(relax.op.astype(x, call.dtype))
-
-    return rule
+    return function(relax.op.astype(x, call.dtype))
 
 
 def exp2(call: Call, x: Expr) -> Expr:
     return relax.op.power(constant(2.0, x), x)
 
 
-def fmax(call: Call, a: Expr, b: Expr) -> Expr:
-    return _without_nan(a, b, relax.op.maximum)
-
-
-def fmin(call: Call, a: Expr, b: Expr) -> Expr:
-    return _without_nan(a, b, relax.op.minimum)
-
-
-def _without_nan(a: Expr, b: Expr, choose: Callable[[Expr, Expr], Expr]) -> Expr:
+def without_nan(choose: Callable[[Expr, Expr], Expr], call: Call, a: Expr, b: Expr) -> Expr:
     chosen = relax.op.where(relax.op.isnan(b), a, choose(a, b))
     return relax.op.where(relax.op.isnan(a), b, chosen)
 
@@ -50,9 +39,7 @@ def hypot(call: Call, a: Expr, b: Expr) -> Expr:
 
 def div_mode(call: Call, a: Expr, b: Expr | float, rounding_mode: str | None) -> Expr:
     """Floor and truncating division by a number, which TVM's rule takes for an int32."""
-    if not isinstance(b, relax.Expr):
-        b = relax.const(b, call.dtype)
-    a, b = call.emit(cast(a, call.dtype)), call.emit(cast(b, call.dtype))
+    a, b = call.promoted(a), call.promoted(b)
     if rounding_mode == "floor":
         return relax.op.floor_divide(a, b)
     if rounding_mode is None or is_floating(dtype_of(a)):
@@ -65,17 +52,13 @@ def div_mode(call: Call, a: Expr, b: Expr | float, rounding_mode: str | None) ->
     return relax.op.add(floor, relax.op.astype(up, dtype_of(floor)))
 
 
-def left_shift(call: Call, a: Expr, b: Expr | int) -> Expr:
-    return relax.op.left_shift(a, b if isinstance(b, relax.Expr) else constant(b, a))
-
-
-def right_shift(call: Call, a: Expr, b: Expr | int) -> Expr:
-    return relax.op.right_shift(a, b if isinstance(b, relax.Expr) else constant(b, a))
+def shift(function: Callable[[Expr, Expr], Expr], call: Call, a: Expr, b: Expr | int) -> Expr:
+    return function(a, b if isinstance(b, relax.Expr) else constant(b, a))
 
 
 def ldexp(call: Call, a: Expr, b: Expr) -> Expr:
-    power = relax.op.power(relax.const(2.0, call.dtype), call.emit(cast(b, call.dtype)))
-    return relax.op.multiply(call.emit(cast(a, call.dtype)), power)
+    power = relax.op.power(relax.const(2.0, call.dtype), call.promoted(b))
+    return relax.op.multiply(call.promoted(a), power)
 
 
 def where(call: Call, condition: Expr, a: Expr, b: Expr) -> Expr:
@@ -83,12 +66,12 @@ def where(call: Call, condition: Expr, a: Expr, b: Expr) -> Expr:
     return relax.op.where(condition, cast(a, call.dtype), cast(b, call.dtype))
 
 
-def clamp_by_tensors(call: Call, x: Expr, low: Expr | None, high: Expr | None) -> Expr:
+def clamp(call: Call, x: Expr, low: Expr | float | None, high: Expr | float | None) -> Expr:
     """Bounds of another dtype, which PyTorch promotes."""
-    x = call.emit(cast(x, call.dtype))
+    x = call.promoted(x)
     for bound, choose in ((low, relax.op.maximum), (high, relax.op.minimum)):
         if bound is not None:
-            x = call.emit(choose(x, call.emit(cast(bound, call.dtype))))
+            x = call.emit(choose(x, call.promoted(bound)))
     return x
 
 
@@ -126,23 +109,23 @@ def group_norm(
 
 RULES: dict[str, Rule] = {
     "aten.exp2.default": exp2,
-    "aten.fmax.default": fmax,
-    "aten.fmin.default": fmin,
+    "aten.fmax.default": partial(without_nan, relax.op.maximum),
+    "aten.fmin.default": partial(without_nan, relax.op.minimum),
     "aten.hypot.default": hypot,
     "aten.div.Tensor_mode": div_mode,
     "aten.div.Scalar_mode": div_mode,
-    "aten.bitwise_left_shift.Tensor": left_shift,
-    "aten.bitwise_right_shift.Tensor": right_shift,
-    "aten.__lshift__.Scalar": left_shift,
-    "aten.__rshift__.Scalar": right_shift,
-    "aten.__lshift__.Tensor": left_shift,
-    "aten.__rshift__.Tensor": right_shift,
+    "aten.bitwise_left_shift.Tensor": partial(shift, relax.op.left_shift),
+    "aten.bitwise_right_shift.Tensor": partial(shift, relax.op.right_shift),
+    "aten.__lshift__.Scalar": partial(shift, relax.op.left_shift),
+    "aten.__rshift__.Scalar": partial(shift, relax.op.right_shift),
+    "aten.__lshift__.Tensor": partial(shift, relax.op.left_shift),
+    "aten.__rshift__.Tensor": partial(shift, relax.op.right_shift),
     "aten.ldexp.Tensor": ldexp,
     "aten.where.self": where,
-    "aten.clamp.Tensor": clamp_by_tensors,
+    "aten.clamp.Tensor": clamp,
     "aten.native_group_norm.default": group_norm,
     **{
-        f"aten.{name}.default": of_integers(getattr(relax.op, name))
+        f"aten.{name}.default": partial(of_floats, getattr(relax.op, name))
         for name in ("exp", "log", "sin", "cos", "tan", "tanh", "sigmoid", "erf", "sqrt", "rsqrt")
     },
 }

@@ -20,10 +20,15 @@ def in_float32(call: Call, *_: Any) -> Expr:
     return cast(call.by_tvm(wide), call.dtype)
 
 
-def addmm(call: Call, bias: Expr, a: Expr, b: Expr, beta: float, alpha: float) -> Expr:
+def wide_product(call: Call, a: Expr, b: Expr) -> Expr:
+    """A matrix product, of narrow operands as it is summed up: in float32."""
     wide = "float32" if call.dtype in ("float16", "bfloat16") else call.dtype
-    product = call.emit(relax.op.matmul(a, b, out_dtype=wide))
-    bias = call.emit(cast(bias, wide))
+    return call.emit(relax.op.matmul(a, b, out_dtype=wide))
+
+
+def addmm(call: Call, bias: Expr, a: Expr, b: Expr, beta: float, alpha: float) -> Expr:
+    product = wide_product(call, a, b)
+    bias = call.emit(cast(bias, dtype_of(product)))
     if alpha != 1:
         product = relax.op.multiply(product, constant(alpha, product))
     if beta != 1:
