@@ -22,7 +22,7 @@ from tapml_nb.judge.ties import chooses, same_choice, same_selection, unordered
 from tapml_nb.judge.undefined import undefined
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
 from tapml_nb.numerics import bitwise_equal, is_float
-from tapml_nb.targets.wire.poison import unwritten
+from tapml_nb.targets.wire.calls import unwritten
 
 _FAILURES = {
     "crash": Verdict.CRASH,

@@ -14,8 +14,7 @@ from tapml_nb.targets.client.inquiry import ask
 from tapml_nb.targets.client.local_server import LocalServer
 from tapml_nb.targets.spec import BROWSER, Target
 from tapml_nb.targets.wire.errors import TargetLost
-from tapml_nb.targets.wire.exits import ExitReport
-from tapml_nb.targets.wire.recorder import Record
+from tapml_nb.targets.wire.recorder import ExitReport, Record
 
 _REPORT_SECONDS = 2.0
 """How long to wait for the server's word on how a session ended (at once, mostly)."""

@@ -25,9 +25,8 @@ from tapml_nb.interpreter import module_command, module_environment
 from tapml_nb.owner import finalize
 from tapml_nb.targets.server.leftovers import end_marked, is_stopped
 from tapml_nb.targets.wire.errors import TargetLost
-from tapml_nb.targets.wire.exits import SERVER_MARK, ExitReport
-from tapml_nb.targets.wire.page import page_key
-from tapml_nb.targets.wire.recorder import Record, path_of, read_record
+from tapml_nb.targets.wire.handshake import page_key
+from tapml_nb.targets.wire.recorder import SERVER_MARK, ExitReport, Record, path_of, read_record
 
 _START_SECONDS = 60.0
 _END_SECONDS = 2.0

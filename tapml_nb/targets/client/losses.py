@@ -8,8 +8,14 @@ from dataclasses import dataclass, field
 
 from tapml_nb.targets.wire.envelope import Garbled
 from tapml_nb.targets.wire.errors import LossReason, TargetLost
-from tapml_nb.targets.wire.exits import CLOSED, DEVICE_GONE, GUARD_PAGE_HIT, HUNG_UP, ExitReport
-from tapml_nb.targets.wire.recorder import Record
+from tapml_nb.targets.wire.recorder import (
+    CLOSED,
+    DEVICE_GONE,
+    GUARD_PAGE_HIT,
+    HUNG_UP,
+    ExitReport,
+    Record,
+)
 
 _FAULT = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
 """What Python's ``faulthandler`` writes at once; its words for signals:"""

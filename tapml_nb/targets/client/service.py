@@ -11,9 +11,8 @@ import numpy as np
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.targets.client.tensor_channel import ChannelClient
 from tapml_nb.targets.client.tvm_rpc import is_answer, message_of
+from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest
 from tapml_nb.targets.wire.envelope import Garbled, error_of, seal, unseal
-from tapml_nb.targets.wire.requests import CallRequest, ChainRequest
-from tapml_nb.targets.wire.results import CallResult
 
 _T = TypeVar("_T")
 

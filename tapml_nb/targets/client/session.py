@@ -19,10 +19,14 @@ from tapml_nb.targets.client.connection import Connection
 from tapml_nb.targets.client.libraries import Libraries, Library
 from tapml_nb.targets.client.supervisor import CONTROL_SECONDS, SupervisedConnection
 from tapml_nb.targets.spec import BROWSER, Target
-from tapml_nb.targets.wire.errors import BeyondTarget, Rejected, TargetError, TargetLost
-from tapml_nb.targets.wire.events import TargetEvent
-from tapml_nb.targets.wire.requests import CallRequest, ChainCall, ChainRequest
-from tapml_nb.targets.wire.results import CallResult
+from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainCall, ChainRequest
+from tapml_nb.targets.wire.errors import (
+    BeyondTarget,
+    Rejected,
+    TargetError,
+    TargetEvent,
+    TargetLost,
+)
 
 _SLOWEST = 1e6
 """Bytes per second that a transfer may take, beside its deadline."""

@@ -20,10 +20,9 @@ from tapml_nb.targets.devices.base import Function, Within
 from tapml_nb.targets.devices.tvm_runtime import CopiedTvmDevice
 from tapml_nb.targets.server.memory import TensorMemory
 from tapml_nb.targets.server.runner import KernelRunner
+from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest
 from tapml_nb.targets.wire.errors import Rejected, TargetError
 from tapml_nb.targets.wire.recorder import Record, Recorder
-from tapml_nb.targets.wire.requests import CallRequest, ChainRequest
-from tapml_nb.targets.wire.results import CallResult
 
 
 class _RemoteDevice(CopiedTvmDevice):

@@ -21,8 +21,15 @@ from tapml_nb.targets.client.losses import Evidence, classify
 from tapml_nb.targets.client.watchdog import Watchdog
 from tapml_nb.targets.spec import BROWSER, Target
 from tapml_nb.targets.wire.envelope import Garbled
-from tapml_nb.targets.wire.errors import NoTensor, TargetError, TargetLost
-from tapml_nb.targets.wire.events import TargetAwaited, TargetEvent, TargetGone, TargetStarted
+from tapml_nb.targets.wire.errors import (
+    NoTensor,
+    TargetAwaited,
+    TargetError,
+    TargetEvent,
+    TargetGone,
+    TargetLost,
+    TargetStarted,
+)
 from tapml_nb.targets.wire.recorder import Record
 
 CONTROL_SECONDS = 70.0

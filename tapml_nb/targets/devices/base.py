@@ -16,7 +16,7 @@ import numpy as np
 
 from tapml_nb.numerics import np_dtype
 from tapml_nb.targets.wire.errors import BeyondTarget
-from tapml_nb.targets.wire.exits import DEVICE_LOST
+from tapml_nb.targets.wire.recorder import DEVICE_LOST
 
 Function = Callable[..., None]
 """A PrimFunc in destination-passing style; takes the device's tensors."""

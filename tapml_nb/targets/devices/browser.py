@@ -18,9 +18,8 @@ import numpy as np
 
 from tapml_nb.owner import finalize
 from tapml_nb.targets.devices.base import lose
-from tapml_nb.targets.wire.exits import DEVICE_GONE
-from tapml_nb.targets.wire.fd_passing import Receiver
-from tapml_nb.targets.wire.page import PAGE_SOCKET
+from tapml_nb.targets.wire.handshake import PAGE_SOCKET, Receiver
+from tapml_nb.targets.wire.recorder import DEVICE_GONE
 
 _CHUNK = 4 << 20
 _HANDSHAKE_SECONDS = 10.0

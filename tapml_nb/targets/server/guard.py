@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tapml_nb.targets.wire.exits import GUARD_PAGE_HIT
+from tapml_nb.targets.wire.recorder import GUARD_PAGE_HIT
 
 ALIGNMENT = 64
 """Bytes; ``tvm::runtime::kAllocAlignment``."""

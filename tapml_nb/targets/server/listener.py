@@ -53,22 +53,22 @@ from tapml_nb.targets.server.leftovers import adopt_orphans, end_all_children
 from tapml_nb.targets.server.pages import WRONG_KEY, answer, knows_key, refusal
 from tapml_nb.targets.server.session_process import load_runtime, serve_session
 from tapml_nb.targets.server.sessions import Session, Sessions
-from tapml_nb.targets.wire.exits import ExitReport
-from tapml_nb.targets.wire.fd_passing import hand_over
 from tapml_nb.targets.wire.handshake import (
     ASK,
     CHANNEL,
+    CHANNEL_SOCKET,
     END,
     GET,
     MAGIC,
     MISMATCH,
     PROTOCOL,
     NotOurs,
+    hand_over,
     opening,
     pack_word,
+    page_key,
 )
-from tapml_nb.targets.wire.page import page_key
-from tapml_nb.targets.wire.tensor_channel import CHANNEL_SOCKET
+from tapml_nb.targets.wire.recorder import ExitReport
 
 _MAX_HANDSHAKES = 512
 """Who may be connected without having said who they are; fewer where descriptors are few."""

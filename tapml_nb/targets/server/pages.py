@@ -25,8 +25,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tapml_nb.targets.wire.fd_passing import hand_over
-from tapml_nb.targets.wire.page import CHALLENGE, PAGE_SOCKET, PROOF, proof
+from tapml_nb.targets.wire.handshake import CHALLENGE, PAGE_SOCKET, PROOF, hand_over, proof
 
 STATIC = Path(__file__).parent / "static"
 

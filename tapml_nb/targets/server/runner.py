@@ -26,11 +26,9 @@ from tapml_nb.targets.server.aftermath import Aftermath
 from tapml_nb.targets.server.copies import Copies
 from tapml_nb.targets.server.guard import Block, telling
 from tapml_nb.targets.server.memory import TensorMemory, allocate
+from tapml_nb.targets.wire.calls import PATTERNS, CallRequest, CallResult, ChainRequest
 from tapml_nb.targets.wire.errors import KernelRaised, NoRoom
-from tapml_nb.targets.wire.poison import PATTERNS
 from tapml_nb.targets.wire.recorder import Recorder
-from tapml_nb.targets.wire.requests import CallRequest, ChainRequest
-from tapml_nb.targets.wire.results import CallResult
 
 _FULL = ("bad_alloc", "out of memory", "OUT_OF_MEMORY", "MEM_OBJECT_ALLOCATION_FAILURE")
 """What is said in a launch where a kernel gets no memory for itself."""

@@ -31,11 +31,11 @@ from tapml_nb.targets.server.copies import Copies
 from tapml_nb.targets.server.memory import TensorMemory
 from tapml_nb.targets.server.runner import KernelRunner
 from tapml_nb.targets.server.tensor_channel import ChannelServer
+from tapml_nb.targets.wire.calls import CallRequest, ChainRequest
 from tapml_nb.targets.wire.envelope import failure, seal, unseal
 from tapml_nb.targets.wire.errors import NoRoom
 from tapml_nb.targets.wire.handshake import PROTOCOL
 from tapml_nb.targets.wire.recorder import Recorder
-from tapml_nb.targets.wire.requests import CallRequest, ChainRequest
 
 LOAD_SECONDS = 60.0
 """Deadline of loading a library (constructors may run in it), and of compiling one device

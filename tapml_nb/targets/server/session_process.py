@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from tapml_nb.targets.server.sessions import Session
-from tapml_nb.targets.wire.exits import CLOSED, HUNG_UP
 from tapml_nb.targets.wire.handshake import MAGIC, pack_word
+from tapml_nb.targets.wire.recorder import CLOSED, HUNG_UP
 
 
 def serve_session(

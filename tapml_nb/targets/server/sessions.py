@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tapml_nb.targets.server.leftovers import children, end
-from tapml_nb.targets.wire.exits import ExitReport
 from tapml_nb.targets.wire.handshake import NotOurs
-from tapml_nb.targets.wire.recorder import Record, Recorder, path_of
+from tapml_nb.targets.wire.recorder import ExitReport, Record, Recorder, path_of
 
 _LOG_TAIL = 16_000
 """Characters: a stack trace of TVM's, and what was said before it."""

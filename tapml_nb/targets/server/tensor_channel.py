@@ -13,9 +13,8 @@ import numpy as np
 
 from tapml_nb.targets.server.memory import TensorMemory
 from tapml_nb.targets.wire.envelope import Garbled, failure
-from tapml_nb.targets.wire.fd_passing import Receiver
+from tapml_nb.targets.wire.handshake import CHANNEL_SOCKET, Receiver
 from tapml_nb.targets.wire.tensor_channel import (
-    CHANNEL_SOCKET,
     receive_checked,
     receive_header,
     receive_into,

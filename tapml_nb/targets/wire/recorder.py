@@ -1,4 +1,4 @@
-"""What a session's process is at, written where its end does not reach.
+"""What a session's process is at, written where its end does not reach, and how it ended.
 
 A process that died, or does not answer, says nothing of what it was doing, and a line that breaks
 looks the same as a crash.  So a session's process writes into a small mapped file, before and
@@ -14,11 +14,24 @@ from __future__ import annotations
 import mmap
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+DEVICE_LOST, DEVICE_GONE = 70, 71
+"""Exit statuses of a process whose device is lost to a kernel, or was taken away."""
+
+HUNG_UP, CLOSED = 72, 73
+"""Exit statuses of a process whose client hung up, or said what makes no sense; and of one in which
+something has closed the connection: only a kernel can have."""
+
+GUARD_PAGE_HIT = "guard page: "
+"""How the line of a dying process begins that names the buffer that a kernel left."""
+
+SERVER_MARK = "TAPML_SERVER"
+"""The variable that names a server's folder to everything that it starts."""
 
 Doing = Literal["", "launch", "load", "device"]
 
@@ -61,15 +74,38 @@ class Record:
         return cls(data["doing"], float(data.get("seconds", 0)), str(data.get("kernel", "")))
 
 
+@dataclass(frozen=True)
+class ExitReport:
+    """The listener's word on how a session's process ended.
+
+    Attributes:
+        signal: the number of the signal that ended it; 0 if none did.
+        code: its exit status, if it came to one.
+        log: the last lines that it wrote.
+        record: what it was at.
+        maxrss_mb: the most memory that it had, in MB.
+    """
+
+    signal: int = 0
+    code: int = 0
+    log: str = ""
+    record: Record = field(default_factory=Record)
+    maxrss_mb: int = 0
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """A report of its fields; what is missing or makes no sense there is empty here."""
+        numbers = {name: data.get(name) for name in ("signal", "code", "maxrss_mb")}
+        known = {name: number for name, number in numbers.items() if isinstance(number, int)}
+        return cls(**known, log=str(data.get("log", "")), record=Record.of(data.get("record")))
+
+
 class Recorder:
     """Where it is written: by the process, and by whoever forked it then."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Make the file; without a path the record is this process's alone.
-
-        Raises:
-            OSError: if there is no room for it.
-        """
+        """Make the file (OSError if there is no room); without a path the record is this process's
+        alone."""
         if path is None:
             self._memory = mmap.mmap(-1, _SIZE)
             return

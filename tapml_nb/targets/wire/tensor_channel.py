@@ -23,9 +23,6 @@ _BUFFER = 4 << 20
 
 _HEADER_LIMIT = 1 << 20
 
-CHANNEL_SOCKET = "tensors"
-"""Where, in a session's folder, it waits for the connection."""
-
 
 def tune(connection: socket.socket) -> None:
     """Prepare a socket for tensors."""
