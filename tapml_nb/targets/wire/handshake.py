@@ -29,7 +29,6 @@ MISMATCH = MAGIC + 2
 """``tvm.rpc.base.RPC_CODE_MISMATCH``."""
 
 CHANNEL = 0x7A9B1
-
 END = 0x7A9B2
 ASK = 0x7A9B3
 

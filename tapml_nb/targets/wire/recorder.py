@@ -4,9 +4,8 @@ A process that died, or does not answer, says nothing of what it was doing, and 
 looks the same as a crash.  So a session's process writes into a small mapped file, before and
 after, that it launches a kernel, loads a library or opens a device, and when it has to be done.
 Its listener makes the file and shares the memory: it looks there while a client asks, when the
-process has ended, and for whether it is late.  (The process's own alarm ends most kernels that run
-too long.  One that blocks the alarm, or is stopped, does not hear it, and on another machine nobody
-else would end it.)
+process has ended, and for whether it is late.  (Who blocks the process's own alarm, or is stopped,
+does not hear it, and on another machine nobody else would end it.)
 """
 
 from __future__ import annotations
@@ -49,17 +48,11 @@ _SIZE = mmap.PAGESIZE
 
 @dataclass(frozen=True)
 class Record:
-    """What a process is, or was, at.
+    """What a process is, or was, at."""
 
-    Attributes:
-        doing: what is open: a launch, a library's loading, a device's opening; "" if nothing is.
-        seconds: for how long.
-        kernel: the key of the kernel that is launched, or was launched last; "" if none was.
-    """
-
-    doing: Doing = ""
-    seconds: float = 0.0
-    kernel: str = ""
+    doing: Doing = ""  # what is open: a launch, a library's loading, a device's opening
+    seconds: float = 0.0  # for how long
+    kernel: str = ""  # the key of the kernel that is launched, or was launched last
 
     @property
     def running(self) -> str:
@@ -76,21 +69,13 @@ class Record:
 
 @dataclass(frozen=True)
 class ExitReport:
-    """The listener's word on how a session's process ended.
+    """The listener's word on how a session's process ended."""
 
-    Attributes:
-        signal: the number of the signal that ended it; 0 if none did.
-        code: its exit status, if it came to one.
-        log: the last lines that it wrote.
-        record: what it was at.
-        maxrss_mb: the most memory that it had, in MB.
-    """
-
-    signal: int = 0
-    code: int = 0
-    log: str = ""
-    record: Record = field(default_factory=Record)
-    maxrss_mb: int = 0
+    signal: int = 0  # the number of the signal that ended it; 0 if none did
+    code: int = 0  # its exit status, if it came to one
+    log: str = ""  # the last lines that it wrote
+    record: Record = field(default_factory=Record)  # what it was at
+    maxrss_mb: int = 0  # the most memory that it had, in MB
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
