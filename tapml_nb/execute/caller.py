@@ -18,6 +18,7 @@ from tapml_nb.compile.cache import Compiled
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.graph import TensorSpec, ValueId
 from tapml_nb.targets.client.session import TargetSession
+from tapml_nb.targets.wire.calls import CallResult
 from tapml_nb.targets.wire.errors import (
     BeyondTarget,
     GivenUp,
@@ -26,7 +27,6 @@ from tapml_nb.targets.wire.errors import (
     TargetError,
     TargetLost,
 )
-from tapml_nb.targets.wire.results import CallResult
 
 _Send = Callable[[], np.ndarray]
 _Result = TypeVar("_Result")

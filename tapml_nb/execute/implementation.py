@@ -22,8 +22,7 @@ from tapml_nb.execute.host_call import Overdue, call_within
 from tapml_nb.execute.source import Stopped
 from tapml_nb.graph import TensorSpec
 from tapml_nb.numerics import bitwise_equal, np_dtype
-from tapml_nb.targets.wire.requests import ChainCall
-from tapml_nb.targets.wire.results import CallResult
+from tapml_nb.targets.wire.calls import CallResult, ChainCall
 
 NumpyFunction = Callable[..., Any]
 

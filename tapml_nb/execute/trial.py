@@ -18,7 +18,7 @@ from tapml_nb.execute.implementation import Implementation
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op
-from tapml_nb.targets.wire.results import CallResult
+from tapml_nb.targets.wire.calls import CallResult
 
 
 @dataclass(frozen=True, eq=False)

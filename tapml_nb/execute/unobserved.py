@@ -23,8 +23,8 @@ from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.numerics import bitwise_equal, statistics
+from tapml_nb.targets.wire.calls import ChainCall
 from tapml_nb.targets.wire.errors import BeyondTarget, TargetError, TargetLost
-from tapml_nb.targets.wire.requests import ChainCall
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tapml_nb.judge.leeway import chooses, same_choice, same_selection, undefine
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical
 from tapml_nb.numerics import bitwise_equal, is_float, same_type
-from tapml_nb.targets.wire.poison import unwritten
+from tapml_nb.targets.wire.calls import unwritten
 
 _FAILURES = {
     "crash": Verdict.CRASH,
