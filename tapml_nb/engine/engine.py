@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
@@ -18,13 +19,12 @@ from tapml_nb.compile.toolchain import machine_of
 from tapml_nb.engine.jobs import Job, JobThread, in_main_thread
 from tapml_nb.engine.ledger import Ledger
 from tapml_nb.engine.pool import TargetPool
-from tapml_nb.engine.settings import Settings
 from tapml_nb.execute.events import EventStream, RunFinished, RunStarted, SessionClosed
 from tapml_nb.execute.host_call import BrokenOff
 from tapml_nb.execute.hybrid import HybridRun
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
-from tapml_nb.execute.storage import Storage
+from tapml_nb.execute.storage import Storage, parse_budget
 from tapml_nb.execute.unobserved import UnobservedRun
 from tapml_nb.frontends.program import Program
 from tapml_nb.graph import Graph, Op, OpId, Selector, SelectorError, select
@@ -32,16 +32,58 @@ from tapml_nb.judge.accumulated import AccumulatedRun
 from tapml_nb.judge.augmented import AugmentedRun
 from tapml_nb.judge.introduced import IntroducedRun
 from tapml_nb.judge.references import References
-from tapml_nb.jupyter.notebook import invite
-from tapml_nb.jupyter.progress import ProgressLine
+from tapml_nb.judge.verdict import LIMIT
+from tapml_nb.jupyter.notebook import ProgressLine, invite
 from tapml_nb.migrate import Probes
 from tapml_nb.owner import finalize
 from tapml_nb.report import Report, RunInfo
 from tapml_nb.targets.client.availability import resolve
-from tapml_nb.targets.spec import BROWSER, CPU_KINDS
+from tapml_nb.targets.spec import BROWSER, CPU_KINDS, Target
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of :func:`tapml_nb.debug` that are about the work, not about the model; they
+    never change.
+
+    Attributes:
+        target: what the operators run on.
+        tolerance: how many noise floors a target may be off.
+        workarounds: those for faults of TVM's importer that are in force.
+        max_memory: bytes of memory that kept tensors may take; None for no limit.
+    """
+
+    target: Target
+    tolerance: float = LIMIT
+    workarounds: tuple[str, ...] = ()
+    max_memory: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        tolerance: float | None = None,
+        workarounds: Sequence[str] = (),
+        max_memory: int | str | None = None,
+    ) -> Self:
+        """Settings as users give them.
+
+        Raises:
+            ValueError: if one does not fit.
+        """
+        if tolerance is None:
+            tolerance = LIMIT
+        elif not tolerance > 0:
+            raise ValueError(f"tolerance: {tolerance!r}; give a positive number of noise floors")
+        return cls(target, tolerance, tuple(workarounds), parse_budget(max_memory))
+
+    @property
+    def target_in_words(self) -> str:
+        """The target's kind, and whether memory is guarded there."""
+        return self.target.kind + (" (guarded)" if self.target.guard else "")
 
 
 class Closable(Protocol):

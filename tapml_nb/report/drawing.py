@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.report.palette import VERDICT_COLOURS
+from tapml_nb.report.outcome import VERDICT_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,7 @@ from tapml_nb.judge.verdict import Verdict
 from tapml_nb.report import tables
 from tapml_nb.report.drawing import shortened
 from tapml_nb.report.findings import Findings
-from tapml_nb.report.outcome import BROKEN, MISSING
-from tapml_nb.report.palette import VERDICT_COLOURS
+from tapml_nb.report.outcome import BROKEN, MISSING, VERDICT_COLOURS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,9 +12,13 @@ from tapml_nb.execute.unobserved import Unobserved
 from tapml_nb.graph import Graph, OpId
 from tapml_nb.judge.agreement import Agreement
 from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
-from tapml_nb.judge.verdict import LIMIT, Verdict, worse
+from tapml_nb.judge.verdict import FAULTS, LIMIT, SEVERITY, Verdict
 from tapml_nb.report.causes import Cause, Culprit, culprit, grouped
 from tapml_nb.report.outcome import BROKEN, MISSING, outcome
+from tapml_nb.terminal import printable
+
+_LISTED = 10
+"""Causes in a summary."""
 
 _GOOD = (Verdict.PASS, Verdict.SKIPPED, Verdict.UNSUPPORTED)
 
@@ -106,12 +110,10 @@ class Findings:
             >>> report.verdict("act/gelu")
             <Verdict.PASS: 'PASS'>
         """
-        verdict: Verdict | None = None
-        for s in range(self.steps) if step is None else [step]:
-            result = self.introduced.get((op, s))
-            found = result.verdict if result else Verdict.UNKNOWN
-            verdict = found if verdict is None else worse(verdict, found)
-        return verdict or Verdict.UNKNOWN
+        steps = range(self.steps) if step is None else [step]
+        results = (self.introduced.get((op, s)) for s in steps)
+        found = (result.verdict if result else Verdict.UNKNOWN for result in results)
+        return min(found, key=SEVERITY.index, default=Verdict.UNKNOWN)
 
     def worst_ratio(self, op: OpId, *, accumulated: bool = False) -> float:
         """The operator's error where it is worst, in noise floors; NaN if there is none."""
@@ -229,6 +231,62 @@ class Findings:
         """:attr:`missing` by cause: operators of one kind without a kernel for the same reason,
         in graph order."""
         return grouped(self.missing, self._kind_of)
+
+    def summary(self) -> str:
+        """The report in a few lines of plain text: counts, causes, what is missing."""
+        info = self.info
+        steps = f" x {self.steps} steps" if self.steps > 1 else ""
+        lines = [
+            (
+                f"{self.title}: {len(self.graph)} operators{steps}, "
+                f"{info.kernels} kernels, {info.seconds:.1f} s"
+            ),
+            f"  {self.tally}",
+            f"  {self.outcome}",
+        ]
+        if info.workarounds:
+            lines.append(f"  workarounds: {', '.join(info.workarounds)}")
+        lines += [f"  {by} ({n} operators)" for by, n in Counter(self.conversions.values()).items()]
+        if info.stopped:
+            lines.append("  stopped before the end; what was judged is kept")
+        if info.outputs is not None:
+            moved = sum(where == "target" for where in self.placement.values())
+            off = "" if info.outputs is Verdict.PASS else f" ({info.outputs})"
+            state = f"{'NOT ' if off else ''}within the noise floor{off}"
+            lines.append(f"  hybrid: {moved} operators on the target, outputs {state}")
+            lines += [f"    {info.agreement}"] if info.agreement else []
+            if info.unobserved:
+                state = {
+                    True: "the same outputs, bit for bit",
+                    False: f"DIFFERENT: {info.unobserved.message}",
+                    None: f"could not be made: {info.unobserved.message}",
+                }[info.unobserved.same]
+                lines.append(f"  unobserved run: {state}")
+        for rank, cause in enumerate(self.causes[:_LISTED], 1):
+            lines.append(f"  culprit {rank}: {cause}")
+            evidence = self.culprit_of[cause.worst].evidence
+            lines += [f"    {s}" for s in (cause.diagnosis, evidence) if s]
+        if len(self.causes) > _LISTED:
+            lines.append(f"  … and {len(self.causes) - _LISTED} more causes: see .causes")
+        for group in self.gaps[:_LISTED]:
+            first, *others = group
+            count = f"; {len(group)} operators of this cause" if others else ""
+            lines.append(f"  missing: {first.op} {first.verdict}: {first.message}{count}")
+        if len(self.gaps) > _LISTED:
+            lines.append(f"  … and {len(self.gaps) - _LISTED} more causes: see .missing")
+        if self.augmented:
+            tries = self.augmented
+            failing = [t for t in tries if t.result.verdict in FAULTS]
+            kernels = len({(t.result.op, t.result.step) for t in tries})
+            lines.append(
+                f"  derived inputs: {len(tries)} tries of {kernels} kernels, {len(failing)} fail"
+            )
+            lines += [
+                f"    {t.result.op}, {t.variant}: {t.result.verdict}: {t.result.message[:200]}"
+                for t in failing[:5]
+            ]
+            lines += ["    … see augmented_frame()"] if len(failing) > 5 else []
+        return "\n".join(map(printable, lines))
 
 
 def _badness(result: OpResult) -> tuple[int, float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tapml_nb.graph import OpId
-from tapml_nb.judge.verdict import FAULTS, Verdict, worse
+from tapml_nb.judge.verdict import FAULTS, SEVERITY, Verdict
 from tapml_nb.report.drawing import (
     CROSSING,
     FONT,
@@ -29,8 +29,7 @@ from tapml_nb.report.drawing import (
     restyle_legend,
 )
 from tapml_nb.report.findings import Findings
-from tapml_nb.report.outcome import BROKEN, MISSING
-from tapml_nb.report.palette import VERDICT_COLOURS, VERDICT_SYMBOLS
+from tapml_nb.report.outcome import BROKEN, MISSING, VERDICT_COLOURS, VERDICT_SYMBOLS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -181,19 +180,11 @@ def _box(findings: Findings, name: str, ops: Iterable[int], verdicts: Sequence[V
     return Box(
         name or "(model)",
         ids,
-        worst_of(found),
+        min(set(found), key=SEVERITY.index),
         sum(verdict in BROKEN for verdict in found),
         sum(verdict in MISSING for verdict in found),
         _placement({findings.place(op) for op in ids}),
     )
-
-
-def worst_of(verdicts: Iterable[Verdict]) -> Verdict:
-    """The most severe; unlike a fold over all operators, compares each verdict once."""
-    first, *others = set(verdicts)
-    for verdict in others:
-        first = worse(first, verdict)
-    return first
 
 
 def _placement(places: set[str]) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from tapml_nb.graph import Selector, SelectorError, select
 from tapml_nb.report import figures, html, tables
 from tapml_nb.report.findings import Findings
-from tapml_nb.report.summary import summarize
 from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
@@ -57,10 +56,6 @@ class Report(Findings):
         message``; those that fail first.
         """
         return tables.augmented_frame(self)
-
-    def summary(self) -> str:
-        """The report in a few lines of plain text: counts, causes, what is missing."""
-        return summarize(self)
 
     def diff(self, other: Report) -> pd.DataFrame:
         """The verdicts that differ in ``other``: columns ``op, step, before, after``.

@@ -11,7 +11,7 @@ import numpy as np
 
 from tapml_nb.compile.code import KernelCode
 from tapml_nb.engine.engine import Engine
-from tapml_nb.engine.verbs import judging
+from tapml_nb.engine.verbs import runs
 from tapml_nb.graph import Op, Selector
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.report import Report
@@ -121,6 +121,6 @@ def _opener_of(engine: Engine) -> Callable[[Selector], Report]:
         if engine is None:
             raise RuntimeError("the session of this report is gone; make a new one")
         engine.jobs.require_open()
-        return report(engine.run(judging.drill, engine.the_operator(op, 0)))
+        return report(engine.run(runs.drill, engine.the_operator(op, 0)))
 
     return open_up
