@@ -205,18 +205,15 @@ def _recorded(name: str, frame: pd.DataFrame) -> Report:
     from tapml_nb.report import Report
 
     rows: list[dict[Any, Any]] = frame.to_dict("records")
-    judged: list[dict[Any, Any]] = frame[frame["verdict"].notna()].to_dict("records")
-    ops = {
-        row["op"]: Op(row["op"], row["kind"], row["scope"], "", "", (), (), None, ())
-        for row in rows
-    }
+    ops = {r["op"]: Op(r["op"], r["kind"], r["scope"], "", "", (), (), None, ()) for r in rows}
     results = [
-        OpResult(row["op"], row["step"], Verdict(row["verdict"]), message=row["message"])
-        for row in judged
+        OpResult(r["op"], r["step"], Verdict(r["verdict"]), message=r["message"])
+        for r in rows
+        if isinstance(r["verdict"], str)
     ]
     return Report(
         Graph(name, tuple(ops.values()), {}, (), ()),
-        1 + int(frame["step"].max()) if len(frame) else 1,
+        1 + max((r["step"] for r in rows), default=0),
         {(result.op, result.step): result for result in results},
     )
 

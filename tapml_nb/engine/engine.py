@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from tapml_nb.compile.cache import KernelCache
 from tapml_nb.compile.compiler import Compiler
@@ -57,9 +57,9 @@ class Settings:
     """
 
     target: Target
-    tolerance: float = LIMIT
-    workarounds: tuple[str, ...] = ()
-    max_memory: int | None = None
+    tolerance: float
+    workarounds: tuple[str, ...]
+    max_memory: int | None
 
     @classmethod
     def of(
@@ -80,18 +80,6 @@ class Settings:
             raise ValueError(f"tolerance: {tolerance!r}; give a positive number of noise floors")
         return cls(target, tolerance, tuple(workarounds), parse_budget(max_memory))
 
-    @property
-    def target_in_words(self) -> str:
-        """The target's kind, and whether memory is guarded there."""
-        return self.target.kind + (" (guarded)" if self.target.guard else "")
-
-
-class Closable(Protocol):
-    """What has to be let go of at the end."""
-
-    def close(self) -> None:
-        """Let go of it; idempotent."""
-
 
 class Engine:
     """One program on one target.  A context manager.
@@ -101,14 +89,8 @@ class Engine:
     to any thread may be read anywhere.
 
     Attributes:
-        program: the model.
-        graph: its operators.
-        steps: the numbers of its steps.
-        settings: what it is done by.
-        compiler: what makes kernels.
-        pool: what runs them.
-        jobs: the thread.
-        events: what happens, for whoever listens.
+        program, graph, steps: the model, its operators, and the numbers of its steps.
+        settings, compiler, pool, jobs, events: what it was made with.
         source: the source's values.
         kernels: which kernel computes which operator.
         references: what is right, and how far off it rounding may be.
@@ -132,9 +114,10 @@ class Engine:
         jobs: JobThread,
         events: EventStream,
         storage: Storage | None = None,
-        owned: Sequence[Closable] = (),
+        at_end: Sequence[Callable[[], None]] = (),
     ) -> None:
-        """``storage`` is where the source's values are kept; ``owned`` ends with the engine."""
+        """``storage`` is where the source's values are kept; ``at_end`` ends what the engine
+        owns, each idempotent."""
         self.program = program
         self.graph: Graph = program.graph
         self.steps = range(program.steps)
@@ -160,27 +143,18 @@ class Engine:
         self.ledger = Ledger(self.graph, self.steps)
         self.probes: dict[tuple[Any, bool], Probes] = {}
         self.opened: dict[OpId, Engine] = {}
-        self._finalizer = finalize(self, _close_all, [*owned, self.kernels])
+        self._finalizer = finalize(self, _do_all, [*at_end, self.kernels.close])
 
     # -- work, from any thread -------------------------------------------------------------------
 
     def start(
         self, verb: Callable[Concatenate[Engine, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> Job[R]:
-        """Start a run.
-
-        Raises:
-            RuntimeError, SessionBusy: if the session is closed or busy.
-        """
+        """Start a run; as :meth:`JobThread.start`."""
         return self.jobs.start(partial(verb, self, *args, **kwargs))
 
     def do(self, verb: Callable[Concatenate[Engine, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Have something done, at once or between two operators of a run; return its result.
-
-        Raises:
-            RuntimeError: if the session is closed, or stopped meanwhile.
-            Exception: whatever the verb raises.
-        """
+        """Have something done between two operators of a run; as :meth:`JobThread.do`."""
         return self.jobs.do(partial(verb, self, *args, **kwargs))
 
     def run(
@@ -190,12 +164,8 @@ class Engine:
         return self.result_of(self.start(verb, *args, **kwargs))
 
     def result_of(self, job: Job[R], progress: bool = True) -> R:
-        """Wait for a run's end, in the main thread with a line that shows how far it is.
-
-        Raises:
-            KeyboardInterrupt: on Ctrl-C, after the run was stopped.
-            Exception: whatever ended the run.
-        """
+        """Wait for a run's end, in the main thread with a line that shows how far it is; as
+        :meth:`JobThread.result_of`."""
         if not (progress and in_main_thread()):
             return self.jobs.result_of(job, lambda: None)
 
@@ -209,7 +179,7 @@ class Engine:
 
     def report(self, opener: Callable[[Selector], Report] | None = None) -> Report:
         """Everything known now, frozen; ``opener`` judges what a coarse operator holds."""
-        ledger = self.ledger
+        ledger, target = self.ledger, self.settings.target
         return Report(
             graph=self.graph,
             steps=len(self.steps),
@@ -219,7 +189,7 @@ class Engine:
             placement=dict(ledger.placement),
             conversions=self.kernels.conversions,
             info=RunInfo(
-                target=self.settings.target_in_words,
+                target=target.kind + (" (guarded)" if target.guard else ""),
                 kernels=self.kernels.unique,
                 compiled=self.compiler.compiled,
                 seconds=ledger.seconds,
@@ -313,9 +283,9 @@ def assemble(program: Program, compiler: Compiler, settings: Settings) -> Engine
         compiler.interrupt()
 
     storage = Storage(settings.max_memory)
-    owned = (pool, compiler, storage)
+    at_end = (pool.close, compiler.close, storage.close)
     jobs = JobThread(break_off)
-    engine = Engine(program, settings, compiler, pool, jobs, events, storage, owned)
+    engine = Engine(program, settings, compiler, pool, jobs, events, storage, at_end)
     if settings.target.rpc == BROWSER:
         invite(pool.first.link)
     return engine
@@ -340,6 +310,6 @@ def open_engine(
     return assemble(program, Compiler(tvm_target, KernelCache()), settings)
 
 
-def _close_all(owned: Sequence[Closable]) -> None:
-    for one in owned:
-        one.close()
+def _do_all(works: Sequence[Callable[[], None]]) -> None:
+    for work in works:
+        work()

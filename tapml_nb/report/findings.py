@@ -7,15 +7,34 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from tapml_nb.execute.unobserved import Unobserved
-from tapml_nb.graph import Graph, OpId
+from tapml_nb.graph import Graph, Op, OpId
 from tapml_nb.judge.agreement import Agreement
 from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
 from tapml_nb.judge.verdict import FAULTS, LIMIT, SEVERITY, Verdict
 from tapml_nb.report.causes import Cause, Culprit, culprit, grouped
 from tapml_nb.report.outcome import BROKEN, MISSING, outcome
 from tapml_nb.terminal import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STATISTICS = (
+    *("max_abs", "max_rel", "max_ulp", "rmse", "cosine", "snr_db"),
+    *("nan", "inf", "mismatched"),
+)
+"""Columns that are the statistics of the target's result against the source's."""
+
+COLUMNS = [
+    *("op", "scope", "kind", "step", "placement", "verdict", "ratio", *STATISTICS),
+    *("acc_ratio", "acc_max_abs", "acc_snr_db", "gain", "floor", "source_ms", "target_ms"),
+    *("sent_bytes", "file", "line", "message", "diagnosis"),
+]
+"""Columns of :meth:`Report.frame <tapml_nb.report.Report.frame>`."""
+
+_WHOLE = ("step", "nan", "inf", "mismatched", "sent_bytes", "line")
 
 _LISTED = 10
 """Causes in a summary."""
@@ -61,7 +80,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Findings:
-    """The data of a :class:`~tapml_nb.report.Report`, which tables and figures are made of.
+    """The data of a :class:`~tapml_nb.report.Report`, which figures and pages are made of.
 
     Attributes:
         graph: the model.
@@ -231,6 +250,82 @@ class Findings:
         """:attr:`missing` by cause: operators of one kind without a kernel for the same reason,
         in graph order."""
         return grouped(self.missing, self._kind_of)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per operator and step, in graph order; columns as in
+        :data:`~tapml_nb.report.findings.COLUMNS`.
+
+        Errors are the target's against the source's result; ``ratio`` and ``floor`` are against
+        the float64 run (see :class:`~tapml_nb.judge.verdict.Judgement`).  Columns beginning with
+        ``acc_``, and ``gain``, are of the last hybrid run.  What was not judged is NaN, with the
+        verdict ``UNKNOWN``.  Times are milliseconds.  ``diagnosis`` is the error's
+        :class:`~tapml_nb.judge.diagnosis.Pattern`, empty where there is none.
+
+        Example:
+            >>> report.frame().query("ratio > 8")["op"].tolist()
+            ['pool/avg_pool2d']
+        """
+        import pandas as pd  # not at the top: it takes 0.6 s
+
+        rows = [self._row(op, step) for op in self.graph.ops for step in range(self.steps)]
+        return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_WHOLE, "Int64"))
+
+    def _row(self, op: Op, step: int) -> tuple[Any, ...]:
+        """The row of one operator in one step, in the order of :data:`COLUMNS`."""
+        result = self.introduced.get((op.id, step))
+        total = self.accumulated.get((op.id, step))
+        stats = result.statistics if result else None
+        message = result.message if result else "not judged yet"
+        message = message or (total.message if total else "")
+        return (
+            *(op.id, op.scope, op.kind, step, self.place(op.id)),
+            str(result.verdict if result else Verdict.UNKNOWN),
+            result.ratio if result else math.nan,
+            *(getattr(stats, name) if stats else None for name in STATISTICS),
+            *((total.ratio, total.max_abs, total.snr_db, total.gain) if total else [math.nan] * 4),
+            *((result.floor, result.source_ms, result.target_ms) if result else [math.nan] * 3),
+            result.sent_bytes if result else None,
+            *((op.source.file, op.source.line) if op.source else [None] * 2),
+            "; ".join(filter(None, (message, self.conversions.get(op.id)))),
+            str(result.diagnosis.pattern) if result and result.diagnosis else "",
+        )
+
+    def augmented_frame(self) -> pd.DataFrame:
+        """One row per try on derived inputs: ``op, kind, step, variant, shapes, verdict, ratio,
+        message``; those that fail first.
+        """
+        import pandas as pd
+
+        columns = ["op", "kind", "step", "variant", "shapes", "verdict", "ratio", "message"]
+        rows = [
+            (
+                *(r.op, self.graph[r.op].kind, r.step, tried.variant),
+                ", ".join(str(list(shape)) for shape in tried.shapes),
+                *(str(r.verdict), r.ratio, r.message),
+            )
+            for tried in sorted(self.augmented, key=lambda t: SEVERITY.index(t.result.verdict))
+            for r in [tried.result]
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def diff(self, other: Findings) -> pd.DataFrame:
+        """The verdicts that differ in ``other``: columns ``op, step, before, after``.
+
+        Operators that only one of the two knows count as ``UNKNOWN`` in the other.
+
+        Example:
+            >>> report.diff(session.run("act"))["op"].tolist()
+            []
+        """
+        import pandas as pd
+
+        rows = [
+            (op, step, str(before), str(after))
+            for op in dict.fromkeys(o.id for o in (*self.graph.ops, *other.graph.ops))
+            for step in range(max(self.steps, other.steps))
+            if (before := self.verdict(op, step)) is not (after := other.verdict(op, step))
+        ]
+        return pd.DataFrame(rows, columns=["op", "step", "before", "after"])
 
     def summary(self) -> str:
         """The report in a few lines of plain text: counts, causes, what is missing."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tapml_nb.graph import OpId
 from tapml_nb.judge.verdict import SEVERITY, Verdict
-from tapml_nb.report import figures, tables
+from tapml_nb.report import figures
 from tapml_nb.report.findings import Findings
 from tapml_nb.report.outcome import VERDICT_SYMBOLS
 
@@ -111,7 +111,7 @@ def _layers(findings: Findings) -> list[tuple[str, ...]]:
 
 def page(findings: Findings) -> str:
     """The whole report as one self-contained page: summary, figures, every operator."""
-    frame = tables.frame(findings)[list(_SHOWN)]
+    frame = findings.frame()[list(_SHOWN)]
     rows = frame.to_html(
         index=False, escape=True, na_rep="", border=0, float_format="{:.4g}".format
     )

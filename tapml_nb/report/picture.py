@@ -17,8 +17,8 @@ from tapml_nb.judge.verdict import Verdict
 from tapml_nb.report.drawing import (
     DPI,
     FONT,
-    GUTTER,
     INK,
+    LEFT,
     LITERAL,
     MARGIN,
     PAPER,
@@ -239,13 +239,13 @@ def _nothing(title: str, why: str, axes: Axes) -> None:
     top = axes.get_ylim()[1]
     for text, weight, below in ((title, "bold", 0.12), (why, "normal", 0.4)):
         style = {"fontsize": 9, "weight": weight, "va": "center", "color": INK, **LITERAL}
-        axes.text(MARGIN + GUTTER / 2, top - below, text, **style)
+        axes.text(LEFT, top - below, text, **style)
 
 
 def _title(findings: Findings, figure: Figure, height: float) -> None:
     steps = f" in {findings.steps} steps" if findings.steps > 1 else ""
     total = f"{len(findings.graph)} operator{'s' if len(findings.graph) != 1 else ''}{steps}"
-    x, room = (MARGIN + GUTTER / 2) / WIDTH, WIDTH - 2 * MARGIN - GUTTER
+    x, room = LEFT / WIDTH, WIDTH - 2 * LEFT
     line = f"{total}: {findings.tally}; {findings.outcome}" if findings.tally else total
     small = next((size for size in (9, 8, 7) if text_width(line, size) <= room), 6)
     for text, size, weight, y in (

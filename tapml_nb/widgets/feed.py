@@ -58,8 +58,7 @@ _feeds: weakref.WeakKeyDictionary[WatchedSession, Feed] = weakref.WeakKeyDiction
 class Page(Protocol):
     """A widget that is shown somewhere: something to send messages to."""
 
-    def send(self, content: dict[str, Any], buffers: list[bytes] | None = None) -> None:
-        """Send one message."""
+    def send(self, content: dict[str, Any], buffers: list[bytes] | None = None) -> None: ...
 
 
 class _Worker:
