@@ -289,9 +289,9 @@ class Bundle:
 
 
 def _judged(engine: Engine, ops: Selector | None) -> Report:
-    from tapml_nb.engine.verbs import judging
+    from tapml_nb.engine.verbs import runs
 
-    engine.run(judging.judge, select(engine.graph, ops))
+    engine.run(runs.judge, select(engine.graph, ops))
     return engine.report()
 
 
