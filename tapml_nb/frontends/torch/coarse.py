@@ -152,7 +152,7 @@ def _fusion_module(
                 outputs = tuple(node for node in nodes if is_tensor(env[node]))
                 call = TorchOp(nodes, reads(nodes), outputs)
                 try:
-                    module = build_module(call, env, workarounds).module
+                    module, _ = build_module(call, env, workarounds)
                     if len(module.functions) > 1:
                         continue  # it has PrimFuncs of its own: no kernel that TVM would deploy
                     arguments = [expression(node) for node in call.inputs if is_tensor(env[node])]
