@@ -107,12 +107,8 @@ def trace_first_step(
 ) -> dict[ValueId, Known]:
     """Run the first step, for what only a run tells of values: shapes, dtypes, numbers.
 
-    Args:
-        ops: the ends of all operators, in an executable order.
-        values: what the step starts from; values that nobody reads any more leave it.
-        run: runs an operator.
-        tell: what is to be known of a value.
-        failure: what to say when an operator raises something.
+    It starts from ``values``, which those leave that nobody reads any more.  What is to be known of
+    each, ``tell`` says; what to say when an operator raises something, ``failure``.
 
     Raises:
         FrontendError: if an operator cannot be run.

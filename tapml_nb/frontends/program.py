@@ -106,10 +106,8 @@ def leaves_sizes_open(module: Any) -> bool:
 def with_sizes(module: Any, shapes: Sequence[Sequence[int]], numbers: Sequence[int]) -> Any:
     """The same for tensors of certain shapes alone.
 
-    Args:
-        module: an ``IRModule``; its ``main`` takes tensors and perhaps, behind them, a shape.
-        shapes: those of the tensors.
-        numbers: the sizes in that shape; there is no such parameter in the result.
+    Behind the tensors, ``main`` may take a shape: ``numbers`` are the sizes in it, and there is no
+    such parameter in the result.
     """
     import tvm
     from tvm import relax

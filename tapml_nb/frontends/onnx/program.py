@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tapml_nb.frontends.arrays import ArrayProgram, is_tensor, spec_of, to_array
+from tapml_nb.frontends.arrays import ArrayProgram, by_name, spec_of, split_steps, to_array
 from tapml_nb.frontends.builder import GraphBuilder, trace_first_step, under
-from tapml_nb.frontends.onnx.model import OnnxModel, load
-from tapml_nb.frontends.onnx.nodes import OnnxNode, draws
+from tapml_nb.frontends.onnx.model import OnnxModel, OnnxNode, draws, load
 from tapml_nb.frontends.onnx.runtime import Runtime
 from tapml_nb.frontends.onnx.units import build_module
 from tapml_nb.frontends.program import Unit, first_line
-from tapml_nb.frontends.steps import by_name, split_steps
 from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
 from tapml_nb.numerics import is_float, np_dtype
 
@@ -32,7 +30,7 @@ def import_onnx(model: Any, inputs: Any, *, name: str | None = None) -> OnnxProg
         FrontendError: if onnxruntime cannot run it.
     """
     loaded = load(model)
-    return OnnxProgram(loaded, steps=split_steps(inputs, is_tensor), name=name or loaded.name)
+    return OnnxProgram(loaded, steps=split_steps(inputs), name=name or loaded.name)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from onnx.reference import ReferenceEvaluator
 
 from tapml_nb.frontends.arrays import widened
-from tapml_nb.frontends.onnx.nodes import OnnxNode
+from tapml_nb.frontends.onnx.model import OnnxNode
 
 _NARROW = frozenset(("Shrink",))
 """Operators in which onnxruntime computes in float32 though their dtype is float64."""
@@ -45,7 +45,8 @@ class Runtime:
         Raises:
             Exception: onnxruntime's, if it has no kernel or the node fails.
         """
-        call = (id(node.proto), *(_type(value) for value in values.values()))
+        dtypes = (getattr(value, "dtype", type(value)) for value in values.values())
+        call = (id(node.proto), *dtypes)
         session = self._by_call.get(call)
         if session is None:
             session = self._by_call[call] = self._session(node, values)
@@ -86,7 +87,3 @@ def _run(session: Any, node: OnnxNode, values: Mapping[str, Any]) -> list[Any]:
     names = list(values) if node.subgraphs else [f"p{k}" for k in range(len(values))]
     outputs = session.run(None, dict(zip(names, values.values(), strict=True)))
     return [o if isinstance(o, list) or o is None else np.asarray(o) for o in outputs]
-
-
-def _type(value: Any) -> Any:
-    return value.dtype if isinstance(value, np.ndarray) else type(value)

@@ -15,7 +15,7 @@ from tvm import relax
 from tvm.error import OpNotImplemented
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
-from tapml_nb.frontends.onnx.nodes import OnnxNode
+from tapml_nb.frontends.onnx.model import OnnxNode
 from tapml_nb.frontends.program import Unsupported, last_line
 
 

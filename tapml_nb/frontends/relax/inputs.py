@@ -9,9 +9,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tapml_nb.frontends.arrays import is_tensor, spec_of, to_array
+from tapml_nb.frontends.arrays import by_name, is_tensor, spec_of, to_array
 from tapml_nb.frontends.relax.bindings import Bindings, is_size, match, sizes_in
-from tapml_nb.frontends.steps import by_name
 from tapml_nb.graph import ValueId
 
 

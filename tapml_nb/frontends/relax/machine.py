@@ -40,11 +40,7 @@ class HeldObject:
 
 
 class Machine:
-    """Compiles units for a target of this machine, each once, and calls them.
-
-    Args:
-        target: ``"llvm"`` or ``"cuda"``.
-    """
+    """Compiles units for ``"llvm"`` or ``"cuda"`` on this machine, each once, and calls them."""
 
     def __init__(self, target: str) -> None:
         self.device = tvm.device("cuda" if target == "cuda" else "cpu", 0)

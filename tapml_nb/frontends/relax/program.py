@@ -12,7 +12,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tapml_nb.frontends.arrays import ArrayProgram, is_tensor, spec_of, widened
+from tapml_nb.frontends.arrays import ArrayProgram, spec_of, split_steps, widened
 from tapml_nb.frontends.builder import GraphBuilder, line_of, trace_first_step, under
 from tapml_nb.frontends.program import Unit, Unsupported, last_line
 from tapml_nb.frontends.relax.bindings import (
@@ -27,7 +27,6 @@ from tapml_nb.frontends.relax.bindings import (
 from tapml_nb.frontends.relax.inputs import bind_steps, weights_of
 from tapml_nb.frontends.relax.machine import HeldObject, Machine
 from tapml_nb.frontends.relax.units import UnitCache, only_tensors, tensors
-from tapml_nb.frontends.steps import split_steps
 from tapml_nb.graph import Graph, OpId, SourceLine, TensorSpec, ValueId
 from tapml_nb.graph.select import short_kind
 
@@ -56,10 +55,8 @@ def import_relax(
     """
     function = _chosen(module)
     machine = Machine(source.removeprefix("tvm:"))
-    steps = split_steps(inputs, is_tensor)
-    return RelaxProgram(
-        module, function=function, steps=steps, machine=machine, name=name or function
-    )
+    steps, name = split_steps(inputs), name or function
+    return RelaxProgram(module, function=function, steps=steps, machine=machine, name=name)
 
 
 def _chosen(module: Any) -> str:
@@ -140,7 +137,9 @@ class RelaxProgram(ArrayProgram):
         program = self._ops[op]
         if program.sizes is not None:
             (array,) = (values[key] for key in program.inputs)
-            return self._matched(program, array.shape)
+            sizes: dict[Any, int] = {}
+            match(sizes_in(program.sizes), array.shape, sizes)
+            return [sizes[self._bindings.variables[name]] for name in program.outputs]
         key, unit = self._units.made(program, self._units.seen(program, values))
         self._machine.compile({key: unit})
         inputs = {name: values[name] for name in program.inputs}
@@ -195,11 +194,6 @@ class RelaxProgram(ArrayProgram):
             return self.run(op, inputs)[position].take()
 
         return HeldObject(again, live)
-
-    def _matched(self, program: RelaxOp, shape: Sequence[int]) -> list[Any]:
-        sizes: dict[Any, int] = {}
-        match(sizes_in(program.sizes), shape, sizes)
-        return [sizes[self._bindings.variables[name]] for name in program.outputs]
 
     # -- import ------------------------------------------------------------------------------
 

@@ -289,9 +289,9 @@ def _specialized(unit: Any) -> Any:
     if not isinstance(callee, tvm.ir.GlobalVar):
         return unit
     function = unit[callee]
+    declared = [param.ty for param in function.params]
     if not by_name:
-        types = [argument.ty for argument in call.args]
-        sizes = _sizes([param.ty for param in function.params], types)
+        sizes = _sizes(declared, [argument.ty for argument in call.args])
         bound = function.bind_symbolic_vars(sizes) if sizes else function
         unit = tvm.IRModule({**unit.functions, callee: bound})
         kernel = bound.attrs is not None and "Primitive" in bound.attrs
@@ -299,7 +299,7 @@ def _specialized(unit: Any) -> Any:
     results = call.ty_args[0]
     fields = list(results.fields) if isinstance(results, relax.TupleType) else [results]
     given = list(call.args[1].fields)
-    sizes = _sizes([param.ty for param in function.params], [*(g.ty for g in given), *fields])
+    sizes = _sizes(declared, [*(g.ty for g in given), *fields])
     numbers = zip(function.params, given, strict=False)
     sizes |= {param: value for param, value in numbers if isinstance(value, tirx.IntImm)}
     if not sizes:

@@ -104,9 +104,17 @@ def fused_groups(
     ]
     module, made = _fusion_module(calls, results, env, workarounds)
     fusion = decide(module)
-    together = _Together(single)
+    together = {node: [node] for node in single}  # those in one group share one list
+
+    def join(nodes: Sequence[fx.Node]) -> None:
+        largest = max((together[node] for node in nodes), key=len)
+        for node in nodes:
+            if (joined := together[node]) is not largest:
+                largest += joined
+                together.update(dict.fromkeys(joined, largest))
+
     for kernel in fusion.kernels:
-        together.join(made[call][0] for call in kernel)
+        join([made[call][0] for call in kernel])
     constant = {made[call][0] for call in fusion.folded}
     launched = {made[call][0] for kernel in fusion.kernels for call in kernel}
     views = {nodes[0] for nodes in made} - constant - launched
@@ -115,10 +123,11 @@ def fused_groups(
         if node in views and constant.issuperset(sources):
             constant.add(node)
         if node in constant:
-            together.join([node, *(s for s in sources if s in constant)])
+            join([node, *(s for s in sources if s in constant)])
         elif node in views and sources[0] in single:
-            together.join([node, sources[0]])
-    return executable(graph, [[m for n in nodes for m in single[n]] for nodes in together.sets()])
+            join([node, sources[0]])
+    groups = {id(nodes): nodes for nodes in together.values()}.values()
+    return executable(graph, [[m for n in nodes for m in single[n]] for nodes in groups])
 
 
 def _fusion_module(
@@ -152,7 +161,7 @@ def _fusion_module(
                 outputs = tuple(node for node in nodes if is_tensor(env[node]))
                 call = TorchOp(nodes, reads(nodes), outputs)
                 try:
-                    module = build_module(call, env, workarounds).module
+                    module, _ = build_module(call, env, workarounds)
                     if len(module.functions) > 1:
                         continue  # it has PrimFuncs of its own: no kernel that TVM would deploy
                     arguments = [expression(node) for node in call.inputs if is_tensor(env[node])]
@@ -189,27 +198,3 @@ def _concrete(value: Any) -> Any:
 
 def _producer(node: fx.Node) -> fx.Node:
     return node.args[0] if is_getitem(node) else node  # type: ignore[return-value]
-
-
-class _Together:
-    """Disjoint sets of nodes."""
-
-    def __init__(self, nodes: Iterable[fx.Node]) -> None:
-        self._parent: dict[fx.Node, fx.Node] = {node: node for node in nodes}
-
-    def join(self, nodes: Iterable[fx.Node]) -> None:
-        """Put nodes into one set, with all that are in theirs."""
-        first, *others = [self._root(node) for node in nodes]
-        self._parent.update(dict.fromkeys(others, first))
-
-    def sets(self) -> list[list[fx.Node]]:
-        """All sets; nodes in their first order."""
-        found: dict[fx.Node, list[fx.Node]] = {}
-        for node in self._parent:
-            found.setdefault(self._root(node), []).append(node)
-        return list(found.values())
-
-    def _root(self, node: fx.Node) -> fx.Node:
-        while self._parent[node] is not node:
-            self._parent[node] = node = self._parent[self._parent[node]]
-        return node

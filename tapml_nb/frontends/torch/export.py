@@ -21,8 +21,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
+from tapml_nb.frontends.arrays import split_steps
 from tapml_nb.frontends.program import FrontendError, first_line
-from tapml_nb.frontends.steps import split_steps
 from tapml_nb.frontends.torch.grouping import is_tensor
 
 StepInputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -52,9 +52,8 @@ def to_device(model: Any, inputs: Any, name: str) -> tuple[Any, Any]:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).splitlines()[0]
         raise ValueError(
-            f"source: 'torch:{name}' cannot be used here: {why}; use source='torch'"
+            f"source: 'torch:{name}' cannot be used here: {first_line(error)}; use source='torch'"
         ) from None
     if isinstance(model, ExportedProgram):
         from torch.export.passes import move_to_device_pass

@@ -18,7 +18,7 @@ from tapml_nb.frontends.torch.grouping import TorchOp, group_nodes, is_assertion
 from tapml_nb.frontends.torch.model import ExportedModel, tensor_specs
 from tapml_nb.frontends.torch.sizes import OpenSizes
 from tapml_nb.frontends.torch.tensors import from_numpy, memory_of, to_numpy
-from tapml_nb.frontends.torch.units import Conversion, build_module
+from tapml_nb.frontends.torch.units import build_module
 from tapml_nb.frontends.torch.workarounds import Workaround, choose
 from tapml_nb.graph import OpId, ValueId
 
@@ -86,7 +86,7 @@ class TorchProgram:
         self._workarounds = workarounds
         self._grouped = grouped or build_graph(model, group_nodes(model.graph))
         self._operators = operators or self
-        self._open_units: dict[tuple[str, ...], Conversion] = {}
+        self._open_units: dict[tuple[str, ...], tuple[Any, str]] = {}
         self.graph = self._grouped.graph
         self.steps, self.mutations = len(model.steps), model.mutations
         self.bind, self.marks = model.bind, model.marks
@@ -161,16 +161,17 @@ class TorchProgram:
         # Numbers that are no sizes are part of a unit, so there is one for each.
         baked = [env[n] for n in program.inputs if not isinstance(n.meta.get("val"), _OPEN)]
         slot = (op, *map(repr, baked))
-        conversion = self._open_units.get(slot) if sizes else None
-        if conversion is None:
-            conversion = build_module(program, env, self._workarounds, sizes)
+        built = self._open_units.get(slot) if sizes else None
+        if built is None:
+            built = build_module(program, env, self._workarounds, sizes)
             if sizes:
-                self._open_units[slot] = conversion
+                self._open_units[slot] = built
+        module, conversion = built
         return Unit(
-            conversion.module,
+            module,
             tensor_specs(values[node.name] for node in program.inputs),
             tensor_specs(values[node.name] for node in program.outputs),
-            conversion.words,
+            conversion,
             sizes is not None,
             tuple(int(env[node]) for node in sizes.numbers) if sizes else (),
         )

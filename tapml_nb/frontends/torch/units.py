@@ -9,7 +9,6 @@ says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,35 +25,14 @@ from tapml_nb.frontends.torch.sizes import OpenSizes, exported_size
 from tapml_nb.frontends.torch.workarounds import Workaround
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """An operator in Relax.
-
-    Attributes:
-        module: the ``IRModule``.
-        rules: the ATen overloads that rules of ours converted.
-        workarounds: names of the workarounds that had a part in it.
-    """
-
-    module: Any
-    rules: tuple[str, ...]
-    workarounds: tuple[str, ...]
-
-    @property
-    def words(self) -> str:
-        """By what it was converted; empty if by the importer alone."""
-        ours = f"{', '.join(self.rules)} converted by rules of tapml_nb's" if self.rules else ""
-        fixed = f"workaround {', '.join(self.workarounds)}" if self.workarounds else ""
-        return "; ".join(filter(None, (ours, fixed)))
-
-
 def build_module(
     op: TorchOp,
     env: Mapping[fx.Node, Any],
     workarounds: Sequence[Workaround],
     sizes: OpenSizes | None = None,
-) -> Conversion:
-    """An ``IRModule`` whose ``main`` computes an operator.
+) -> tuple[Any, str]:
+    """An ``IRModule`` whose ``main`` computes an operator, and in words by what it was converted,
+    where not by the importer alone.
 
     Args:
         op: the operator.
@@ -112,7 +90,9 @@ def build_module(
     module = builder.get()
     if rules or used:  # a rule that failed may have left half of its work behind
         module = relax.transform.DeadCodeElimination()(module)
-    return Conversion(module, tuple(rules), tuple(used))
+    words = [f"{', '.join(rules)} converted by rules of tapml_nb's"] if rules else []
+    words += [f"workaround {', '.join(used)}"] if used else []
+    return module, "; ".join(words)
 
 
 def tensor_type(tensor: torch.Tensor, shape: Sequence[Any] | None = None) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 from tvm import relax
 
 from tapml_nb.frontends.torch.rules.along_axis import any_true
+from tapml_nb.frontends.torch.rules.arithmetic import addmm, clamp, in_float32, wide_product
 from tapml_nb.frontends.torch.rules.call import (
     Call,
     Expr,
@@ -24,9 +25,7 @@ from tapml_nb.frontends.torch.rules.call import (
     is_floating,
     shape_of,
 )
-from tapml_nb.frontends.torch.rules.elementwise import clamp
 from tapml_nb.frontends.torch.rules.indexing import index, index_put
-from tapml_nb.frontends.torch.rules.products import addmm, in_float32, wide_product
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,16 @@ does convert is judged as it is.  Whatever one of these converts is marked so in
 
 from tapml_nb.frontends.torch.rules import (
     along_axis,
+    arithmetic,
     complex_numbers,
-    elementwise,
     indexing,
-    products,
 )
 from tapml_nb.frontends.torch.rules.call import Rule
 
 RULES: dict[str, Rule] = {
     **along_axis.RULES,
-    **elementwise.RULES,
+    **arithmetic.RULES,
     **indexing.RULES,
-    **products.RULES,
 }
 """The rules by ATen overload."""
 
