@@ -98,7 +98,7 @@ def test_when_the_last_is_gone_the_run_ends_with_what_it_has(kernel_cache, nothi
         with tapml.debug(*models.llama(), target=Target("llvm", rpc=addresses)) as session:
 
             def close(event):
-                if event.done == 20 and event.phase == "introduced":
+                if event.done == 4 and event.phase == "introduced":  # the other is ahead
                     for server in servers:
                         server.close()
 

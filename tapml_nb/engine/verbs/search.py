@@ -13,7 +13,7 @@ from tapml_nb.engine.verbs import runs
 from tapml_nb.engine.verbs.placement import place
 from tapml_nb.execute.events import RunProgress
 from tapml_nb.execute.hybrid import SOURCE, TARGET
-from tapml_nb.graph import OpId
+from tapml_nb.graph import Op, OpId
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.tokens import KL_LIMIT, logits
 from tapml_nb.judge.verdict import Verdict
@@ -54,12 +54,13 @@ def migrate(engine: Engine, order: str, ops: Sequence[OpId]) -> Migration:
     if results is None:
         return Migration(graph, [], {}, [], {}, stopped=True)
     tensors = [graph[op] for op in ops if not graph[op].host]
-    passing = [op for op in tensors if results[op.id].verdict in runs.MOVABLE]
-    quarantined = {
-        op.id: f"{results[op.id].verdict}: {results[op.id].message}"
-        for op in tensors
-        if op not in passing
-    }
+    passing: list[Op] = []
+    quarantined: dict[OpId, str] = {}
+    for op in tensors:
+        if (result := results[op.id]).verdict in runs.MOVABLE:
+            passing.append(op)
+        else:
+            quarantined[op.id] = f"{result.verdict}: {result.message}"
     moving = in_order(order, passing, results)
     moved: list[OpId] = []
     steps: list[Step] = []
