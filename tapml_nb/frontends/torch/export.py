@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 from tapml_nb.frontends.program import FrontendError
 from tapml_nb.frontends.steps import split_steps
+from tapml_nb.frontends.torch.attention import DECOMPOSITIONS
 from tapml_nb.frontends.torch.dtypes import check_dtypes, unlike_weights
 from tapml_nb.frontends.torch.grouping import is_tensor
 from tapml_nb.frontends.trace import first_line
@@ -119,7 +120,9 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            decomposed: ExportedProgram = program.run_decompositions()
+            table = torch.export.default_decompositions()
+            table.update(DECOMPOSITIONS)
+            decomposed: ExportedProgram = program.run_decompositions(table)
             return decomposed
         except Exception as error:
             raise FrontendError(
