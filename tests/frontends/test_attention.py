@@ -1,12 +1,15 @@
 """Attention as ``torch.export`` writes it for a GPU.
 
 Its kernels are not there on a CPU, but their shapes are, and that is all that an export needs.
+Where there is an NVIDIA GPU, models are exported there as well.
 """
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,6 +19,7 @@ import tapml_nb as tapml
 from tapml_nb.frontends.torch.attention import DECOMPOSITIONS
 from tapml_nb.frontends.torch.export import export
 from tapml_nb.judge.verdict import Verdict
+from tests import models
 
 aten = torch.ops.aten
 
@@ -106,6 +110,48 @@ def test_the_other_results(name):
     scores = q @ k.repeat_interleave(2, 1).transpose(-2, -1) * 8**-0.5
     scores = scores + mask if MASKED[name] else scores
     torch.testing.assert_close(ours[1].flatten(2)[..., :5], scores.logsumexp(-1))
+
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+GPU = [("torch:cuda", kind) for kind in ("cuda", "llvm") if torch.cuda.is_available()]
+RUNS = [
+    ("torch", "llvm", torch.float32, True),
+    *((*pair, t, m) for pair, t, m in product(GPU, FLOATS, (False, True))),
+]
+ATTENTION = "model.layers.0.self_attn/scaled_dot_product_attention"
+
+
+def broken(*tensors: np.ndarray) -> np.ndarray:
+    """No keys at all but the first."""
+    return np.broadcast_to(tensors[2][:, :, :1], tensors[0].shape).copy()
+
+
+class TestLlama:
+    @pytest.mark.parametrize(("source", "kind", "dtype", "padded"), RUNS)
+    def test_a_prompt(self, source, kind, dtype, padded, kernel_cache):
+        model, (tokens,) = models.llama(layers=1)
+        inputs = {"input_ids": tokens}
+        if padded:
+            inputs["attention_mask"] = (torch.arange(12) > 2).long()[None]
+        with tapml.debug(model.to(dtype), inputs, target=kind, source=source) as session:
+            report = session.run()
+            assert report.verdict(ATTENTION) is Verdict.PASS
+            session.override(ATTENTION, broken)
+            assert session.localize().culprits[0] == {ATTENTION}
+
+    @pytest.mark.parametrize(("source", "kind", "dtype", "padded"), RUNS)
+    def test_decoding(self, source, kind, dtype, padded, kernel_cache):
+        """With a mask that is the static cache's own, or with a cache that grows."""
+        model, (tokens,) = models.llama(layers=1, length=5)
+        model = model.to(dtype).to("cuda" if source == "torch:cuda" else "cpu")
+        cache = "static" if padded else "dynamic"
+        program, steps = tapml.decode_steps(model, tokens.to(model.device), 2, cache=cache)
+        with tapml.debug(program, steps, target=kind, source=source) as session:
+            report = session.run()
+            for op in session.graph.ops:
+                if op.kind == "aten.scaled_dot_product_attention":
+                    assert report.verdict(op.id) is Verdict.PASS
+                assert report.verdict(op.id) is not Verdict.UNSUPPORTED
 
 
 def _on_meta(arguments: list[Any]) -> list[Any]:
