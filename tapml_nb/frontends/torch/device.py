@@ -22,8 +22,7 @@ def to_device(model: Any, inputs: Any, name: str) -> tuple[Any, Any]:
         ValueError: if PyTorch knows no such device, or finds none here.
     """
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        device = torch.empty(0, device=name).device  # with its number, as tensors there have it
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         why = str(error).splitlines()[0]
         raise ValueError(
