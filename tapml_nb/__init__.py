@@ -9,19 +9,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tapml_nb.api import debug
-    from tapml_nb.carve import Bundle, BundleError, CarvedTest
-    from tapml_nb.compile.trouble import CompilerTrouble
-    from tapml_nb.execute.given import ModelChanged
-    from tapml_nb.frontends.program import FrontendError
-    from tapml_nb.frontends.torch.decoding import decode_steps
-    from tapml_nb.graph import Graph, Op, SelectorError
-    from tapml_nb.judge import Verdict
-    from tapml_nb.migrate import Localization, Migration
-    from tapml_nb.report import Cause, Culprit, Report
-    from tapml_nb.session import Session
-    from tapml_nb.targets.spec import Target
-    from tapml_nb.targets.wire.errors import TargetLost
+    from tapml_nb.api import debug as debug
+    from tapml_nb.carve import Bundle as Bundle
+    from tapml_nb.carve import BundleError as BundleError
+    from tapml_nb.carve import CarvedTest as CarvedTest
+    from tapml_nb.compile.trouble import CompilerTrouble as CompilerTrouble
+    from tapml_nb.execute.given import ModelChanged as ModelChanged
+    from tapml_nb.frontends.program import FrontendError as FrontendError
+    from tapml_nb.frontends.torch.decoding import decode_steps as decode_steps
+    from tapml_nb.graph import Graph as Graph
+    from tapml_nb.graph import Op as Op
+    from tapml_nb.graph import SelectorError as SelectorError
+    from tapml_nb.judge import Verdict as Verdict
+    from tapml_nb.migrate import Localization as Localization
+    from tapml_nb.migrate import Migration as Migration
+    from tapml_nb.report import Cause as Cause
+    from tapml_nb.report import Culprit as Culprit
+    from tapml_nb.report import Report as Report
+    from tapml_nb.session import Session as Session
+    from tapml_nb.targets.spec import Target as Target
+    from tapml_nb.targets.wire.errors import TargetLost as TargetLost
 
 __version__ = "0.1.0"
 
@@ -48,28 +55,7 @@ _HOMES = {
     "decode_steps": "frontends.torch.decoding",
 }
 
-__all__ = [
-    "Bundle",
-    "BundleError",
-    "CarvedTest",
-    "Cause",
-    "CompilerTrouble",
-    "Culprit",
-    "FrontendError",
-    "Graph",
-    "Localization",
-    "Migration",
-    "ModelChanged",
-    "Op",
-    "Report",
-    "SelectorError",
-    "Session",
-    "Target",
-    "TargetLost",
-    "Verdict",
-    "debug",
-    "decode_steps",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -86,7 +72,6 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """What ``%load_ext tapml_nb`` calls: registers the ``%tapml`` magic."""
-    from tapml_nb.cli import main
-    from tapml_nb.jupyter.magics import register
+    from tapml_nb.cli import register
 
-    register(shell, main)
+    register(shell)

@@ -1,4 +1,5 @@
-"""The ``tapml`` command: replay and report bundles, serve this machine as a target, doctor.
+"""The ``tapml`` command: replay and report bundles, serve this machine as a target, doctor.  It is
+IPython's ``%tapml``, too.
 
 Exit status: 0 when everything passes, 1 when some operator fails, 2 for a usage or environment
 error (one line on stderr).  What comes from a bundle reaches the terminal as visible characters
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +44,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("tapml: stopped", file=sys.stderr)
         return ERROR
     return status
+
+
+def register(shell: Any) -> None:
+    """Make ``%tapml`` known to an IPython shell."""
+
+    def tapml(line: str) -> None:
+        """Run a ``tapml`` command; its output lands in the cell.
+
+        Unlike in a shell, a failing status is no error: the report that was printed says it.
+        """
+        try:
+            main(shlex.split(line))
+        except SystemExit:  # argparse has printed the usage
+            return
+
+    shell.register_magic_function(tapml, "line", "tapml")
 
 
 def _complain(words: str) -> int:
@@ -187,18 +205,15 @@ def _recorded(name: str, frame: pd.DataFrame) -> Report:
     from tapml_nb.report import Report
 
     rows: list[dict[Any, Any]] = frame.to_dict("records")
-    judged: list[dict[Any, Any]] = frame[frame["verdict"].notna()].to_dict("records")
-    ops = {
-        row["op"]: Op(row["op"], row["kind"], row["scope"], "", "", (), (), None, ())
-        for row in rows
-    }
+    ops = {r["op"]: Op(r["op"], r["kind"], r["scope"], "", "", (), (), None, ()) for r in rows}
     results = [
-        OpResult(row["op"], row["step"], Verdict(row["verdict"]), message=row["message"])
-        for row in judged
+        OpResult(r["op"], r["step"], Verdict(r["verdict"]), message=r["message"])
+        for r in rows
+        if isinstance(r["verdict"], str)
     ]
     return Report(
         Graph(name, tuple(ops.values()), {}, (), ()),
-        1 + int(frame["step"].max()) if len(frame) else 1,
+        1 + max((r["step"] for r in rows), default=0),
         {(result.op, result.step): result for result in results},
     )
 

@@ -64,19 +64,20 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
     return array.view(np.uint8) if array.dtype == np.bool_ else array
 
 
+def same_type(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two tensors agree in dtype and shape."""
+    return a.dtype == b.dtype and a.shape == b.shape
+
+
 def bitwise_equal(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether two tensors agree in dtype, shape and every bit (so NaN equals the same NaN)."""
-    if a.dtype != b.dtype or a.shape != b.shape:
+    if not same_type(a, b):
         return False
     if a.size == 0:
         return True
     bits = np.dtype(f"u{a.dtype.itemsize}") if a.dtype.itemsize in (1, 2, 4, 8) else np.uint8
-    return bool(
-        np.array_equal(
-            np.ascontiguousarray(a).reshape(-1).view(bits),
-            np.ascontiguousarray(b).reshape(-1).view(bits),
-        )
-    )
+    a, b = (np.ascontiguousarray(x).reshape(-1).view(bits) for x in (a, b))
+    return bool(np.array_equal(a, b))
 
 
 @dataclass(frozen=True)

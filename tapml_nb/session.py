@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from tapml_nb.carve import Bundle, repro, writer
-from tapml_nb.compile.code import KernelCode
+from tapml_nb.compile.kernel import KernelCode
 from tapml_nb.engine.engine import Engine
 from tapml_nb.engine.jobs import SessionBusy
-from tapml_nb.engine.verbs import hybrid, inspection, judging, placement, search
+from tapml_nb.engine.verbs import inspection, placement, runs, search
 from tapml_nb.engine.verbs.inspection import SessionStatus, Which
 from tapml_nb.engine.verbs.search import Criterion
 from tapml_nb.execute.events import Callback, Event
 from tapml_nb.execute.hybrid import TARGET
 from tapml_nb.graph import Graph, OpId, Selector, select
 from tapml_nb.jupyter.notebook import invite
-from tapml_nb.migrate import Localization, Migration
-from tapml_nb.migrate.migration import in_order
+from tapml_nb.migrate import Localization, Migration, in_order
 from tapml_nb.report import Report
 from tapml_nb.terminal import printable
 
@@ -93,7 +92,7 @@ class Session:
             'PASS'
         """
         chosen = select(self.graph, ops)
-        self.engine.start(judging.judge, chosen, augment=augment)
+        self.engine.start(runs.judge, chosen, augment=augment)
         return self.wait() if wait else self.report
 
     def hybrid(self, *, wait: bool = True) -> Report:
@@ -110,7 +109,7 @@ class Session:
             >>> session.hybrid().info.outputs
             <Verdict.FAIL: 'FAIL'>
         """
-        self.engine.start(hybrid.run)
+        self.engine.start(runs.hybrid)
         return self.wait() if wait else self.report
 
     def wait(self, *, progress: bool = True) -> Report:

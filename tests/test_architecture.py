@@ -40,7 +40,7 @@ ORDER = [
 
 INSIDE = {
     "targets": ["spec", "wire", "devices", "server", "client"],
-    "engine": ["settings", "jobs", "ledger", "pool", "engine", "verbs"],
+    "engine": ["jobs", "ledger", "pool", "engine", "verbs"],
 }
 """Rooms within a room, in the same way."""
 

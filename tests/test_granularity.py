@@ -21,7 +21,7 @@ from tapml_nb import FrontendError, SelectorError, Verdict
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.fusion import decide
 from tapml_nb.compile.lowering import relax_passes
-from tapml_nb.frontends.granularity import Granularity
+from tapml_nb.frontends.program import Granularity
 from tapml_nb.frontends.torch import import_torch
 from tapml_nb.graph import select
 from tests.models import two_layers

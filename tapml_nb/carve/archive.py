@@ -25,18 +25,7 @@ from typing import IO, Any
 import numpy as np
 
 from tapml_nb import tensorfile
-from tapml_nb.carve.manifest import Malformed, check, tensor_member, unit_member
-
-__all__ = [
-    "CODING",
-    "Archive",
-    "BundleError",
-    "check_writable",
-    "tensor_member",
-    "unit_member",
-    "versions",
-    "write_archive",
-]
+from tapml_nb.carve.manifest import Malformed, check, tensor_member
 
 SCHEMA = 1
 """Version of the manifest; a reader refuses any other."""
@@ -66,11 +55,7 @@ class BundleError(ValueError):
 
 
 def check_writable(path: Path, example: str = "model.tapml") -> None:
-    """Find out before any work that a file cannot be written there.
-
-    Raises:
-        ValueError: with the reason.
-    """
+    """Find out before any work that a file cannot be written there: a ValueError says why."""
     folder = path.parent
     if path.is_dir():
         raise ValueError(f"path: {path} is a folder; name a file such as {path / example}")
@@ -83,12 +68,8 @@ def check_writable(path: Path, example: str = "model.tapml") -> None:
 def write_archive(
     path: Path, manifest: dict[str, Any], members: Iterable[tuple[str, bytes]]
 ) -> None:
-    """Write a bundle; it replaces ``path`` only when it is complete.
-
-    Args:
-        path: the file to write.
-        manifest: JSON data; the members' digests and who writes it are added.
-        members: name and content of every other member.
+    """Write a bundle of a manifest, to which the members' digests and who writes it are added, and
+    of all other members; it replaces ``path`` only when it is complete.
 
     Raises:
         ValueError: if there is more to say of it than a manifest may hold.
@@ -110,7 +91,10 @@ def write_archive(
                 )
             archive.writestr(zipfile.ZipInfo(MANIFEST), text)
             archive.comment = _MARK + b"0" * _HEX
-        _seal(Path(scratch))
+        with open(scratch, "r+b") as file:
+            digest = _digest_but_seal(file)
+            file.seek(-_HEX, os.SEEK_END)
+            file.write(digest.encode())
         os.replace(scratch, path)
     except BaseException:
         os.unlink(scratch)
@@ -122,13 +106,6 @@ def versions() -> dict[str, str]:
     from tapml_nb import __version__
 
     return {"tapml_nb": __version__, "apache-tvm": version("apache-tvm")}
-
-
-def _seal(path: Path) -> None:
-    with path.open("r+b") as file:
-        digest = _digest_but_seal(file)
-        file.seek(-_HEX, os.SEEK_END)
-        file.write(digest.encode())
 
 
 def _digest_but_seal(file: IO[bytes]) -> str:
@@ -143,15 +120,14 @@ def _digest_but_seal(file: IO[bytes]) -> str:
 
 
 class Archive:
-    """A bundle opened for reading, checked from end to end before anything is used."""
+    """A bundle opened for reading, checked from end to end before anything is used.
+
+    All its methods raise a :class:`BundleError` if something is wrong with the file: it is missing,
+    no bundle, damaged (with the member's name), malformed, of another schema, or what is asked for
+    is not as it was written.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open and check.
-
-        Raises:
-            BundleError: if the file is missing, no bundle, damaged (with the member's name),
-                malformed, or of another schema.
-        """
         self.path = path
         self._file = _open(path)
         try:
@@ -167,29 +143,15 @@ class Archive:
         self._zip.close()
         self._file.close()
 
-    @property
-    def versions(self) -> dict[str, str]:
-        """Who wrote it: versions by package; empty for bundles of before these were recorded."""
-        recorded: dict[str, str] = self.manifest.get("versions", {})
-        return recorded
-
     def text(self, name: str) -> str:
-        """A text member.
-
-        Raises:
-            BundleError: if it is not as it was written, or no text.
-        """
+        """A text member."""
         try:
             return self._read(name).decode()
         except UnicodeDecodeError as error:
             raise BundleError(f"{self.path}: {name!r} is no text: {error}") from None
 
     def tensor(self, digest: str) -> np.ndarray:
-        """A tensor by its content digest; read-only.
-
-        Raises:
-            BundleError: if it is not as it was written, or no tensor.
-        """
+        """A tensor by its content digest; read-only."""
         if digest not in self._tensors:
             name = tensor_member(digest)
             try:
@@ -203,11 +165,7 @@ class Archive:
         return self._tensors[digest]
 
     def exact(self, output: dict[str, Any]) -> np.ndarray | None:
-        """The float64 result of an output of a test; None if it has none.
-
-        Raises:
-            BundleError: as for :meth:`tensor`, and if the two that it is made of do not fit.
-        """
+        """The float64 result of an output of a test; None if it has none."""
         if output["delta"] is None:
             return None
         source, delta = self.tensor(output["tensor"]), self.tensor(output["delta"])
@@ -217,8 +175,7 @@ class Archive:
                 f"{list(delta.shape)}, and no difference to {source.dtype.name}"
                 f"{list(source.shape)}"
             )
-        result: np.ndarray = source.astype(np.float64) + delta
-        return result
+        return np.asarray(source.astype(np.float64) + delta)
 
     # -- checks --------------------------------------------------------------------------------
 
@@ -231,9 +188,8 @@ class Archive:
         try:
             archive = zipfile.ZipFile(self._file)
         except Exception as error:  # zipfile raises a dozen kinds, and MemoryError is one of them
-            raise BundleError(
-                f"{self.path} is not a bundle, or its directory is damaged: {_words(error)}"
-            ) from None
+            why = f"is not a bundle, or its directory is damaged: {_words(error)}"
+            raise BundleError(f"{self.path} {why}") from None
         sealed = archive.comment.startswith(_MARK)
         left = self._file.seek(0, os.SEEK_END)
         names: set[str] = set()
@@ -269,11 +225,9 @@ class Archive:
                 f"{self.path} is damaged in {damaged or 'the archive directory'}; "
                 f"carve or copy it again"
             )
-        manifest = self._manifest()
-        self._digests: dict[str, str] = manifest["members"]
-        return manifest
+        return self._read_manifest()
 
-    def _manifest(self) -> dict[str, Any]:
+    def _read_manifest(self) -> dict[str, Any]:
         names = set(self._zip.namelist())
         if MANIFEST not in names:
             raise BundleError(f"{self.path} has no {MANIFEST}")
@@ -283,19 +237,18 @@ class Archive:
             manifest = json.loads(self._content(MANIFEST).decode())
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{self.path}: its {MANIFEST} is no JSON: {_words(error)}") from None
-        schema = manifest.get("schema") if isinstance(manifest, dict) else None
+        found: dict[str, Any] = manifest if isinstance(manifest, dict) else {}
+        schema, writers = found.get("schema"), found.get("versions")
         if type(schema) is not int or schema != SCHEMA:
-            writers = manifest.get("versions") if isinstance(manifest, dict) else None
             by = f"; it was written by {_writers(writers)}" if writers else ""
             raise BundleError(
                 f"{self.path} has schema {_short(schema)}, this version reads {SCHEMA}{by}"
             )
         try:
-            check(manifest, names - {MANIFEST})
+            check(found, names - {MANIFEST})
         except Malformed as error:
             raise BundleError(f"{self.path}: its {MANIFEST} is malformed: {error}") from None
-        whole: dict[str, Any] = manifest
-        return whole
+        return found
 
     def _damaged(self) -> str | None:
         """The first member whose content does not match its checksum."""
@@ -307,13 +260,9 @@ class Archive:
         return None
 
     def _read(self, name: str) -> bytes:
-        """A member's content, which must be what was written.
-
-        Raises:
-            BundleError: if it is not, or is not there.
-        """
+        """A member's content, which must be what was written."""
         content = self._content(name)
-        if hashlib.sha256(content).hexdigest() != self._digests.get(name):
+        if hashlib.sha256(content).hexdigest() != self.manifest["members"].get(name):
             raise BundleError(
                 f"{self.path} is damaged in {name!r}: it is not what the manifest says; "
                 f"carve or copy it again"
@@ -324,9 +273,8 @@ class Archive:
         try:
             return self._zip.read(name)
         except Exception as error:  # of the many kinds that zipfile raises
-            raise BundleError(
-                f"{self.path}: {_short(name)} cannot be read: {_words(error)}"
-            ) from None
+            why = f"{_short(name)} cannot be read: {_words(error)}"
+            raise BundleError(f"{self.path}: {why}") from None
 
 
 def _open(path: Path) -> IO[bytes]:

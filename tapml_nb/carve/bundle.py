@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tapml_nb.carve.archive import Archive, BundleError, unit_member, versions
+from tapml_nb.carve.archive import CODING, Archive, BundleError, versions
+from tapml_nb.carve.manifest import unit_member
 from tapml_nb.graph import Selector, select
 from tapml_nb.terminal import printable
 
@@ -24,6 +26,50 @@ if TYPE_CHECKING:
     from tapml_nb.targets.spec import Target
 
 __all__ = ["Bundle", "BundleError", "CarvedTest"]
+
+_CONFTEST = '''\
+"""Options and fixtures for the carved tests beside this file."""
+
+from pathlib import Path
+
+import pytest
+
+from tapml_nb import Bundle
+
+BUNDLE = Path(__file__).with_name("carved.tapml")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--target", default="llvm", help="what to run the operators on")
+
+
+def pytest_generate_tests(metafunc):
+    if {"op", "step"} <= set(metafunc.fixturenames):
+        calls = [(test.op, test.step) for test in Bundle.open(BUNDLE)]
+        metafunc.parametrize("op, step", calls, ids=[f"{op}-{step}" for op, step in calls])
+
+
+@pytest.fixture(scope="session")
+def report(request):
+    """Every carved operator judged once on the target."""
+    return Bundle.open(BUNDLE).replay(request.config.getoption("--target"))
+'''
+
+_TEST = """\
+{doc}
+
+import pytest
+
+from tapml_nb.terminal import printable
+
+
+def test_operator(report, op, step):
+    result = report.introduced[op, step]
+    if result.verdict == "UNSUPPORTED":
+        pytest.skip(f"not checked: {{printable(result.message)}}")
+    why = printable(f"{{result.verdict}}: {{result.message}}")
+    assert result.verdict in ("PASS", "SKIPPED"), why
+"""
 
 
 @dataclass(frozen=True)
@@ -95,15 +141,13 @@ class Bundle:
 
     def __iter__(self) -> Iterator[CarvedTest]:
         for test in self._tests:
-            outputs = tuple(self._archive.tensor(o["tensor"]) for o in test["outputs"])
-            exact = tuple(self._archive.exact(o) for o in test["outputs"])
             yield CarvedTest(
-                op=test["op"],
-                kind=test["kind"],
-                step=test["step"],
+                test["op"],
+                test["kind"],
+                test["step"],
                 inputs=tuple(self._archive.tensor(i["tensor"]) for i in test["inputs"]),
-                outputs=outputs,
-                exact=exact,
+                outputs=tuple(self._archive.tensor(o["tensor"]) for o in test["outputs"]),
+                exact=tuple(self._archive.exact(o) for o in test["outputs"]),
                 verdict=test["verdict"],
                 message=test["message"],
             )
@@ -114,7 +158,8 @@ class Bundle:
     @property
     def versions(self) -> Mapping[str, str]:
         """The versions of tapml_nb and TVM that wrote it; empty if it does not say."""
-        return self._archive.versions
+        recorded: Mapping[str, str] = self._archive.manifest.get("versions", {})
+        return recorded
 
     def frame(self) -> pd.DataFrame:
         """One row per carved test: ``op, kind, scope, step, inputs, outputs, verdict, file, line,
@@ -126,13 +171,15 @@ class Bundle:
         """
         import pandas as pd
 
+        call = ("op", "kind", "scope", "step")
+
         def specs(entries: list[dict[str, Any]]) -> str:
             arrays = [self._archive.tensor(entry["tensor"]) for entry in entries]
             return ", ".join(f"{a.dtype.name}{list(a.shape)}" for a in arrays)
 
         rows = [
             {
-                **{name: test[name] for name in ("op", "kind", "scope", "step")},
+                **{name: test[name] for name in call},
                 "inputs": specs(test["inputs"]),
                 "outputs": specs(test["outputs"]),
                 "verdict": test["verdict"],
@@ -142,18 +189,7 @@ class Bundle:
             }
             for test in self._tests
         ]
-        columns = [
-            "op",
-            "kind",
-            "scope",
-            "step",
-            "inputs",
-            "outputs",
-            "verdict",
-            "file",
-            "line",
-            "message",
-        ]
+        columns = [*call, "inputs", "outputs", "verdict", "file", "line", "message"]
         return pd.DataFrame(rows, columns=columns).astype({"line": "Int64"})
 
     def replay(self, target: str | Target = "llvm", *, tolerance: float | None = None) -> Report:
@@ -189,9 +225,18 @@ class Bundle:
             >>> sorted(path.name for path in bundle.to_pytest(folder / "tests").glob("*.py"))
             ['conftest.py', 'test_carved.py']
         """
-        from tapml_nb.carve.pytest_export import export
-
-        return export(self.name, self.path, Path(folder))
+        folder = Path(folder)
+        # A literal, whatever the name is; ASCII, so that no encoding makes it anything else.
+        doc = ascii(f"Every operator carved from {self.name}, on its real inputs")
+        files = {"conftest.py": _CONFTEST, "test_carved.py": _TEST.format(doc=doc)}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.path, folder / "carved.tapml")
+            for name, text in files.items():
+                (folder / name).write_text(CODING + text, encoding="ascii")
+        except OSError as error:
+            raise ValueError(f"folder: {folder} cannot be written ({error.strerror})") from None
+        return folder
 
     def repro(
         self, op: str, path: str | Path, *, step: int = 0, target: str | Target = "llvm"
@@ -244,9 +289,9 @@ class Bundle:
 
 
 def _judged(engine: Engine, ops: Selector | None) -> Report:
-    from tapml_nb.engine.verbs import judging
+    from tapml_nb.engine.verbs import runs
 
-    engine.run(judging.judge, select(engine.graph, ops))
+    engine.run(runs.judge, select(engine.graph, ops))
     return engine.report()
 
 

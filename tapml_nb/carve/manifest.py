@@ -18,8 +18,6 @@ Check = Callable[[Any, str], None]
 """Looks at a value and at the words for where it stands; raises :class:`Malformed`."""
 
 _LARGEST = 2**63 - 1
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_KEY = re.compile(r"[0-9a-f]{1,128}")
 
 
 class Malformed(ValueError):
@@ -37,11 +35,7 @@ def unit_member(key: str) -> str:
 
 
 def check(manifest: Mapping[str, Any], members: Collection[str]) -> None:
-    """Check a manifest of this version's schema.
-
-    Args:
-        manifest: what was read.
-        members: the names of all other members of the bundle.
+    """Check a manifest of this version's schema; ``members`` are the names of all other members.
 
     Raises:
         Malformed: at the first thing that is wrong.
@@ -57,51 +51,41 @@ def check(manifest: Mapping[str, Any], members: Collection[str]) -> None:
 # -- what one value must be ------------------------------------------------------------------------
 
 
-def _refuse(at: str, value: Any, wanted: str) -> None:
-    raise Malformed(f"{at} is {reprlib.repr(value)}, and should be {wanted}")
+def _is(wanted: str, right: Callable[[Any], bool]) -> Check:
+    def check(value: Any, at: str) -> None:
+        if not right(value):
+            raise Malformed(f"{at} is {reprlib.repr(value)}, and should be {wanted}")
+
+    return check
 
 
-def _text(value: Any, at: str) -> None:
-    if not isinstance(value, str):
-        _refuse(at, value, "text")
+def _whole(least: int) -> Check:
+    words = f"a whole number from {least}"
+    return _is(words, lambda v: type(v) is int and least <= v <= _LARGEST)
 
 
-def _flag(value: Any, at: str) -> None:
-    if not isinstance(value, bool):
-        _refuse(at, value, "true or false")
+def _matching(pattern: str, words: str) -> Check:
+    return _is(words, lambda v: isinstance(v, str) and re.fullmatch(pattern, v) is not None)
+
+
+_TEXT = _is("text", lambda v: isinstance(v, str))
+_FLAG = _is("true or false", lambda v: isinstance(v, bool))
+_LIST = _is("a list", lambda v: isinstance(v, list))
+_OBJECT = _is("an object", lambda v: isinstance(v, dict))
+_VERDICT = _is("a verdict", lambda v: isinstance(v, str) and v in list(Verdict))
+_KEYED = _matching(r"[0-9a-f]{1,128}", "a key in hexadecimal")
 
 
 def _number(value: Any, at: str) -> None:
-    if isinstance(value, int) and not -_LARGEST - 1 <= value <= 2 * _LARGEST + 1:
-        _refuse(at, value, "a number of 64 bits")
-    if not isinstance(value, int | float):  # a bool is one: whether a mask is given, say
-        _refuse(at, value, "a number")
+    if isinstance(value, int):
+        _is("a number of 64 bits", lambda v: -_LARGEST - 1 <= v <= 2 * _LARGEST + 1)(value, at)
+    # A bool is one: whether a mask is given, say.
+    _is("a number", lambda v: isinstance(v, int | float))(value, at)
 
 
 def _constant(value: Any, at: str) -> None:
     if value is not None and not isinstance(value, str):
         _number(value, at)
-
-
-def _whole(least: int) -> Check:
-    def whole(value: Any, at: str) -> None:
-        if type(value) is not int or not least <= value <= _LARGEST:
-            _refuse(at, value, f"a whole number from {least}")
-
-    return whole
-
-
-def _matching(pattern: re.Pattern[str], words: str) -> Check:
-    def matching(value: Any, at: str) -> None:
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            _refuse(at, value, words)
-
-    return matching
-
-
-def _verdict(value: Any, at: str) -> None:
-    if not isinstance(value, str) or value not in list(Verdict):
-        _refuse(at, value, "a verdict")
 
 
 def _maybe(inner: Check) -> Check:
@@ -114,8 +98,7 @@ def _maybe(inner: Check) -> Check:
 
 def _listed(inner: Check) -> Check:
     def listed(value: Any, at: str) -> None:
-        if not isinstance(value, list):
-            _refuse(at, value, "a list")
+        _LIST(value, at)
         for k, member in enumerate(value):
             inner(member, f"{at}[{k}]")
 
@@ -124,8 +107,7 @@ def _listed(inner: Check) -> Check:
 
 def _mapping(inner: Check) -> Check:
     def mapping(value: Any, at: str) -> None:
-        if not isinstance(value, dict):
-            _refuse(at, value, "an object")
+        _OBJECT(value, at)
         for name, member in value.items():
             inner(member, f"{at}[{reprlib.repr(name)}]")
 
@@ -134,8 +116,7 @@ def _mapping(inner: Check) -> Check:
 
 def _record(required: Mapping[str, Check], optional: Mapping[str, Check] | None = None) -> Check:
     def record(value: Any, at: str) -> None:
-        if not isinstance(value, dict):
-            _refuse(at or "it", value, "an object")
+        _OBJECT(value, at or "it")
         before = f"{at}." if at else ""
         for name, inner in required.items():
             if name not in value:
@@ -148,48 +129,42 @@ def _record(required: Mapping[str, Check], optional: Mapping[str, Check] | None 
     return record
 
 
-_KEYED = _matching(_KEY, "a key in hexadecimal")
-
-_SPEC = _record({"shape": _listed(_whole(-1)), "dtype": _text})
+_SPEC = _record({"shape": _listed(_whole(-1)), "dtype": _TEXT})
 
 _MEMBER = _record(
-    {"op": _text, "primitives": _listed(_text), "inputs": _listed(_SPEC), "outputs": _listed(_SPEC)}
+    {"op": _TEXT, "primitives": _listed(_TEXT), "inputs": _listed(_SPEC), "outputs": _listed(_SPEC)}
 )
 
 _TEST = _record(
     {
-        "op": _text,
-        "kind": _text,
-        "scope": _text,
-        "module": _text,
-        "layer": _text,
-        "source": _maybe(_record({"file": _text, "line": _whole(0), "text": _text})),
-        "primitives": _listed(_text),
-        "host": _flag,
+        **dict.fromkeys(("op", "kind", "scope", "module", "layer"), _TEXT),
+        "source": _maybe(_record({"file": _TEXT, "line": _whole(0), "text": _TEXT})),
+        "primitives": _listed(_TEXT),
+        "host": _FLAG,
         "constants": _mapping(_constant),
         "step": _whole(0),
-        "inputs": _listed(_record({"value": _text, "tensor": _KEYED})),
-        "outputs": _listed(_record({"value": _text, "tensor": _KEYED, "delta": _maybe(_KEYED)})),
+        "inputs": _listed(_record({"value": _TEXT, "tensor": _KEYED})),
+        "outputs": _listed(_record({"value": _TEXT, "tensor": _KEYED, "delta": _maybe(_KEYED)})),
         "unit": _maybe(_KEYED),
-        "unsupported": _maybe(_text),
-        "verdict": _maybe(_verdict),
-        "message": _text,
+        "unsupported": _maybe(_TEXT),
+        "verdict": _maybe(_VERDICT),
+        "message": _TEXT,
     },
     {  # those of the first bundles did not have all of these
         "members": _listed(_MEMBER),
-        "scalars": _listed(_record({"value": _text, "number": _number})),
+        "scalars": _listed(_record({"value": _TEXT, "number": _number})),
         "numbers": _listed(_whole(0)),
-        "conversion": _text,
+        "conversion": _TEXT,
     },
 )
 
 _MANIFEST = _record(
     {
-        "name": _text,
+        "name": _TEXT,
         "tests": _listed(_TEST),
-        "members": _mapping(_matching(_DIGEST, "a SHA-256 in hexadecimal")),
+        "members": _mapping(_matching(r"[0-9a-f]{64}", "a SHA-256 in hexadecimal")),
     },
-    {"versions": _mapping(_text)},
+    {"versions": _mapping(_TEXT)},
 )
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tapml_nb.carve.archive import Archive, unit_member
+from tapml_nb.carve.archive import Archive
+from tapml_nb.carve.manifest import unit_member
 from tapml_nb.frontends.arrays import ArrayProgram, spec_of
 from tapml_nb.frontends.builder import GraphBuilder
 from tapml_nb.frontends.program import Unit, Unsupported, WrittenModule
@@ -33,9 +34,6 @@ class CarvedProgram(ArrayProgram):
         self._tests: dict[tuple[OpId, int], dict[str, Any]] = {
             (test["op"], test["step"]): test for test in archive.manifest["tests"]
         }
-        self._by_step: dict[int, list[dict[str, Any]]] = {s: [] for s in range(self.steps)}
-        for (_, step), test in self._tests.items():
-            self._by_step[step].append(test)
         self.graph = self._build_graph(archive.manifest["name"])
 
     @property
@@ -45,17 +43,15 @@ class CarvedProgram(ArrayProgram):
 
     def bind(self, step: int, state: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
         """Every recorded tensor of a step."""
-        values = _StepValues(
-            (entry["value"], self._archive.tensor(entry["tensor"]))
-            for test in self._by_step[step]
-            for entry in (*test["inputs"], *test["outputs"])
-        )
-        values.update(
-            (entry["value"], entry["number"])
-            for test in self._by_step[step]
-            for entry in test.get("scalars", ())
-        )
+        tests = [test for (_, at), test in self._tests.items() if at == step]
+        values = _StepValues()
         values.step = step
+        for test in tests:
+            for entry in (*test["inputs"], *test["outputs"]):
+                values[entry["value"]] = self._archive.tensor(entry["tensor"])
+        for test in tests:
+            for entry in test.get("scalars", ()):
+                values[entry["value"]] = entry["number"]
         return values
 
     def may_be_random(self, op: OpId) -> bool:
@@ -102,14 +98,10 @@ class CarvedProgram(ArrayProgram):
         if not symbolic:
             shapes = tuple(tuple(int(n) for n in values[v].shape) for v in tensors)
             module, numbers, is_open = WrittenModule(text, shapes, numbers), (), False
-        return Unit(
-            module,
-            tuple(self.graph.values[v].spec for v in tensors),
-            tuple(self.graph.values[v].spec for v in operator.outputs),
-            test.get("conversion", ""),
-            is_open,
-            numbers,
+        inputs, outputs = (
+            tuple(self.graph.values[v].spec for v in ends) for ends in (tensors, operator.outputs)
         )
+        return Unit(module, inputs, outputs, test.get("conversion", ""), is_open, numbers)
 
     def memory(self, tensor: Any) -> None:
         """None: every tensor is the bundle's, and nothing is made here."""
@@ -124,11 +116,11 @@ class CarvedProgram(ArrayProgram):
         builder = GraphBuilder()
         known: set[OpId] = set()
         for test in tests:
-            inputs = [entry["value"] for entry in (*test["inputs"], *test.get("scalars", ()))]
+            scalars = test.get("scalars", ())
             for entry in test["inputs"]:
                 if entry["value"] not in builder:
                     builder.add_value(entry["value"], "input", self._spec(entry))
-            for entry in test.get("scalars", ()):
+            for entry in scalars:
                 builder.add_value(entry["value"], "input", None)
             if test["op"] in known:
                 continue
@@ -138,7 +130,7 @@ class CarvedProgram(ArrayProgram):
                 kind=test["kind"],
                 scope=test["scope"],
                 module=test["module"],
-                inputs=inputs,
+                inputs=[entry["value"] for entry in (*test["inputs"], *scalars)],
                 outputs={e["value"]: self._spec(e) for e in last[test["op"]]["outputs"]},
                 source=_line(test["source"]),
                 primitives=test["primitives"],

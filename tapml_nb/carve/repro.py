@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.carve.archive import CODING, check_writable
-from tapml_nb.compile.code import UnitTexts
+from tapml_nb.compile.unit import UnitTexts
 from tapml_nb.engine.engine import Engine
 from tapml_nb.engine.verbs import inspection
 from tapml_nb.graph import Graph, Op, Selector
@@ -137,14 +137,8 @@ class Case:
     """What a repro is made of.
 
     Attributes:
-        graph: the model, for its name.
-        op: the operator.
-        result: its verdict.
-        unit: its Relax module as text.
         target: the ``tvm.target.Target``.
-        inputs: its tensors.
-        numbers: sizes that the module takes behind them.
-        references: the source's outputs with their floors.
+        numbers: sizes that the module takes behind its inputs.
         limit: how many floors an element may be off.
         conversion: who converted it, in words, where not TVM's importer alone.
     """
@@ -297,18 +291,10 @@ def _plain(value: Any) -> Any:
 
 
 def _listed(texts: Sequence[str]) -> str:
-    return "".join(
-        textwrap.fill(
-            f"{text},",
-            100,
-            initial_indent=" " * 4,
-            subsequent_indent=" " * 8,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        + "\n"
-        for text in texts
+    whole = textwrap.TextWrapper(
+        100, " " * 4, " " * 8, break_long_words=False, break_on_hyphens=False
     )
+    return "".join(whole.fill(f"{text},") + "\n" for text in texts)
 
 
 def _comments(case: Case) -> str:
@@ -323,11 +309,8 @@ def _comments(case: Case) -> str:
         case.conversion,
         _USE,
     ]
-    texts = [_visible(" ".join(fact.split())) for fact in facts if fact]
-    return "".join(
-        textwrap.fill(text, 100, initial_indent="# ", subsequent_indent="#   ") + "\n"
-        for text in texts
-    )
+    comment = textwrap.TextWrapper(100, "# ", "#   ")
+    return "".join(comment.fill(_visible(" ".join(fact.split()))) + "\n" for fact in facts if fact)
 
 
 def _visible(text: str) -> str:

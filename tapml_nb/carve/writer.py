@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from tapml_nb import tensorfile
-from tapml_nb.carve.archive import check_writable, tensor_member, unit_member, write_archive
+from tapml_nb.carve.archive import check_writable, write_archive
 from tapml_nb.carve.bundle import Bundle
+from tapml_nb.carve.manifest import tensor_member, unit_member
 from tapml_nb.engine.engine import Engine
 from tapml_nb.execute.given import ModelChanged
 from tapml_nb.graph import Op, OpId, Selector, ValueId, select
@@ -46,7 +47,6 @@ class _Carver:
 
     def __init__(self, engine: Engine) -> None:
         self._source = engine.source
-        self._graph = engine.graph
         self._kernels = engine.kernels
         self._references = engine.references
         self._results = engine.ledger.introduced
@@ -81,7 +81,7 @@ class _Carver:
         if op.host:
             return test
         for value in op.inputs:
-            if not self._graph.values[value].host:
+            if not self._source.program.graph.values[value].host:
                 test["inputs"].append({"value": value, "tensor": self._keep(value, step)})
             elif isinstance(number := self._source.values(step)[value], int | float):
                 test["scalars"].append({"value": value, "number": number})

@@ -26,9 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tapml_nb import tensorfile
-from tapml_nb.compile.code import KernelCode
-from tapml_nb.compile.kernel import Kernel
-from tapml_nb.compile.workspace import Workspace, sweep
+from tapml_nb.compile.kernel import Kernel, KernelCode
 
 KERNEL, OBJECT, LIBRARY, SOURCES = "kernel.json", "kernel.o", "kernel.so", "sources.json"
 CONSTANTS, ERROR, UNIT, SIZES = "constants.safetensors", "error.json", "unit.json", "sizes.json"
@@ -38,9 +36,6 @@ _log = logging.getLogger(__name__)
 
 _FORMAT = 1
 """Version of an entry; one of another is compiled again."""
-
-_SESSIONS = "session-"
-_SESSIONS_ELSEWHERE = "tapml-session-"
 
 
 @dataclass(frozen=True)
@@ -59,22 +54,17 @@ class Failure:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel on disk: its plan, and its code unless it launches nothing.
-
-    Attributes:
-        kernel: the plan.
-        folder: where it is.
-        code: its functions, None when nothing is launched: an object file (CPUs), a library
-            (CUDA), or a :class:`~tapml_nb.compile.sources.SourcePackage` (OpenCL, WebGPU).
-        constants: the constants by digest.
-        numbers: sizes that come with each call, where the plan is one for certain shapes.
-    """
+    """A kernel on disk: its plan, and its code unless it launches nothing."""
 
     kernel: Kernel
     folder: Path
     code: Path | None = None
+    """An object file (CPUs), a library (CUDA), or a
+    :class:`~tapml_nb.compile.sources.SourcePackage` (OpenCL, WebGPU)."""
     constants: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    """By digest."""
     numbers: tuple[int, ...] = ()
+    """Sizes that come with each call, where the plan is one for certain shapes."""
 
     def at(self, shapes: Sequence[Sequence[int]], numbers: Sequence[int]) -> Compiled:
         """The same kernel for inputs of these shapes.
@@ -91,14 +81,13 @@ class KernelCache:
     """Kernels by key in a folder shared by all sessions of a user, and of no one else."""
 
     def __init__(self, root: Path | None = None) -> None:
-        """Use ``root``, or ``$TAPML_CACHE``, or the user's cache folder; sweep what sessions that
-        were killed have left there.
+        """Use ``root``, or ``$TAPML_CACHE``, or the user's cache folder (XDG).
 
         Raises:
             ValueError: if the folder cannot be written, or others may write to it: what is in it
                 is loaded and run.
         """
-        self.root = (root or default_root()).absolute()
+        self.root = (root or _default_root()).absolute()
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._refuse_others()
@@ -109,8 +98,6 @@ class KernelCache:
                 f"the kernel cache {self.root} cannot be written ({error.strerror}); "
                 f"set TAPML_CACHE to a folder that can"
             ) from None
-        sweep(self.root, _SESSIONS)
-        sweep(Path(tempfile.gettempdir()), _SESSIONS_ELSEWHERE)
 
     def _refuse_others(self) -> None:
         found = self.root.stat()
@@ -128,14 +115,6 @@ class KernelCache:
         if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             with contextlib.suppress(OSError):
                 self.root.chmod(0o700)
-
-    def workspaces(self) -> tuple[Workspace, Workspace]:
-        """Where a session makes entries, on the cache's disk; and where it goes on when that fails
-        it, in the folder for temporary files."""
-        return (
-            Workspace(self.root, _SESSIONS),
-            Workspace(Path(tempfile.gettempdir()), _SESSIONS_ELSEWHERE),
-        )
 
     def folder(self, key: str) -> Path:
         """Where the kernel of this key is or would be."""
@@ -210,14 +189,9 @@ class KernelCache:
 
 
 def seal(folder: Path, key: str) -> None:
-    """Complete an entry's folder: from now on it is one, as long as nothing in it changes.
-
-    Raises:
-        OSError: if that cannot be written.
-    """
-    digests = {
-        path.name: _sha256(path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file()
-    }
+    """Complete an entry's folder: from now on it is one, as long as nothing in it changes."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    digests = {path.name: _sha256(path.read_bytes()) for path in files}
     write_json(folder / SEAL, {"format": _FORMAT, "key": key, "files": digests})
 
 
@@ -261,11 +235,8 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file that is complete whenever it is there: its writer may be killed any time.
-
-    Raises:
-        OSError: if it cannot be written; with its path, which a full disk does not tell.
-    """
+    """Write a file that is complete whenever it is there: its writer may be killed any time.  Its
+    path is in an ``OSError``, where a full disk does not tell it."""
     aside = path.with_name(f".{path.name}")
     try:
         aside.write_bytes(content)
@@ -280,8 +251,7 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def default_root() -> Path:
-    """``$TAPML_CACHE``, else ``tapml_nb/kernels`` in the user's cache folder (XDG)."""
+def _default_root() -> Path:
     if "TAPML_CACHE" in os.environ:
         return Path(os.environ["TAPML_CACHE"])
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -1,28 +1,45 @@
-"""Units in, kernels out: from the cache, or from a worker that compiles what is new in parallel."""
+"""Units in, kernels out: from the cache, or from a worker that compiles what is new in parallel;
+and kernels in files that a target can load."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tapml_nb.compile import linking
-from tapml_nb.compile.cache import CODE, FUSION, TEXTS, Compiled, Failure, KernelCache
-from tapml_nb.compile.code import KernelCode, UnitTexts, read_code
-from tapml_nb.compile.kernel import Kernel
+from tapml_nb.compile.cache import (
+    CODE,
+    FUSION,
+    TEXTS,
+    Compiled,
+    Failure,
+    KernelCache,
+    read_entry,
+    write_file,
+)
+from tapml_nb.compile.kernel import Kernel, KernelCode
 from tapml_nb.compile.schedule import Job, Schedule
-from tapml_nb.compile.sources import SOURCE_KINDS
+from tapml_nb.compile.sources import SOURCE_KINDS, SourcePackage
 from tapml_nb.compile.store import KernelStore
 from tapml_nb.compile.supervisor import Supervisor
-from tapml_nb.compile.toolchain import Tool, check_linker
-from tapml_nb.compile.unit import key_of, salt_of
-from tapml_nb.frontends.granularity import Fusion
-from tapml_nb.frontends.program import FrontendError
+from tapml_nb.compile.toolchain import Tool, ToolchainError, check_linker, link_shared, machine_of
+from tapml_nb.compile.trouble import CompilerTrouble, in_words
+from tapml_nb.compile.unit import UnitTexts, key_of, salt_of
+from tapml_nb.frontends.program import FrontendError, Fusion
 from tapml_nb.owner import Owner
+
+
+class KernelsLost(Exception):
+    """Kernels, by their ``keys``, are not in the cache any more as they were compiled."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__(f"{len(keys)} kernels")
+        self.keys = keys
 
 
 class Compiler:
@@ -33,12 +50,9 @@ class Compiler:
     """
 
     def __init__(self, target: Any, cache: KernelCache | None = None, jobs: int | None = None):
-        """Check the toolchain and start the worker.
-
-        Args:
-            target: ``tvm.target.Target`` to compile for.
-            cache: where kernels are kept; default the user's.
-            jobs: how many units compile at a time; default the machine's cores.
+        """Check the toolchain for a ``tvm.target.Target`` and start the worker, which compiles
+        ``jobs`` units at a time (default the machine's cores); kernels are kept in ``cache``
+        (default the user's).
 
         Raises:
             ToolchainError: if the target cannot be compiled for on this machine.
@@ -61,10 +75,8 @@ class Compiler:
 
     @property
     def leaves_sizes_open(self) -> bool:
-        """Whether one kernel can be for tensors of many shapes.
-
-        Not where a driver compiles source text: launches there are worked out beforehand.
-        """
+        """Whether one kernel can be for tensors of many shapes: not where a driver compiles source
+        text, for launches there are worked out beforehand."""
         return self.target.kind.name not in SOURCE_KINDS
 
     def key(self, module: Any) -> str:
@@ -128,7 +140,7 @@ class Compiler:
 
     def fusion(self, module: Any) -> Fusion:
         """What the target fuses of a whole model (see
-        :data:`~tapml_nb.frontends.granularity.Decide`).
+        :data:`~tapml_nb.frontends.program.Decide`).
 
         Raises:
             FrontendError: if its pipeline fails on the model as a whole.
@@ -147,16 +159,35 @@ class Compiler:
         return Fusion(tuple(map(tuple, answer["kernels"])), tuple(answer["folded"]))
 
     def library_folder(self, *, elsewhere: bool = False) -> Path:
-        """A new folder for what :meth:`link` makes; ``elsewhere``: not on the cache's disk.
-
-        Raises:
-            CompilerTrouble: if none can be made.
-        """
+        """A new folder for what :meth:`link` makes; ``elsewhere``: not on the cache's disk."""
         return self._store.new_folder("libraries-", elsewhere)
 
     def link(self, kernels: Sequence[Compiled], library: Path) -> list[tuple[Path, list[Kernel]]]:
-        """Put kernels in files: see :func:`linking.link <tapml_nb.compile.linking.link>`."""
-        return linking.link(kernels, library, self.target, self._tool.run)
+        """Put kernels that launch something in files that the target can load, each with those in
+        it: in ``library``, as far as all fit into one.
+
+        Raises:
+            KernelsLost: if some are not in the cache as they were; to be compiled again.
+            ToolchainError: if the linker rejects them.
+            CompilerTrouble: if it cannot work, and again.
+            CompilerInterrupted: if it was.
+        """
+        codes = [(kernel.kernel, kernel.code) for kernel in kernels if kernel.code]
+        if not codes:
+            return []
+        for again in (False, True):
+            try:
+                return self._link(codes, library)
+            except (ToolchainError, CompilerTrouble, OSError, ValueError) as error:
+                lost = [k.kernel.key for k in kernels if read_entry(k.folder, k.kernel.key) is None]
+                if lost:
+                    raise KernelsLost(lost) from None
+                if isinstance(error, OSError):
+                    where = in_words(error, library)
+                    raise CompilerTrouble(f"kernels cannot be linked: {where}") from None
+                if again or isinstance(error, ToolchainError):
+                    raise
+        raise AssertionError("unreachable: the second attempt returns or raises")
 
     def discard(self, key: str) -> None:
         """Forget a kernel, so that it is compiled anew."""
@@ -176,6 +207,26 @@ class Compiler:
             self._tool.interrupt()
             self._store.close()
 
+    def _link(
+        self, codes: Sequence[tuple[Kernel, Path]], library: Path
+    ) -> list[tuple[Path, list[Kernel]]]:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        kind = self.target.kind.name
+        if kind == "cuda":  # whose libraries hold code for two machines
+            linked = []
+            for number, (kernel, code) in enumerate(codes):
+                file = library.with_stem(f"{library.stem}-{number}")
+                file.unlink(missing_ok=True)
+                linked.append((Path(shutil.copyfile(code, file)), [kernel]))
+            return linked
+        if kind in SOURCE_KINDS:
+            packages = [SourcePackage.parse(code.read_text(encoding="utf-8")) for _, code in codes]
+            write_file(library, SourcePackage.merged(packages).dump().encode())
+        else:
+            objects = [code for _, code in codes]
+            link_shared(objects, library, machine_of(self.target), self._tool.run)
+        return [(library, [kernel for kernel, _ in codes])]
+
     def _run(self, task: str, modules: Mapping[str, Any]) -> Generator[Job]:
         with self._supervisor.working():
             schedule = Schedule(self._supervisor, self._store, task, self.target, modules)
@@ -188,11 +239,12 @@ class Compiler:
             yield next(jobs)
 
     def _describe(self, key: str, module: Any) -> KernelCode:
-        empty = KernelCode("", "", "", self.target.kind.name, "")
+        code = KernelCode("", "", "", self.target.kind.name, "")
         if self._supervisor.closed:
-            return replace(empty, message="the compiler is closed")
+            return replace(code, message="the compiler is closed")
         with self._alone("describe", key, module) as job:
-            code = read_code(job.folder / CODE) or empty
+            with contextlib.suppress(FileNotFoundError):  # it came to nothing
+                code = KernelCode(**json.loads((job.folder / CODE).read_text()))
             if job.death:
                 return replace(code, message=job.death.message)
             self.cache.keep_code(key, code, job.folder)

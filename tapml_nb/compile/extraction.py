@@ -17,7 +17,8 @@ import tvm
 from tvm import tirx
 from tvm.tirx.build import split_host_device_mods
 
-from tapml_nb.compile.kernel import Kernel
+from tapml_nb.compile.kernel import OPERATIONS, Kernel
+from tapml_nb.compile.primfunc import TIR_OPERATIONS
 from tapml_nb.compile.sources import (
     Argument,
     DeviceFunction,
@@ -35,12 +36,8 @@ class NotStraight(Exception):
 
 
 def extract(functions: Any, kernel: Kernel, target: Any) -> SourcePackage:
-    """Build a kernel's PrimFuncs for a target whose driver compiles source text.
-
-    Args:
-        functions: ``IRModule`` of scheduled PrimFuncs with global symbols.
-        kernel: how they are launched; where one takes symbolic shapes, that says which.
-        target: ``tvm.target.Target`` with a host.
+    """Build scheduled PrimFuncs (an ``IRModule``, with global symbols) for a target with a host,
+    whose driver compiles source text.  The kernel says how they are launched, and at which shapes.
 
     Raises:
         NotStraight: if a PrimFunc's host half is no mere sequence of launches.
@@ -105,10 +102,8 @@ def _arguments(function: Any, built: Any, name: str) -> tuple[Argument, ...]:
 
 
 def narrowed(module: Any) -> Any:
-    """A module in which every int64, of data and of indices, is an int32.
-
-    For targets without 64-bit integers.  Constants beyond int32 become its limits.
-    """
+    """A module in which every int64, of data and of indices, is an int32: for targets without
+    64-bit integers.  Constants beyond int32 become its limits."""
     graph = json.loads(tvm.ir.save_json(module))
     nodes = graph["nodes"]
     narrow = {"int64": "int32", "uint64": "uint32"}
@@ -133,26 +128,14 @@ def narrowed(module: Any) -> Any:
 
 
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {
-    "Add": operator.add,
-    "Sub": operator.sub,
-    "Mul": operator.mul,
-    "FloorDiv": operator.floordiv,
-    "FloorMod": operator.mod,
+    **{kind: OPERATIONS[name] for kind, name in TIR_OPERATIONS.items()},
     "Div": lambda a, b: int(a / b) if isinstance(a, int) and isinstance(b, int) else a / b,
     "Mod": math.fmod,
     "LShift": operator.lshift,
     "RShift": operator.rshift,
     "BitwiseAnd": operator.and_,
-    "Min": min,
-    "Max": max,
-    "EQ": operator.eq,
-    "NE": operator.ne,
-    "LT": operator.lt,
-    "LE": operator.le,
     "GT": operator.gt,
     "GE": operator.ge,
-    "And": lambda a, b: a and b,
-    "Or": lambda a, b: a or b,
 }
 
 _CALLS: dict[str, Callable[..., Any]] = {

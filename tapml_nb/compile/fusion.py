@@ -15,7 +15,7 @@ import tvm
 from tvm import relax, tirx
 
 from tapml_nb.compile.lowering import relax_passes
-from tapml_nb.frontends.granularity import Fusion
+from tapml_nb.frontends.program import Fusion
 
 _CALL = "tapml.call"
 """Attribute of a PrimFunc: the number of the call it is a piece of."""
@@ -47,10 +47,8 @@ def decide(module: Any, target: Any) -> Fusion:
 
 
 def _legalized(module: Any, passes: Sequence[Any]) -> dict[str, tuple[Any, Any]]:
-    """Every function but ``main`` after these passes, by name, with the module it is in then.
-
-    One that the passes fail on is left out.
-    """
+    """Every function but ``main`` after these passes, by name, with the module it is in then; one
+    that they fail on is left out."""
     result = {}
     for var, function in module.functions.items():
         if var.name_hint == "main":
@@ -79,11 +77,8 @@ def _bindings(function: Any) -> Iterator[Any]:
 
 
 def _inlined(module: Any, legalized: dict[str, tuple[Any, Any]]) -> tuple[Any, set[int]]:
-    """``main`` with the legalized functions in place of their calls, every PrimFunc numbered.
-
-    Also the numbers of the calls that have PrimFuncs.  What a call that is left out would yield
-    becomes a parameter.
-    """
+    """``main`` with the legalized functions in place of their calls, every PrimFunc numbered; and
+    the numbers of the calls that have one.  What a call that is left out yields is a parameter."""
     main = module["main"]
     calls = [b for b in _bindings(main) if isinstance(b.value, relax.Call)]
     number = {binding.var: k for k, binding in enumerate(calls)}
@@ -122,10 +117,8 @@ def _inlined(module: Any, legalized: dict[str, tuple[Any, Any]]) -> tuple[Any, s
 
 
 def _joint(expr: Any, env: dict[Any, Any]) -> Any:
-    """What joins two calls, with variables replaced; none of it is in the model itself.
-
-    The item of a known tuple is its field.
-    """
+    """What joins two calls, with variables replaced; none of it is in the model itself.  The item
+    of a known tuple is its field."""
     if isinstance(expr, relax.TupleGetItem):
         value = _joint(expr.tuple_value, env)
         if isinstance(value, relax.Tuple):

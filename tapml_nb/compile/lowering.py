@@ -20,14 +20,12 @@ from tvm.relax.backend import cpu_generic, gpu_generic
 from tvm.s_tir import dlight
 from tvm.sym import Analyzer
 
-from tapml_nb.compile.kernel import BufferSpec, Kernel, Launch
+from tapml_nb.compile.kernel import BufferSpec, Kernel, Launch, Size
 from tapml_nb.compile.primfunc import SizeNames, UnknownSize, buffer_specs
-from tapml_nb.compile.sizes import Size
 from tapml_nb.numerics import digest, np_dtype
 
 PIPELINE = "relax-default/4"
 """Version of this lowering; part of every cache key."""
-
 
 _GPUS = ("cuda", "opencl", "webgpu")
 
@@ -53,12 +51,8 @@ class Lowered:
 
 
 def lower(module: Any, target: Any, key: str) -> Lowered:
-    """Lower ``main`` of a Relax module, or the one PrimFunc of an override, for a target.
-
-    Args:
-        module: ``IRModule`` with a Relax function ``main``, or with a single PrimFunc.
-        target: ``tvm.target.Target``.
-        key: the kernel's key; function names are made of it.
+    """Lower ``main`` of a Relax module, or the one PrimFunc of an override, for a target; names of
+    functions are made of the kernel's key.
 
     Raises:
         UnsupportedLowering: if an operation has no legalization or needs the VM at run time.
@@ -135,17 +129,8 @@ def _by_one_thread(function: Any) -> Any:
         thread = tirx.IterVar(tvm.ir.Range(0, 1), var, tirx.IterVar.ThreadIndex, axis)
         body = tirx.For(var, 0, 1, tirx.ForKind.THREAD_BINDING, body, thread_binding=thread)
     if root:
-        block = s_tir.SBlock(
-            root.iter_vars,
-            root.reads,
-            root.writes,
-            root.name_hint,
-            body,
-            root.init,
-            root.alloc_buffers,
-            root.match_buffers,
-            root.annotations,
-        )
+        kept = (root.init, root.alloc_buffers, root.match_buffers, root.annotations)
+        block = s_tir.SBlock(root.iter_vars, root.reads, root.writes, root.name_hint, body, *kept)
         body = s_tir.SBlockRealize(function.body.iter_values, function.body.predicate, block)
     return function.with_body(body)
 
@@ -187,13 +172,14 @@ class _Planner:
         old += [i for i in range(len(self.buffers)) if i >= params and i not in self.constants]
         new = {o: n for n, o in enumerate(old)}
         digests = {i: digest(array) for i, array in self.constants.items()}
+        symbols = {name: function_name(self.key, name) for name in self.used}
         kernel = Kernel(
             key=self.key,
             buffers=tuple(self.buffers[o] for o in old),
             params=params,
             constants=tuple(digests[i] for i in self.constants),
             launches=tuple(
-                Launch(function_name(self.key, name), tuple(new[a] for a in args), tuple(sizes))
+                Launch(symbols[name], tuple(new[a] for a in args), tuple(sizes))
                 for name, args, sizes in self.launches
             ),
             views=tuple((new[d], new[s]) for d, s in self.views),
@@ -201,9 +187,7 @@ class _Planner:
             numbers=numbers,
         )
         functions = {
-            function_name(self.key, name): function.with_attr(
-                "global_symbol", function_name(self.key, name)
-            )
+            symbols[name]: function.with_attr("global_symbol", symbols[name])
             for name, function in self.used.items()
         }
         constants = {digests[i]: array for i, array in self.constants.items()}
@@ -233,7 +217,10 @@ class _Planner:
         inputs = [self._value(a) for a in arguments if not tvm.ir.is_prim_expr(a)]
         if len(inputs) == 1 and isinstance(ty, relax.TensorType):
             before, after = self.elements[inputs[0]], _elements(ty)
-            if Analyzer().can_prove_equal(before, after) and _is_reshape(function):
+            # As deployment does (RewriteDataflowReshape).  TVM's analysis compares flat indices
+            # alone: a slice of the first elements has the pattern, too.
+            alike = Analyzer().can_prove_equal(before, after)
+            if alike and relax.analysis.has_reshape_pattern(function):
                 return self._view(inputs[0], ty)
         outputs = self._new_tuple(ty)
         self.used[callee.name_hint] = function
@@ -308,12 +295,3 @@ def _elements(ty: Any) -> Any:
     for size in ty.shape:
         count = count * size
     return count
-
-
-def _is_reshape(function: Any) -> bool:
-    """Whether deployment turns this PrimFunc into a view (``RewriteDataflowReshape``).
-
-    TVM's analysis compares flat indices alone, so the caller must compare the sizes: a slice of
-    the first elements has the pattern, too.
-    """
-    return bool(relax.analysis.has_reshape_pattern(function))

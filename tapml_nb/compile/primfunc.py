@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tapml_nb.compile.kernel import BufferSpec
-from tapml_nb.compile.sizes import Size
+from tapml_nb.compile.kernel import BufferSpec, Size
 
-_OPERATIONS = {
+TIR_OPERATIONS = {
     "Add": "+",
     "Sub": "-",
     "Mul": "*",
@@ -48,11 +47,8 @@ class SizeNames:
         return self._names.setdefault(variable, f"n{len(self._names)}")
 
     def size(self, expr: Any) -> Size:
-        """A TVM expression as plain data.
-
-        Raises:
-            UnknownSize: if it depends on something that is not known, or is none of arithmetic.
-        """
+        """A TVM expression as plain data; or ``UnknownSize``, if it depends on something that is
+        not known, or is none of arithmetic."""
         from tvm.sym import Analyzer
 
         if type(expr).__name__ == "IntImm":
@@ -67,8 +63,8 @@ class SizeNames:
             if expr not in self._names:
                 raise UnknownSize(f"no parameter tells {expr.name}")
             return self._names[expr]
-        if kind in _OPERATIONS:
-            return (_OPERATIONS[kind], self._size(expr.a), self._size(expr.b))
+        if kind in TIR_OPERATIONS:
+            return (TIR_OPERATIONS[kind], self._size(expr.a), self._size(expr.b))
         if kind in _SWAPPED:
             return (_SWAPPED[kind], self._size(expr.b), self._size(expr.a))
         if kind == "Not":
@@ -91,9 +87,8 @@ def is_primfunc(value: Any) -> bool:
 
 
 def buffer_specs(function: Any, outputs: int) -> list[BufferSpec]:
-    """Shape and dtype of every parameter, of which the last ones are outputs.
-
-    Symbolic sizes are by name.
+    """Shape and dtype of every parameter, of which the last ones are outputs; symbolic sizes are
+    by name.
 
     Raises:
         ValueError: if a parameter is no buffer, or no axis of an input tells a symbolic size.

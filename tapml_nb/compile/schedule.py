@@ -18,7 +18,7 @@ from tapml_nb.compile.cache import Compiled, Failure, read_entry
 from tapml_nb.compile.store import KernelStore
 from tapml_nb.compile.supervisor import Supervisor
 from tapml_nb.compile.trouble import REMEDY, CompilerTrouble
-from tapml_nb.compile.unit import is_open, was_reading, write_unit
+from tapml_nb.compile.unit import OPEN, READING, stage_of, write_unit
 from tapml_nb.compile.worker import TROUBLE
 
 _BATCH = 4
@@ -72,9 +72,8 @@ class Schedule:
         self._losses = 0
 
     def results(self, children: int) -> Generator[Job]:
-        """Keep so many children busy; yields each unit as it is done.
-
-        Its folder is there until the next one is asked for.
+        """Keep so many children busy; yields each unit as it is done, whose folder is there until
+        the next one is asked for.
 
         Raises:
             CompilerTrouble: if units had trouble twice, or the worker is lost again and again.
@@ -160,11 +159,7 @@ class Schedule:
         return None
 
     def _note_trouble(self, job: Job, trouble: str, *, elsewhere: bool) -> None:
-        """A unit could not be compiled for no fault of its own: once more, but not twice.
-
-        Raises:
-            CompilerTrouble: if no unit seems to fare better.
-        """
+        """A unit could not be compiled for no fault of its own: once more, but not twice."""
         first, job.trouble = not job.trouble, trouble
         if first:
             self._retry(job, trouble, elsewhere=elsewhere)
@@ -178,11 +173,7 @@ class Schedule:
         self._again.append(self._fill(job, elsewhere=elsewhere))
 
     def _fill(self, job: Job, *, elsewhere: bool = False) -> Job:
-        """Put a unit into a new folder of its own.
-
-        Raises:
-            CompilerTrouble: if no disk takes it.
-        """
+        """Put a unit into a new folder of its own."""
         self._store.remove(job.folder)
         fill = partial(write_unit, job.module)
         job.folder = self._store.new_folder("unit-", elsewhere, fill)
@@ -202,14 +193,14 @@ _OF_THE_COMPILER = {
 
 def _death(event: Mapping[str, Any], folder: Path) -> Failure | str:
     """What a child's end says of the unit in its hands; text, if it says nothing."""
-    died, unread = event["signal"], was_reading(folder)
+    died, stage = event["signal"], stage_of(folder)
     if died == signal.SIGALRM:
-        return Failure("timeout", "the compiler did not finish in time", is_open(folder))
+        return Failure("timeout", "the compiler did not finish in time", stage == OPEN)
     how = f"signal {signal.Signals(died).name}" if died else f"exit status {event['code']}"
     if died and died not in _OF_THE_COMPILER:
         return f"the compiler was ended from outside ({how}), by a lack of memory perhaps"
     if not died and event["code"] in (0, TROUBLE):
         return "the compiler gave up"
-    if unread:
+    if stage == READING:
         return Failure("crash", f"TVM cannot read the unit: its reader crashed ({how})")
-    return Failure("crash", f"the compiler itself crashed ({how})", is_open(folder))
+    return Failure("crash", f"the compiler itself crashed ({how})", stage == OPEN)

@@ -56,6 +56,15 @@ class HostFunction:
     workspaces: tuple[int, ...]
     launches: tuple[DeviceLaunch, ...]
 
+    @classmethod
+    def parse(cls, data: dict[str, Any]) -> Self:
+        """From JSON, whose lists were tuples."""
+        launches = tuple(
+            DeviceLaunch(x["function"], tuple(x["arguments"]), tuple(x["grid"]), tuple(x["block"]))
+            for x in data["launches"]
+        )
+        return cls(data["parameters"], tuple(data["workspaces"]), launches)
+
 
 @dataclass(frozen=True)
 class SourcePackage:
@@ -67,12 +76,11 @@ class SourcePackage:
     @classmethod
     def merged(cls, packages: Iterable[SourcePackage]) -> Self:
         """All packages in one; names are unique across kernels."""
-        functions: dict[str, HostFunction] = {}
-        device: dict[str, DeviceFunction] = {}
+        merged = cls()
         for package in packages:
-            functions |= package.functions
-            device |= package.device
-        return cls(functions, device)
+            merged.functions.update(package.functions)
+            merged.device.update(package.device)
+        return merged
 
     def dump(self) -> str:
         """As JSON."""
@@ -83,22 +91,7 @@ class SourcePackage:
         """Inverse of :meth:`dump`."""
         data = json.loads(text)
         return cls(
-            {
-                name: HostFunction(
-                    entry["parameters"],
-                    tuple(entry["workspaces"]),
-                    tuple(
-                        DeviceLaunch(
-                            launch["function"],
-                            tuple(launch["arguments"]),
-                            tuple(launch["grid"]),
-                            tuple(launch["block"]),
-                        )
-                        for launch in entry["launches"]
-                    ),
-                )
-                for name, entry in data["functions"].items()
-            },
+            {name: HostFunction.parse(entry) for name, entry in data["functions"].items()},
             {
                 name: DeviceFunction(
                     entry["source"], tuple(Argument(**a) for a in entry["arguments"])

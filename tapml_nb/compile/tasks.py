@@ -16,14 +16,13 @@ import tvm
 
 from tapml_nb import tensorfile
 from tapml_nb.compile import cache, toolchain
-from tapml_nb.compile.code import KernelCode, shortened
 from tapml_nb.compile.extraction import extract
 from tapml_nb.compile.fusion import decide
+from tapml_nb.compile.kernel import KernelCode, shortened
 from tapml_nb.compile.lowering import Lowered, UnsupportedLowering, is_relax, lower
-from tapml_nb.compile.script import script_of
 from tapml_nb.compile.sources import SOURCE_KINDS
 from tapml_nb.compile.trouble import CompilerTrouble, in_words, trouble_in
-from tapml_nb.compile.unit import STAGE, is_open, read_unit, was_reading
+from tapml_nb.compile.unit import OPEN, READING, STAGE, read_unit, script_of, stage_of
 
 _MESSAGE_LIMIT = 2000
 """Characters of a compiler's message that are kept."""
@@ -33,7 +32,7 @@ def compile_unit(key: str, folder: Path, target: Any) -> None:
     """Compile the unit of a cache folder and leave the kernel, or the failure, beside it."""
 
     def fail(reason: Literal["unsupported", "error"], message: str) -> None:
-        failure = cache.Failure(reason, message, is_open(folder))
+        failure = cache.Failure(reason, message, stage_of(folder) == OPEN)
         cache.write_json(folder / cache.ERROR, asdict(failure))
 
     try:
@@ -88,10 +87,8 @@ def _object_code(library: Any) -> bytes:
 
 
 def describe_unit(key: str, folder: Path, target: Any) -> None:
-    """Leave the code of a cache folder's unit beside it, stage by stage.
-
-    Every stage is written before the next begins: it is there even if that kills this process.
-    """
+    """Leave the code of a cache folder's unit beside it; every stage before the next begins, so
+    that it is there even if that kills this process."""
     code = KernelCode("", "", "", target.kind.name, "")
 
     def reached(stage: str, text: str) -> None:
@@ -152,11 +149,7 @@ def print_unit(key: str, folder: Path, target: Any) -> None:
 
 
 def carry_out(task: str, key: str, folder: Path, target: Any) -> str:
-    """Do a task with one unit.
-
-    Returns:
-        Why that could not be done, for no fault of the unit's; empty if it was.
-    """
+    """Do a task with one unit; why that could not be done, for no fault of the unit's, or empty."""
     tasks: dict[str, Callable[[str, Path, Any], None]] = {
         "compile": compile_unit,
         "describe": describe_unit,
@@ -171,15 +164,12 @@ def carry_out(task: str, key: str, folder: Path, target: Any) -> str:
 
 
 def _about_unit(error: Exception, folder: Path) -> str:
-    """What the compiler says of a unit.
-
-    Raises:
-        Exception: the error itself, if it says nothing of the unit.
-    """
+    """What the compiler says of a unit; raises the error again if it says nothing of it."""
     if _trouble(error):
         raise error
     message = _message(error)
-    return f"TVM cannot read the unit: {message}" if was_reading(folder) else message
+    unread = stage_of(folder) == READING
+    return f"TVM cannot read the unit: {message}" if unread else message
 
 
 def _trouble(error: Exception) -> str:
@@ -194,10 +184,8 @@ def _trouble(error: Exception) -> str:
 
 
 def _message(error: BaseException) -> str:
-    """A compiler's message in one paragraph, with the C++ function that raised it.
-
-    TVM's messages often end in "Check failed: …"; the function says what was being compiled.
-    """
+    """A compiler's message in one paragraph.  TVM's often end in "Check failed: …"; the C++
+    function that raised it says what was being compiled."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = f"{type(error).__name__}: {' '.join(lines)}"[-_MESSAGE_LIMIT:]
     frames = traceback.extract_tb(error.__traceback__)

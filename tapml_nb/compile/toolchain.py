@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import re
@@ -18,17 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tapml_nb.compile.process import CHECK_SECONDS, Stalled, Watch, clear_up, end
 from tapml_nb.compile.trouble import CompilerInterrupted, CompilerTrouble, in_words, trouble_in
-from tapml_nb.compile.watch import Stalled, Watch
 
 _SECONDS = 600.0
 """Deadline of a tool; one that links ten thousand objects takes a few."""
-
-_SECONDS_TO_DIE = 5.0
-"""How long to wait for a tool that was killed; one that the disk holds cannot die."""
-
-_CHECK_SECONDS = 0.5
-"""How often one that takes its time is checked on."""
 
 
 class ToolchainError(ValueError):
@@ -50,11 +43,7 @@ def machine_of(target: Any) -> str:
 
 
 def c_compiler() -> list[str]:
-    """The command of the C compiler that compiles kernels for ``target="c"``.
-
-    Raises:
-        ToolMissing: if there is none.
-    """
+    """The command of the C compiler for kernels of ``target="c"``; or ``ToolMissing``."""
     if path := _system_compiler():
         return [path]
     if find_spec("ziglang"):
@@ -70,11 +59,8 @@ def _system_compiler() -> str | None:
 
 
 def bare_linker(machine: str) -> list[str]:
-    """The command of a linker for another machine, without a toolchain of that machine's own.
-
-    Raises:
-        ToolMissing: if there is none.
-    """
+    """The command of a linker for another machine, without a toolchain of that machine's own; or
+    ``ToolMissing``."""
     for name in (f"{machine}-linux-gnu-ld", "ld.lld"):
         if path := shutil.which(name):
             return [path]
@@ -88,11 +74,7 @@ def bare_linker(machine: str) -> list[str]:
 
 
 def check_linker(target: Any) -> str:
-    """The command that links a CPU target's kernels, for people.
-
-    Raises:
-        ToolMissing: if there is none.
-    """
+    """The command that links a CPU target's kernels, for people; or ``ToolMissing``."""
     machine = machine_of(target)
     return " ".join(c_compiler() if machine == platform.machine() else bare_linker(machine))
 
@@ -106,13 +88,8 @@ def link_shared(
     machine a bare linker does.  ``-z now``: a missing symbol fails at load, with its name, and not
     in the middle of a call.  ``-z muldefs``: every object of TVM's C generator defines the same
     library context; kernels' own names are unique.  The objects are listed in a response file: a
-    command line has no room for those of some ten thousand kernels.
-
-    Args:
-        objects: the object files.
-        library: the file to write.
-        machine: what they are for, by ``platform.machine()`` there.
-        run: runs the linker; default :func:`run_tool`.
+    command line has no room for those of some ten thousand kernels.  ``machine`` is what they are
+    for, by ``platform.machine()`` there; ``run`` runs the linker.
 
     Raises:
         ToolMissing: if there is no linker.
@@ -151,25 +128,16 @@ def _quoted(path: Path) -> str:
 
 
 def compile_c(source: Path, output: Path) -> None:
-    """Compile one C file to a position-independent object file.
-
-    Raises:
-        ToolMissing: if there is no compiler.
-        ToolchainError: if it rejects the source; with its message.
-        CompilerTrouble: if it cannot work.
-    """
-    headers = [f"-I{path}" for path in _tvm_headers()]
-    command = [*c_compiler(), "-O2", "-fPIC", "-w", *headers]
-    # In the source's folder, so that messages name the file and not where it happens to lie.
-    run_tool([*command, "-c", source.name, "-o", str(output.resolve())], source.parent)
-
-
-def _tvm_headers() -> list[str]:
+    """Compile one C file to a position-independent object file; raises as :func:`run_tool`, and
+    ``ToolMissing`` if there is no compiler."""
     import tvm
     from tvm_ffi import libinfo
 
     own = Path(tvm.__file__).parent / "include"
-    return [str(own), libinfo.find_include_path(), libinfo.find_dlpack_include_path()]
+    paths = (own, libinfo.find_include_path(), libinfo.find_dlpack_include_path())
+    command = [*c_compiler(), "-O2", "-fPIC", "-w", *(f"-I{path}" for path in paths)]
+    # In the source's folder, so that messages name the file and not where it happens to lie.
+    run_tool([*command, "-c", source.name, "-o", str(output.resolve())], source.parent)
 
 
 # -- running them ----------------------------------------------------------------------------------
@@ -228,12 +196,8 @@ class Tool:
         self._interrupted = False
 
     def run(self, command: list[str], folder: Path) -> None:
-        """Run one to its end.
-
-        Raises:
-            CompilerInterrupted: if :meth:`interrupt` ended it.
-            ToolchainError, CompilerTrouble: as :func:`run_tool`.
-        """
+        """Run one to its end, as :func:`run_tool`, or raise ``CompilerInterrupted`` if
+        :meth:`interrupt` ended it."""
         try:
             process = subprocess.Popen(
                 command,
@@ -255,11 +219,7 @@ class Tool:
         finally:
             with self._guard:
                 self._process = None
-                _end(process)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_SECONDS_TO_DIE)
-            assert process.stderr
-            process.stderr.close()
+            clear_up(process)
         if self._interrupted:
             raise CompilerInterrupted
         _check(command, process.returncode, output)
@@ -269,14 +229,14 @@ class Tool:
         with self._guard:
             if self._process:
                 self._interrupted = True
-                _end(self._process)
+                end(self._process)
 
     def _output(self, command: list[str], process: subprocess.Popen[str]) -> str:
         """What it wrote on its standard error until it ended."""
         watch, deadline = Watch(process.pid), time.monotonic() + _SECONDS
         while True:
             try:
-                return process.communicate(timeout=_CHECK_SECONDS)[1]
+                return process.communicate(timeout=CHECK_SECONDS)[1]
             except subprocess.TimeoutExpired:
                 if self._interrupted:
                     raise CompilerInterrupted from None
@@ -287,10 +247,3 @@ class Tool:
                     watch.check()
                 except Stalled as stalled:
                     raise CompilerTrouble(f"{name}: {stalled}") from None
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a tool that has not ended, and what it started."""
-    if process.returncode is None:
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)

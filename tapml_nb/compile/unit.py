@@ -1,26 +1,33 @@
-"""A unit as text: its key, and the folder from which the compile worker reads it."""
+"""A unit as text: its key, the folder from which the compile worker reads it, and TVMScript.
+
+Anybody may have written it.  TVM reads its script by evaluating Python expressions, and prints the
+names of a module as they are, whatever they are: text that says more than a module must not be
+read.
+"""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import tvm
+import tvm_ffi
 
 from tapml_nb.compile.cache import SIZES, UNIT, write_file
 from tapml_nb.compile.lowering import PIPELINE
-from tapml_nb.frontends.open_units import leaves_sizes_open, with_sizes
-from tapml_nb.frontends.program import WrittenModule
+from tapml_nb.frontends.program import WrittenModule, leaves_sizes_open, with_sizes
 
 STAGE = "stage"
 """A file beside a unit that says how far it came, should TVM die of it: it is being read, and
 then, whether it leaves sizes open."""
 
-_READING, _OPEN, _CLOSED = "reading", "open", "closed"
+READING, OPEN, CLOSED = "reading", "open", "closed"
 
 
 def salt_of(target: Any) -> str:
@@ -33,11 +40,11 @@ def salt_of(target: Any) -> str:
 
 def key_of(module: Any, salt: str) -> str:
     """The SHA-256 of a unit's text and a salt, in hexadecimal digits."""
-    text = "|".join(filter(None, _texts_of(module)))
+    text = "|".join(filter(None, texts_of(module)))
     return hashlib.sha256(f"{salt}|{text}".encode()).hexdigest()
 
 
-def _texts_of(module: Any) -> tuple[str, str]:
+def texts_of(module: Any) -> tuple[str, str]:
     """TVM's JSON, and the sizes to fill in, if any."""
     if not isinstance(module, WrittenModule):
         return str(tvm.ir.save_json(module)), ""
@@ -47,44 +54,86 @@ def _texts_of(module: Any) -> tuple[str, str]:
 
 
 def write_unit(module: Any, folder: Path) -> None:
-    """Put a unit where :func:`read_unit` finds it.
-
-    Raises:
-        OSError: if the disk does not take it.
-    """
-    text, sizes = _texts_of(module)
+    """Put a unit where :func:`read_unit` finds it."""
+    text, sizes = texts_of(module)
     write_file(folder / UNIT, text.encode())
     if sizes:
         write_file(folder / SIZES, sizes.encode())
 
 
 def read_unit(folder: Path) -> Any:
-    """The ``IRModule`` of a folder, with its sizes filled in where they are given.
-
-    In a worker's child only: text that anybody may have written can crash TVM's reader.
-    """
-    (folder / STAGE).write_text(_READING)
+    """The ``IRModule`` of a folder, with its sizes filled in where they are given.  In a worker's
+    child only: text that anybody may have written can crash TVM's reader."""
+    (folder / STAGE).write_text(READING)
     module = tvm.ir.load_json((folder / UNIT).read_text())
     if not isinstance(module, tvm.IRModule):
         raise ValueError(f"it is a {type(module).__name__} and no module")
     if (folder / SIZES).exists() and leaves_sizes_open(module):
         module = with_sizes(module, *json.loads((folder / SIZES).read_text()))
-    (folder / STAGE).write_text(_OPEN if leaves_sizes_open(module) else _CLOSED)
+    (folder / STAGE).write_text(OPEN if leaves_sizes_open(module) else CLOSED)
     return module
 
 
-def is_open(folder: Path) -> bool:
-    """Whether the unit of a folder leaves sizes open, as far as it was read."""
-    return _stage(folder) == _OPEN
-
-
-def was_reading(folder: Path) -> bool:
-    """Whether the unit of a folder was just being read."""
-    return _stage(folder) == _READING
-
-
-def _stage(folder: Path) -> str:
+def stage_of(folder: Path) -> str:
+    """How far the unit of a folder came; "" if nobody has read it yet."""
     try:
         return (folder / STAGE).read_text()
     except OSError:
         return ""
+
+
+# -- as people read it ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class UnitTexts:
+    """A unit as TVM's JSON, and as TVMScript: empty if TVM would not read it back as the same."""
+
+    json: str
+    script: str
+
+
+_CALLED = ("I", "R", "T", "cls", "range")
+"""What calls in TVMScript begin with."""
+
+
+def script_of(module: Any) -> str:
+    """A module as TVMScript; empty where TVM would not read it back as the same, or where it would
+    do more than read it."""
+    script = str(module.script())
+    named = all(var.name_hint.isidentifier() for var in module.functions)
+    if not (named and is_one_module(script)):
+        return ""
+    try:
+        same = tvm_ffi.structural_equal(tvm.script.from_source(script), module)
+    except Exception:  # what TVM prints, it does not always read
+        return ""
+    return script if same else ""
+
+
+def is_one_module(text: str) -> bool:
+    """Whether printed TVMScript is a class of functions that calls nothing but TVM's own words."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError):  # ValueError: null bytes
+        return False
+    if len(tree.body) != 1 or not isinstance(tree.body[0], ast.ClassDef) or not text.isascii():
+        return False
+    called = list(tree.body[0].decorator_list)
+    for part in ast.walk(tree):
+        if isinstance(part, ast.FunctionDef):
+            called += part.decorator_list
+        elif isinstance(part, ast.Call):
+            called.append(part.func)
+        elif isinstance(part, ast.Attribute) and part.attr.startswith("_"):
+            return False
+    return all(isinstance(member, ast.FunctionDef) for member in tree.body[0].body) and all(
+        _root(call) in _CALLED for call in called
+    )
+
+
+def _root(expression: ast.expr) -> str:
+    """The name that an expression such as ``T.prim_func(...)`` begins with."""
+    while isinstance(expression, ast.Attribute | ast.Call):
+        expression = expression.value if isinstance(expression, ast.Attribute) else expression.func
+    return expression.id if isinstance(expression, ast.Name) else ""

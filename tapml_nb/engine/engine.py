@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from tapml_nb.compile.cache import KernelCache
 from tapml_nb.compile.compiler import Compiler
@@ -18,13 +19,12 @@ from tapml_nb.compile.toolchain import machine_of
 from tapml_nb.engine.jobs import Job, JobThread, in_main_thread
 from tapml_nb.engine.ledger import Ledger
 from tapml_nb.engine.pool import TargetPool
-from tapml_nb.engine.settings import Settings
 from tapml_nb.execute.events import EventStream, RunFinished, RunStarted, SessionClosed
 from tapml_nb.execute.host_call import BrokenOff
 from tapml_nb.execute.hybrid import HybridRun
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
-from tapml_nb.execute.storage import Storage
+from tapml_nb.execute.storage import Storage, parse_budget
 from tapml_nb.execute.unobserved import UnobservedRun
 from tapml_nb.frontends.program import Program
 from tapml_nb.graph import Graph, Op, OpId, Selector, SelectorError, select
@@ -32,23 +32,53 @@ from tapml_nb.judge.accumulated import AccumulatedRun
 from tapml_nb.judge.augmented import AugmentedRun
 from tapml_nb.judge.introduced import IntroducedRun
 from tapml_nb.judge.references import References
-from tapml_nb.jupyter.notebook import invite
-from tapml_nb.jupyter.progress import ProgressLine
+from tapml_nb.judge.verdict import LIMIT
+from tapml_nb.jupyter.notebook import ProgressLine, invite
 from tapml_nb.migrate import Probes
 from tapml_nb.owner import finalize
 from tapml_nb.report import Report, RunInfo
 from tapml_nb.targets.client.availability import resolve
-from tapml_nb.targets.spec import BROWSER, CPU_KINDS
+from tapml_nb.targets.spec import BROWSER, CPU_KINDS, Target
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Closable(Protocol):
-    """What has to be let go of at the end."""
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of :func:`tapml_nb.debug` that are about the work, not about the model; they
+    never change.
 
-    def close(self) -> None:
-        """Let go of it; idempotent."""
+    Attributes:
+        target: what the operators run on.
+        tolerance: how many noise floors a target may be off.
+        workarounds: those for faults of TVM's importer that are in force.
+        max_memory: bytes of memory that kept tensors may take; None for no limit.
+    """
+
+    target: Target
+    tolerance: float
+    workarounds: tuple[str, ...]
+    max_memory: int | None
+
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        tolerance: float | None = None,
+        workarounds: Sequence[str] = (),
+        max_memory: int | str | None = None,
+    ) -> Self:
+        """Settings as users give them.
+
+        Raises:
+            ValueError: if one does not fit.
+        """
+        if tolerance is None:
+            tolerance = LIMIT
+        elif not tolerance > 0:
+            raise ValueError(f"tolerance: {tolerance!r}; give a positive number of noise floors")
+        return cls(target, tolerance, tuple(workarounds), parse_budget(max_memory))
 
 
 class Engine:
@@ -59,14 +89,8 @@ class Engine:
     to any thread may be read anywhere.
 
     Attributes:
-        program: the model.
-        graph: its operators.
-        steps: the numbers of its steps.
-        settings: what it is done by.
-        compiler: what makes kernels.
-        pool: what runs them.
-        jobs: the thread.
-        events: what happens, for whoever listens.
+        program, graph, steps: the model, its operators, and the numbers of its steps.
+        settings, compiler, pool, jobs, events: what it was made with.
         source: the source's values.
         kernels: which kernel computes which operator.
         references: what is right, and how far off it rounding may be.
@@ -90,9 +114,10 @@ class Engine:
         jobs: JobThread,
         events: EventStream,
         storage: Storage | None = None,
-        owned: Sequence[Closable] = (),
+        at_end: Sequence[Callable[[], None]] = (),
     ) -> None:
-        """``storage`` is where the source's values are kept; ``owned`` ends with the engine."""
+        """``storage`` is where the source's values are kept; ``at_end`` ends what the engine
+        owns, each idempotent."""
         self.program = program
         self.graph: Graph = program.graph
         self.steps = range(program.steps)
@@ -118,27 +143,18 @@ class Engine:
         self.ledger = Ledger(self.graph, self.steps)
         self.probes: dict[tuple[Any, bool], Probes] = {}
         self.opened: dict[OpId, Engine] = {}
-        self._finalizer = finalize(self, _close_all, [*owned, self.kernels])
+        self._finalizer = finalize(self, _do_all, [*at_end, self.kernels.close])
 
     # -- work, from any thread -------------------------------------------------------------------
 
     def start(
         self, verb: Callable[Concatenate[Engine, P], R], *args: P.args, **kwargs: P.kwargs
     ) -> Job[R]:
-        """Start a run.
-
-        Raises:
-            RuntimeError, SessionBusy: if the session is closed or busy.
-        """
+        """Start a run; as :meth:`JobThread.start`."""
         return self.jobs.start(partial(verb, self, *args, **kwargs))
 
     def do(self, verb: Callable[Concatenate[Engine, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Have something done, at once or between two operators of a run; return its result.
-
-        Raises:
-            RuntimeError: if the session is closed, or stopped meanwhile.
-            Exception: whatever the verb raises.
-        """
+        """Have something done between two operators of a run; as :meth:`JobThread.do`."""
         return self.jobs.do(partial(verb, self, *args, **kwargs))
 
     def run(
@@ -148,12 +164,8 @@ class Engine:
         return self.result_of(self.start(verb, *args, **kwargs))
 
     def result_of(self, job: Job[R], progress: bool = True) -> R:
-        """Wait for a run's end, in the main thread with a line that shows how far it is.
-
-        Raises:
-            KeyboardInterrupt: on Ctrl-C, after the run was stopped.
-            Exception: whatever ended the run.
-        """
+        """Wait for a run's end, in the main thread with a line that shows how far it is; as
+        :meth:`JobThread.result_of`."""
         if not (progress and in_main_thread()):
             return self.jobs.result_of(job, lambda: None)
 
@@ -167,7 +179,7 @@ class Engine:
 
     def report(self, opener: Callable[[Selector], Report] | None = None) -> Report:
         """Everything known now, frozen; ``opener`` judges what a coarse operator holds."""
-        ledger = self.ledger
+        ledger, target = self.ledger, self.settings.target
         return Report(
             graph=self.graph,
             steps=len(self.steps),
@@ -177,7 +189,7 @@ class Engine:
             placement=dict(ledger.placement),
             conversions=self.kernels.conversions,
             info=RunInfo(
-                target=self.settings.target_in_words,
+                target=target.kind + (" (guarded)" if target.guard else ""),
                 kernels=self.kernels.unique,
                 compiled=self.compiler.compiled,
                 seconds=ledger.seconds,
@@ -271,9 +283,9 @@ def assemble(program: Program, compiler: Compiler, settings: Settings) -> Engine
         compiler.interrupt()
 
     storage = Storage(settings.max_memory)
-    owned = (pool, compiler, storage)
+    at_end = (pool.close, compiler.close, storage.close)
     jobs = JobThread(break_off)
-    engine = Engine(program, settings, compiler, pool, jobs, events, storage, owned)
+    engine = Engine(program, settings, compiler, pool, jobs, events, storage, at_end)
     if settings.target.rpc == BROWSER:
         invite(pool.first.link)
     return engine
@@ -298,6 +310,6 @@ def open_engine(
     return assemble(program, Compiler(tvm_target, KernelCache()), settings)
 
 
-def _close_all(owned: Sequence[Closable]) -> None:
-    for one in owned:
-        one.close()
+def _do_all(works: Sequence[Callable[[], None]]) -> None:
+    for work in works:
+        work()

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from tapml_nb.execute.hybrid import SOURCE
 from tapml_nb.execute.unobserved import Unobserved
 from tapml_nb.graph import Graph, OpId
-from tapml_nb.judge.agreement import Agreement
 from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
+from tapml_nb.judge.tokens import Agreement
 from tapml_nb.judge.verdict import SEVERITY, Verdict
 
 

@@ -18,6 +18,7 @@ from tapml_nb.compile.cache import Compiled
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.graph import TensorSpec, ValueId
 from tapml_nb.targets.client.session import TargetSession
+from tapml_nb.targets.wire.calls import CallResult
 from tapml_nb.targets.wire.errors import (
     BeyondTarget,
     GivenUp,
@@ -26,7 +27,6 @@ from tapml_nb.targets.wire.errors import (
     TargetError,
     TargetLost,
 )
-from tapml_nb.targets.wire.results import CallResult
 
 _Send = Callable[[], np.ndarray]
 _Result = TypeVar("_Result")
@@ -34,14 +34,8 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Argument:
-    """A tensor that a call reads, each view of it made when it is needed.
-
-    Attributes:
-        key: its name on the target.
-        array: what it holds, to be read in this process.
-        outgoing: the same, to be sent under its key; raises ``ModelChanged`` if it is not what the
-            key says any more.
-    """
+    """A tensor that a call reads: its name on the target, what it holds, and the same to be sent
+    under its name (which raises ``ModelChanged`` if it is not what that says any more)."""
 
     key: Callable[[], str]
     array: Callable[[], np.ndarray]
@@ -59,19 +53,15 @@ class Argument:
 
 @dataclass(frozen=True)
 class Operands:
-    """What an operator reads and writes in a call.
-
-    Attributes:
-        inputs: its tensor inputs, in order.
-        outputs: the key under which the target keeps each output.
-        specs: shape and dtype of each output as the graph has them.
-        references: for each output what to compare it with bit for bit; empty to compare none.
-    """
+    """What an operator reads (its tensor inputs, in order) and writes in a call."""
 
     inputs: Sequence[Argument]
     outputs: Sequence[str]
+    """The key under which the target keeps each."""
     specs: Sequence[TensorSpec]
+    """Shape and dtype of each output as the graph has them."""
     references: Sequence[Argument] = ()
+    """What to compare each output with bit for bit; empty to compare none."""
 
 
 @dataclass(frozen=True)
@@ -93,28 +83,22 @@ def _nothing(output: int, first: bool) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a call.
-
-    Attributes:
-        result: how it went; None where there is no result.
-        read: reads an output by its number, of the last run or of the first; from the target,
-            where it is there.
-        sent: bytes that had to be sent for the call.
-        overwritten: positions of inputs that the kernel wrote to.
-        failure: why there is no result.
-    """
+    """What came of a call: a result, or a failure."""
 
     result: CallResult | None = None
     read: Callable[[int, bool], np.ndarray] = _nothing
+    """Reads an output by its number, of the last run or of the first; from the target, where it is
+    there."""
     sent: int = 0
+    """Bytes that had to be sent for the call."""
     overwritten: tuple[int, ...] = ()
+    """Positions of inputs that the kernel wrote to."""
     failure: CallFailure | None = None
 
     def outputs(self) -> list[np.ndarray]:
         """All outputs of the last run; none where there is no result."""
-        return (
-            [self.read(k, False) for k in range(len(self.result.identical))] if self.result else []
-        )
+        count = len(self.result.identical) if self.result else 0
+        return [self.read(k, False) for k in range(count)]
 
 
 class _Refused(Exception):
@@ -127,18 +111,9 @@ class Caller:
     def __init__(self, session: TargetSession) -> None:
         self.session = session
 
-    @property
-    def guarded(self) -> bool:
-        """Whether kernels run between guard pages."""
-        return self.session.target.guard
-
     def call(self, compiled: Compiled, operands: Operands, repeats: int = 2) -> Outcome:
-        """Run a kernel; its outputs stay on the target.
-
-        Args:
-            compiled: the kernel, loaded.
-            operands: what it reads and writes; inputs and references that are not there are sent.
-            repeats: runs; with two, an output that depends on chance shows.
+        """Run a kernel that is loaded, so many times: with two, an output that depends on chance
+        shows.  What it reads and is not there is sent; its outputs stay on the target.
 
         Raises:
             Stopped: if the session was interrupted.
@@ -181,7 +156,11 @@ class Caller:
                 if error.hopeless:
                     return failed("refused", f"the target cannot hold it: {error}")
                 if again:
-                    raise _full(error) from None
+                    raise TargetError(
+                        f"the target's device is full: there is {error}, although this session "
+                        "holds nothing else there.  Other processes or sessions may hold its "
+                        "memory: end them, and run again"
+                    ) from None
                 self.session.renew()  # kernels may have kept memory
             except TargetError:
                 if again:
@@ -204,17 +183,16 @@ class Caller:
             again = True
 
     def _send(self, tensors: Mapping[str, _Send]) -> int:
-        """Send what is not there; the bytes that took.
+        """Send what is not there; the bytes that took."""
 
-        Raises:
-            NoRoom: if there is no room for one, also without all that is not among them.
-        """
+        def put(key: str, array: _Send) -> int:
+            return self.session.put(key, array())
+
         sent = 0
         for key, array in tensors.items():
             if not self.session.resident(key):
                 try:
-                    put = partial(self._put, key, array)
-                    sent += self._with_room(put, tensors)
+                    sent += self._with_room(partial(put, key, array), tensors)
                 except BeyondTarget as error:
                     raise _Refused(str(error)) from None
                 except NoRoom as error:
@@ -223,16 +201,9 @@ class Caller:
                     raise
         return sent
 
-    def _put(self, key: str, array: _Send) -> int:
-        return self.session.put(key, array())
-
     def _with_room(self, work: Callable[[], _Result], needed: Collection[str]) -> _Result:
         """Work that takes memory there; where that is full, once more without all but what is
-        needed.
-
-        Raises:
-            NoRoom: if there is no room for it either way.
-        """
+        needed."""
         try:
             return work()
         except NoRoom as error:
@@ -241,37 +212,24 @@ class Caller:
         self.session.drop_all_but(needed)
         return work()
 
-    def fetch(self, key: str) -> np.ndarray:
-        """Fetch a tensor.
-
-        Raises:
-            Stopped: if the session was interrupted.
-            TargetLost: if the target died, and the tensor with it.
-        """
-        try:
-            return self.session.fetch(key)
-        except TargetLost as lost:
-            if lost.reason == "interrupted":
-                raise Stopped from None
-            raise
-
     def _read(
         self, keys: Sequence[str], result: CallResult, output: int, first: bool
     ) -> np.ndarray:
         differs = first and not result.deterministic[output]
-        return self.fetch(f"{keys[output]}#1" if differs else keys[output])
+        try:
+            return self.session.fetch(f"{keys[output]}#1" if differs else keys[output])
+        except TargetLost as lost:
+            if lost.reason == "interrupted":
+                raise Stopped from None
+            raise
 
 
 def twice(
     kernel: str, work: Callable[[], _Result], failed: Callable[[CallFailure], _Result]
 ) -> _Result:
     """Work that calls a kernel and reads what it gave; where the target is lost after the call,
-    once more, in a fresh process.
-
-    Args:
-        kernel: the kernel's key.
-        work: what is to be done.
-        failed: makes the result of the kernel's failure, where both losses are the kernel's.
+    once more, in a fresh process.  ``failed`` makes the result of the kernel's failure, where both
+    losses are the kernel's.
 
     Raises:
         TargetLost: if the target was lost twice, and not by the kernel.
@@ -305,10 +263,3 @@ def _blamed(kernel: str, first: TargetLost | None, second: TargetLost) -> str:
     if ran and second.reason == "crash":
         return f"after the call: {second.detail}"
     return ""
-
-
-def _full(error: NoRoom) -> TargetError:
-    return TargetError(
-        f"the target's device is full: there is {error}, although this session holds nothing else "
-        "there.  Other processes or sessions may hold its memory: end them, and run again"
-    )

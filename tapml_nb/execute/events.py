@@ -3,7 +3,7 @@
 Events are small and frozen.  Callbacks run on the session's own thread, in order (where several
 targets share the work, what befalls the others is told on threads of theirs); one that raises is
 reported once as a warning and does not disturb the run.  What befalls a target comes from its
-session as it is (:mod:`tapml_nb.targets.wire.events`).
+session as it is (:mod:`tapml_nb.targets.wire.errors`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tapml_nb.graph import OpId
-from tapml_nb.targets.wire.events import Event as Event
-from tapml_nb.targets.wire.events import TargetAwaited as TargetAwaited
-from tapml_nb.targets.wire.events import TargetGone as TargetGone
-from tapml_nb.targets.wire.events import TargetStarted as TargetStarted
+from tapml_nb.targets.wire.errors import Event as Event
+from tapml_nb.targets.wire.errors import TargetAwaited as TargetAwaited
+from tapml_nb.targets.wire.errors import TargetGone as TargetGone
+from tapml_nb.targets.wire.errors import TargetStarted as TargetStarted
 
 
 @dataclass(frozen=True)

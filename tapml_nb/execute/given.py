@@ -33,12 +33,8 @@ class ModelChanged(RuntimeError):
 
 
 class Given:
-    """Keys of the given tensors, and whether these are still what they were.
-
-    Attributes:
-        inputs: values that each step is given.
-        shared: values that all steps share.
-    """
+    """Keys of the given tensors (``inputs`` of each step, ``shared`` by all steps), and whether
+    these are still what they were."""
 
     def __init__(self, program: Program, held: Callable[[ValueId, int], np.ndarray]) -> None:
         """``held`` gives a tensor as the session holds it, in memory that the user may share."""
@@ -68,10 +64,8 @@ class Given:
         return self._keys.get(slot)
 
     def begin(self, *, anew: bool) -> None:
-        """Something new begins that uses these tensors.
-
-        Args:
-            anew: whether there are no results yet, so that they may be whatever they are now.
+        """Something new begins that uses these tensors; ``anew``: there are no results yet, so
+        that they may be whatever they are now.
 
         Raises:
             ModelChanged: if one is another now, as far as marks tell.
@@ -118,23 +112,16 @@ class Given:
         for value in self.inputs:
             self._keys.pop((value, step), None)
 
-    def vouch(self, slots: Iterable[Slot], *, afresh: bool = False) -> None:
-        """Make sure that tensors have the bytes that they had.
-
-        Args:
-            slots: the tensors.
-            afresh: look again also where that was found out since the last :meth:`begin`.
+    def vouch(self, slots: Iterable[Slot] | None = None, *, afresh: bool = False) -> None:
+        """Make sure that tensors, by default all, have the bytes that they had; ``afresh``: also
+        where that was found out since the last :meth:`begin`.
 
         Raises:
             ModelChanged: if they have not.
         """
-        for slot in slots:
+        for slot in list(self._keys) if slots is None else slots:
             if slot in self._keys and (afresh or self._sure[slot] != self._command):
                 self._check(slot)
-
-    def vouch_for_all(self) -> None:
-        """The same for every tensor that was given."""
-        self.vouch(list(self._keys))
 
     def _compare(self, slot: Slot, tensor: Any) -> None:
         """Writing what was there before is no change."""

@@ -48,11 +48,8 @@ class _Entry:
 
 @dataclass(frozen=True)
 class HybridStep:
-    """One operator of a hybrid run.
-
-    ``fresh`` tells whether it was computed in this run; ``failure`` why an operator placed on
-    the target had to be computed by the source.
-    """
+    """One operator of a hybrid run, ``fresh`` if it was computed in this one; ``failure`` tells why
+    the source had to compute one that is placed on the target."""
 
     op: Op
     placement: str
@@ -86,9 +83,6 @@ class HybridRun:
         """Compute what the placement changes, in order; yields every operator that has tensors.
 
         Args:
-            placement: where each operator is computed.
-            step: the step.
-            stopped: whether to end.
             afresh: launch every kernel, also where its result is known: a kernel that leaves
                 something behind, or depends on what others left, is not what its inputs say.
 
@@ -106,8 +100,7 @@ class HybridRun:
 
     def is_source(self, value: ValueId, step: int) -> bool:
         """Whether a value equals the pure source run's."""
-        entry = self._entries.get((step, value))
-        return entry is None or entry.version == SOURCE
+        return self._version(value, step) == SOURCE
 
     def array(self, value: ValueId, step: int) -> np.ndarray:
         """A value of the last hybrid run."""
@@ -126,7 +119,7 @@ class HybridRun:
     def failure(self, op: Op, step: int) -> str:
         """Why the source computed an operator of the last run that is placed on the target; ""
         if it did not."""
-        entries = [self._entries.get((step, value)) for value in op.outputs]
+        entries = (self._entries.get((step, value)) for value in op.outputs)
         return next((entry.failure for entry in entries if entry), "")
 
     def _carry(self, step: int) -> None:
@@ -159,7 +152,9 @@ class HybridRun:
             outputs, failure = self._on_target(op, name, step)
             failure = failure or self._misfit(op, outputs, step)
         if where == SOURCE or failure:
-            outputs = self._on_source(op, step)
+            others = [v for v in op.inputs if not self.is_source(v, step)]
+            changed = {v: self.value(v, step) for v in others}
+            outputs = self._source.compute_on(op, step, changed)
         ms = (time.perf_counter() - begin) * 1e3
         for k, value in enumerate(op.outputs):
             self._record(step, value, _Entry(made, f"{name}#{k}", failure), outputs[k])
@@ -193,10 +188,6 @@ class HybridRun:
         if old and old.version not in (SOURCE, entry.version):
             self._caller.session.drop([f"version/{old.version}"])
         self._entries[step, value] = entry
-
-    def _on_source(self, op: Op, step: int) -> list[Any]:
-        others = [v for v in op.inputs if not self.is_source(v, step)]
-        return self._source.compute_on(op, step, {v: self.value(v, step) for v in others})
 
     def _on_target(self, op: Op, name: str, step: int) -> tuple[list[np.ndarray], str]:
         """The outputs, or why there are none."""

@@ -16,38 +16,34 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.compile.cache import Compiled, Failure
-from tapml_nb.compile.code import KernelCode, shortened
+from tapml_nb.compile.kernel import KernelCode, shortened
 from tapml_nb.execute.caller import Caller, CallFailure, Operands, Outcome
 from tapml_nb.execute.host_call import Overdue, call_within
 from tapml_nb.execute.source import Stopped
 from tapml_nb.graph import TensorSpec
 from tapml_nb.numerics import bitwise_equal, np_dtype
-from tapml_nb.targets.wire.requests import ChainCall
-from tapml_nb.targets.wire.results import CallResult
+from tapml_nb.targets.wire.calls import CallResult, ChainCall
 
 NumpyFunction = Callable[..., Any]
 
 
 class Implementation(ABC):
-    """What computes an operator, at the shapes of a step.
-
-    Attributes:
-        version: a name that changes whenever the implementation does.
-        label: what results call it: a kernel's key, or what stood in its place.
-        description: a word on it for people; empty for a kernel like any other.
-        computes: whether anything is launched or called.
-        on_target: whether a chain on the target can do it, without this process.
-        constants: tensors by key that the target needs for it.
-        failure: why there is none.
-    """
+    """What computes an operator, at the shapes of a step."""
 
     version: str
+    """A name that changes whenever the implementation does."""
     label: str
+    """What results call it: a kernel's key, or what stood in its place."""
     description: str = ""
+    """A word on it for people; empty for a kernel like any other."""
     computes: bool = False
+    """Whether anything is launched or called."""
     on_target: bool = False
+    """Whether a chain on the target can do it, without this process."""
     constants: Mapping[str, np.ndarray] = {}
+    """Tensors by key that the target needs for it."""
     failure: CallFailure | None = None
+    """Why there is none."""
 
     @abstractmethod
     def run(self, caller: Caller, operands: Operands, repeats: int = 2) -> Outcome:
@@ -192,11 +188,7 @@ def _computed_here(runs: Sequence[Sequence[np.ndarray]], ms: Sequence[float] = (
 
 
 def _cast(result: Any, specs: Sequence[TensorSpec]) -> list[np.ndarray]:
-    """What a function returned, as arrays of the operator's dtypes.
-
-    Raises:
-        ValueError: if it is not as many.
-    """
+    """What a function returned, as arrays of the operator's dtypes, if it is as many."""
     arrays = list(result) if isinstance(result, tuple | list) else [result]
     if len(arrays) != len(specs):
         raise ValueError(f"it returned {len(arrays)} arrays, {len(specs)} are expected")

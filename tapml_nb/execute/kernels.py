@@ -10,26 +10,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tapml_nb.compile.cache import Compiled, Failure
-from tapml_nb.compile.code import KernelCode, UnitTexts
+from tapml_nb.compile.cache import Failure
 from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.kernel import KernelCode
+from tapml_nb.compile.unit import UnitTexts, texts_of
 from tapml_nb.execute.events import EventStream
 from tapml_nb.execute.implementation import Implementation, NoImplementation, implementation_of
 from tapml_nb.execute.loader import Loader, interruptible
 from tapml_nb.execute.overrides import Overrides
 from tapml_nb.execute.planner import HOST_OPERATOR, Plan, Planner, Slot
 from tapml_nb.execute.source import RANDOM, SourceRun
-from tapml_nb.frontends.program import Unsupported, WrittenModule
+from tapml_nb.frontends.program import Unsupported
 from tapml_nb.graph import Graph, OpId
 from tapml_nb.targets.client.session import TargetSession
 
 
 class KernelTable:
-    """The implementation of every operator in every step, compiled and loaded on demand.
-
-    Attributes:
-        overrides: what the user put in operators' places.
-    """
+    """The implementation of every operator in every step, compiled and loaded on demand."""
 
     def __init__(
         self,
@@ -41,7 +38,7 @@ class KernelTable:
         """``sessions``: where kernels run; libraries are first loaded on the first."""
         self._source = source
         self._graph: Graph = source.program.graph
-        self._compiler = compiler
+        self._compiler, self.target = compiler, compiler.target
         self._sessions = sessions
         self._planner = Planner(source, compiler)
         self.overrides = Overrides(self._graph, compiler)
@@ -66,7 +63,9 @@ class KernelTable:
             return implementation_of(known)
         place = (plan.key, self._planner.slot(*call))
         if place not in self._placed:
-            self._placed[place] = self._at_shapes(known, *call, plan.numbers)
+            inputs = self._graph.tensor_inputs(self._graph[call[0]])
+            shapes = [self._source.shape(value, call[1]) for value in inputs]
+            self._placed[place] = implementation_of(known.at(shapes, plan.numbers))
         return self._placed[place]
 
     def prepared(self, op: OpId, step: int) -> Implementation | None:
@@ -82,14 +81,8 @@ class KernelTable:
         return op not in self.overrides.primfuncs
 
     @property
-    def target(self) -> Any:
-        """The ``tvm.target.Target`` that kernels are compiled for."""
-        return self._compiler.target
-
-    @property
     def conversions(self) -> dict[OpId, str]:
-        """By what operators were converted, in words, where not by the importer alone; and why
-        operators have a kernel for each shape where one was to be for all."""
+        """What is to be said of how operators were converted, in words."""
         found = self._planner.conversions()
         return {op: words for op, words in found.items() if op not in self.overrides}
 
@@ -115,12 +108,8 @@ class KernelTable:
 
     def unit_text(self, op: OpId, step: int) -> str:
         """What is compiled for an operator that has a key, as TVM's JSON."""
-        import tvm
-
-        module = self._module(op, step)
-        if not isinstance(module, WrittenModule):
-            return str(tvm.ir.save_json(module))
-        return module.text if module.shapes is None else self.unit_texts(op, step).json
+        text, sizes = texts_of(self._module(op, step))
+        return self.unit_texts(op, step).json if sizes else text
 
     def unit_texts(self, op: OpId, step: int) -> UnitTexts:
         """The same, and as TVMScript.
@@ -139,13 +128,13 @@ class KernelTable:
         """
         if op in self.overrides.functions:
             return self.overrides.functions[op].code()
-        language = self._compiler.target.kind.name
+        nothing = KernelCode("", "", "", self.target.kind.name, "")
         if self._graph[op].host and op not in self.overrides:
-            return KernelCode("", "", "", language, HOST_OPERATOR)
+            return replace(nothing, message=HOST_OPERATOR)
         try:
             module = self._module(op, step)
         except Unsupported as reason:
-            return KernelCode("", "", "", language, " ".join(str(reason).split()))
+            return replace(nothing, message=" ".join(str(reason).split()))
         key = self._compiler.key(module)
         with interruptible():
             code = self._compiler.code(key, module)
@@ -164,7 +153,7 @@ class KernelTable:
         Raises:
             Stopped: if ``stopped`` says so in between, or the session was interrupted; what is
                 compiled stays.
-            CompilerTrouble: if something keeps the compiler from its work.
+            CompilerTrouble: if something keeps the compiler, or its linker, from its work.
             TargetLost: if the target is lost for good.
         """
         waiting: Sequence[tuple[OpId, int]] = calls
@@ -172,15 +161,15 @@ class KernelTable:
             modules: dict[str, Any] = {}
             for op, step in waiting:
                 if key := self.overrides.primfuncs.get(op):
-                    modules[key] = self.overrides.modules[key]
+                    if not self._loader.known(key):
+                        modules[key] = self.overrides.modules[key]
                 elif op not in self.overrides:
                     plan, unit = self._planner.plan(op, step)
                     if isinstance(plan, Plan) and not (
                         self._loader.known(plan.key) or plan.key in modules
                     ):
                         modules[plan.key] = (unit or self._planner.unit(op, step)).module
-            new = {key: module for key, module in modules.items() if not self._loader.known(key)}
-            self._loader.compile(new, stopped)
+            self._loader.compile(modules, stopped)
             waiting = self._fix_sizes(waiting)
         self._loader.load()
 
@@ -218,15 +207,6 @@ class KernelTable:
         tensors = self._graph.tensors((*operator.inputs, *operator.outputs))
         reason = self.overrides.misfit(operator, [self._source.shape(v, step) for v in tensors])
         return Failure("unsupported", reason) if reason else Plan(key, False, ())
-
-    def _at_shapes(
-        self, compiled: Compiled, op: OpId, step: int, numbers: tuple[int, ...]
-    ) -> Implementation:
-        """A kernel that leaves sizes open, as it is for the shapes of a step."""
-        inputs = self._graph.tensor_inputs(self._graph[op])
-        return implementation_of(
-            compiled.at([self._source.shape(v, step) for v in inputs], numbers)
-        )
 
     def _module(self, op: OpId, step: int) -> Any:
         key = self.overrides.primfuncs.get(op)

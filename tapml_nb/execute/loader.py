@@ -1,7 +1,8 @@
 """Kernels by key: compiled, linked into libraries, and loaded on the target.
 
 What cannot be loaded is no kernel.  One that is damaged wherever it is kept, or that the linker
-does not take, is compiled anew, once.
+does not take, is compiled anew, once.  Errors are those of :meth:`KernelTable.prepare
+<tapml_nb.execute.kernels.KernelTable.prepare>`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tapml_nb.compile.cache import Compiled, Failure
-from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.compiler import Compiler, KernelsLost
 from tapml_nb.compile.kernel import Kernel
-from tapml_nb.compile.linking import KernelsLost
 from tapml_nb.compile.toolchain import ToolchainError
 from tapml_nb.compile.trouble import CompilerInterrupted, CompilerTrouble, in_words
 from tapml_nb.execute.events import EventStream, RunProgress
@@ -46,7 +46,8 @@ class Loader:
         self._module_of = module_of
         self._known: dict[str, Compiled | Failure] = {}
         self._loaded: set[str] = set()
-        self._renewed: set[str] = set()
+        self.renewed: set[str] = set()
+        """Kernels that had to be compiled anew."""
         self._folders: list[Path] = []
         self._owner = Owner()
 
@@ -65,19 +66,8 @@ class Loader:
         """The same; None if it was not compiled yet."""
         return self._known.get(key)
 
-    @property
-    def renewed(self) -> frozenset[str]:
-        """Kernels that had to be compiled anew."""
-        return frozenset(self._renewed)
-
     def compile(self, modules: Mapping[str, Any], stopped: Callable[[], bool]) -> None:
-        """Compile modules by key.
-
-        Raises:
-            Stopped: if ``stopped`` says so in between, or the session was interrupted; what is
-                compiled stays.
-            CompilerTrouble: if something keeps the compiler from its work.
-        """
+        """Compile modules by key; what is compiled stays when ``stopped`` ends it in between."""
         compiling = self._compiler.compile(modules)
         with interruptible(), contextlib.closing(compiling) as results:
             for done, (key, result) in enumerate(results, 1):
@@ -87,12 +77,7 @@ class Loader:
                     raise Stopped
 
     def load(self) -> None:
-        """Link what is new into one library and load it; if that fails, one by one.
-
-        Raises:
-            Stopped: if the session was interrupted.
-            TargetLost: if the target is lost for good.
-        """
+        """Link what is new into one library and load it; if that fails, one by one."""
         made = [key for key, kernel in self._known.items() if isinstance(kernel, Compiled)]
         fresh = [key for key in made if key not in self._loaded]
         if not fresh:
@@ -113,13 +98,7 @@ class Loader:
                     raise
 
     def _refusal(self, keys: Sequence[str]) -> Failure | None:
-        """Load kernels as one library; returns why that cannot be, if it cannot.
-
-        Raises:
-            Stopped: if the session was interrupted.
-            CompilerTrouble: if something keeps the linker from its work.
-            TargetLost: if the target is lost for another reason than these kernels.
-        """
+        """Load kernels as one library; returns why that cannot be, if it is of their doing."""
         try:
             self._load_library(keys)
         except BeyondTarget as limit:
@@ -151,23 +130,19 @@ class Loader:
 
     def _link(self, keys: Sequence[str]) -> list[tuple[Path, list[Kernel]]]:
         """Link kernels, where there is room; one that is damaged, or that the linker does not take,
-        is compiled anew first.
-
-        Raises:
-            Stopped: if the session was interrupted.
-            ToolchainError: if the linker rejects them, though they are new.
-            CompilerTrouble: if something keeps it from its work.
-        """
+        is compiled anew first."""
         elsewhere = False
         while True:
             try:
                 with interruptible():
-                    library = self._new_library(elsewhere)
+                    # a folder that nobody else sweeps, unless there is no room
+                    self._folders.append(self._compiler.library_folder(elsewhere=elsewhere))
+                    library = self._folders[-1] / f"kernels-{len(self._folders)}.so"
                     return self._compiler.link(self._compiled(keys), library)
             except KernelsLost as lost:
                 self._renew(lost.keys)
             except ToolchainError:
-                if len(keys) > 1 or keys[0] in self._renewed:
+                if len(keys) > 1 or keys[0] in self.renewed:
                     raise
                 self._renew(keys)
             except CompilerTrouble:
@@ -180,26 +155,16 @@ class Loader:
         known = [self._known[key] for key in keys]
         return [kernel for kernel in known if isinstance(kernel, Compiled)]
 
-    def _new_library(self, elsewhere: bool) -> Path:
-        """A file in a folder that nobody else sweeps, unless there is no room."""
-        folder = self._compiler.library_folder(elsewhere=elsewhere)
-        self._folders.append(folder)
-        return folder / f"kernels-{len(self._folders)}.so"
-
     def _renew(self, keys: Sequence[str]) -> None:
-        """Compile kernels anew.
-
-        Raises:
-            CompilerTrouble: if one was compiled anew already, or nobody knows any more of what.
-        """
+        """Compile kernels anew, unless one was already, or nobody knows any more of what."""
         modules: dict[str, Any] = {}
         for key in keys:
-            modules[key] = None if key in self._renewed else self._module_of(key)
+            modules[key] = None if key in self.renewed else self._module_of(key)
             if modules[key] is None:
                 raise CompilerTrouble(f"kernel {key[:12]} is damaged wherever it is kept")
             self._compiler.discard(key)
         _log.info("compiling anew: %s", ", ".join(keys))
-        self._renewed.update(keys)
+        self.renewed.update(keys)
         with interruptible():
             self._known.update(self._compiler.compile(modules))
 

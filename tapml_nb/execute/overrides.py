@@ -7,21 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.kernel import Size, SizeMisfit, bind
 from tapml_nb.compile.primfunc import buffer_specs, is_primfunc
-from tapml_nb.compile.sizes import Size, SizeMisfit, bind
 from tapml_nb.execute.implementation import NumpyOverride
 from tapml_nb.graph import Graph, Op, OpId
 
 
 class Overrides:
-    """What the user put in the place of which operators.
-
-    Attributes:
-        functions: the NumPy functions.
-        primfuncs: the PrimFuncs, as the keys of their kernels.
-        words: what stands in which operators' places, for people.
-        modules: what these are compiled from by key, those of PrimFuncs that were taken back, too.
-    """
+    """What the user put in the place of which operators."""
 
     def __init__(self, graph: Graph, compiler: Compiler) -> None:
         self._graph = graph
@@ -29,8 +22,11 @@ class Overrides:
         self._numbers = itertools.count(1)
         self.functions: dict[OpId, NumpyOverride] = {}
         self.primfuncs: dict[OpId, str] = {}
+        """As the keys of their kernels."""
         self.words: dict[OpId, str] = {}
+        """What stands there, for people."""
         self.modules: dict[str, Any] = {}
+        """What kernels are compiled from by key, those that were taken back, too."""
 
     def __contains__(self, op: object) -> bool:
         return op in self.words
@@ -62,12 +58,8 @@ class Overrides:
 
 
 def check_override(graph: Graph, op: OpId, kernel: Any) -> None:
-    """Refuse an override that cannot stand in the operator's place, before any work.
-
-    Raises:
-        TypeError: if it is neither a PrimFunc nor a function.
-        ValueError: if a PrimFunc's buffers do not fit the operator.
-    """
+    """Refuse, before any work, what is no kernel (``TypeError``), or a PrimFunc whose buffers do
+    not fit the operator (``ValueError``)."""
     if kernel is None:
         return
     if not is_primfunc(kernel):

@@ -22,17 +22,14 @@ HOST_OPERATOR = "runs on the host: it computes no tensor"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be compiled for a slot.
-
-    Attributes:
-        key: of the unit, and of the kernel that becomes of it.
-        is_open: whether it leaves sizes open; None if the compiler is to tell.
-        numbers: the sizes that no tensor tells.
-    """
+    """What is to be compiled for a slot."""
 
     key: str
+    """Of the unit, and of the kernel that becomes of it."""
     is_open: bool | None
+    """Whether it leaves sizes open; None if the compiler is to tell."""
     numbers: tuple[int, ...]
+    """The sizes that no tensor tells."""
 
 
 class Planner:
@@ -72,24 +69,23 @@ class Planner:
             Unsupported: as :meth:`Program.unit <tapml_nb.frontends.program.Program.unit>`.
         """
         program, values = self._source.program, self._source.values(step)
-        if self._compiler.leaves_sizes_open and op not in self._of_fixed_sizes:
-            try:
-                return program.unit(op, values, symbolic=True)
-            except Exception as reason:  # also what TVM's builders say of open sizes
-                unit = program.unit(op, values)  # raises the same if it is no matter of these
-                self._of_fixed_sizes[op] = str(reason)
-                return unit
-        return program.unit(op, values)
+        if not self._compiler.leaves_sizes_open or op in self._of_fixed_sizes:
+            return program.unit(op, values)
+        try:
+            return program.unit(op, values, symbolic=True)
+        except Exception as reason:  # also what TVM's builders say of open sizes
+            unit = program.unit(op, values)  # raises the same if it is no matter of these
+            self._of_fixed_sizes[op] = str(reason)
+            return unit
 
     def plan(self, op: OpId, step: int) -> tuple[Plan | Failure, Unit | None]:
         """The plan of a call, made if there is none yet, then with its unit."""
         slot = self.slot(op, step)
         if slot in self._plans:
             return self._plans[slot], None
-        if self._graph[op].host:
-            self._plans[slot] = Failure("unsupported", HOST_OPERATOR)
-            return self._plans[slot], None
         try:
+            if self._graph[op].host:
+                raise Unsupported(HOST_OPERATOR)
             unit = self.unit(op, step)
         except Unsupported as reason:
             self._plans[slot] = Failure("unsupported", str(reason))

@@ -49,11 +49,8 @@ class _Made:
 
 
 class _Values(Mapping[ValueId, Any]):
-    """The values of a step.
-
-    What operators have made is in a storage, if that has a budget, each memory once; what was given
-    (parameters, inputs) is the user's own, and so are views of it.
-    """
+    """The values of a step, where a storage with a budget keeps what operators have made, each
+    memory once; what was given (parameters, inputs) is the user's own, and so are views of it."""
 
     def __init__(self, given: Mapping[ValueId, Any], program: Program, storage: Storage) -> None:
         self._values: dict[ValueId, Any] = dict(given)
@@ -101,11 +98,7 @@ class _Values(Mapping[ValueId, Any]):
 
 
 class _Reading(Mapping[ValueId, Any]):
-    """Values as an operator reads them, each looked up once.
-
-    Attributes:
-        found: what was read.
-    """
+    """Values as an operator reads them, each looked up once and in ``found`` from then on."""
 
     def __init__(self, values: Mapping[ValueId, Any]) -> None:
         self.found: dict[ValueId, Any] = {}
@@ -201,20 +194,12 @@ class SourceRun:
         return self.array(value, step)
 
     def vouch_for(self, op: Op, step: int) -> None:
-        """Before a kernel is blamed: what the operator reads is what it was.
-
-        Raises:
-            ModelChanged: if it is not.
-        """
+        """Before a kernel is blamed: ``ModelChanged`` if what it reads is not what it was."""
         self._given_tensors.vouch(self._roots([*op.inputs, *op.outputs], step), afresh=True)
 
     def vouch_for_all(self) -> None:
-        """Before a placement is blamed: all that was given is what it was.
-
-        Raises:
-            ModelChanged: if it is not.
-        """
-        self._given_tensors.vouch_for_all()
+        """Before a placement is blamed: ``ModelChanged`` if not all is what it was."""
+        self._given_tensors.vouch()
 
     def is_random(self, op: OpId, step: int) -> bool:
         """Whether an operator draws other random numbers each time it is run."""
@@ -225,31 +210,23 @@ class SourceRun:
     ) -> list[SourceTensor]:
         """What the source computes of other inputs, with the random numbers that it drew in this
         step; where it cannot draw them again, what it computed then."""
-        step_random = self._step(step).random
-        if op.id not in step_random:
+        random = self._step(step).random
+        if op.id not in random:
             return self.program.run(op.id, inputs)
-        again = step_random[op.id]
-        if again is None:
-            return [self.values(step)[value] for value in op.outputs]
-        return again(inputs)
+        if again := random[op.id]:
+            return again(inputs)
+        return [self.values(step)[value] for value in op.outputs]
 
     def compute_on(self, op: Op, step: int, changed: Mapping[ValueId, Any]) -> list[Any]:
         """The same as arrays and host numbers, and given so: those inputs that are others."""
         values = self.values(step)
         pure = {v: values[v] for v in op.inputs}
         outputs = self.compute(op, step, pure | self._tensors(step, changed))
-        hosts = [self.program.graph.values[v].host for v in op.outputs]
-        return [
-            o if host else self.program.to_numpy(o) for o, host in zip(outputs, hosts, strict=True)
-        ]
+        return self._arrays(op, outputs)
 
     def derive(self, op: Op, step: int, arrays: Sequence[np.ndarray]) -> int | None:
-        """Make up a step in which one operator alone meets other tensors.
-
-        Args:
-            op: the operator.
-            step: the step that all else is taken from.
-            arrays: its tensor inputs, in order.
+        """Make up a step in which one operator alone meets other tensors: its tensor inputs, in
+        order; all else is that of ``step``.
 
         Returns:
             The number of the new step, beyond those of the model; None if the source cannot
@@ -291,10 +268,7 @@ class SourceRun:
         if self.is_random(op, step):
             return None  # it would draw other numbers
         self._given_tensors.vouch(self._roots(self.program.graph[op].inputs, step))
-        result = self.program.run_exact(op, self._step(step).values)
-        if result is None:
-            return None
-        return [self.program.to_numpy(tensor) for tensor in result]
+        return self._exact(op, self._step(step).values)
 
     def exact_on(
         self, op: OpId, step: int, given: Mapping[ValueId, np.ndarray]
@@ -302,10 +276,11 @@ class SourceRun:
         """The same with float64 arrays in the place of some inputs."""
         values = self._step(step).values
         changed = self._tensors(step, {v: np.asarray(array) for v, array in given.items()})
-        result = self.program.run_exact(op, ChainMap(changed, cast(dict[ValueId, Any], values)))
-        if result is None:
-            return None
-        return [self.program.to_numpy(tensor) for tensor in result]
+        return self._exact(op, ChainMap(changed, cast(dict[ValueId, Any], values)))
+
+    def _exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[np.ndarray] | None:
+        result = self.program.run_exact(op, values)
+        return None if result is None else [self.program.to_numpy(tensor) for tensor in result]
 
     def _tensors(self, step: int, changed: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
         """Arrays and host numbers as the source has them, each like the one of a step."""
@@ -350,16 +325,21 @@ class SourceRun:
         self, op: Op, inputs: Mapping[ValueId, SourceTensor], outputs: Sequence[SourceTensor]
     ) -> bool:
         """Whether an operator gives something else when it is run again."""
-        numpy = self.program.to_numpy
         hosts = [self.program.graph.values[value].host for value in op.outputs]
-        first = [o if h else numpy(o) for o, h in zip(outputs, hosts, strict=True)]
+        first = self._arrays(op, outputs)
         size = sum(np.size(output) for output in first)
         for _ in range(next(draws for most, draws in _DRAWS.items() if size <= most)):
-            again = self.program.run(op.id, inputs)
+            again = self._arrays(op, self.program.run(op.id, inputs))
             for host, ours, theirs in zip(hosts, first, again, strict=True):
-                if theirs != ours if host else not bitwise_equal(ours, numpy(theirs)):
+                if theirs != ours if host else not bitwise_equal(ours, theirs):
                     return True
         return False
+
+    def _arrays(self, op: Op, outputs: Sequence[SourceTensor]) -> list[Any]:
+        """What an operator gave as arrays and host numbers."""
+        hosts = (self.program.graph.values[value].host for value in op.outputs)
+        numpy = self.program.to_numpy
+        return [o if host else numpy(o) for o, host in zip(outputs, hosts, strict=True)]
 
     def _slot(self, value: ValueId, step: int) -> Slot | None:
         """Where a value of a step was given, if it was."""

@@ -82,10 +82,8 @@ class Storage:
 
     Attributes:
         budget: bytes of memory that kept arrays may take; None for no limit.
-        resident: bytes that they take now.
-        peak: the most that they ever took.
-        spilled: bytes of those in the file.
-        size: bytes of the file.
+        resident, peak: bytes that they take now, and the most that they ever took.
+        spilled, size: bytes of those in the file, and of the file.
     """
 
     def __init__(self, budget: int | None = None) -> None:

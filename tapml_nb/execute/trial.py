@@ -18,7 +18,7 @@ from tapml_nb.execute.implementation import Implementation
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op
-from tapml_nb.targets.wire.results import CallResult
+from tapml_nb.targets.wire.calls import CallResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,29 +39,26 @@ class Call:
 
 @dataclass(frozen=True)
 class Trial:
-    """How an operator did on a target, as plain data.
-
-    Attributes:
-        label: the kernel's key, or what stood in its place.
-        description: a word on what ran that is no kernel; empty for a kernel.
-        computed: whether anything ran.
-        failure: why there is no result.
-        sent: bytes sent for the first call.
-        ms: milliseconds of its fastest run; NaN if nothing ran.
-        overruns: what a guarded kernel wrote beyond its buffers, in words.
-        overwritten: positions of inputs that the kernel wrote to.
-        calls: those whose outputs are worth judging: one, or two where the first looked wrong.
-    """
+    """How an operator did on a target, as plain data."""
 
     label: str
+    """The kernel's key, or what stood in its place."""
     description: str = ""
+    """A word on what ran that is no kernel; empty for a kernel."""
     computed: bool = True
+    """Whether anything ran."""
     failure: CallFailure | None = None
+    """Why there is no result."""
     sent: int = 0
+    """Bytes sent for the first call."""
     ms: float = math.nan
+    """Milliseconds of its fastest run; NaN if nothing ran."""
     overruns: tuple[str, ...] = ()
+    """What a guarded kernel wrote beyond its buffers, in words."""
     overwritten: tuple[int, ...] = ()
+    """Positions of inputs that the kernel wrote to."""
     calls: tuple[Call, ...] = ()
+    """Those whose outputs are worth judging: one, or two where the first looked wrong."""
 
 
 class Trials:
@@ -79,12 +76,8 @@ class Trials:
         self._met.clear()
 
     def run(self, op: Op, step: int, suspects: Callable[[Trial], bool]) -> Trial:
-        """Try an operator in a step.
-
-        Args:
-            op: the operator.
-            step: the step.
-            suspects: whether a trial, so far, looks wrong; two more runs are to agree with it.
+        """Try an operator in a step; where ``suspects`` says that its trial, so far, looks wrong,
+        two more runs are to agree with it.
 
         Raises:
             Stopped, TargetLost, TargetError: as :meth:`~tapml_nb.execute.caller.Caller.call`.
@@ -126,7 +119,7 @@ class Trials:
         suspects: Callable[[Trial], bool],
     ) -> Trial:
         operands = self._operands(op, step)
-        once = made_by.label in self._met and not self._caller.guarded
+        once = made_by.label in self._met and not self._caller.session.target.guard
         self._met.add(made_by.label)
         outcome = made_by.run(self._caller, operands, repeats=1 if once else 2)
         trial = replace(trial, failure=outcome.failure, sent=outcome.sent)

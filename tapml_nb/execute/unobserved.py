@@ -23,8 +23,8 @@ from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.numerics import bitwise_equal, statistics
+from tapml_nb.targets.wire.calls import ChainCall
 from tapml_nb.targets.wire.errors import BeyondTarget, TargetError, TargetLost
-from tapml_nb.targets.wire.requests import ChainCall
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,7 @@ class _Difference:
 
 
 class _NoResult(Exception):
-    """The run broke off, by what the target did."""
-
-
-class _Impossible(Exception):
-    """The run cannot be made."""
+    """The run broke off, by what the target did (False), or cannot be made (None); and why."""
 
 
 class UnobservedRun:
@@ -78,29 +74,24 @@ class UnobservedRun:
         steps: Sequence[int],
         stopped: Callable[[], bool] = lambda: False,
     ) -> Unobserved:
-        """Run the model and compare its outputs with those of the hybrid run.
-
-        Args:
-            placement: where each operator is computed; as in the hybrid run just made.
-            steps: the steps, from the first.
-            stopped: whether to end.
+        """Run the model and compare its outputs with those of the hybrid run just made, which has
+        the same placement; ``steps`` are from the first.
 
         Raises:
             Stopped: if ``stopped`` says so.
             TargetLost: if the target cannot be reached any more.
         """
         try:
-            found = self._different(placement, steps, False, stopped)
+            differences = partial(self._differences, placement, steps, stopped)
+            found = _first(partial(differences, traced=False))
             if found is None:
                 return Unobserved(True)
             where = f" in step {found.step}" if len(steps) > 1 else ""
             message = f"{self._name(found.value)} differs{where}: {found.words}"
             # Once more, operator by operator: where does it begin?
-            first = self._different(placement, steps, True, stopped)
-        except _NoResult as reason:
-            return Unobserved(False, str(reason))
-        except _Impossible as reason:
-            return Unobserved(None, str(reason))
+            first = _first(partial(differences, traced=True))
+        except _NoResult as end:
+            return Unobserved(*end.args)
         if first is None:
             hint = "it does not where each operator is looked at: a race, or memory reused"
             return Unobserved(False, f"{message}; {hint}")
@@ -112,40 +103,17 @@ class UnobservedRun:
             return f"output {self._graph.outputs.index(value)}"
         return f"the buffer that {self._graph.values[value].producer} updates"
 
-    def _different(
-        self,
-        placement: Mapping[OpId, str],
-        steps: Sequence[int],
-        traced: bool,
-        stopped: Callable[[], bool],
-    ) -> _Difference | None:
-        """Run all steps; the first value that is not the hybrid run's.
-
-        Only outputs are compared, at the end; or, if ``traced``, every result as it comes.
-        """
-        for attempt in (1, 2):
-            try:
-                return next(self._differences(placement, steps, traced, stopped), None)
-            except BeyondTarget as error:
-                raise _Impossible(f"the target cannot do that: {error}") from None
-            except TargetError as error:
-                raise _NoResult(f"a kernel raised: {error}") from None
-            except TargetLost as lost:
-                if lost.reason == "interrupted":
-                    raise Stopped from None
-                if lost.reason in ("crash", "timeout"):
-                    raise _NoResult(f"{lost.reason.upper()}: {lost.detail}") from None
-                if attempt == 2:
-                    raise
-        raise AssertionError("unreachable: the second attempt returns or raises")
-
     def _differences(
         self,
         placement: Mapping[OpId, str],
         steps: Sequence[int],
-        traced: bool,
         stopped: Callable[[], bool],
+        traced: bool,
     ) -> Iterator[_Difference]:
+        """Run all steps; the values that are not the hybrid run's.
+
+        Only outputs are compared, at the end; or, if ``traced``, every result as it comes.
+        """
         mutations = self.source.program.mutations
         state: dict[ValueId, np.ndarray] = {}
         for step in steps:
@@ -172,6 +140,25 @@ class UnobservedRun:
                 theirs = self.hybrid.array(value, step)
                 if not bitwise_equal(ours, theirs):
                     yield _Difference(step, value, _in_words(ours, theirs))
+
+
+def _first(differences: Callable[[], Iterator[_Difference]]) -> _Difference | None:
+    """The first difference of a run, which is made once more if the target was lost."""
+    for attempt in (1, 2):
+        try:
+            return next(differences(), None)
+        except BeyondTarget as error:
+            raise _NoResult(None, f"the target cannot do that: {error}") from None
+        except TargetError as error:
+            raise _NoResult(False, f"a kernel raised: {error}") from None
+        except TargetLost as lost:
+            if lost.reason == "interrupted":
+                raise Stopped from None
+            if lost.reason in ("crash", "timeout"):
+                raise _NoResult(False, f"{lost.reason.upper()}: {lost.detail}") from None
+            if attempt == 2:
+                raise
+    raise AssertionError("unreachable: the second attempt returns or raises")
 
 
 class _Step:
@@ -207,14 +194,8 @@ class _Step:
             self._compute(op)
 
     def flush(self, number: int, needed: Sequence[ValueId]) -> bool:
-        """Run what is pending if a value is needed that it makes.
-
-        Args:
-            number: how many operators are behind: what these alone read is not kept.
-            needed: the values.
-
-        Returns:
-            Whether a kernel wrote to tensors that were there before.
+        """Run what is pending if a value is needed that it makes; what the first ``number``
+        operators alone read is not kept.  Whether a kernel wrote to tensors that were there before.
         """
         if self._made.keys().isdisjoint(needed):
             return False
@@ -259,7 +240,8 @@ class _Step:
         specs = [self._graph.values[v].spec for v in op.outputs]
         outcome = implementation.run(self._run.caller, Operands(arguments, op.outputs, specs))
         if outcome.failure:
-            raise _NoResult(f"the NumPy function in the place of {op.id} gave no result")
+            message = f"the NumPy function in the place of {op.id} gave no result"
+            raise _NoResult(False, message)
         self._here.update(zip(op.outputs, outcome.outputs(), strict=True))
 
     def _compute(self, op: Op) -> None:
@@ -309,7 +291,7 @@ class _Step:
         try:
             self._session.put(key, array)
         except TargetError as error:
-            raise _Impossible(f"the target cannot hold a tensor: {error}") from None
+            raise _NoResult(None, f"the target cannot hold a tensor: {error}") from None
 
 
 def _in_words(ours: np.ndarray, theirs: np.ndarray) -> str:

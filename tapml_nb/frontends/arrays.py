@@ -1,9 +1,8 @@
-"""Programs whose tensors are NumPy arrays, and what is given to them as arrays."""
+"""Inputs as a user gives them, and programs whose tensors are NumPy arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,12 @@ class ArrayProgram:
     """What such programs have in common as a :class:`~tapml_nb.frontends.program.Program`."""
 
     graph: Graph
+    _steps: Sequence[Mapping[ValueId, Any]]
+
+    @property
+    def steps(self) -> int:
+        """How many steps of inputs were given."""
+        return len(self._steps)
 
     @property
     def mutations(self) -> Mapping[ValueId, ValueId]:
@@ -44,10 +49,11 @@ class ArrayProgram:
             return None
         if not tensor.flags.c_contiguous:
             return None
+        dtype, shape = tensor.dtype, tensor.shape
         return Memory(
             tensor.ctypes.data,
             lambda: tensor.reshape(-1).view(np.uint8),
-            partial(_over, tensor.dtype, tensor.shape),
+            lambda data: data.view(dtype).reshape(shape),
         )
 
     def all_float64(self, op: OpId, results: Sequence[Any]) -> bool:
@@ -67,15 +73,55 @@ def is_tensor(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def to_array(value: Any, name: str) -> np.ndarray:
-    """A tensor's values as a contiguous array on the host; bfloat16 as ml_dtypes'.
+def split_steps(
+    inputs: Any, is_tensor: Callable[[Any], bool] = is_tensor, *, named: str = "by name"
+) -> list[Any]:
+    """One tuple or dict of inputs per step; a single tensor stands for a tuple of one.
 
-    Args:
-        value: a NumPy array or scalar, a PyTorch tensor or a TVM tensor.
-        name: what the value is, for messages.
+    Messages say ``named`` of a dict.
 
     Raises:
-        TypeError: if it is none of these.
+        TypeError: if a step is neither a tensor, a tuple nor a dict.
+        ValueError: if there is no step.
+    """
+    steps = inputs if isinstance(inputs, list) else [inputs]
+    if not steps:
+        raise ValueError("inputs: the list of steps is empty; give at least one step's inputs")
+    for index, step in enumerate(steps):
+        if not isinstance(step, tuple | Mapping) and not is_tensor(step):
+            raise TypeError(
+                f"inputs: step {index} is a {type(step).__name__}; give a tuple of positional "
+                f"inputs or a dict {named} (a list means several steps)"
+            )
+    return [(step,) if is_tensor(step) else step for step in steps]
+
+
+def by_name(step: Any, names: Sequence[str], index: int) -> dict[str, Any]:
+    """The inputs of a step, a tuple or dict, by the names of what the model takes, in order.
+
+    Raises:
+        ValueError: if it holds other inputs than the model takes.
+    """
+    if isinstance(step, Mapping):
+        if set(step) != set(names):
+            raise ValueError(
+                f"inputs: step {index} has {_listed(step)}, the model takes {_listed(names)}"
+            )
+        return {name: step[name] for name in names}
+    if len(step) != len(names):
+        raise ValueError(
+            f"inputs: step {index} holds {len(step)} tensors, the model takes {len(names)}: "
+            f"{_listed(names)}"
+        )
+    return dict(zip(names, step, strict=True))
+
+
+def to_array(value: Any, name: str) -> np.ndarray:
+    """The values of a NumPy array or scalar, PyTorch tensor or TVM tensor as a contiguous array on
+    the host; bfloat16 as ml_dtypes'.
+
+    Raises:
+        TypeError: if it is none of these; the message calls it ``name``.
     """
     if not is_tensor(value):
         raise TypeError(
@@ -96,5 +142,12 @@ def spec_of(array: np.ndarray) -> TensorSpec:
     return TensorSpec(tuple(array.shape), array.dtype.name)
 
 
-def _over(dtype: np.dtype, shape: tuple[int, ...], data: np.ndarray) -> np.ndarray:
-    return data.view(dtype).reshape(shape)
+def widened(value: Any) -> Any:
+    """A floating-point array in float64; all else as it is."""
+    floating = isinstance(value, np.ndarray) and is_float(value.dtype)
+    return value.astype(np.float64) if floating else value
+
+
+def _listed(names: Any) -> str:
+    names = list(names)
+    return ", ".join(names[:8]) + (f", … ({len(names)})" if len(names) > 8 else "")

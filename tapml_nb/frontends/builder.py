@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import linecache
+import re
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeVar
 
 from tapml_nb.frontends.program import FrontendError, SourceTensor
@@ -12,6 +16,10 @@ from tapml_nb.graph.model import Constant, Role, layer_of
 Known = TypeVar("Known")
 Ends = tuple[tuple[ValueId, ...], tuple[ValueId, ...]]
 """What an operator reads, and what it yields."""
+
+_FRAME = re.compile(r'^\s*File "(?P<file>.+)", line (?P<line>\d+), in ', re.MULTILINE)
+_TORCH = find_spec("torch")
+_PYTORCH = str(Path(_TORCH.origin).parent) if _TORCH and _TORCH.origin else "\0"
 
 
 class GraphBuilder:
@@ -30,12 +38,8 @@ class GraphBuilder:
         return value in self._values
 
     def new_id(self, base: str, own: str) -> OpId:
-        """An id that no operator has yet.
-
-        Args:
-            base: what it begins with; it is numbered from the second time on.
-            own: what is appended where even that is another operator's id.
-        """
+        """An id that no operator has yet: ``base``, numbered from the second time on, and with
+        ``own`` behind it where even that is another operator's."""
         count = self._used[base] = self._used.get(base, -1) + 1
         op = f"{base}_{count}" if count else base
         op = f"{op}/{own}" if op in self._ids else op
@@ -103,12 +107,8 @@ def trace_first_step(
 ) -> dict[ValueId, Known]:
     """Run the first step, for what only a run tells of values: shapes, dtypes, numbers.
 
-    Args:
-        ops: the ends of all operators, in an executable order.
-        values: what the step starts from; values that nobody reads any more leave it.
-        run: runs an operator.
-        tell: what is to be known of a value.
-        failure: what to say when an operator raises something.
+    It starts from ``values``, which those leave that nobody reads any more.  What is to be known of
+    each, ``tell`` says; what to say when an operator raises something, ``failure``.
 
     Raises:
         FrontendError: if an operator cannot be run.
@@ -131,6 +131,20 @@ def trace_first_step(
 def under(scope: str, label: str) -> str:
     """What an operator in a scope is called; the model itself has the scope ``""``."""
     return f"{scope}/{label}" if scope else label
+
+
+def user_line(trace: str) -> SourceLine | None:
+    """The innermost frame of a stack trace outside PyTorch itself."""
+    for frame in reversed(list(_FRAME.finditer(trace))):
+        file = frame["file"]
+        if not file.startswith((_PYTORCH, "<")) or file.startswith("<ipython"):
+            return line_of(file, int(frame["line"]))
+    return None
+
+
+def line_of(file: str, line: int) -> SourceLine:
+    """A line of a file, with its text as far as that can be read."""
+    return SourceLine(file, line, linecache.getline(file, line).strip())
 
 
 def _value(

@@ -50,7 +50,7 @@ def import_model(
     from torch.export import ExportedProgram
 
     from tapml_nb.frontends.torch import import_torch
-    from tapml_nb.frontends.torch.device import to_device
+    from tapml_nb.frontends.torch.export import to_device
 
     if not isinstance(model, torch.nn.Module | ExportedProgram):
         raise TypeError(

@@ -6,17 +6,19 @@ the framework's own ("source tensors"); they become NumPy arrays only where they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from tapml_nb.frontends.granularity import Decide, Granularity
 from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
 
 SourceTensor = Any
 """A tensor of the source framework (``torch.Tensor``)."""
+
+_FORM = re.compile(r"(operator|fused|module)(?::([1-9]\d*))?")
 
 
 class Unsupported(Exception):
@@ -31,6 +33,21 @@ class FrontendError(Exception):
         Traceback (most recent call last):
         tapml_nb.frontends.program.FrontendError: ...
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that says something, at most 300 characters."""
+    return _line(error, 0)
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error that says something: TVM puts its message below its trace."""
+    return _line(error, -1)
+
+
+def _line(error: BaseException, which: int) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[which] if lines else type(error).__name__)[:300]
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,41 @@ class Unit:
     numbers: tuple[int, ...] = ()
 
 
+def leaves_sizes_open(module: Any) -> bool:
+    """Whether the ``main`` of an ``IRModule`` is for tensors of many shapes."""
+    from tvm import relax
+
+    if "main" not in {var.name_hint for var in module.functions}:
+        return False  # a PrimFunc that stands for an operator
+    return bool(relax.analysis.defined_symbolic_vars(module["main"]))
+
+
+def with_sizes(module: Any, shapes: Sequence[Sequence[int]], numbers: Sequence[int]) -> Any:
+    """The same for tensors of certain shapes alone.
+
+    Behind the tensors, ``main`` may take a shape: ``numbers`` are the sizes in it, and there is no
+    such parameter in the result.
+    """
+    import tvm
+    from tvm import relax
+
+    main = module["main"]
+    tensors = list(main.params)[: len(shapes)]
+    declared = [size for param in tensors for size in param.ty.shape]
+    given = [int(n) for shape in shapes for n in shape]
+    for param in list(main.params)[len(shapes) :]:
+        declared += param.ty.values
+        given += numbers
+    sizes: dict[Any, int] = {}
+    for size, number in zip(declared, given, strict=True):
+        if isinstance(size, tvm.tirx.Var):
+            sizes.setdefault(size, number)
+    bound = main.bind_symbolic_vars(sizes)
+    params = list(bound.params)[: len(shapes)]
+    main = relax.Function(params, bound.body, bound.ret_ty, bound.is_pure, bound.attrs)
+    return tvm.IRModule({**module.functions, module.get_global_var("main"): main})
+
+
 @dataclass(frozen=True)
 class Memory:
     """The memory that a source tensor lies in; others may lie in the same.
@@ -104,6 +156,60 @@ class Mark:
 
     stamp: Hashable
     tensor: SourceTensor = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Granularity:
+    """What one operator is.
+
+    Attributes:
+        unit: ``"operator"``: one ATen call.  ``"fused"``: what becomes one kernel when TVM deploys
+            the whole model.  ``"module"``: one module.
+        depth: of ``"module"``: how many components the paths of these modules have; None for the
+            innermost ones.
+    """
+
+    unit: Literal["operator", "fused", "module"]
+    depth: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``"operator"``, ``"fused"``, ``"module"`` or ``"module:3"``.
+
+        Raises:
+            ValueError: if it is none of these.
+        """
+        match = _FORM.fullmatch(text) if isinstance(text, str) else None
+        if not match or (match[2] and match[1] != "module"):
+            raise ValueError(
+                f"granularity: {text!r}; choose 'operator', 'fused', 'module' (the innermost "
+                f"modules), or 'module:N' for those whose path has N components"
+            )
+        return cls(match[1], int(match[2]) if match[2] else None)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        return f"{self.unit}:{self.depth}" if self.depth else self.unit
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What becomes of the calls of a whole model on a target, by their numbers.
+
+    Attributes:
+        kernels: for every kernel that is deployed the calls that it holds, or holds a part of.
+        folded: calls whose results are constants of the deployed model.
+    """
+
+    kernels: tuple[tuple[int, ...], ...]
+    folded: tuple[int, ...]
+
+
+Decide = Callable[[Any], Fusion]
+"""Lets a target decide what it fuses.
+
+Takes an ``IRModule`` whose function ``main`` calls the others; each of its bindings is one call, or
+the item of a tuple.  The calls are numbered in order.
+"""
 
 
 class Program(Protocol):

@@ -28,7 +28,8 @@ class Subprogram:
         self.may_be_random, self.repeatable = program.may_be_random, program.repeatable
         self.to_numpy, self.from_numpy = program.to_numpy, program.from_numpy
         self.memory = program.memory
-        self._given = given
+        self._given, self.steps = given, len(given)
+        self.mutations: Mapping[ValueId, ValueId] = {}  # what a step starts from is given
         chosen = set(ops)
         graph = program.graph
         own = tuple(op for op in graph.ops if op.id in chosen)
@@ -46,22 +47,12 @@ class Subprogram:
         )
         self._missing = self._upstream(own)
 
-    @property
-    def steps(self) -> int:
-        """How many steps of values were given."""
-        return len(self._given)
-
     def bind(self, step: int, state: Mapping[ValueId, SourceTensor]) -> dict[ValueId, SourceTensor]:
         """What the operators read and yield, as far as it was given or follows from that."""
         values = dict(self._given[step])
         for op in self._missing:
             values.update(zip(op.outputs, self._program.run(op.id, values), strict=True))
         return {value: values[value] for value in self.graph.values if value in values}
-
-    @property
-    def mutations(self) -> Mapping[ValueId, ValueId]:
-        """None: what a step starts from is given."""
-        return {}
 
     def marks(self) -> dict[tuple[ValueId, int], Mark]:
         """None: who opens it has looked at those of the program."""

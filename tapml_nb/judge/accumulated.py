@@ -7,27 +7,25 @@ of the whole model.
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import numpy as np
 
 from tapml_nb.execute.hybrid import HybridRun, HybridStep
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import ValueId
+from tapml_nb.judge.leeway import undefined
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import AccumulatedResult
-from tapml_nb.judge.undefined import undefined
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
+from tapml_nb.numerics import same_type
 
 
 class AccumulatedRun:
     """Judges the values of a hybrid run; remembers those that have not changed."""
 
     def __init__(
-        self,
-        source: SourceRun,
-        hybrid: HybridRun,
-        references: References,
-        limit: float = LIMIT,
+        self, source: SourceRun, hybrid: HybridRun, references: References, limit: float = LIMIT
     ) -> None:
         self._source = source
         self._graph = source.program.graph
@@ -50,7 +48,7 @@ class AccumulatedRun:
         ]
         incoming = max((self._relative.get((step, v), 0.0) for v in op.inputs), default=0.0)
         relative = max(relatives)
-        message = f"computed by the source: {computed.failure}" if computed.failure else ""
+        failure = f"computed by the source: {computed.failure}" if computed.failure else ""
         return AccumulatedResult(
             op=op.id,
             step=step,
@@ -61,42 +59,33 @@ class AccumulatedRun:
             relative=relative,
             gain=relative / incoming if incoming > 0 else math.nan,
             verdict=worst.verdict,
-            message=message or worst.message,
+            message=failure or worst.message,
         )
 
     def judge_outputs(self, step: int) -> Verdict:
         """Whether the model's own outputs are within the end-to-end floor."""
-        verdict = Verdict.PASS
-        for value in self._graph.outputs:
-            if self._graph.values[value].role == "operator":
-                verdict = worse(verdict, self._judge_value(value, step).verdict)
-        return verdict
+        values = [v for v in self._graph.outputs if self._graph.values[v].role == "operator"]
+        verdicts = [self._judge_value(value, step).verdict for value in values]
+        return reduce(worse, verdicts, Verdict.PASS)
 
     def _judge_value(self, value: ValueId, step: int) -> Judgement:
         reference = self._references.end_to_end(value, step)
         if self._hybrid.is_source(value, step):
             return judge_identical(reference)
         target = self._hybrid.array(value, step)
-        mask = self._undefined(value, step, target)
-        if mask is not None:
-            target = np.where(mask, reference.source, target)
+        producer = self._graph.values[value].producer
+        if producer is not None and same_type(target, reference.source):
+            op = self._graph[producer]
+            inputs = [self._source.array(v, step) for v in self._graph.tensor_inputs(op)]
+            mask = undefined(op, inputs, reference.source)
+            if mask is not None:
+                target = np.where(mask, reference.source, target)
         return judge(target, reference, self._limit)
-
-    def _undefined(self, value: ValueId, step: int, target: np.ndarray) -> np.ndarray | None:
-        """Which elements its operator's specification leaves open."""
-        producer, source = self._graph.values[value].producer, self._source.array(value, step)
-        if producer is None or (target.shape, target.dtype) != (source.shape, source.dtype):
-            return None
-        op = self._graph[producer]
-        tensors = self._graph.tensor_inputs(op)
-        return undefined(op, [self._source.array(v, step) for v in tensors], source)
 
     def _relate(self, value: ValueId, judgement: Judgement, step: int) -> float:
         """Root mean square error over the root mean square of the source's value."""
-        error = judgement.statistics.rmse
-        if error == 0:
-            relative = 0.0
-        else:
+        relative = error = judgement.statistics.rmse
+        if error != 0:
             source = self._source.array(value, step).astype(np.float64)
             finite = source[np.isfinite(source)]
             power = math.sqrt(float(np.mean(finite * finite))) if finite.size else 0.0

@@ -67,7 +67,9 @@ class AugmentedRun:
         Raises:
             Stopped: between two kernels, if ``stopped`` says so.
         """
-        magnitudes = Magnitudes.of(self._activations())
+        values = self._graph.values.values()
+        activations = [v for v in values if v.role in ("input", "operator") and not v.host]
+        magnitudes = Magnitudes.of(self._source.array(v.id, 0) for v in activations)
         for start in range(0, len(calls), _BATCH):
             batch = calls[start : start + _BATCH]
             tries = {call: self._derive(*call, magnitudes) for call in batch}
@@ -75,20 +77,18 @@ class AugmentedRun:
                 wanted = [(op, s) for (op, _), found in tries.items() for s in found]
                 self._kernels.prepare(wanted, stopped)
                 for (op, step), found in tries.items():
-                    results = [
-                        self._judge(self._graph[op], step, derived, number)
-                        for number, derived in found.items()
-                    ]
-                    yield [r for r in results if r.result.verdict not in _NOT_TRIED]
+                    results = []
+                    for number, derived in found.items():
+                        result = self._introduced.judge(self._graph[op], number)
+                        if result.verdict not in _NOT_TRIED:
+                            shapes = tuple(array.shape for array in derived.arrays)
+                            result = replace(result, step=step)
+                            results.append(AugmentedResult(derived.variant, shapes, result))
+                    yield results
             finally:
                 for (op, _), found in tries.items():
                     for number in found:
                         self._forget(self._graph[op], number)
-
-    def _activations(self) -> Iterator[np.ndarray]:
-        for value in self._graph.values.values():
-            if value.role in ("input", "operator") and not value.host:
-                yield self._source.array(value.id, 0)
 
     def _derive(self, name: OpId, step: int, magnitudes: Magnitudes) -> dict[int, Derived]:
         """Derived inputs on which the operator is defined, by the step that holds them."""
@@ -102,11 +102,9 @@ class AugmentedRun:
         result: dict[int, Derived] = {}
         for derived in found:
             number = self._source.derive(op, step, derived.arrays)
-            if number is None:
-                continue
-            if self._defined(op, step, number, derived):
+            if number is not None and self._defined(op, step, number, derived):
                 result[number] = derived
-            else:
+            elif number is not None:
                 self._forget(op, number)
         return result
 
@@ -125,11 +123,6 @@ class AugmentedRun:
             elif source.dtype.kind in "iu" and not _fits(derived.arrays, np.iinfo(source.dtype)):
                 return False
         return True
-
-    def _judge(self, op: Op, step: int, derived: Derived, number: int) -> AugmentedResult:
-        result = self._introduced.judge(op, number)
-        shapes = tuple(array.shape for array in derived.arrays)
-        return AugmentedResult(derived.variant, shapes, replace(result, step=step))
 
     def _forget(self, op: Op, number: int) -> None:
         self._kernels.forget(op.id, number, self._source.keys(number))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -57,24 +58,19 @@ def magnitude(array: np.ndarray) -> float:
 def derived_values(
     arrays: Sequence[np.ndarray], activations: Sequence[bool], magnitudes: Magnitudes
 ) -> Iterator[Derived]:
-    """Inputs of the same shapes with other values.
-
-    Args:
-        arrays: the real inputs.
-        activations: which of them may change.
-        magnitudes: the model's own range.
-    """
+    """Inputs of the same shapes with other values; ``activations`` says which of the real ones may
+    change."""
     numbers = [a and magnitude(x) > 0 for a, x in zip(activations, arrays, strict=True)]
     indices = [a and x.dtype.kind in "iu" for a, x in zip(activations, arrays, strict=True)]
     if any(numbers):
-        yield _changed("largest magnitude", arrays, numbers, _scaled_to(magnitudes.largest))
-        yield _changed("smallest magnitude", arrays, numbers, _scaled_to(magnitudes.smallest))
+        for name, top in (("largest", magnitudes.largest), ("smallest", magnitudes.smallest)):
+            yield _changed(f"{name} magnitude", arrays, numbers, partial(_scaled, top=top))
         yield _changed("negated", arrays, numbers, np.negative)
         yield _changed("exact ties", arrays, numbers, _with_ties)
         yield _changed("equal rows", arrays, numbers, _with_equal_rows)
         yield _changed("zeros", arrays, numbers, np.zeros_like)
-    if any(numbers) or any(indices):
-        either = [n or i for n, i in zip(numbers, indices, strict=True)]
+    either = [n or i for n, i in zip(numbers, indices, strict=True)]
+    if any(either):
         yield _changed("reversed", arrays, either, _reversed)
 
 
@@ -86,16 +82,14 @@ def derived_shapes(arrays: Sequence[np.ndarray], activations: Sequence[bool]) ->
     lead = next((x for x, a in zip(arrays, activations, strict=True) if a and x.ndim), None)
     if lead is None:
         return
-    axes = [axis for axis in range(lead.ndim) if lead.shape[axis] > 1][-_AXES:]
-    for axis in axes:
-        size = lead.shape[axis]
+    for axis, size in [(axis, n) for axis, n in enumerate(lead.shape) if n > 1][-_AXES:]:
         chosen = [
             a and x.ndim == lead.ndim and x.shape[axis] == size
             for x, a in zip(arrays, activations, strict=True)
         ]
         for wanted in sorted({size - 1, size + 1, 1}):
             variant = f"axis {axis} of size {wanted}"
-            yield _changed(variant, arrays, chosen, _resized(axis, wanted))
+            yield _changed(variant, arrays, chosen, partial(_resized, axis=axis, size=wanted))
 
 
 def _changed(
@@ -111,19 +105,14 @@ def _changed(
     return Derived(variant, result)
 
 
-def _scaled_to(top: float) -> Callable[[np.ndarray], np.ndarray]:
-    def scale(array: np.ndarray) -> np.ndarray:
-        limit = min(top, largest_finite(array.dtype) / 4)
-        result: np.ndarray = array.astype(np.float64) * (limit / magnitude(array))
-        return result
-
-    return scale
+def _scaled(array: np.ndarray, top: float) -> np.ndarray:
+    limit = min(top, largest_finite(array.dtype) / 4)
+    return np.asarray(array.astype(np.float64) * (limit / magnitude(array)))
 
 
 def _with_ties(array: np.ndarray) -> np.ndarray:
     step = magnitude(array) / _LEVELS
-    result: np.ndarray = np.round(array.astype(np.float64) / step) * step
-    return result
+    return np.asarray(np.round(array.astype(np.float64) / step) * step)
 
 
 def _with_equal_rows(array: np.ndarray) -> np.ndarray:
@@ -137,10 +126,5 @@ def _reversed(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1)[::-1].reshape(array.shape)
 
 
-def _resized(axis: int, size: int) -> Callable[[np.ndarray], np.ndarray]:
-    def resize(array: np.ndarray) -> np.ndarray:
-        places = np.arange(size) % array.shape[axis]
-        result: np.ndarray = np.take(array, places, axis=axis)
-        return result
-
-    return resize
+def _resized(array: np.ndarray, axis: int, size: int) -> np.ndarray:
+    return np.asarray(np.take(array, np.arange(size) % array.shape[axis], axis=axis))

@@ -100,8 +100,7 @@ class Reference:
         wide = self.source.astype(np.float64)
         if self.delta is None:
             return wide
-        result: np.ndarray = np.where(np.isfinite(wide), wide + self.delta, wide)
-        return result
+        return np.asarray(np.where(np.isfinite(wide), wide + self.delta, wide))
 
 
 def lower_bound(dtype: np.dtype, length: int) -> float:
@@ -160,14 +159,11 @@ class Scale:
             rows = np.sqrt(np.einsum("ij,ij->i", counted, counted) / counted.shape[1])
             size += np.maximum(rows[:, None], self._columns)
         size *= self._u
-        result: np.ndarray = np.maximum(size, self._least, out=size)
-        return result
+        return np.asarray(np.maximum(size, self._least, out=size))
 
     def _counted(self, size: np.ndarray) -> np.ndarray:
-        if (size < self._sentinel).all():
-            return size
-        result: np.ndarray = np.where(size < self._sentinel, size, 0.0)
-        return result
+        counts = size < self._sentinel
+        return size if counts.all() else np.where(counts, size, 0.0)
 
 
 def flushed(dtype: np.dtype) -> float:
@@ -203,7 +199,7 @@ def reference_of(
     Args:
         source: the source's result.
         exact: the float64 run's result of the same shape, if there is one.
-        length: terms summed per element (:func:`~tapml_nb.judge.reduction.reduction_length`).
+        length: terms summed per element (:func:`~tapml_nb.judge.arithmetic.reduction_length`).
         arithmetic: how its elements come about.
         beside: what stands beside them (see :class:`Reference`).
     """
@@ -241,12 +237,10 @@ def edge_of(dtype: np.dtype, length: int) -> tuple[float, float]:
 
 
 def _rounds_nothing(source: np.ndarray, exact: np.ndarray, arithmetic: Arithmetic) -> bool:
-    if not same(source, exact):
-        return False
+    if arithmetic in (Arithmetic.FUNCTION, Arithmetic.ROWS) or not same(source, exact):
+        return False  # what they round inside need not show here, and may on the target
     if arithmetic is Arithmetic.MOVES:
         return True
-    if arithmetic in (Arithmetic.FUNCTION, Arithmetic.ROWS):
-        return False  # what they round inside need not show here, and may on the target
     every = max(1, source.size // _DISTINCT**2)
     return len(np.unique(source.reshape(-1)[::every].astype(np.float64))) >= _DISTINCT
 
@@ -275,8 +269,7 @@ def noise_floor(
     every = max(1, source.size // _SAMPLE)
     sample: list[np.ndarray] = []
     squares, top, at_top = 0.0, 0.0, 0.0
-    bias = Bias()
-    row = 0
+    bias, row = Bias(), 0
     with np.errstate(all="ignore"):
         for s, r in blocks(source, exact):
             one = scale.units(r, row)

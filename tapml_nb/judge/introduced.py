@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,25 +14,14 @@ from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.planner import HOST_OPERATOR
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.execute.trial import Trials
-from tapml_nb.graph import Op
-from tapml_nb.judge.lookalikes import Lookalikes
+from tapml_nb.graph import Op, TensorSpec, ValueId
 from tapml_nb.judge.operator import TO_DIAGNOSE, Expected, OperatorJudge
-from tapml_nb.judge.positions import TokenAxes
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import OpResult
+from tapml_nb.judge.tokens import TokenAxes
 from tapml_nb.judge.verdict import LIMIT, Verdict
 
-_UNDEFINED = frozenset(
-    f"aten.{name}"
-    for name in (
-        "empty",
-        "empty_like",
-        "empty_permuted",
-        "empty_strided",
-        "new_empty",
-        "new_empty_strided",
-    )
-)
+_UNDEFINED = re.compile(r"aten\.(new_)?empty(_like|_permuted|_strided)?")
 """Kinds whose result is whatever was in memory."""
 
 
@@ -46,13 +37,12 @@ class IntroducedRun:
         limit: float = LIMIT,
     ) -> None:
         self._source = source
-        self._graph = source.program.graph
         self._kernels = kernels
         self._trials = Trials(source, kernels, caller)
         self._references = references
         self._limit = limit
         self._axes = TokenAxes(source)
-        self._lookalikes = Lookalikes(source)
+        self._lookalikes = _Lookalikes(source)
 
     def begin(self) -> None:
         """A new run begins: every kernel is to be run twice again where it is met first."""
@@ -68,7 +58,7 @@ class IntroducedRun:
         base = OpResult(op.id, step, Verdict.SKIPPED, source_ms=self._source.ms(op.id, step))
         if op.host:
             return replace(base, message=HOST_OPERATOR)
-        if op.kind in _UNDEFINED and op.id not in self._kernels.overrides:
+        if _UNDEFINED.fullmatch(op.kind) and op.id not in self._kernels.overrides:
             message = "allocates memory and writes nothing: its values are undefined"
             return replace(base, message=message)
         judge = OperatorJudge(partial(self._expected, op, step))
@@ -86,7 +76,7 @@ class IntroducedRun:
         return self._trials.outputs(op, step)
 
     def _expected(self, op: Op, step: int) -> Expected:
-        inputs = self._graph.tensor_inputs(op)
+        inputs = self._source.program.graph.tensor_inputs(op)
         return Expected(
             op,
             self._references.local(op, step),
@@ -95,3 +85,41 @@ class IntroducedRun:
             partial(self._lookalikes.of, op, step),
             self._limit,
         )
+
+
+class _Lookalikes:
+    """Tensors of a model that a wrong output may be a stale copy of, by shape and dtype."""
+
+    def __init__(self, source: SourceRun) -> None:
+        self._source = source
+        self._graph = source.program.graph
+        self._by_spec: dict[int, Mapping[TensorSpec, Sequence[tuple[int, ValueId]]]] = {}
+
+    def of(self, op: Op, step: int, k: int) -> Iterator[tuple[str, np.ndarray]]:
+        """For an operator's ``k``-th output: its own of the step before, then those of its shape
+        and dtype in this step, the nearest in the graph first; each with its name."""
+        output = op.outputs[k]
+        if 0 < step < self._source.program.steps:
+            yield f"its own result of step {step - 1}", self._source.array(output, step - 1)
+        alike = self._alike(step)[self._seen(output, step)]
+        at = next(place for place, value in alike if value == output)
+        for _, value in sorted(alike, key=lambda there: abs(there[0] - at)):
+            if value != output:
+                yield self._graph.values[value].name, self._source.array(value, step)
+
+    def _seen(self, value: ValueId, step: int) -> TensorSpec:
+        """What a tensor is in a step."""
+        return TensorSpec(self._source.shape(value, step), self._graph.values[value].spec.dtype)
+
+    def _alike(self, step: int) -> Mapping[TensorSpec, Sequence[tuple[int, ValueId]]]:
+        """The tensors of a step by shape and dtype, each with its place among all of them."""
+        if step in self._by_spec:
+            return self._by_spec[step]
+        found: dict[TensorSpec, list[tuple[int, ValueId]]] = {}
+        for place, name in enumerate(self._source.values(step)):
+            value = self._graph.values.get(name)  # a step binds more than tensors
+            if value and not value.host:
+                found.setdefault(self._seen(name, step), []).append((place, name))
+        if step < self._source.program.steps:  # not one that was made up
+            self._by_spec[step] = found
+        return found

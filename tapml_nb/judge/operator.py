@@ -17,12 +17,11 @@ from tapml_nb.execute.trial import Call, Run, Trial
 from tapml_nb.graph import Op
 from tapml_nb.judge.diagnosis import Known, diagnose
 from tapml_nb.judge.floor import Reference
+from tapml_nb.judge.leeway import chooses, same_choice, same_selection, undefined, unordered
 from tapml_nb.judge.results import OpResult
-from tapml_nb.judge.ties import chooses, same_choice, same_selection, unordered
-from tapml_nb.judge.undefined import undefined
-from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
-from tapml_nb.numerics import bitwise_equal, is_float
-from tapml_nb.targets.wire.poison import unwritten
+from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical
+from tapml_nb.numerics import bitwise_equal, is_float, same_type
+from tapml_nb.targets.wire.calls import unwritten
 
 _FAILURES = {
     "crash": Verdict.CRASH,
@@ -68,6 +67,15 @@ class _Judged:
     judgement: Judgement
     array: np.ndarray | None = None
 
+    @property
+    def sound(self) -> bool:
+        return self.judgement.verdict in (Verdict.PASS, Verdict.SKIPPED)
+
+    @property
+    def badness(self) -> tuple[bool, float]:
+        ratio = self.judgement.ratio
+        return not self.sound, -1.0 if math.isnan(ratio) else ratio
+
 
 class OperatorJudge:
     """Judges one operator in one step; what it has judged once it does not judge again."""
@@ -87,7 +95,7 @@ class OperatorJudge:
         be wrong only this time."""
         if self._varying(trial):
             return False
-        return _verdict(self._judged(_runs(trial.calls[-1])[-1])) is not Verdict.PASS
+        return not all(one.sound for one in self._judged(_runs(trial.calls[-1])[-1]))
 
     def result(self, base: OpResult, trial: Trial) -> OpResult:
         """The verdict on a trial; ``base`` tells operator, step and the source's time."""
@@ -117,8 +125,6 @@ class OperatorJudge:
         message = "; ".join(filter(None, (result.message, *call.result.notes)))
         return replace(result, message=": ".join(filter(None, (trial.description, message))))
 
-    # -- one run -----------------------------------------------------------------------------------
-
     def _judged(self, run: Run) -> list[_Judged]:
         """Judgements on a run's outputs, passed where only the order differs, and that is left
         open."""
@@ -129,14 +135,10 @@ class OperatorJudge:
 
     def _judge_output(self, k: int, array: np.ndarray | None) -> _Judged:
         """Judge one output; indices that choose among equals may choose differently."""
-        op, reference, axis = (
-            self._expected.op,
-            self._expected.references[k],
-            self._expected.axes[k],
-        )
+        op, reference = self._expected.op, self._expected.references[k]
+        axis, source = self._expected.axes[k], reference.source
         if array is None:
             return _Judged(judge_identical(reference, axis))
-        source = reference.source
         mask = self._undefined(k, array)
         if mask is not None:
             array = np.where(mask, source, array)
@@ -145,7 +147,7 @@ class OperatorJudge:
             judgement = _partly_undefined(judgement, mask)
         if (
             judgement.verdict is Verdict.FAIL
-            and (array.shape, array.dtype) == (source.shape, source.dtype)
+            and same_type(array, source)
             and op.inputs
             and chooses(op, k, values := self._expected.inputs()[0], source)
             and same_choice(op, values, array, source)
@@ -156,25 +158,21 @@ class OperatorJudge:
     def _undefined(self, k: int, array: np.ndarray) -> np.ndarray | None:
         """Which elements of what the target gave the operator's specification leaves open."""
         source = self._expected.references[k].source
-        if (array.shape, array.dtype) != (source.shape, source.dtype):
+        if not same_type(array, source):
             return None
         return undefined(self._expected.op, self._expected.inputs(), source)
 
     def _in_any_order(self, judged: list[_Judged]) -> list[_Judged]:
-        op, references = self._expected.op, self._expected.references
-        failing = [j for j in judged if j.judgement.verdict is not Verdict.PASS]
-        if not failing or not unordered(op):
+        op = self._expected.op
+        if all(one.sound for one in judged) or not unordered(op):
             return judged
-        sources = [reference.source for reference in references]
+        sources = [reference.source for reference in self._expected.references]
         targets = [s if j.array is None else j.array for j, s in zip(judged, sources, strict=True)]
-        same_types = all(
-            (t.shape, t.dtype) == (s.shape, s.dtype) for t, s in zip(targets, sources, strict=True)
-        )
-        if not same_types or not same_selection(op, self._expected.inputs()[0], targets, sources):
+        if not all(map(same_type, targets, sources)):
+            return judged
+        if not same_selection(op, self._expected.inputs()[0], targets, sources):
             return judged
         return [replace(j, judgement=_passed(j.judgement, _UNORDERED)) for j in judged]
-
-    # -- several runs ------------------------------------------------------------------------------
 
     def _varying(self, trial: Trial) -> set[int]:
         """Outputs that differ between runs, in elements that mean something."""
@@ -272,31 +270,16 @@ def _partly_undefined(judgement: Judgement, mask: np.ndarray) -> Judgement:
         f"{np.count_nonzero(mask)} of {mask.size} elements are undefined by the operator's own "
         f"specification, and were not judged"
     )
-    message = f"{judgement.message}; {note}" if judgement.message else note
-    return replace(judgement, message=message)
-
-
-def _verdict(judged: Sequence[_Judged]) -> Verdict:
-    verdict = Verdict.PASS
-    for one in judged:
-        verdict = worse(verdict, one.judgement.verdict)
-    return verdict
+    return replace(judgement, message="; ".join(filter(None, (judgement.message, note))))
 
 
 def _conclude(base: OpResult, judged: Sequence[_Judged]) -> OpResult:
     """One result of an operator's outputs: the worst decides."""
     if not judged:
         return replace(base, verdict=Verdict.SKIPPED, message="it has no tensor output")
-    judgements = [one.judgement for one in judged]
-
-    def badness(k: int) -> tuple[bool, float]:
-        ratio = judgements[k].ratio
-        sound = judgements[k].verdict in (Verdict.PASS, Verdict.SKIPPED)
-        return not sound, -1.0 if math.isnan(ratio) else ratio
-
-    worst = max(range(len(judgements)), key=badness)
-    judgement = judgements[worst]
-    prefix = f"output {worst}: " if len(judgements) > 1 and judgement.message else ""
+    worst = max(range(len(judged)), key=lambda k: judged[k].badness)
+    judgement = judged[worst].judgement
+    prefix = f"output {worst}: " if len(judged) > 1 and judgement.message else ""
     return replace(
         base,
         verdict=judgement.verdict,

@@ -16,9 +16,8 @@ from tapml_nb.execute.source import SourceRun
 from tapml_nb.execute.storage import Kept
 from tapml_nb.frontends.program import RecordedProgram
 from tapml_nb.graph import Op, OpId, ValueId
-from tapml_nb.judge.arithmetic import Arithmetic
+from tapml_nb.judge.arithmetic import Arithmetic, reduction_length
 from tapml_nb.judge.floor import Floor, Reference, reference_of
-from tapml_nb.judge.reduction import reduction_length
 from tapml_nb.judge.scale import arithmetic_of, beside
 
 
@@ -50,7 +49,7 @@ class References:
         if known is None:
             try:
                 exact = self._source.exact(op.id, step)
-                scales = None if exact is None else self._scales(op, step, exact)
+                scales = () if exact is None else self._scales(op, step, exact)
                 length = self._length(op, step)
                 result.set_result(self._references(op, step, exact, length, scales))
             except BaseException as error:
@@ -99,9 +98,8 @@ class References:
         The exact result is that of a float64 run of the whole model, so the floor is what the
         source's precision costs from the inputs to this value.
         """
-        while (
-            len(self._end_to_end) <= step
-        ):  # what a step leaves in its buffers, the next one finds
+        # What a step leaves in its buffers, the next one finds.
+        while len(self._end_to_end) <= step:
             self._end_to_end.append(self._run_model(len(self._end_to_end)))
         return self._reference(value, step, self._end_to_end[step][value])
 
@@ -109,10 +107,9 @@ class References:
         program = self._source.program
         graph = program.graph
         buffers, lengths = self._carried
-        exact_values: dict[ValueId, Any] = dict(buffers)
+        exact_values, lengths = dict(buffers), dict(lengths)
         self._source.vouch_for_all()
         values = ChainMap(exact_values, cast(dict[ValueId, Any], self._source.values(step)))
-        lengths = dict(lengths)
         last_use = {v: op.id for op in graph.ops for v in op.inputs}
         kept = set(program.mutations.values())
         droppable = {v.id for v in graph.values.values() if v.role == "operator"} - kept
@@ -149,8 +146,7 @@ class References:
         source, values = self._source, self._source.values(step)
         if isinstance(source.program, RecordedProgram):
             return source.program.scales(op.id, values)
-        graph = source.program.graph
-        tensors = graph.tensor_inputs(op)
+        tensors = source.program.graph.tensor_inputs(op)
 
         def run(given: Mapping[int, np.ndarray]) -> list[np.ndarray] | None:
             return source.exact_on(op.id, step, {tensors[k]: a for k, a in given.items()})
@@ -163,9 +159,8 @@ class References:
         """A random operator on exact inputs, with the numbers that the source drew: it draws
         others in float64, so it is run in the source's own precision."""
         program, source = self._source.program, self._source.values(step)
-        inputs: dict[ValueId, Any] = {}
+        inputs: dict[ValueId, Any] = {value: source[value] for value in op.inputs}
         for value in op.inputs:
-            inputs[value] = source[value]
             if values[value] is not source[value] and not program.graph.values[value].host:
                 dtype = self._source.array(value, step).dtype
                 narrow = program.to_numpy(values[value]).astype(dtype)
@@ -189,12 +184,7 @@ class References:
         return reduction_length(op.primitives, inputs, outputs)
 
     def _references(
-        self,
-        op: Op,
-        step: int,
-        exact: Any,
-        length: int,
-        scales: Sequence[np.ndarray | None] | None = None,
+        self, op: Op, step: int, exact: Any, length: int, scales: Sequence[np.ndarray | None] = ()
     ) -> list[_Stored]:
         kind = arithmetic_of(op) if scales else Arithmetic.ROWS
         found = [

@@ -166,7 +166,8 @@ def _rows(
     random = np.random.default_rng(_SEED)
     draws = _DRAWS if max(result.size for result in exact) > _FEW else _DRAWS * 4
     for _ in range(draws):
-        moved = run({k: x * (1 + _STEP * _signs(random, x.shape)) for k, x in floats.items()})
+        signs = {k: random.integers(0, 2, x.shape, dtype=np.int8) for k, x in floats.items()}
+        moved = run({k: x * (1 + _STEP * (signs[k] * 2.0 - 1.0)) for k, x in floats.items()})
         if moved is None:
             break
         for power, m, result in zip(powers, moved, exact, strict=True):
@@ -177,10 +178,6 @@ def _rows(
         _along(power, result, axis if isinstance(axis, int) else -1, dtype)
         for power, result, dtype in zip(powers, exact, outputs, strict=True)
     ]
-
-
-def _signs(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    return np.asarray(random.integers(0, 2, shape, dtype=np.int8) * 2.0 - 1.0)
 
 
 def _along(power: np.ndarray, result: np.ndarray, axis: int, dtype: np.dtype) -> np.ndarray:

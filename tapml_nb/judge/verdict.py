@@ -80,18 +80,6 @@ class Verdict(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
-FAULTS = frozenset(
-    {
-        Verdict.FAIL,
-        Verdict.NONFINITE,
-        Verdict.NONDETERMINISTIC,
-        Verdict.COMPILE_ERROR,
-        Verdict.CRASH,
-        Verdict.TIMEOUT,
-    }
-)
-"""Verdicts that name something broken (``UNSUPPORTED`` is missing, not broken)."""
-
 SEVERITY = [
     Verdict.CRASH,
     Verdict.TIMEOUT,
@@ -105,6 +93,9 @@ SEVERITY = [
     Verdict.SKIPPED,
 ]
 """The worst first."""
+
+FAULTS = frozenset(SEVERITY[: SEVERITY.index(Verdict.UNSUPPORTED)])
+"""Verdicts that name something broken (``UNSUPPORTED`` is missing, not broken)."""
 
 
 def worse(a: Verdict, b: Verdict) -> Verdict:
@@ -147,20 +138,20 @@ def judge(
     """
     source = reference.source
     if target.shape != source.shape or target.dtype != source.dtype:
-        stats = nothing_to_compare(source)
-        return Judgement(
-            Verdict.FAIL,
-            math.inf,
-            math.nan,
-            stats,
+        message = (
             f"the target's result is {target.dtype.name}{list(target.shape)}, "
-            f"the source's {source.dtype.name}{list(source.shape)}",
+            f"the source's {source.dtype.name}{list(source.shape)}"
         )
+        stats = nothing_to_compare(source)
+        return Judgement(Verdict.FAIL, math.inf, math.nan, stats, message)
     if bitwise_equal(target, source):
         return judge_identical(reference, axis)
     stats = statistics(target, source)
     if not is_float(source.dtype) or reference.floor is None:
-        return _judge_exactly(target, source, stats)
+        if not stats.mismatched:
+            return Judgement(Verdict.PASS, math.nan, 0.0, stats)
+        why = f"{source.dtype.name} compares exactly"
+        return _differing(target, source, stats, stats.mismatched, stats.worst, why)
     with np.errstate(all="ignore"):
         return _judge_by_floor(target, reference, reference.floor, stats, limit, axis)
 
@@ -175,13 +166,6 @@ def judge_identical(reference: Reference, axis: int | None = None) -> Judgement:
         identical_statistics(reference.source),
         positions=() if floor is None or axis is None else (0.0,) * reference.source.shape[axis],
     )
-
-
-def _judge_exactly(target: np.ndarray, source: np.ndarray, stats: Statistics) -> Judgement:
-    if not stats.mismatched:
-        return Judgement(Verdict.PASS, math.nan, 0.0, stats)
-    why = f"{source.dtype.name} compares exactly"
-    return _differing(target, source, stats, stats.mismatched, stats.worst, why)
 
 
 def _differing(
@@ -204,12 +188,9 @@ def _judge_by_floor(
     seen = _Seen(limit)
     along = None if axis is None else _Along(target.shape, axis)
     for block in _walk(target, reference, floor):
-        if block.lost is not None:
-            seen.nonfinite(block.lost, block.start)
-        seen.ratios(block.ratios, block.allowed, block.start)
-        seen.units(block.units, block.exact_units)
+        seen.add(block)
         if along:
-            along.add(block.ratios, block.start)
+            along.add(block)
     judgement = _conclude(target, reference, floor, stats, seen)
     return replace(judgement, positions=tuple(along.worst.tolist())) if along else judgement
 
@@ -268,14 +249,13 @@ class _Block:
     allowed: np.ndarray
     units: np.ndarray
     exact_units: np.ndarray
-    lost: np.ndarray | None = None
+    lost: np.ndarray | None
 
 
 def _walk(target: np.ndarray, reference: Reference, floor: Floor) -> Iterator[_Block]:
     """Measure a target of the source's shape and dtype, block by block."""
     source, dtype = reference.source, reference.source.dtype
     scale = Scale(source, reference.beside)
-    measured = _exactly if floor.exact else _by_units
     arrays = [target, source, *([reference.delta] if reference.delta is not None else [])]
     start = row = 0
     for t, s, *delta in blocks(*arrays):
@@ -283,39 +263,24 @@ def _walk(target: np.ndarray, reference: Reference, floor: Floor) -> Iterator[_B
         r = s + by
         one = scale.units(r, row)
         finite = np.isfinite(t) & np.isfinite(s)
-        bad = None
-        was_finite = finite
+        bad = lost = None
         if not finite.all():
             same = (t == s) | (np.isnan(t) & np.isnan(s))
             bad = ~finite & ~same & ~_at_edge(t, s, by, edge_of(dtype, floor.length))
-            was_finite = np.isfinite(s)
+            lost = bad & np.isfinite(s)
             one = np.where(finite, one, 1.0)  # of a NaN it is NaN, and would hide its neighbours
             t, s, r = (np.where(finite, x, 0.0) for x in (t, s, r))
-        allowed, ratios = measured(t, s, r, one, floor, dtype)
-        d = (t - r) / one
-        if bad is None:
-            yield _Block(start, ratios, allowed, d, r / one)
+        if floor.exact:  # no error, or one beyond all floors
+            allowed, ratios = one, np.where(np.abs(t - s) <= flushed(dtype), 0.0, np.inf)
         else:
+            allowed = np.maximum(floor.units * one, np.abs(s - r))
+            ratios = np.minimum(np.abs(t - r), np.abs(t - s)) / allowed
+        if bad is not None:
             ratios = np.where(bad, np.inf, ratios)
             allowed = np.where(bad, np.nan, allowed)
-            yield _Block(start, ratios, allowed, d, r / one, bad & was_finite)
+        yield _Block(start, ratios, allowed, (t - r) / one, r / one, lost)
         start += t.size
         row += len(t)
-
-
-def _by_units(
-    t: np.ndarray, s: np.ndarray, r: np.ndarray, one: np.ndarray, floor: Floor, dtype: np.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    """One floor for each element, and the error in floors."""
-    allowed = np.maximum(floor.units * one, np.abs(s - r))
-    return allowed, np.minimum(np.abs(t - r), np.abs(t - s)) / allowed
-
-
-def _exactly(
-    t: np.ndarray, s: np.ndarray, r: np.ndarray, one: np.ndarray, floor: Floor, dtype: np.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same where nothing is rounded: no error, or one beyond all floors."""
-    return one, np.where(np.abs(t - s) <= flushed(dtype), 0.0, np.inf)
 
 
 def _at_edge(
@@ -327,8 +292,7 @@ def _at_edge(
     size = np.abs(s + delta)
     overflows = np.isinf(t) & np.isfinite(s) & (low < size) & (size < high)
     holds = np.isinf(s) & (delta != 0) & (np.abs(t) > low * (1 - 1e-2))
-    result: np.ndarray = alike & (overflows | holds)
-    return result
+    return np.asarray(alike & (overflows | holds))
 
 
 class _Seen:
@@ -342,21 +306,17 @@ class _Seen:
         self.squares = 0.0
         self.bias = Bias()
 
-    def nonfinite(self, bad: np.ndarray, start: int) -> None:
-        if self.first_nonfinite < 0 and bad.any():
-            self.first_nonfinite = start + int(bad.argmax())
-
-    def ratios(self, ratios: np.ndarray, allowed: np.ndarray, start: int) -> None:
-        """Take in one block."""
+    def add(self, block: _Block) -> None:
+        ratios = block.ratios
+        if self.first_nonfinite < 0 and block.lost is not None and block.lost.any():
+            self.first_nonfinite = block.start + int(block.lost.argmax())
         self.beyond += int(np.count_nonzero(ratios > self.limit))
         index = int(ratios.argmax())
         if ratios.flat[index] > self.ratio:
-            self.ratio, self.worst = float(ratios.flat[index]), start + index
-            self.allowed = float(allowed.flat[index])
-
-    def units(self, units: np.ndarray, exact: np.ndarray) -> None:
-        self.squares += float(np.vdot(units, units))
-        self.bias.add(units, exact)
+            self.ratio, self.worst = float(ratios.flat[index]), block.start + index
+            self.allowed = float(block.allowed.flat[index])
+        self.squares += float(np.vdot(block.units, block.units))
+        self.bias.add(block.units, block.exact_units)
 
 
 class _Along:
@@ -368,12 +328,12 @@ class _Along:
         self._rows = math.prod(shape[axis + 1 : -1])
         """How many rows of the last axis in succession have the same index."""
 
-    def add(self, ratios: np.ndarray, start: int) -> None:
-        """Take in a block of whole rows that begins at a flat index."""
+    def add(self, block: _Block) -> None:
+        ratios = block.ratios
         if self._is_last:
             np.maximum(self.worst, ratios.max(axis=0), out=self.worst)
             return
-        rows = start // ratios.shape[1] + np.arange(len(ratios))
+        rows = block.start // ratios.shape[1] + np.arange(len(ratios))
         np.maximum.at(self.worst, rows // self._rows % len(self.worst), ratios.max(axis=1))
 
 
@@ -382,14 +342,11 @@ def _conclude(
 ) -> Judgement:
     source = reference.source
     if seen.first_nonfinite >= 0:
-        return Judgement(
-            Verdict.NONFINITE,
-            math.inf,
-            math.nan,
-            stats,
+        message = (
             f"{stats.nan} NaN and {stats.inf} infinities where the source has none; "
-            f"{_worst(target, source, seen.first_nonfinite)}",
+            f"{_worst(target, source, seen.first_nonfinite)}"
         )
+        return Judgement(Verdict.NONFINITE, math.inf, math.nan, stats, message)
     ratio = max(seen.ratio, floor.source_ratio)
     if floor.exact:
         if not seen.beyond:

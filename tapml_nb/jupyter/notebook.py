@@ -1,8 +1,38 @@
-"""Whether there is a notebook, and what a session asks of whoever looks at it."""
+"""What a session says to whoever looks on, in a terminal or in a notebook's cell: a line of
+progress while somebody waits, and an invitation to become its target.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Self
+
+from tapml_nb.execute.events import (
+    EventStream,
+    OpJudged,
+    RunProgress,
+    TargetAwaited,
+    TargetStarted,
+)
+from tapml_nb.graph import OpId
+from tapml_nb.judge.verdict import Verdict, worse
+from tapml_nb.report.outcome import outcome
+
+_INTERVAL = 0.1
+"""Seconds between redraws."""
+
+_PHASES = {
+    "source": "running on the source",
+    "compile": "compiling",
+    "introduced": "judging operators",
+    "augmented": "trying derived inputs",
+    "hybrid": "running the hybrid model",
+    "migrate": "migrating",
+    "localize": "localizing",
+}
 
 
 def in_notebook() -> bool:
@@ -23,3 +53,82 @@ def invite(link: str) -> None:
         display(TargetPage(link))
     else:
         print(f"open {link} in a browser with WebGPU; that page is the target")
+
+
+class ProgressLine:
+    """Follows an event stream; :meth:`draw` shows where it is.  Use as a context manager.
+
+    The waiting thread draws it: prints of other threads land in the wrong cell.
+    """
+
+    def __init__(self, events: EventStream, ending: Callable[[], str]) -> None:
+        """``ending`` says at the end what came of it, in the report's own words."""
+        self._text = self._resumed = "starting"
+        self._ending = ending
+        self._verdicts: dict[OpId, Verdict] = {}
+        self._begin = time.monotonic()
+        self._drawn = 0.0
+        self._handle: Any = None
+        self._subscriptions = [
+            events.on(RunProgress, self._on_progress),
+            events.on(OpJudged, self._on_judged),
+            events.on(TargetAwaited, self._on_awaited),
+            events.on(TargetStarted, self._on_started),
+        ]
+        self._in_notebook = in_notebook()
+        self._in_terminal = not self._in_notebook and sys.stderr.isatty()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for unsubscribe in self._subscriptions:
+            unsubscribe()
+        if kind is None:
+            self._text = "done"
+        elif kind is KeyboardInterrupt:
+            self._text = "stopped; results so far are kept"
+        self._show(self._ending())
+        if self._in_terminal:
+            sys.stderr.write("\n")
+
+    def draw(self) -> None:
+        """Redraw if it is time to."""
+        if time.monotonic() - self._drawn >= _INTERVAL:
+            # Another thread may add to them.
+            counts = Counter(list(self._verdicts.values()))
+            self._show(outcome(counts) if counts else "")
+
+    def _on_progress(self, event: RunProgress) -> None:
+        self._text = f"{_PHASES[event.phase]} {event.done}/{event.total}"
+
+    def _on_judged(self, event: OpJudged) -> None:
+        op, verdict = event.result.op, event.result.verdict
+        self._verdicts[op] = worse(self._verdicts.get(op, verdict), verdict)
+
+    def _on_awaited(self, event: TargetAwaited) -> None:
+        self._resumed = self._text
+        self._text = f"waiting for a browser's page; this notebook's, or open {event.link}"
+
+    def _on_started(self, _: TargetStarted) -> None:
+        if self._text.startswith("waiting"):
+            self._text = self._resumed
+
+    def _show(self, results: str) -> None:
+        self._drawn = time.monotonic()
+        seconds = f"{self._drawn - self._begin:.1f} s"
+        line = ", ".join(filter(None, (self._text, results, seconds)))
+        if self._in_terminal:
+            sys.stderr.write(f"\r\x1b[K{line}")
+            sys.stderr.flush()
+        elif self._in_notebook:
+            self._display(line)
+
+    def _display(self, line: str) -> None:
+        from IPython.display import display
+
+        data = {"text/plain": line}
+        if self._handle is None:
+            self._handle = display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)

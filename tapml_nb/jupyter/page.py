@@ -10,8 +10,6 @@ import traitlets
 
 from tapml_nb.targets.server.pages import STATIC
 
-_STYLE = Path(__file__).parents[1] / "widgets" / "static" / "style.css"
-
 
 class TargetPage(anywidget.AnyWidget):
     """Makes the page that shows it the device of a session.
@@ -24,7 +22,7 @@ class TargetPage(anywidget.AnyWidget):
     """
 
     _esm = STATIC / "page.js"
-    _css = _STYLE
+    _css = Path(__file__).parents[1] / "widgets" / "static" / "style.css"
     _port = traitlets.Int().tag(sync=True)
     _key = traitlets.Unicode().tag(sync=True)
     link = traitlets.Unicode(help="the page to open in another browser").tag(sync=True)

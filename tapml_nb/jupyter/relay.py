@@ -34,7 +34,7 @@ from tornado.websocket import (
 )
 
 from tapml_nb.targets.server.pages import FILES, STATIC, file_headers
-from tapml_nb.targets.wire.page import CHALLENGE, PROOF, proof
+from tapml_nb.targets.wire.handshake import CHALLENGE, PROOF, proof
 
 _PLACE = r"/tapml-nb/(\d{1,5})/([0-9a-f]{32})/"
 

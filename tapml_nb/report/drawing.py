@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.report.palette import VERDICT_COLOURS
+from tapml_nb.report.outcome import VERDICT_COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ DPI = 100
 WIDTH = 10.0  # inches, as every length
 MARGIN = 0.25
 GUTTER = 0.38
+LEFT = MARGIN + GUTTER / 2
 FONT = "DejaVu Sans"  # comes with Matplotlib
 INK, PAPER, WIRE, CROSSING = "#1b1b1b", "#ffffff", "#8a8a8a", "#e69f00"
 LITERAL: dict[str, Any] = {"parse_math": False, "usetex": False, "fontfamily": FONT}

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tapml_nb.judge.positions import ErrorByToken
+from tapml_nb.judge.tokens import ErrorByToken
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.report import tables
 from tapml_nb.report.drawing import shortened
 from tapml_nb.report.findings import Findings
-from tapml_nb.report.outcome import BROKEN, MISSING
-from tapml_nb.report.palette import VERDICT_COLOURS
+from tapml_nb.report.outcome import BROKEN, MISSING, VERDICT_COLOURS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,7 +154,7 @@ def heatmap_table(findings: Findings, rows: str = "layer", cols: str = "metric")
     if cols == "position":
         return _by_position(findings, rows)
     if cols == "metric":
-        frame = tables.frame(findings)
+        frame = findings.frame()
         frame["layer"] = [findings.graph[op].layer or "(model)" for op in frame["op"]]
         frame["scope"] = frame["scope"].replace("", "(model)")
         how = {metric: "min" if metric == "snr_db" else "max" for metric in METRICS}

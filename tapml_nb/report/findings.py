@@ -7,14 +7,37 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from tapml_nb.execute.unobserved import Unobserved
-from tapml_nb.graph import Graph, OpId
-from tapml_nb.judge.agreement import Agreement
+from tapml_nb.graph import Graph, Op, OpId
 from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
-from tapml_nb.judge.verdict import LIMIT, Verdict, worse
+from tapml_nb.judge.tokens import Agreement
+from tapml_nb.judge.verdict import FAULTS, LIMIT, SEVERITY, Verdict
 from tapml_nb.report.causes import Cause, Culprit, culprit, grouped
 from tapml_nb.report.outcome import BROKEN, MISSING, outcome
+from tapml_nb.terminal import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STATISTICS = (
+    *("max_abs", "max_rel", "max_ulp", "rmse", "cosine", "snr_db"),
+    *("nan", "inf", "mismatched"),
+)
+"""Columns that are the statistics of the target's result against the source's."""
+
+COLUMNS = [
+    *("op", "scope", "kind", "step", "placement", "verdict", "ratio", *STATISTICS),
+    *("acc_ratio", "acc_max_abs", "acc_snr_db", "gain", "floor", "source_ms", "target_ms"),
+    *("sent_bytes", "file", "line", "message", "diagnosis"),
+]
+"""Columns of :meth:`Report.frame <tapml_nb.report.Report.frame>`."""
+
+_WHOLE = ("step", "nan", "inf", "mismatched", "sent_bytes", "line")
+
+_LISTED = 10
+"""Causes in a summary."""
 
 _GOOD = (Verdict.PASS, Verdict.SKIPPED, Verdict.UNSUPPORTED)
 
@@ -57,7 +80,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Findings:
-    """The data of a :class:`~tapml_nb.report.Report`, which tables and figures are made of.
+    """The data of a :class:`~tapml_nb.report.Report`, which figures and pages are made of.
 
     Attributes:
         graph: the model.
@@ -106,12 +129,10 @@ class Findings:
             >>> report.verdict("act/gelu")
             <Verdict.PASS: 'PASS'>
         """
-        verdict: Verdict | None = None
-        for s in range(self.steps) if step is None else [step]:
-            result = self.introduced.get((op, s))
-            found = result.verdict if result else Verdict.UNKNOWN
-            verdict = found if verdict is None else worse(verdict, found)
-        return verdict or Verdict.UNKNOWN
+        steps = range(self.steps) if step is None else [step]
+        results = (self.introduced.get((op, s)) for s in steps)
+        found = (result.verdict if result else Verdict.UNKNOWN for result in results)
+        return min(found, key=SEVERITY.index, default=Verdict.UNKNOWN)
 
     def worst_ratio(self, op: OpId, *, accumulated: bool = False) -> float:
         """The operator's error where it is worst, in noise floors; NaN if there is none."""
@@ -229,6 +250,138 @@ class Findings:
         """:attr:`missing` by cause: operators of one kind without a kernel for the same reason,
         in graph order."""
         return grouped(self.missing, self._kind_of)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per operator and step, in graph order; columns as in
+        :data:`~tapml_nb.report.findings.COLUMNS`.
+
+        Errors are the target's against the source's result; ``ratio`` and ``floor`` are against
+        the float64 run (see :class:`~tapml_nb.judge.verdict.Judgement`).  Columns beginning with
+        ``acc_``, and ``gain``, are of the last hybrid run.  What was not judged is NaN, with the
+        verdict ``UNKNOWN``.  Times are milliseconds.  ``diagnosis`` is the error's
+        :class:`~tapml_nb.judge.diagnosis.Pattern`, empty where there is none.
+
+        Example:
+            >>> report.frame().query("ratio > 8")["op"].tolist()
+            ['pool/avg_pool2d']
+        """
+        import pandas as pd  # not at the top: it takes 0.6 s
+
+        rows = [self._row(op, step) for op in self.graph.ops for step in range(self.steps)]
+        return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_WHOLE, "Int64"))
+
+    def _row(self, op: Op, step: int) -> tuple[Any, ...]:
+        """The row of one operator in one step, in the order of :data:`COLUMNS`."""
+        result = self.introduced.get((op.id, step))
+        total = self.accumulated.get((op.id, step))
+        stats = result.statistics if result else None
+        message = result.message if result else "not judged yet"
+        message = message or (total.message if total else "")
+        return (
+            *(op.id, op.scope, op.kind, step, self.place(op.id)),
+            str(result.verdict if result else Verdict.UNKNOWN),
+            result.ratio if result else math.nan,
+            *(getattr(stats, name) if stats else None for name in STATISTICS),
+            *((total.ratio, total.max_abs, total.snr_db, total.gain) if total else [math.nan] * 4),
+            *((result.floor, result.source_ms, result.target_ms) if result else [math.nan] * 3),
+            result.sent_bytes if result else None,
+            *((op.source.file, op.source.line) if op.source else [None] * 2),
+            "; ".join(filter(None, (message, self.conversions.get(op.id)))),
+            str(result.diagnosis.pattern) if result and result.diagnosis else "",
+        )
+
+    def augmented_frame(self) -> pd.DataFrame:
+        """One row per try on derived inputs: ``op, kind, step, variant, shapes, verdict, ratio,
+        message``; those that fail first.
+        """
+        import pandas as pd
+
+        columns = ["op", "kind", "step", "variant", "shapes", "verdict", "ratio", "message"]
+        rows = [
+            (
+                *(r.op, self.graph[r.op].kind, r.step, tried.variant),
+                ", ".join(str(list(shape)) for shape in tried.shapes),
+                *(str(r.verdict), r.ratio, r.message),
+            )
+            for tried in sorted(self.augmented, key=lambda t: SEVERITY.index(t.result.verdict))
+            for r in [tried.result]
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def diff(self, other: Findings) -> pd.DataFrame:
+        """The verdicts that differ in ``other``: columns ``op, step, before, after``.
+
+        Operators that only one of the two knows count as ``UNKNOWN`` in the other.
+
+        Example:
+            >>> report.diff(session.run("act"))["op"].tolist()
+            []
+        """
+        import pandas as pd
+
+        rows = [
+            (op, step, str(before), str(after))
+            for op in dict.fromkeys(o.id for o in (*self.graph.ops, *other.graph.ops))
+            for step in range(max(self.steps, other.steps))
+            if (before := self.verdict(op, step)) is not (after := other.verdict(op, step))
+        ]
+        return pd.DataFrame(rows, columns=["op", "step", "before", "after"])
+
+    def summary(self) -> str:
+        """The report in a few lines of plain text: counts, causes, what is missing."""
+        info = self.info
+        steps = f" x {self.steps} steps" if self.steps > 1 else ""
+        lines = [
+            (
+                f"{self.title}: {len(self.graph)} operators{steps}, "
+                f"{info.kernels} kernels, {info.seconds:.1f} s"
+            ),
+            f"  {self.tally}",
+            f"  {self.outcome}",
+        ]
+        if info.workarounds:
+            lines.append(f"  workarounds: {', '.join(info.workarounds)}")
+        lines += [f"  {by} ({n} operators)" for by, n in Counter(self.conversions.values()).items()]
+        if info.stopped:
+            lines.append("  stopped before the end; what was judged is kept")
+        if info.outputs is not None:
+            moved = sum(where == "target" for where in self.placement.values())
+            off = "" if info.outputs is Verdict.PASS else f" ({info.outputs})"
+            state = f"{'NOT ' if off else ''}within the noise floor{off}"
+            lines.append(f"  hybrid: {moved} operators on the target, outputs {state}")
+            lines += [f"    {info.agreement}"] if info.agreement else []
+            if info.unobserved:
+                state = {
+                    True: "the same outputs, bit for bit",
+                    False: f"DIFFERENT: {info.unobserved.message}",
+                    None: f"could not be made: {info.unobserved.message}",
+                }[info.unobserved.same]
+                lines.append(f"  unobserved run: {state}")
+        for rank, cause in enumerate(self.causes[:_LISTED], 1):
+            lines.append(f"  culprit {rank}: {cause}")
+            evidence = self.culprit_of[cause.worst].evidence
+            lines += [f"    {s}" for s in (cause.diagnosis, evidence) if s]
+        if len(self.causes) > _LISTED:
+            lines.append(f"  … and {len(self.causes) - _LISTED} more causes: see .causes")
+        for group in self.gaps[:_LISTED]:
+            first, *others = group
+            count = f"; {len(group)} operators of this cause" if others else ""
+            lines.append(f"  missing: {first.op} {first.verdict}: {first.message}{count}")
+        if len(self.gaps) > _LISTED:
+            lines.append(f"  … and {len(self.gaps) - _LISTED} more causes: see .missing")
+        if self.augmented:
+            tries = self.augmented
+            failing = [t for t in tries if t.result.verdict in FAULTS]
+            kernels = len({(t.result.op, t.result.step) for t in tries})
+            lines.append(
+                f"  derived inputs: {len(tries)} tries of {kernels} kernels, {len(failing)} fail"
+            )
+            lines += [
+                f"    {t.result.op}, {t.variant}: {t.result.verdict}: {t.result.message[:200]}"
+                for t in failing[:5]
+            ]
+            lines += ["    … see augmented_frame()"] if len(failing) > 5 else []
+        return "\n".join(map(printable, lines))
 
 
 def _badness(result: OpResult) -> tuple[int, float]:

@@ -1,7 +1,8 @@
-"""What came of a session in one phrase, which is the same wherever a session is summed up.
+"""What verdicts come to: whose a culprit is, in one phrase what came of a session, how each looks.
 
-An operator is *broken* (a culprit: its kernel exists, ran and is wrong), *missing* (it has no
-kernel on the target), *not judged*, or all is well with it.
+All of it is the same wherever a session is summed up.  An operator is *broken* (a culprit: its
+kernel exists, ran and is wrong), *missing* (it has no kernel on the target), *not judged*, or all
+is well with it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,35 @@ BROKEN = (
 
 MISSING = (Verdict.COMPILE_ERROR, Verdict.UNSUPPORTED)
 """Verdicts of an operator that has no kernel on the target."""
+
+VERDICT_COLOURS = {
+    Verdict.PASS: "#009e73",
+    Verdict.FAIL: "#d55e00",
+    Verdict.NONFINITE: "#cc79a7",
+    Verdict.NONDETERMINISTIC: "#e69f00",
+    Verdict.COMPILE_ERROR: "#8a7a3c",
+    Verdict.CRASH: "#3b3b3b",
+    Verdict.TIMEOUT: "#5a4a78",
+    Verdict.UNSUPPORTED: "#b3aa7c",
+    Verdict.SKIPPED: "#c4c4c4",
+    Verdict.UNKNOWN: "#ffffff",
+}
+"""Okabe and Ito's ("Color Universal Design", 2008), which people with any colour vision tell apart,
+and greys."""
+
+VERDICT_SYMBOLS = {
+    Verdict.PASS: "✓",
+    Verdict.FAIL: "✗",
+    Verdict.NONFINITE: "∞",
+    Verdict.NONDETERMINISTIC: "≈",
+    Verdict.COMPILE_ERROR: "C",
+    Verdict.CRASH: "‼",
+    Verdict.TIMEOUT: "◷",
+    Verdict.UNSUPPORTED: "∅",
+    Verdict.SKIPPED: "-",
+    Verdict.UNKNOWN: "?",
+}
+"""Every one is in DejaVu Sans, with which Matplotlib draws."""
 
 
 def outcome(counts: Mapping[Verdict, int], causes: int | None = None) -> str:
@@ -47,11 +77,8 @@ def outcome(counts: Mapping[Verdict, int], causes: int | None = None) -> str:
         first += f" of {_plural(causes, 'cause')}" if causes and broken > 1 else ""
     else:
         first = f"no culprit among {_plural(judged, 'judged operator')}"
-    return ", ".join(
-        [first]
-        + ([f"{missing} missing"] if missing else [])
-        + ([f"{unknown} not judged"] if unknown else [])
-    )
+    others = ((missing, "missing"), (unknown, "not judged"))
+    return ", ".join([first, *(f"{count} {what}" for count, what in others if count)])
 
 
 def _plural(count: int, noun: str) -> str:

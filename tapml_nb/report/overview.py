@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tapml_nb.graph import OpId
-from tapml_nb.judge.verdict import FAULTS, Verdict, worse
+from tapml_nb.judge.verdict import FAULTS, SEVERITY, Verdict
 from tapml_nb.report.drawing import (
     CROSSING,
     FONT,
     GUTTER,
     INK,
+    LEFT,
     LITERAL,
     MARGIN,
     PAPER,
@@ -29,8 +30,7 @@ from tapml_nb.report.drawing import (
     restyle_legend,
 )
 from tapml_nb.report.findings import Findings
-from tapml_nb.report.outcome import BROKEN, MISSING
-from tapml_nb.report.palette import VERDICT_COLOURS, VERDICT_SYMBOLS
+from tapml_nb.report.outcome import BROKEN, MISSING, VERDICT_COLOURS, VERDICT_SYMBOLS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -174,32 +174,18 @@ def _own(scope: str) -> str:
     return f"{scope} (itself)" if scope else "(model)"
 
 
-def _box(findings: Findings, name: str, ops: Iterable[int], verdicts: Sequence[Verdict]) -> Box:
-    indices = list(ops)
-    ids = tuple(findings.graph.ops[i].id for i in indices)
-    found = [verdicts[i] for i in indices]
+def _box(findings: Findings, name: str, ops: Sequence[int], verdicts: Sequence[Verdict]) -> Box:
+    ids = tuple(findings.graph.ops[i].id for i in ops)
+    found = [verdicts[i] for i in ops]
+    places = {findings.place(op) for op in ids}
     return Box(
         name or "(model)",
         ids,
-        worst_of(found),
+        min(set(found), key=SEVERITY.index),
         sum(verdict in BROKEN for verdict in found),
         sum(verdict in MISSING for verdict in found),
-        _placement({findings.place(op) for op in ids}),
+        places.pop() if len(places) == 1 else "mixed",
     )
-
-
-def worst_of(verdicts: Iterable[Verdict]) -> Verdict:
-    """The most severe; unlike a fold over all operators, compares each verdict once."""
-    first, *others = set(verdicts)
-    for verdict in others:
-        first = worse(first, verdict)
-    return first
-
-
-def _placement(places: set[str]) -> str:
-    if len(places) > 1:
-        return "mixed"
-    return "target" if "target" in places else "source"
 
 
 def edges_of(findings: Findings, boxes: Sequence[Box]) -> dict[tuple[int, int], bool]:
@@ -225,7 +211,7 @@ def draw_overview(boxes: Sequence[Box], edges: Mapping[tuple[int, int], bool], a
     blank(axes)
     top = axes.get_ylim()[1]
     if not boxes:
-        axes.text(MARGIN + GUTTER / 2, top - 0.2, "no operators", fontsize=9, **LITERAL)
+        axes.text(LEFT, top - 0.2, "no operators", fontsize=9, **LITERAL)
         return
     grid = _Grid(len(boxes), top - (PITCH - _BOX))
     _draw_edges(grid, edges, axes)
@@ -279,7 +265,7 @@ class _Grid:
     def corner(self, box: int) -> tuple[float, float]:
         """The lower left corner."""
         column, row = self.place(box)
-        x = MARGIN + GUTTER / 2 + column * (self.width + GUTTER)
+        x = LEFT + column * (self.width + GUTTER)
         return x, self.top - row * PITCH - _BOX
 
     def route(self, start: int, end: int, lane: float) -> list[tuple[float, float]]:
@@ -360,7 +346,7 @@ def draw_legend(boxes: Sequence[Box], axes: Axes) -> None:
             handles,
             [handle.get_label() for handle in handles],
             loc="upper left",
-            bbox_to_anchor=((MARGIN + GUTTER / 2) / WIDTH, y),
+            bbox_to_anchor=(LEFT / WIDTH, y),
             bbox_transform=axes.transAxes,
             ncols=len(handles),
             borderpad=0,

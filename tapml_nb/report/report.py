@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapml_nb.graph import Selector, SelectorError, select
-from tapml_nb.report import figures, html, tables
+from tapml_nb.report import figures, html
 from tapml_nb.report.findings import Findings
-from tapml_nb.report.summary import summarize
 from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -35,43 +33,6 @@ class Report(Findings):
     """
 
     opener: Callable[[Selector], Report] | None = field(default=None, compare=False)
-
-    def frame(self) -> pd.DataFrame:
-        """One row per operator and step, in graph order; columns as in
-        :data:`~tapml_nb.report.tables.COLUMNS`.
-
-        Errors are the target's against the source's result; ``ratio`` and ``floor`` are against
-        the float64 run (see :class:`~tapml_nb.judge.verdict.Judgement`).  Columns beginning with
-        ``acc_``, and ``gain``, are of the last hybrid run.  What was not judged is NaN, with the
-        verdict ``UNKNOWN``.  Times are milliseconds.  ``diagnosis`` is the error's
-        :class:`~tapml_nb.judge.diagnosis.Pattern`, empty where there is none.
-
-        Example:
-            >>> report.frame().query("ratio > 8")["op"].tolist()
-            ['pool/avg_pool2d']
-        """
-        return tables.frame(self)
-
-    def augmented_frame(self) -> pd.DataFrame:
-        """One row per try on derived inputs: ``op, kind, step, variant, shapes, verdict, ratio,
-        message``; those that fail first.
-        """
-        return tables.augmented_frame(self)
-
-    def summary(self) -> str:
-        """The report in a few lines of plain text: counts, causes, what is missing."""
-        return summarize(self)
-
-    def diff(self, other: Report) -> pd.DataFrame:
-        """The verdicts that differ in ``other``: columns ``op, step, before, after``.
-
-        Operators that only one of the two knows count as ``UNKNOWN`` in the other.
-
-        Example:
-            >>> report.diff(session.run("act"))["op"].tolist()
-            []
-        """
-        return tables.differences(self, other)
 
     def drill(self, op: Selector) -> Report:
         """Open an operator of granularity ``"fused"`` or ``"module"`` into its ATen calls.

@@ -14,7 +14,6 @@ KINDS = ("llvm", "c", "cuda", "opencl", "webgpu")
 CPU_KINDS = ("llvm", "c")
 """Kinds whose kernels run on a CPU; their memory can be guarded."""
 
-
 BROWSER = "browser"
 """What ``rpc`` is where a browser's page is the device."""
 

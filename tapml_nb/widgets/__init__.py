@@ -1,6 +1,5 @@
 """The widgets: a session's workbench and its views, live in a notebook."""
 
-from tapml_nb.widgets.snapshot import show
 from tapml_nb.widgets.views import (
     DivergencePlot,
     GraphView,
@@ -9,6 +8,7 @@ from tapml_nb.widgets.views import (
     OperatorTable,
     TargetStatus,
     Workbench,
+    show,
 )
 
 __all__ = [

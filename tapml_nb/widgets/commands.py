@@ -14,22 +14,24 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from tapml_nb.carve import Bundle
+from tapml_nb.compile.kernel import KernelCode
 from tapml_nb.engine.jobs import SessionBusy
-from tapml_nb.graph import Op, OpId, ValueId
-from tapml_nb.judge.positions import ErrorByToken, token_input
+from tapml_nb.engine.verbs.inspection import SessionStatus, Which
+from tapml_nb.execute.events import Callback, Event
+from tapml_nb.graph import Graph, Op, OpId, Selector, ValueId
 from tapml_nb.judge.results import OpResult
+from tapml_nb.judge.tokens import ErrorByToken, token_input
+from tapml_nb.migrate import Localization, Migration
+from tapml_nb.report import Report
 from tapml_nb.widgets import messages
 from tapml_nb.widgets.kernel_text import kernel_from_text, primfunc_text
 from tapml_nb.widgets.protocol import plain
 from tapml_nb.widgets.tensors import picture, summarize
-
-if TYPE_CHECKING:
-    from tapml_nb.engine.verbs.inspection import Which
-    from tapml_nb.widgets.roles import Board, WatchedSession
 
 T = TypeVar("T")
 Answer = tuple[T, list[bytes]]
@@ -46,39 +48,65 @@ _LARGEST_REMEMBERED = 4 << 20
 _SHOWN: tuple[Which, ...] = ("source", "target", "difference")
 
 
+class WatchedSession(Protocol):
+    """A :class:`tapml_nb.session.Session`, as far as pages watch it and ask things of it."""
+
+    graph: Graph
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def report(self) -> Report: ...
+    @property
+    def status(self) -> SessionStatus: ...
+    @property
+    def placement(self) -> Mapping[OpId, str]: ...
+    @property
+    def overrides(self) -> Mapping[OpId, str]: ...
+
+    def on(self, event: type[Event] | str, callback: Callback) -> Callable[[], None]: ...
+
+    def run(self, ops: Selector | None = None, *, wait: bool = True) -> Report: ...
+    def hybrid(self, *, wait: bool = True) -> Report: ...
+    def migrate(self) -> Migration: ...
+    def localize(self) -> Localization: ...
+    def wait(self, *, progress: bool = True) -> Report: ...
+    def stop(self) -> None: ...
+
+    def offload(self, selector: Selector) -> list[OpId]: ...
+    def restore(self, selector: Selector) -> list[OpId]: ...
+    def override(self, op: Selector, kernel: Any) -> None: ...
+
+    def tensor(self, op: Selector, which: Which, step: int, output: int) -> np.ndarray: ...
+    def inputs(self, op: Selector, step: int = 0) -> list[np.ndarray]: ...
+    def code(self, op: Selector, step: int = 0) -> KernelCode: ...
+    def carve(self, path: str | Path, ops: Selector | None = None) -> Bundle: ...
+    def repro(self, op: Selector, path: str | Path, step: int = 0) -> Path: ...
+
+
+class Board(Protocol):
+    """A :class:`~tapml_nb.widgets.feed.Feed`, as far as commands of one page show on all.
+
+    Attributes:
+        selection: ``op`` (its number, or -1), ``step`` and ``origin`` of what is selected.
+        memory: what pages have remembered, by key.
+    """
+
+    selection: dict[str, Any]
+    memory: dict[str, Any]
+
+    def change(self, *what: str) -> None: ...
+    def say(self, message: str) -> None: ...
+
+
 class Commands:
-    """Does what pages ask of one session."""
+    """Does what pages ask of one session, each command in the method of its name."""
 
     def __init__(self, session: WatchedSession, feed: Board) -> None:
         self._weak = weakref.ref(session)
         self._feed = feed
         self._ops = session.graph.ops
         self._tensors: dict[tuple[Any, ...], np.ndarray] = {}
-        self._table: dict[str, Callable[[Any], Answer[Any]]] = {
-            "run": self._run,
-            "hybrid": self._hybrid,
-            "migrate": self._migrate,
-            "localize": self._localize,
-            "stop": self._stop,
-            "offload": self._offload,
-            "restore": self._restore,
-            "select": self._select,
-            "remember": self._remember,
-            "inspect": self._inspect,
-            "values": self._values,
-            "tensor": self._tensor,
-            "positions": self._positions,
-            "code": self._code,
-            "template": self._template,
-            "override": self._override,
-            "pytest": self._pytest,
-            "repro": self._repro,
-        }
-
-    @property
-    def names(self) -> list[str]:
-        """What can be asked for."""
-        return list(self._table)
 
     def do(self, name: str, args: Mapping[str, Any]) -> Answer[Any]:
         """Do one command.
@@ -87,9 +115,10 @@ class Commands:
             ValueError: if there is no such command, or its arguments do not fit.
             Exception: whatever the session raises.
         """
-        if name not in self._table:
+        if name not in messages.COMMANDS:
             raise ValueError(f"no command {name!r}")
-        return self._table[name](messages.checked(name, args))
+        answer: Answer[Any] = getattr(self, f"_{name}")(messages.checked(name, args))
+        return answer
 
     @property
     def _session(self) -> WatchedSession:
@@ -185,9 +214,7 @@ class Commands:
         report = session.report
         result = report.introduced.get((op.id, step))
         total = report.accumulated.get((op.id, step))
-        metrics: dict[str, Any] = {}
-        if result:
-            metrics |= _metrics(result)
+        metrics = _metrics(result) if result else {}
         if total:
             metrics |= {
                 "acc. ratio": total.ratio,
@@ -341,7 +368,7 @@ class Commands:
 
     def _pytest(self, args: messages.OpArguments) -> Answer[messages.FileAnswer]:
         op = self._op(args)
-        folder = Path("carved_" + re.sub(r"[^0-9A-Za-z]+", "_", op.id).strip("_"))
+        folder = Path(f"carved_{_file_name(op)}")
         with tempfile.TemporaryDirectory(prefix="tapml-") as scratch:
             bundle = self._session.carve(Path(scratch) / "carved.tapml", op.id)
             bundle.to_pytest(folder)
@@ -349,9 +376,13 @@ class Commands:
 
     def _repro(self, args: messages.CallArguments) -> Answer[messages.FileAnswer]:
         op = self._op(args)
-        path = Path("repro_" + re.sub(r"[^0-9A-Za-z]+", "_", op.id).strip("_") + ".py")
+        path = Path(f"repro_{_file_name(op)}.py")
         self._session.repro(op.id, path, args["step"])
         return {"path": str(path), "text": path.read_text()}, []
+
+
+def _file_name(op: Op) -> str:
+    return re.sub(r"[^0-9A-Za-z]+", "_", op.id).strip("_")
 
 
 def _sendable(value: Any) -> Any:

@@ -17,7 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from tapml_nb.execute.events import (
     Event,
@@ -35,8 +35,8 @@ from tapml_nb.execute.events import (
 )
 from tapml_nb.judge.results import AccumulatedResult, OpResult
 from tapml_nb.widgets import protocol
-from tapml_nb.widgets.commands import Commands
-from tapml_nb.widgets.roles import Page, WatchedSession
+from tapml_nb.widgets.commands import Commands, WatchedSession
+from tapml_nb.widgets.messages import COMMANDS
 
 _INTERVAL = 1 / 30
 """Seconds between two messages: what a screen can show, and far below the limit of Jupyter's
@@ -53,6 +53,12 @@ Message = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 _feeds: weakref.WeakKeyDictionary[WatchedSession, Feed] = weakref.WeakKeyDictionary()
+
+
+class Page(Protocol):
+    """A widget that is shown somewhere: something to send messages to."""
+
+    def send(self, content: dict[str, Any], buffers: list[bytes] | None = None) -> None: ...
 
 
 class _Worker:
@@ -330,7 +336,7 @@ class Feed:
             "limit": report.info.tolerance,
             "steps": report.steps,
             "verdicts": protocol.verdicts(),
-            "commands": self._commands.names,
+            "commands": list(COMMANDS),
             "overrides": session.overrides,
             "findings": protocol.findings(report, self._number),
             "status": self._status(session),

@@ -15,37 +15,23 @@ import numpy as np
 
 from tapml_nb.graph import Graph, OpId
 from tapml_nb.judge.results import AccumulatedResult, OpResult
-from tapml_nb.judge.verdict import FAULTS, Verdict, worse
+from tapml_nb.judge.verdict import FAULTS, SEVERITY, Verdict
 from tapml_nb.report import Report
-from tapml_nb.report.outcome import BROKEN, MISSING
-from tapml_nb.report.palette import VERDICT_COLOURS, VERDICT_SYMBOLS
+from tapml_nb.report.outcome import BROKEN, MISSING, VERDICT_COLOURS, VERDICT_SYMBOLS
 
-INTRODUCED = np.dtype(
-    [
-        ("op", "<u4"),
-        ("step", "<u2"),
-        ("verdict", "u1"),
-        ("unused", "u1"),
-        *(
-            (name, "<f4")
-            for name in (
-                *("ratio", "floor", "max_abs", "max_rel", "max_ulp", "rmse", "snr_db"),
-                *("target_ms", "source_ms"),
-            )
-        ),
-    ]
+
+def _record(*numbers: str) -> np.dtype:
+    whose = [("op", "<u4"), ("step", "<u2"), ("verdict", "u1"), ("unused", "u1")]
+    return np.dtype([*whose, *((name, "<f4") for name in numbers)])
+
+
+INTRODUCED = _record(
+    *("ratio", "floor", "max_abs", "max_rel", "max_ulp", "rmse", "snr_db"),
+    *("target_ms", "source_ms"),
 )
 """One result of an operator on the source's inputs."""
 
-ACCUMULATED = np.dtype(
-    [
-        ("op", "<u4"),
-        ("step", "<u2"),
-        ("verdict", "u1"),
-        ("unused", "u1"),
-        *((name, "<f4") for name in ("acc_ratio", "acc_max_abs", "acc_snr_db", "gain")),
-    ]
-)
+ACCUMULATED = _record("acc_ratio", "acc_max_abs", "acc_snr_db", "gain")
 """One result of an operator in a hybrid run."""
 
 _MOST = 200
@@ -56,16 +42,12 @@ CODES: dict[Verdict, int] = {verdict: code for code, verdict in enumerate(Verdic
 
 def verdicts() -> list[dict[str, Any]]:
     """Every verdict with what a page needs to show it; ``severity`` 0 is the worst."""
-
-    def severity(verdict: Verdict) -> int:
-        return sum(worse(verdict, other) is other for other in Verdict if other is not verdict)
-
     return [
         {
             "name": str(verdict),
             "colour": VERDICT_COLOURS[verdict],
             "symbol": VERDICT_SYMBOLS[verdict],
-            "severity": severity(verdict),
+            "severity": SEVERITY.index(verdict),
             "fault": verdict in FAULTS,
             "broken": verdict in BROKEN,
             "missing": verdict in MISSING,
@@ -143,27 +125,22 @@ def accumulated(results: Sequence[AccumulatedResult], number: Mapping[OpId, int]
 def findings(report: Report, number: Mapping[OpId, int]) -> dict[str, Any]:
     """What is broken and what is missing: in a phrase, and by cause with the first, the worst and
     the number of the operators."""
+
+    def group(verdict: Verdict, worst: OpId, ratio: float, ops: Sequence[OpId]) -> dict[str, Any]:
+        return {
+            "verdict": CODES[verdict],
+            "worst": number[worst],
+            "ratio": plain(ratio),
+            "count": len(ops),
+            "ops": [number[op] for op in ops[:_MOST]],
+        }
+
     return {
         "outcome": report.outcome,
-        "causes": [
-            {
-                "verdict": CODES[cause.verdict],
-                "worst": number[cause.worst],
-                "ratio": plain(cause.ratio),
-                "count": cause.count,
-                "ops": [number[op] for op in cause.ops[:_MOST]],
-            }
-            for cause in report.causes[:_MOST]
-        ],
+        "causes": [group(c.verdict, c.worst, c.ratio, c.ops) for c in report.causes[:_MOST]],
         "missing": [
-            {
-                "verdict": CODES[group[0].verdict],
-                "worst": number[group[0].op],
-                "ratio": None,
-                "count": len(group),
-                "ops": [number[result.op] for result in group[:_MOST]],
-            }
-            for group in report.gaps[:_MOST]
+            group(gap[0].verdict, gap[0].op, math.nan, [result.op for result in gap])
+            for gap in report.gaps[:_MOST]
         ],
     }
 

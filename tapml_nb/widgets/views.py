@@ -1,11 +1,19 @@
-"""The widgets: one front end, of which each widget shows the views it names.
+"""The widgets: one front end, of which each widget shows the views it names; and a snapshot beside
+them, for when they cannot live.
 
 All widgets of a session share one feed, and so one selection, one placement and one state.
+
+Jupyter does not save the state of widgets, and a page without a kernel cannot show them.  So a
+picture and a table stand beside a session's workbench, drawn anew after each run.  The page hides
+them while the workbench lives; a notebook that is opened without a kernel, on a code host, or as a
+document shows them instead.
 """
 
 from __future__ import annotations
 
+import base64
 import uuid
+import weakref
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +21,25 @@ import anywidget
 import traitlets
 
 from tapml_nb.graph import OpId
+from tapml_nb.report.html import table
+from tapml_nb.report.picture import picture
 from tapml_nb.terminal import printable
+from tapml_nb.widgets.commands import WatchedSession
 from tapml_nb.widgets.feed import feed_of
-from tapml_nb.widgets.roles import WatchedSession
 
 _STATIC = Path(__file__).parent / "static"
+
+_VIEW = "application/vnd.jupyter.widget-view+json"
+
+_STYLE = """\
+<style>
+/* The picture and this table, while the workbench above them lives. */
+.jp-OutputArea-child:has(.{live}) + .jp-OutputArea-child,
+.jp-OutputArea-child:has(.{live}) + .jp-OutputArea-child + .jp-OutputArea-child {{ display: none }}
+/* The place of a workbench that has no kernel. */
+.jp-OutputArea-child:not(:has(.tapml-live)):has(+ * + * .{snapshot}) {{ display: none }}
+.{snapshot} th, .{snapshot} td {{ text-align: left !important }}
+</style>"""
 
 
 class _SessionWidget(anywidget.AnyWidget):
@@ -96,3 +118,50 @@ class Workbench(_SessionWidget):
     """All views together."""
 
     shows = ("status", "graph", "inspector", "plot", "table", "heatmap")
+
+
+def show(session: WatchedSession, widget: Workbench) -> None:
+    """Display the workbench and the snapshot in the cell that runs now."""
+    from IPython.display import display
+
+    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+    display({_VIEW: view, "text/plain": repr(session)}, raw=True)
+    _Snapshot(session).attach()
+
+
+class _Snapshot:
+    """The picture and the table of one output, kept up to date."""
+
+    def __init__(self, session: WatchedSession) -> None:
+        self._session = weakref.ref(session)
+        self._feed = feed_of(session)
+        self._number = id(session)
+        self._report = session.report
+        self._handles: list[Any] = []
+
+    def attach(self) -> None:
+        """Display both, and have them follow the session."""
+        from IPython.display import display
+
+        # Drawing takes a moment, in which the kernel would hear nothing from the page.
+        first = self._bundles(drawn=bool(self._report.introduced))
+        self._handles = [display(bundle, raw=True, display_id=True) for bundle in first]
+        if None in self._handles:  # not in a notebook
+            return
+        self._feed.on_rest[:] = [self.refresh]  # the newest output is the one that is saved
+
+    def refresh(self) -> None:
+        """Draw again; on a thread of the feed's."""
+        if session := self._session():
+            self._report = session.report
+            for handle, bundle in zip(self._handles, self._bundles(), strict=True):
+                handle.update(bundle, raw=True)
+
+    def _bundles(self, *, drawn: bool = True) -> list[dict[str, Any]]:
+        shown = {"text/plain": self._report.summary()}
+        if drawn:
+            shown["image/png"] = base64.b64encode(picture(self._report)).decode()
+        live, mark = f"tapml-live-{self._number:x}", f"tapml-snapshot-{self._number:x}"
+        style = _STYLE.format(live=live, snapshot=mark)
+        html = f'<div class="{mark}">{table(self._report)}</div>{style}'
+        return [shown, {"text/html": html, "text/plain": ""}]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tapml_nb import tensorfile
-from tapml_nb.carve.archive import Archive, BundleError, tensor_member, write_archive
+from tapml_nb.carve.archive import Archive, BundleError, write_archive
+from tapml_nb.carve.manifest import tensor_member
 
 
 @pytest.fixture

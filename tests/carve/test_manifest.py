@@ -20,7 +20,8 @@ import pytest
 
 import tapml_nb as tapml
 from tapml_nb import Bundle, BundleError, cli, tensorfile
-from tapml_nb.carve.archive import _HEX, _MARK, tensor_member
+from tapml_nb.carve.archive import _HEX, _MARK
+from tapml_nb.carve.manifest import tensor_member
 from tapml_nb.carve.program import CarvedProgram
 from tests.models import two_layers
 

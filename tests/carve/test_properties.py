@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from tapml_nb import tensorfile
-from tapml_nb.carve.archive import Archive, BundleError, tensor_member, write_archive
+from tapml_nb.carve.archive import Archive, BundleError, write_archive
+from tapml_nb.carve.manifest import tensor_member
 
 names = st.text("abcdef0123456789", min_size=2, max_size=8)
 dtypes = st.sampled_from(["bool", "int8", "int64", "float16", "float32", "float64"])

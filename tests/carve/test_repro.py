@@ -17,8 +17,7 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 import tapml_nb as tapml
 from tapml_nb import Bundle, Verdict
 from tapml_nb.carve import repro
-from tapml_nb.compile.code import UnitTexts
-from tapml_nb.compile.script import is_one_module, script_of
+from tapml_nb.compile.unit import UnitTexts, is_one_module, script_of
 from tapml_nb.graph import SourceLine
 from tests import kernels
 from tests.models import two_layers

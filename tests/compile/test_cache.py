@@ -18,6 +18,7 @@ from tvm import relax
 from tapml_nb.compile import cache as files
 from tapml_nb.compile.cache import Compiled, Failure, KernelCache
 from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.store import KernelStore
 from tests.compile.test_compiler import add_unit, compile_all, cumsum_of_bool
 from tests.conftest import wait_until
 
@@ -206,8 +207,9 @@ class TestSweeping:
     CODE = (
         "import sys, time, pathlib\n"
         "from tapml_nb.compile.cache import KernelCache\n"
-        "spaces = KernelCache(pathlib.Path(sys.argv[1])).workspaces()\n"
-        "for space in spaces: print(space.new('unit-'), flush=True)\n"
+        "from tapml_nb.compile.store import KernelStore\n"
+        "store = KernelStore(KernelCache(pathlib.Path(sys.argv[1])))\n"
+        "for space in store.spaces: print(space.new('unit-'), flush=True)\n"
         "time.sleep(60)\n"
     )
 
@@ -221,17 +223,17 @@ class TestSweeping:
             [sys.executable, "-c", self.CODE, str(root)], stdout=subprocess.PIPE, text=True
         )
         folders = [Path(owner.stdout.readline().strip()) for _ in range(2)]
-        KernelCache(root)
+        KernelStore(KernelCache(root))
         assert all(folder.is_dir() for folder in folders)
         owner.kill()
         owner.wait()
         owner.stdout.close()
-        cache = KernelCache(root)
+        cache = KernelStore(KernelCache(root)).cache
         assert not any(folder.parent.exists() for folder in folders)
         assert list(cache.root.iterdir()) == []
 
     def test_a_fork_that_ends_takes_nothing_with_it(self, tmp_path):
-        workspace, _ = KernelCache(tmp_path / "cache").workspaces()
+        workspace, _ = KernelStore(KernelCache(tmp_path / "cache")).spaces
         folder = workspace.new("unit-")
         child = os.fork()
         if not child:
@@ -241,13 +243,13 @@ class TestSweeping:
                 os._exit(0)
         os.waitpid(child, 0)
         assert folder.is_dir()
-        KernelCache(tmp_path / "cache")  # sweeps, and the parent still holds the lock
+        KernelStore(KernelCache(tmp_path / "cache"))  # sweeps, and the parent still holds the lock
         assert folder.is_dir()
         workspace.close()
         assert not folder.parent.exists()
 
     def test_one_that_somebody_removed_is_made_again(self, tmp_path):
-        workspace, _ = KernelCache(tmp_path / "cache").workspaces()
+        workspace, _ = KernelStore(KernelCache(tmp_path / "cache")).spaces
         workspace.new("unit-")
         shutil.rmtree(tmp_path / "cache")
         assert wait_until(workspace.new("unit-").is_dir)

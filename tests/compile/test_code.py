@@ -17,8 +17,8 @@ from tvm import relax
 
 import tapml_nb as tapml
 from tapml_nb.compile.cache import Compiled, KernelCache
-from tapml_nb.compile.code import TEXT_LIMIT, shortened
 from tapml_nb.compile.compiler import Compiler
+from tapml_nb.compile.kernel import TEXT_LIMIT, shortened
 from tests import kernels
 from tests.compile.test_compiler import add_unit, compile_all, cumsum_of_bool
 from tests.models import two_layers
@@ -142,7 +142,7 @@ class TestStages:
 
     def test_each_text_is_cut(self, compiler, monkeypatch):
         whole = code_of(compiler, add_unit(5)).source
-        body = "import tapml_nb.compile.code as code\ncode.TEXT_LIMIT = 1000\n"
+        body = "import tapml_nb.compile.kernel as kernel\nkernel.TEXT_LIMIT = 1000\n"
         replace_worker(compiler, monkeypatch, body)
         code = code_of(compiler, unit(relax.op.nn.softmax, 4, 8))
         assert len(whole) > 2000

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import tvm
 
-from tapml_nb.compile import watch
+from tapml_nb.compile import process
 from tapml_nb.compile.cache import Compiled, KernelCache
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.trouble import CompilerInterrupted, CompilerTrouble
@@ -166,7 +166,7 @@ def test_what_the_compiler_says_of_the_code_is_kept(trapped):
 
 @pytest.mark.parametrize("whom", ["worker", "child"])
 def test_one_that_is_stopped_is_replaced(trapped, monkeypatch, whom):
-    monkeypatch.setattr(watch, "_PATIENCE", 1.0)
+    monkeypatch.setattr(process, "_PATIENCE", 1.0)
     compiler = trapped.compiler
     if whom == "worker":
         compile_all(compiler, trapped.unit())

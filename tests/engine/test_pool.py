@@ -12,7 +12,7 @@ import pytest
 import tapml_nb as tapml
 from tapml_nb import Target
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.targets.client.local_server import LocalServer
+from tapml_nb.targets.client.endpoint import LocalServer
 from tapml_nb.targets.wire.errors import TargetLost
 from tests import kernels, models
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import tapml_nb as tapml
-from tapml_nb.engine.verbs import hybrid
+from tapml_nb.engine.verbs import runs
 from tapml_nb.execute.events import OutputsCompared
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.targets.wire.errors import TargetError
@@ -159,7 +159,7 @@ def test_a_llama_migrated(kernel_cache, nothing_left):
         assert session.report.info.unobserved.same
         # Half of it, so that tensors go to and fro.
         session.restore(migration.offloaded[::2])
-        hybrid.run(session.engine, whole=True)
+        runs.hybrid(session.engine, whole=True)
         assert session.report.info.unobserved.same
 
 
@@ -196,7 +196,7 @@ def test_what_the_source_computes_in_both_runs_is_the_same(kernel_cache, nothing
             session.override("sum", lambda x: 1 / 0)
         else:
             session.restore("sum")
-        hybrid.run(session.engine, whole=True)
+        runs.hybrid(session.engine, whole=True)
         info = session.report.info
         assert info.outputs is Verdict.PASS
         assert info.unobserved.same, info.unobserved.message
@@ -211,7 +211,7 @@ def test_a_fault_that_only_shows_behind_the_source(kernel_cache, nothing_left):
         session.override("act/silu", kernels.spoils_its_input)
         session.offload("*")
         session.restore("add")
-        hybrid.run(session.engine, whole=True)
+        runs.hybrid(session.engine, whole=True)
         unobserved = session.report.info.unobserved
         assert unobserved.same is False
         assert unobserved.op == "act/silu"
@@ -234,7 +234,7 @@ def test_numbers_that_the_device_cannot_hold(kernel_cache, nothing_left):
     with tapml.debug(Buckets().eval(), (x,), target="webgpu") as session:
         session.offload("*")
         session.restore("to")  # what becomes of -inf there is another matter
-        hybrid.run(session.engine, whole=True)
+        runs.hybrid(session.engine, whole=True)
         info = session.report.info
         assert info.outputs is Verdict.PASS
         assert "cannot hold" in session.report.accumulated["maximum", 0].message

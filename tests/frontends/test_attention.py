@@ -7,7 +7,7 @@ Where there is an NVIDIA GPU, models are exported there as well.
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -145,7 +145,7 @@ class TestLlama:
         """With a mask that is the static cache's own, or with a cache that grows."""
         model, (tokens,) = models.llama(layers=1, length=5)
         model = model.to(dtype).to("cuda" if source == "torch:cuda" else "cpu")
-        cache = "static" if padded else "dynamic"
+        cache: Literal["static", "dynamic"] = "static" if padded else "dynamic"
         program, steps = tapml.decode_steps(model, tokens.to(model.device), 2, cache=cache)
         with tapml.debug(program, steps, target=kind, source=source) as session:
             report = session.run()

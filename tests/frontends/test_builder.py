@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from tapml_nb import FrontendError
+from tapml_nb.frontends.arrays import by_name, split_steps
 from tapml_nb.frontends.builder import GraphBuilder, trace_first_step
-from tapml_nb.frontends.granularity import Granularity
-from tapml_nb.frontends.steps import by_name, split_steps
+from tapml_nb.frontends.program import Granularity
 from tapml_nb.frontends.torch import import_torch
 from tapml_nb.graph import TensorSpec
 from tests.frontends.test_torch import outputs, run

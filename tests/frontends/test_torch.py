@@ -10,7 +10,7 @@ import tapml_nb as tapml
 from tapml_nb import FrontendError
 from tapml_nb.frontends.program import Unsupported
 from tapml_nb.frontends.torch import import_torch
-from tapml_nb.frontends.torch.device import to_device
+from tapml_nb.frontends.torch.export import to_device
 from tests.models import llama, two_layers
 
 

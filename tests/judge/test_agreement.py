@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tapml_nb.judge.agreement import agreement
+from tapml_nb.judge.tokens import agreement
 
 
 def test_equal_logits_agree():

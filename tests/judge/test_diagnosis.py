@@ -18,7 +18,7 @@ import tapml_nb as tapml
 from tapml_nb.judge import Reference, Verdict, judge, reference_of
 from tapml_nb.judge.diagnosis import Diagnosis, Known, Pattern, diagnose, everything
 from tapml_nb.judge.diagnosis.pattern import CAUSES
-from tapml_nb.targets.wire.poison import PATTERNS
+from tapml_nb.targets.wire.calls import PATTERNS
 from tests import kernels
 from tests.models import two_layers
 

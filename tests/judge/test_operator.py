@@ -14,7 +14,7 @@ from tapml_nb.judge.floor import reference_of
 from tapml_nb.judge.operator import Expected, OperatorJudge
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.targets.wire.results import CallResult
+from tapml_nb.targets.wire.calls import CallResult
 
 SOURCE = np.linspace(-3, 3, 64, dtype=np.float32).reshape(8, 8)
 RIGHT = SOURCE.copy()

@@ -10,8 +10,8 @@ from tapml_nb.execute.events import EventStream
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.frontends.torch import import_torch
 from tapml_nb.judge.floor import reference_of
-from tapml_nb.judge.positions import ErrorByToken, TokenAxes
 from tapml_nb.judge.results import OpResult
+from tapml_nb.judge.tokens import ErrorByToken, TokenAxes
 from tapml_nb.judge.verdict import Verdict, deviation, judge
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tapml_nb.judge.reduction import reduction_length
+from tapml_nb.judge.arithmetic import reduction_length
 
 
 @pytest.mark.parametrize(

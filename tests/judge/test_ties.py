@@ -10,7 +10,7 @@ from torch import nn
 import tapml_nb as tapml
 from tapml_nb import Verdict
 from tapml_nb.graph import Op
-from tapml_nb.judge.ties import chooses, same_choice
+from tapml_nb.judge.leeway import chooses, same_choice
 
 
 def make(kind, **constants):

@@ -18,9 +18,9 @@ from websockets.sync.client import connect
 from websockets.sync.server import serve
 
 from tapml_nb.jupyter.relay import is_own
-from tapml_nb.targets.client.local_server import LocalServer
+from tapml_nb.targets.client.endpoint import LocalServer
 from tapml_nb.targets.server.pages import STATIC
-from tapml_nb.targets.wire.page import CHALLENGE, PROOF, proof
+from tapml_nb.targets.wire.handshake import CHALLENGE, PROOF, proof
 from tests.conftest import wait_until
 
 TOKEN = "relay-test"

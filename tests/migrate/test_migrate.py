@@ -8,8 +8,7 @@ import math
 
 import pytest
 
-from tapml_nb.migrate import Answer, Probes, localize, migrate
-from tapml_nb.migrate.migration import BREAKS
+from tapml_nb.migrate import BREAKS, Answer, Probes, localize, migrate
 
 OPS = [f"op{k}" for k in range(300)]
 

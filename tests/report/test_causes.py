@@ -14,8 +14,7 @@ from tapml_nb import Cause, Verdict
 from tapml_nb.graph import Graph, Op
 from tapml_nb.judge.diagnosis import Pattern, found
 from tapml_nb.judge.results import OpResult
-from tapml_nb.migrate.localization import Localization
-from tapml_nb.migrate.migration import Migration
+from tapml_nb.migrate import Localization, Migration
 from tapml_nb.report import Report
 from tapml_nb.report.causes import shape
 
@@ -153,8 +152,7 @@ class TestWords:
         assert text.count("/cumsum") == 1
 
     def test_pages_show_the_same_words(self):
-        from tapml_nb.report.html import fragment
-        from tapml_nb.report.snapshot import table
+        from tapml_nb.report.html import fragment, table
 
         report = report_of(*(pow_(k, 10.0 + k, wrong_at(k)) for k in range(1, 34)))
         for html in (fragment(report), table(report)):

@@ -14,7 +14,7 @@ from tapml_nb.judge.results import AccumulatedResult, OpResult
 from tapml_nb.numerics import Statistics
 from tapml_nb.report import Report, RunInfo
 from tapml_nb.report.figures import heatmap_table
-from tapml_nb.report.tables import COLUMNS
+from tapml_nb.report.findings import COLUMNS
 
 EVIL = "<img src=x onerror=alert(1)>"
 

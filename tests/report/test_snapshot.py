@@ -24,9 +24,10 @@ from tapml_nb.numerics import Statistics
 from tapml_nb.report import Report, RunInfo
 from tapml_nb.report.drawing import drawable, fitted_path, text_width
 from tapml_nb.report.figures import heatmap_table
+from tapml_nb.report.html import table
+from tapml_nb.report.outcome import VERDICT_COLOURS, VERDICT_SYMBOLS
 from tapml_nb.report.overview import BOXES, edges_of, overview
-from tapml_nb.report.palette import VERDICT_COLOURS, VERDICT_SYMBOLS
-from tapml_nb.report.snapshot import _heat, picture, table
+from tapml_nb.report.picture import _heat, picture
 
 EVIL = "<img src=x onerror=alert(1)>"
 SPEC = TensorSpec((8,), "float32")
@@ -285,7 +286,7 @@ def test_a_thread_draws_without_pyplot():
     code = (
         "import sys, threading\n"
         "from tests.report.test_snapshot import REPORTS\n"
-        "from tapml_nb.report.snapshot import picture\n"
+        "from tapml_nb.report.picture import picture\n"
         "made = []\n"
         "draw = lambda: made.append(picture(REPORTS['every verdict']))\n"
         "thread = threading.Thread(target=draw)\n"
@@ -391,7 +392,7 @@ def test_the_table_needs_no_pandas():
         "import sys\n"
         "from tapml_nb.graph import Graph\n"
         "from tapml_nb.report import Report\n"
-        "from tapml_nb.report.snapshot import table\n"
+        "from tapml_nb.report.html import table\n"
         "table(Report(Graph('g', (), {}, (), ())))\n"
         "assert not {'pandas', 'matplotlib'} & set(sys.modules)\n"
     )

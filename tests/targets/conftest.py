@@ -13,7 +13,7 @@ import pytest
 
 from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
-from tapml_nb.targets.wire.events import TargetEvent
+from tapml_nb.targets.wire.errors import TargetEvent
 from tests.conftest import wait_until
 from tests.targets import kernels
 

@@ -31,7 +31,7 @@ def serving(changes: str = "") -> Iterator[Serving]:
     """
     code = f"""
 from tapml_nb.targets.devices import tvm_runtime as devices
-from tapml_nb.targets.server import listener as server, service, tensor_channel as channel
+from tapml_nb.targets.server import listener as server, memory as channel, service
 {changes}
 server.serve_standalone("127.0.0.1", 0)
 """

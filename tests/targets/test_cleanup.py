@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from tapml_nb.targets.client.local_server import LocalServer
+from tapml_nb.targets.client.endpoint import LocalServer
 from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
 from tests.conftest import wait_until
@@ -18,7 +18,7 @@ from tests.targets.conftest import gone
 CLIENT = """
 import os, sys, time
 sys.modules["torch"] = None  # TVM imports in a third of the time
-from tapml_nb.targets.client.local_server import LocalServer
+from tapml_nb.targets.client.endpoint import LocalServer
 from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
 session = TargetSession(Target("llvm"))

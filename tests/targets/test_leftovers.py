@@ -14,7 +14,7 @@ import pytest
 from tapml_nb.targets.server.leftovers import children, end, end_marked, is_stopped
 from tapml_nb.targets.spec import Target
 from tapml_nb.targets.wire.errors import TargetLost
-from tapml_nb.targets.wire.exits import SERVER_MARK
+from tapml_nb.targets.wire.recorder import SERVER_MARK
 from tests.conftest import wait_until
 from tests.targets.conftest import X, fill, gone
 

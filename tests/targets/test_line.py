@@ -11,11 +11,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import tvm
 
 import tapml_nb as tapml
 from tapml_nb import Target
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.targets.client import inquiry, supervisor, tvm_rpc
+from tapml_nb.targets.client import dial, supervisor
 from tapml_nb.targets.client import session as session_module
 from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.wire.errors import TargetError, TargetLost
@@ -119,6 +120,23 @@ def test_cut_for_good_keeps_what_was_judged(server, kernel_cache):
         assert [r.verdict for r in session.report.introduced.values()] == [Verdict.PASS]
 
 
+def test_a_descriptors_number_may_have_been_anothers(server, monkeypatch):
+    """What is not known to be a connection's cannot be hung up: freeing it then waits for good."""
+    old, connect = socket.create_connection(("127.0.0.1", server.port)), tvm.rpc.connect
+    number = old.fileno()
+
+    def connect_later(*arguments):
+        old.close()
+        return connect(*arguments)
+
+    monkeypatch.setattr(tvm.rpc, "connect", connect_later)
+    rpc, sockets, descriptors = dial.connect_rpc("127.0.0.1", server.port, server.key, "")
+    assert descriptors == {number}
+    assert len(sockets) == 1
+    dial.hang_up(sockets[0])
+    del rpc
+
+
 # -- stalls ----------------------------------------------------------------------------------------
 
 
@@ -132,8 +150,8 @@ def test_a_stall_longer_than_the_deadline_is_not_the_kernels(proxy, session):
 
 def test_a_stall_for_good_is_told_in_our_words(proxy, session, monkeypatch):
     monkeypatch.setattr(session_module, "CONTROL_SECONDS", 0.5)
-    monkeypatch.setattr(inquiry, "_CONNECT_SECONDS", 0.5)
-    monkeypatch.setattr(inquiry, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(dial, "_REACH_SECONDS", 0.5)
+    monkeypatch.setattr(dial, "_ANSWER_SECONDS", 0.5)
     proxy.stall()
     with pytest.raises(TargetLost) as caught:
         session.call("add_one", ["x"], ["y"], timeout=0.2)
@@ -185,7 +203,7 @@ def test_damage_anywhere_in_a_handshake(server, proxy, library, monkeypatch, pla
     client reads, for it believes them.  Lengths are at 140 and -60: somebody waits for the rest.
     """
     monkeypatch.setattr(supervisor, "_HANDSHAKE_SECONDS", 8.0)
-    monkeypatch.setattr(tvm_rpc, "_CONNECT_SECONDS", 4.0)
+    monkeypatch.setattr(dial, "_CONNECT_SECONDS", 4.0)
     carried = 0
 
     def damage(data, way):

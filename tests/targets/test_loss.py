@@ -14,8 +14,7 @@ import pytest
 
 from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
-from tapml_nb.targets.wire.errors import KernelRaised, TargetLost
-from tapml_nb.targets.wire.events import TargetGone, TargetStarted
+from tapml_nb.targets.wire.errors import KernelRaised, TargetGone, TargetLost, TargetStarted
 from tests.conftest import wait_until
 from tests.targets import kernels
 from tests.targets.conftest import X, fill, gone

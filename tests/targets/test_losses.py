@@ -7,8 +7,14 @@ import pytest
 
 from tapml_nb.targets.client.losses import Evidence, classify
 from tapml_nb.targets.wire.envelope import Garbled
-from tapml_nb.targets.wire.exits import CLOSED, DEVICE_GONE, GUARD_PAGE_HIT, HUNG_UP, ExitReport
-from tapml_nb.targets.wire.recorder import Record
+from tapml_nb.targets.wire.recorder import (
+    CLOSED,
+    DEVICE_GONE,
+    GUARD_PAGE_HIT,
+    HUNG_UP,
+    ExitReport,
+    Record,
+)
 
 DYING = "Fatal Python error: Segmentation fault\n\nCurrent thread 0x7f (most recent call first):\n"
 LAUNCH = Record("launch", 0.5, "k")

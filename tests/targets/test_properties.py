@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from tapml_nb.targets.wire.calls import PATTERNS, unwritten
 from tapml_nb.targets.wire.envelope import Garbled, error_of, failure, seal, unseal
 from tapml_nb.targets.wire.errors import (
     BeyondTarget,
@@ -22,7 +23,6 @@ from tapml_nb.targets.wire.errors import (
     TargetError,
 )
 from tapml_nb.targets.wire.handshake import pack_word, unpack_word
-from tapml_nb.targets.wire.poison import PATTERNS, unwritten
 from tapml_nb.targets.wire.tensor_channel import (
     receive_checked,
     receive_header,

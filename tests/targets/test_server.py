@@ -19,7 +19,7 @@ import pytest
 import tvm
 from tvm import rpc
 
-from tapml_nb.targets.client.local_server import LocalServer
+from tapml_nb.targets.client.endpoint import LocalServer
 from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.server.handshakes import Handshake, Handshakes
 from tapml_nb.targets.spec import Target
@@ -105,7 +105,7 @@ def test_nobody_there(nothing_left):
 
 
 def test_a_server_that_says_nothing_is_given_up(nothing_left, monkeypatch):
-    monkeypatch.setattr("tapml_nb.targets.client.inquiry._ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("tapml_nb.targets.client.dial._ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
         session = TargetSession(Target("llvm", rpc=f"127.0.0.1:{port}/key"))
@@ -159,9 +159,9 @@ def test_a_flood_from_one_place_pushes_out_nobody_of_another():
         assert handshakes.in_the_way() is None
         here, there = socket.socketpair()
         ends += [here, there]
-        handshakes.add(Handshake(here, peer))
+        handshakes[here.fileno()] = Handshake(here, peer)
     assert handshakes.in_the_way() is next(iter(handshakes.values()))
-    handshakes.remove(next(iter(handshakes.values())))
+    del handshakes[next(iter(handshakes))]
     assert handshakes.in_the_way() is None
     assert handshakes.oldest().peer == "flood"
     for end in ends:

@@ -11,8 +11,7 @@ import pytest
 from tapml_nb.numerics import bitwise_equal, digest, np_dtype, statistics
 from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
-from tapml_nb.targets.wire.errors import TargetError
-from tapml_nb.targets.wire.events import TargetStarted
+from tapml_nb.targets.wire.errors import TargetError, TargetStarted
 from tests.targets import kernels
 from tests.targets.conftest import CONSTANT, X
 

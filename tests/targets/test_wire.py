@@ -5,11 +5,9 @@ from dataclasses import asdict
 
 import pytest
 
+from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainCall, ChainRequest
 from tapml_nb.targets.wire.envelope import Garbled
-from tapml_nb.targets.wire.exits import ExitReport
-from tapml_nb.targets.wire.recorder import Record, Recorder, path_of, read_record
-from tapml_nb.targets.wire.requests import CallRequest, ChainCall, ChainRequest
-from tapml_nb.targets.wire.results import CallResult
+from tapml_nb.targets.wire.recorder import ExitReport, Record, Recorder, path_of, read_record
 
 CALL = CallRequest("k", ("x",), ("y", "z"), (None, "r"), 1.5, 3, (7,), True)
 CHAIN = ChainRequest((ChainCall("k", ("x",), ("y",), (7,)), ChainCall(None, ("y",), ("v",))), (), 2)

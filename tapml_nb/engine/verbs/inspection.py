@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 
-from tapml_nb.compile.code import KernelCode
+from tapml_nb.compile.kernel import KernelCode
 from tapml_nb.engine.engine import Engine
-from tapml_nb.engine.verbs import judging
+from tapml_nb.engine.verbs import runs
 from tapml_nb.graph import Op, Selector
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.report import Report
@@ -54,7 +53,16 @@ class SessionStatus:
 def report(engine: Engine) -> Report:
     """Everything known now; coarse operators can be looked into as long as the engine lives.
     From any thread."""
-    return engine.report(_opener_of(engine))
+    held = weakref.ref(engine)  # reports may outlive the engine
+
+    def open_up(op: Selector) -> Report:
+        engine = held()
+        if engine is None:
+            raise RuntimeError("the session of this report is gone; make a new one")
+        engine.jobs.require_open()
+        return report(engine.run(runs.drill, engine.the_operator(op, 0)))
+
+    return engine.report(open_up)
 
 
 def status(engine: Engine) -> SessionStatus:
@@ -110,17 +118,3 @@ def code(engine: Engine, op: Op, step: int) -> KernelCode:
     """An operator on its way to a kernel."""
     engine.complete()
     return engine.kernels.code(op.id, step)
-
-
-def _opener_of(engine: Engine) -> Callable[[Selector], Report]:
-    """Opens a coarse operator, for reports that may outlive the engine."""
-    held = weakref.ref(engine)
-
-    def open_up(op: Selector) -> Report:
-        engine = held()
-        if engine is None:
-            raise RuntimeError("the session of this report is gone; make a new one")
-        engine.jobs.require_open()
-        return report(engine.run(judging.drill, engine.the_operator(op, 0)))
-
-    return open_up

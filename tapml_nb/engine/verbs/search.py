@@ -9,18 +9,17 @@ from typing import Literal
 import numpy as np
 
 from tapml_nb.engine.engine import Engine
-from tapml_nb.engine.verbs import hybrid, judging
+from tapml_nb.engine.verbs import runs
 from tapml_nb.engine.verbs.placement import place
 from tapml_nb.execute.events import RunProgress
 from tapml_nb.execute.hybrid import SOURCE, TARGET
 from tapml_nb.graph import OpId
-from tapml_nb.judge.agreement import KL_LIMIT, logits
 from tapml_nb.judge.results import OpResult
+from tapml_nb.judge.tokens import KL_LIMIT, logits
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.migrate import Answer, Localization, Migration, Probes
+from tapml_nb.migrate import Answer, Localization, Migration, Probes, Step, in_order
 from tapml_nb.migrate import localize as find_culprits
 from tapml_nb.migrate import migrate as grow
-from tapml_nb.migrate.migration import Step, in_order
 from tapml_nb.report.causes import grouped
 
 Criterion = Callable[[list[np.ndarray]], bool] | Literal["floor", "top1", "kl"]
@@ -55,7 +54,7 @@ def migrate(engine: Engine, order: str, ops: Sequence[OpId]) -> Migration:
     if results is None:
         return Migration(graph, [], {}, [], {}, stopped=True)
     tensors = [graph[op] for op in ops if not graph[op].host]
-    passing = [op for op in tensors if results[op.id].verdict in hybrid.MOVABLE]
+    passing = [op for op in tensors if results[op.id].verdict in runs.MOVABLE]
     quarantined = {
         op.id: f"{results[op.id].verdict}: {results[op.id].message}"
         for op in tensors
@@ -78,7 +77,7 @@ def migrate(engine: Engine, order: str, ops: Sequence[OpId]) -> Migration:
     safe_set = frozenset(moved)
     offloaded = place(engine, [op.id for op in graph.ops if op.id in safe_set], TARGET)
     if not stopped:
-        hybrid.run(engine, whole=True)  # everything a report says is of this placement
+        runs.hybrid(engine, whole=True)  # everything a report says is of this placement
     labels = engine.kernels.labels()
     kernels = {op: labels[op] for op in quarantined if op in labels}
     return Migration(graph, offloaded, quarantined, steps, kernels, stopped=stopped)
@@ -90,15 +89,15 @@ def localize(engine: Engine, criterion: Criterion, ops: Sequence[OpId]) -> Local
     results = _judged(engine, ops)
     if results is None:
         return Localization([], 0, [], stopped=True)
-    there = [op for op in ops if not (hybrid.has_no_kernel(engine, op, 0) or graph[op].host)]
-    suspects = [op for op in there if results[op].verdict not in hybrid.MOVABLE]
+    there = [op for op in ops if not (runs.has_no_kernel(engine, op, 0) or graph[op].host)]
+    suspects = [op for op in there if results[op].verdict not in runs.MOVABLE]
     suspects.sort(key=lambda op: -results[op].ratio if results[op].ratio > 0 else 0.0)
     # What breaks only together often leaves something behind, so nothing is taken as known.
     probes = _probes_for(engine, criterion, afresh=True)
     before = len(probes.journal)
     bound = 4 * math.ceil(math.log2(len(there) + 1)) + 10  # where two break it together
-    probes.on_run = lambda runs: engine.events.emit(
-        RunProgress("localize", runs - before, max(runs - before, bound))
+    probes.on_run = lambda so_far: engine.events.emit(
+        RunProgress("localize", so_far - before, max(so_far - before, bound))
     )
     culprits: list[frozenset[OpId]] = []
     with engine.running("localization", len(there)):
@@ -115,7 +114,7 @@ def _judged(engine: Engine, ops: Sequence[OpId]) -> dict[OpId, OpResult] | None:
     engine.complete()
     missing = engine.ledger.unjudged(ops)
     if missing:
-        judging.judge(engine, missing)
+        runs.judge(engine, missing)
         if engine.ledger.stopped:
             return None
     return {op: engine.ledger.worst(op) for op in ops}
@@ -153,6 +152,6 @@ def _right(engine: Engine, criterion: Criterion, step: int) -> bool:
     if callable(criterion):
         outputs = engine.graph.tensors(engine.graph.outputs)
         return bool(criterion([engine.hybrid.array(v, step) for v in outputs]))
-    agreement = hybrid.agreement_of_logits(engine, step)
+    agreement = runs.agreement_of_logits(engine, step)
     assert agreement is not None, "who asks has made sure that there are logits"
     return agreement.top1 == 1.0 if criterion == "top1" else agreement.kl <= KL_LIMIT

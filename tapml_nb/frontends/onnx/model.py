@@ -1,19 +1,217 @@
-"""From a file to a flat ONNX graph: functions inlined, constants as arrays."""
+"""From a file to a flat ONNX graph: functions inlined, constants as arrays, and its nodes.
+
+A node knows what it reads, what people call it, and a model that holds it alone.
+"""
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from onnx.inliner import inline_local_functions
 from onnx.reference import ReferenceEvaluator
 
-from tapml_nb.frontends.onnx.nodes import OnnxNode, read_names
-from tapml_nb.frontends.program import FrontendError
+from tapml_nb.frontends.builder import user_line
+from tapml_nb.frontends.program import FrontendError, first_line
+from tapml_nb.graph import SourceLine
+from tapml_nb.graph.model import Constant
+
+_FIXED: dict[str, tuple[int, ...]] = {
+    "AffineGrid": (1,),
+    "CenterCropPad": (1,),
+    "ConstantOfShape": (0,),
+    "CumSum": (1,),
+    "Dropout": (1, 2),
+    "Expand": (1,),
+    "MaxUnpool": (2,),
+    "NonMaxSuppression": (2, 3, 4),
+    "OneHot": (1, 2),
+    "Pad": (1, 2, 3),
+    "Range": (0, 1, 2),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "SplitToSequence": (1,),
+    "SequenceAt": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Trilu": (1,),
+    "Unsqueeze": (1,),
+    "Upsample": (1,),
+}
+"""Inputs that say what an operator does, not what with: TVM's importer wants their numbers."""
+
+_RANDOM = {
+    "Bernoulli",
+    "Dropout",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
+"""Operators that draw random numbers; ``Dropout`` only if it is told that it trains."""
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
+
+def draws(node: Any) -> bool:
+    """Whether a ``NodeProto``, or one in a graph that it runs, may draw random numbers."""
+    inside = (inner for graph in _graphs(node) for inner in graph.node)
+    return node.op_type in _RANDOM or any(map(draws, inside))
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """A node with what its meaning depends on: operator set versions and IR version."""
+
+    proto: Any
+    opsets: Mapping[str, int]
+    ir_version: int
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs that it has; optional ones may be left out."""
+        return tuple(name for name in self.proto.output if name)
+
+    @property
+    def subgraphs(self) -> bool:
+        """Whether it runs graphs of its own: ``If``, ``Loop``, ``Scan``."""
+        return any(True for _ in _graphs(self.proto))
+
+    @cached_property
+    def reads(self) -> tuple[str, ...]:
+        """Every value that it reads, once: its inputs, and what its subgraphs take from outside."""
+        return tuple(dict.fromkeys(_read(self.proto)))
+
+    @property
+    def label(self) -> str:
+        """What it is called in its scope: by its operation, or by a name people gave it."""
+        kind = str(self.proto.op_type)
+        if self._listed("name_scopes") or not self.proto.name:
+            return kind
+        return str(self.proto.name.strip("/").rpartition("/")[2]) or kind
+
+    @property
+    def scope_and_class(self) -> tuple[str, str]:
+        """Dotted path and class name of the innermost module that it ran in.
+
+        ``torch.onnx.export(dynamo=True)`` writes them into its metadata; older exporters, and
+        those of other frameworks, into its name, with slashes.
+        """
+        scopes = self._listed("name_scopes")
+        if scopes:
+            classes = self._listed("class_hierarchy")
+            # The last one is the call itself.
+            module = classes[-2].rpartition(".")[2] if len(classes) > 1 else ""
+            return scopes[-2] if len(scopes) > 1 else "", module
+        path = self.proto.name.strip("/").rpartition("/")[0]
+        return path.replace("/", "."), ""
+
+    @property
+    def source(self) -> SourceLine | None:
+        """The user's line that it was exported from, where that is known."""
+        return user_line(self._metadata("stack_trace"))
+
+    def fixed(self) -> frozenset[str]:
+        """The names it reads as numbers that must be known when it is compiled."""
+        positions = _FIXED.get(self.proto.op_type, ())
+        if self.proto.op_type.startswith("Reduce"):
+            positions = (1,)
+        return frozenset(self.proto.input[i] for i in positions if i < len(self.proto.input))
+
+    def constants(self, known: Mapping[str, np.ndarray]) -> dict[str, Constant]:
+        """Plain numbers by name: attributes (defaults included) and inputs of one element."""
+        schema = self._schema()
+        declared = schema.attributes.items() if schema is not None else ()
+        found = {name: _plain(attribute.default_value) for name, attribute in declared}
+        found |= {attribute.name: _plain(attribute) for attribute in self.proto.attribute}
+        for position, name in enumerate(self.proto.input):
+            array = known.get(name)
+            if array is not None and array.size == 1 and array.dtype.kind in "iufb":
+                formal = schema.inputs if schema is not None else ()
+                label = formal[position].name if position < len(formal) else f"input{position}"
+                found[label] = array.reshape(-1)[0].item()
+        return {name: value for name, value in found.items() if value is not None}
+
+    def alone(
+        self,
+        values: Mapping[str, Any],
+        baked: Mapping[str, np.ndarray],
+        *,
+        shapes: bool,
+        wide: bool = False,
+    ) -> Any:
+        """A ``ModelProto`` that holds this node alone.
+
+        Its names tell nothing of where the node stood: inputs are ``p0``, ``p1``, …, outputs
+        ``r0``, ``r1``, ….  A node with subgraphs keeps its own, because they read them.
+
+        Args:
+            values: what the model takes, by the node's names: arrays, or lists of them for
+                sequences.
+            baked: what it holds as initializers.
+            shapes: whether its inputs have these very shapes, or any.
+            wide: whether floating-point dtypes that the node names become float64.
+        """
+        node = onnx.NodeProto()
+        node.CopyFrom(self.proto)
+        new = {name: f"p{k}" for k, name in enumerate(values)}
+        new |= {name: f"c{k}" for k, name in enumerate(baked)}
+        new |= {name: f"r{k}" for k, name in enumerate(self.outputs)}
+        if self.subgraphs:
+            new = {name: name for name in new}
+        del node.metadata_props[:]
+        node.name = node.doc_string = ""
+        node.input[:] = [new.get(name, "") for name in self.proto.input]
+        node.output[:] = [new.get(name, "") for name in self.proto.output]
+        if wide:
+            for attribute in node.attribute:
+                _widen(attribute)
+            if node.op_type == "GroupNormalization":  # it names the dtype of its sums
+                kept = [a for a in node.attribute if a.name != "stash_type"]
+                del node.attribute[:]
+                wide_sums = helper.make_attribute("stash_type", onnx.TensorProto.DOUBLE)
+                node.attribute.extend([*kept, wide_sums])
+        graph = helper.make_graph(
+            [node],
+            "operator",
+            [_value_info(new[name], value, shapes) for name, value in values.items()],
+            [onnx.ValueInfoProto(name=new[name]) for name in self.outputs],
+            [numpy_helper.from_array(array, new[name]) for name, array in baked.items()],
+        )
+        imports = [helper.make_opsetid(domain, number) for domain, number in self.opsets.items()]
+        return helper.make_model(graph, opset_imports=imports, ir_version=self.ir_version)
+
+    def _metadata(self, key: str) -> str:
+        """What PyTorch's exporter wrote under a key; empty if nothing."""
+        entries = self.proto.metadata_props
+        return next((str(e.value) for e in entries if e.key == f"pkg.torch.onnx.{key}"), "")
+
+    def _listed(self, key: str) -> list[str]:
+        """The same of a list of texts; empty if it is damaged."""
+        try:
+            value = ast.literal_eval(self._metadata(key))
+        except (ValueError, SyntaxError):
+            return []
+        return [str(part) for part in value] if isinstance(value, list) else []
+
+    def _schema(self) -> Any:
+        domain = self.proto.domain
+        version = self.opsets.get(domain.removeprefix("ai.onnx"), 1)
+        try:
+            return onnx.defs.get_schema(self.proto.op_type, version, domain)
+        except onnx.defs.SchemaError:  # another vendor's operator
+            return None
 
 
 @dataclass(frozen=True)
@@ -36,10 +234,7 @@ class OnnxModel:
 
 
 def load(model: Any) -> OnnxModel:
-    """Read a model.
-
-    Args:
-        model: a path, or a ``ModelProto`` that holds its weights.
+    """Read a model: a path, or a ``ModelProto`` that holds its weights.
 
     Raises:
         ValueError: if there is no such file, or it holds no ONNX model.
@@ -48,7 +243,7 @@ def load(model: Any) -> OnnxModel:
     name = ""
     if isinstance(model, str | Path):
         name = Path(model).stem
-        model = _read(Path(model))
+        model = _from_file(Path(model))
     graph = model.graph
     if model.functions:
         graph = inline_local_functions(model, convert_version=True).graph
@@ -57,13 +252,13 @@ def load(model: Any) -> OnnxModel:
     nodes: list[OnnxNode] = []
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            constants[node.output[0]] = _value(node, opsets)
+            constants[node.output[0]] = _constant(node, opsets)
         else:
             nodes.append(OnnxNode(node, opsets, model.ir_version))
     inputs = {value.name: value for value in graph.input if value.name not in constants}
     known = {*inputs, *constants}
     for node in nodes:
-        for read in read_names(node.proto):
+        for read in node.reads:
             if read not in known:
                 raise FrontendError(
                     f"the ONNX model is damaged: {node.proto.op_type} "
@@ -75,14 +270,14 @@ def load(model: Any) -> OnnxModel:
     return OnnxModel(name or graph.name or "model", inputs, constants, tuple(nodes), outputs)
 
 
-def _read(path: Path) -> Any:
+def _from_file(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"model: there is no file {path}")
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf's, onnx's, or the system's
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"model: {path} cannot be read as an ONNX model: {why[:200]}") from None
+        why = first_line(error)[:200]
+        raise ValueError(f"model: {path} cannot be read as an ONNX model: {why}") from None
     if not model.graph.node:
         raise ValueError(f"model: {path} holds no ONNX graph; is it an ONNX file?")
     return model
@@ -96,10 +291,65 @@ def _array(tensor: Any) -> np.ndarray:
     return np.asarray(numpy_helper.to_array(tensor), order="C")
 
 
-def _value(node: Any, opsets: dict[str, int]) -> np.ndarray:
-    imports = [onnx.helper.make_opsetid(domain, number) for domain, number in opsets.items()]
+def _constant(node: Any, opsets: dict[str, int]) -> np.ndarray:
+    imports = [helper.make_opsetid(domain, number) for domain, number in opsets.items()]
     output = onnx.ValueInfoProto(name=node.output[0])
-    graph = onnx.helper.make_graph([node], "constant", [], [output])
-    model = onnx.helper.make_model(graph, opset_imports=imports)
+    graph = helper.make_graph([node], "constant", [], [output])
+    model = helper.make_model(graph, opset_imports=imports)
     (value,) = ReferenceEvaluator(model).run([node.output[0]], {})
     return np.asarray(value)
+
+
+def _read(node: Any) -> Iterator[str]:
+    yield from (name for name in node.input if name)
+    for graph in _graphs(node):
+        yield from _free(graph)
+
+
+def _graphs(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _free(graph: Any) -> Iterator[str]:
+    bound = {value.name for value in (*graph.input, *graph.initializer)}
+    for node in graph.node:
+        yield from (name for name in _read(node) if name not in bound)
+        bound.update(node.output)
+    yield from (value.name for value in graph.output if value.name not in bound)
+
+
+def _plain(attribute: Any) -> Constant:
+    kind = attribute.type
+    if kind == onnx.AttributeProto.INT:
+        return int(attribute.i)
+    if kind == onnx.AttributeProto.FLOAT:
+        return float(attribute.f)
+    if kind == onnx.AttributeProto.STRING:
+        return str(attribute.s.decode("utf-8", "replace"))
+    return None
+
+
+def _widen(attribute: Any) -> None:
+    if attribute.name in ("to", "dtype", "output_dtype") and attribute.i in _FLOATS:
+        attribute.i = onnx.TensorProto.DOUBLE
+    elif attribute.HasField("t") and attribute.t.data_type in _FLOATS:
+        wide = numpy_helper.to_array(attribute.t).astype(np.float64)
+        attribute.t.CopyFrom(numpy_helper.from_array(wide))
+
+
+def _value_info(name: str, value: Any, shapes: bool) -> Any:
+    if isinstance(value, list):
+        return helper.make_tensor_sequence_value_info(name, _element(value), None)
+    array = np.asarray(value)
+    shape = array.shape if shapes else None
+    return helper.make_tensor_value_info(name, _element([array]), shape)
+
+
+def _element(arrays: list[Any]) -> int:
+    dtype = np.asarray(arrays[0]).dtype if arrays else np.dtype(np.float32)
+    if dtype.kind in "OUS":
+        return int(onnx.TensorProto.STRING)
+    return int(helper.np_dtype_to_tensor_dtype(dtype))

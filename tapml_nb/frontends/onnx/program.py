@@ -9,36 +9,28 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tapml_nb.frontends.arrays import ArrayProgram, is_tensor, spec_of, to_array
+from tapml_nb.frontends.arrays import ArrayProgram, by_name, spec_of, split_steps, to_array
 from tapml_nb.frontends.builder import GraphBuilder, trace_first_step, under
-from tapml_nb.frontends.onnx.model import OnnxModel, load
-from tapml_nb.frontends.onnx.nodes import OnnxNode, draws, read_names
-from tapml_nb.frontends.onnx.provenance import label, scope_and_class, source_line
+from tapml_nb.frontends.onnx.model import OnnxModel, OnnxNode, draws, load
 from tapml_nb.frontends.onnx.runtime import Runtime
 from tapml_nb.frontends.onnx.units import build_module
-from tapml_nb.frontends.program import Unit
-from tapml_nb.frontends.steps import by_name, split_steps
-from tapml_nb.frontends.trace import first_line
+from tapml_nb.frontends.program import Unit, first_line
 from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
 from tapml_nb.numerics import is_float, np_dtype
 
 
 def import_onnx(model: Any, inputs: Any, *, name: str | None = None) -> OnnxProgram:
-    """Import an ONNX model with the inputs to debug it on.
+    """Import an ONNX model with the inputs to debug it on, as :func:`tapml_nb.debug` takes them.
 
-    Args:
-        model: the path of a ``.onnx`` file, or a ``ModelProto``.
-        inputs: a tuple (in the graph's order) or dict (by name) of arrays for one step, or a
-            list of them for several; PyTorch tensors do, too.  Symbolic sizes may differ from
-            step to step.
-        name: what to call the model; default the file's name, or the graph's.
+    Symbolic sizes may differ from step to step.  The model is called by the file's name, or the
+    graph's, unless it is given one.
 
     Raises:
         TypeError, ValueError: if the model cannot be read, or the inputs do not fit it.
         FrontendError: if onnxruntime cannot run it.
     """
     loaded = load(model)
-    return OnnxProgram(loaded, steps=split_steps(inputs, is_tensor), name=name or loaded.name)
+    return OnnxProgram(loaded, steps=split_steps(inputs), name=name or loaded.name)
 
 
 @dataclass(frozen=True)
@@ -74,11 +66,6 @@ class OnnxProgram(ArrayProgram):
 
     # -- Program -----------------------------------------------------------------------------
 
-    @property
-    def steps(self) -> int:
-        """How many steps of inputs were given."""
-        return len(self._steps)
-
     def bind(self, step: int, state: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
         """Inputs and parameters of a step."""
         return {**self._parameters, **self._steps[step], **state}
@@ -96,18 +83,15 @@ class OnnxProgram(ArrayProgram):
         """Run one node in float64, on onnxruntime or else by onnx's reference implementation."""
         program = self._ops[op]
         results = self._runtime.run_exact(program.node, self._feeds(program, values))
-        if results is None or not self.all_float64(op, results):
-            return None
-        return results
+        return results if results is not None and self.all_float64(op, results) else None
 
     def unit(self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False) -> Unit:
         """The node as a Relax function (see :class:`~tapml_nb.frontends.program.Program`)."""
         program = self._ops[op]
         hosts = {v for v in program.inputs if self.graph.values[v].host}
         inputs = {v: values[v] for v in program.inputs if v not in hosts}
-        module = build_module(
-            program.node, inputs, {**program.baked, **{v: values[v] for v in hosts}}
-        )
+        numbers = {v: values[v] for v in hosts}
+        module = build_module(program.node, inputs, {**program.baked, **numbers})
         outputs = (values[v] for v in self.graph[op].outputs)
         return Unit(module, tuple(map(spec_of, inputs.values())), tuple(map(spec_of, outputs)))
 
@@ -134,12 +118,12 @@ class OnnxProgram(ArrayProgram):
             fixed = node.fixed()
             baked = {
                 name: constants[name]
-                for name in read_names(node.proto)
+                for name in node.reads
                 if name in constants and (name in fixed or constants[name].size == 1)
             }
-            inputs = tuple(name for name in read_names(node.proto) if name not in baked)
-            scope, _ = scope_and_class(node.proto)
-            op = builder.new_id(under(scope, label(node.proto)), node.outputs[0])
+            inputs = tuple(name for name in node.reads if name not in baked)
+            scope, _ = node.scope_and_class
+            op = builder.new_id(under(scope, node.label), node.outputs[0])
             ops[op] = _OnnxOp(node, inputs, baked)
         return ops
 
@@ -162,19 +146,19 @@ class OnnxProgram(ArrayProgram):
         for key in self._parameters:
             builder.add_value(key, "parameter", spec(key))
         for op, program in self._ops.items():
-            proto = program.node.proto
-            scope, module = scope_and_class(proto)
-            kind = f"{proto.domain or 'onnx'}.{proto.op_type}"
+            node = program.node
+            scope, module = node.scope_and_class
+            kind = f"{node.proto.domain or 'onnx'}.{node.proto.op_type}"
             builder.add_op(
                 op,
                 kind=kind,
                 scope=scope,
                 module=module,
                 inputs=program.inputs,
-                outputs={key: spec(key) for key in program.node.outputs},
-                source=source_line(proto),
+                outputs={key: spec(key) for key in node.outputs},
+                source=node.source,
                 primitives=(kind,),
-                constants=program.node.constants(program.baked),
+                constants=node.constants(program.baked),
             )
         return builder.build(name, inputs=self._model.inputs, outputs=self._model.outputs)
 
@@ -197,8 +181,8 @@ class OnnxProgram(ArrayProgram):
         return hosts
 
     def _feeds(self, program: _OnnxOp, values: Mapping[ValueId, Any]) -> dict[str, Any]:
-        names = read_names(program.node.proto)
-        return {n: program.baked[n] if n in program.baked else values[n] for n in names}
+        baked = program.baked
+        return {n: baked[n] if n in baked else values[n] for n in program.node.reads}
 
 
 def _spec_or_none(value: Any) -> TensorSpec | None:
@@ -209,10 +193,8 @@ def _spec_or_none(value: Any) -> TensorSpec | None:
 
 
 def _fits(array: np.ndarray, declared: Any, sizes: dict[str, int]) -> bool:
-    if array.dtype.kind not in "OUS":
-        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.elem_type))
-        if dtype != array.dtype:
-            return False
+    if array.dtype.kind not in "OUS" and array.dtype != _dtype(declared):
+        return False
     if not declared.HasField("shape"):
         return True
     dims = declared.shape.dim
@@ -223,6 +205,9 @@ def _fits(array: np.ndarray, declared: Any, sizes: dict[str, int]) -> bool:
 
 
 def _declared(declared: Any) -> str:
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.elem_type)).name
     dims = [str(dim.dim_value or dim.dim_param or "?") for dim in declared.shape.dim]
-    return f"{dtype}[{', '.join(dims)}]"
+    return f"{_dtype(declared).name}[{', '.join(dims)}]"
+
+
+def _dtype(declared: Any) -> np.dtype:
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.elem_type))

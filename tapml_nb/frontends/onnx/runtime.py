@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime as ort
 from onnx.reference import ReferenceEvaluator
 
-from tapml_nb.frontends.onnx.nodes import OnnxNode
-from tapml_nb.numerics import is_float
+from tapml_nb.frontends.arrays import widened
+from tapml_nb.frontends.onnx.model import OnnxNode
 
 _NARROW = frozenset(("Shrink",))
 """Operators in which onnxruntime computes in float32 though their dtype is float64."""
@@ -45,7 +45,8 @@ class Runtime:
         Raises:
             Exception: onnxruntime's, if it has no kernel or the node fails.
         """
-        call = (id(node.proto), *(_type(value) for value in values.values()))
+        dtypes = (getattr(value, "dtype", type(value)) for value in values.values())
+        call = (id(node.proto), *dtypes)
         session = self._by_call.get(call)
         if session is None:
             session = self._by_call[call] = self._session(node, values)
@@ -57,7 +58,7 @@ class Runtime:
 
         Outputs that hold no floating-point numbers may have any dtype.
         """
-        wide = {name: _widened(value) for name, value in values.items()}
+        wide = {name: widened(value) for name, value in values.items()}
         if node.subgraphs or any(isinstance(value, list) for value in wide.values()):
             return None
         kind = node.proto.op_type
@@ -86,13 +87,3 @@ def _run(session: Any, node: OnnxNode, values: Mapping[str, Any]) -> list[Any]:
     names = list(values) if node.subgraphs else [f"p{k}" for k in range(len(values))]
     outputs = session.run(None, dict(zip(names, values.values(), strict=True)))
     return [o if isinstance(o, list) or o is None else np.asarray(o) for o in outputs]
-
-
-def _type(value: Any) -> Any:
-    return value.dtype if isinstance(value, np.ndarray) else type(value)
-
-
-def _widened(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and is_float(value.dtype):
-        return value.astype(np.float64)
-    return value

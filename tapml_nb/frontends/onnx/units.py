@@ -15,9 +15,8 @@ from tvm import relax
 from tvm.error import OpNotImplemented
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
-from tapml_nb.frontends.onnx.nodes import OnnxNode
-from tapml_nb.frontends.program import Unsupported
-from tapml_nb.frontends.trace import last_line
+from tapml_nb.frontends.onnx.model import OnnxNode
+from tapml_nb.frontends.program import Unsupported, last_line
 
 
 def build_module(
@@ -25,10 +24,8 @@ def build_module(
 ) -> Any:
     """An ``IRModule`` whose ``main`` computes the node's outputs.
 
-    Args:
-        node: the node.
-        inputs: the tensors it takes (shapes and dtypes count), by name; its parameters in order.
-        baked: the numbers that are part of it.
+    Its parameters are the ``inputs``, of which shapes and dtypes count; ``baked`` are the numbers
+    that are part of it.
 
     Raises:
         Unsupported: if the importer has no rule for the node, or its rule fails.
@@ -44,12 +41,9 @@ def build_module(
             module = importer.from_onnx(model.graph, node.opsets.get("", 1))
     except OpNotImplemented as error:
         raise Unsupported(f"TVM's ONNX importer has no rule for {kind}") from error
-    except _Failed as failed:
-        raise Unsupported(
-            f"TVM's ONNX importer fails on {kind}: {last_line(failed.error)}"
-        ) from failed.error
-    except Exception as error:
-        raise Unsupported(f"TVM's ONNX importer fails on {kind}: {last_line(error)}") from error
+    except (_Failed, Exception) as failed:
+        reason = failed.error if isinstance(failed, _Failed) else failed
+        raise Unsupported(f"TVM's ONNX importer fails on {kind}: {last_line(reason)}") from reason
     result = module["main"].ret_ty
     for ty in result.fields if isinstance(result, relax.TupleType) else [result]:
         if not isinstance(ty, relax.TensorType):

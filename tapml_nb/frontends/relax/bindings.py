@@ -8,16 +8,16 @@ its tensors.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import tvm
-from tvm import relax
+from tvm import relax, tirx
+from tvm.sym import Analyzer
 
 from tapml_nb.frontends.program import FrontendError
-from tapml_nb.frontends.relax.sizes import is_size, is_tensor, sizes_in
 from tapml_nb.graph import OpId, ValueId
 from tapml_nb.graph.model import Constant
 
@@ -87,11 +87,6 @@ class Bindings:
         types = ((key, var.ty) for key, var in self.variables.items())
         return {key: str(ty.dtype) for key, ty in types if is_tensor(ty)}
 
-    @property
-    def scoped_labels(self) -> dict[ValueId, str]:
-        """The leaves whose names say which module they belong to."""
-        return {key: label for key, label in self.labels.items() if "." in label}
-
 
 def read_bindings(module: Any, name: str) -> Bindings:
     """The operators and values of a function.
@@ -119,7 +114,8 @@ class _Walk:
             found.labels.update({key: key for key in _flat(tree)})
         for leaf in found.params:
             for size in sizes_in(found.variables[leaf].ty):
-                self._learn(size)
+                if isinstance(size, tvm.ir.Var) and size not in self._ids:
+                    self._value(size)
         body = self._function.body
         if not isinstance(body, relax.SeqExpr):
             raise FrontendError("the Relax function has no bindings")
@@ -209,11 +205,6 @@ class _Walk:
         self._ids[var] = key
         return key
 
-    def _learn(self, size: Any) -> None:
-        """Make a value of a symbolic size, unless it is one already."""
-        if isinstance(size, tvm.ir.Var) and size not in self._ids:
-            self._value(size)
-
     def _name(self, name: str, space: str = "") -> str:
         count = self._used[space + name] = self._used.get(space + name, -1) + 1
         if not count:
@@ -237,19 +228,14 @@ class _Walk:
         for function in called(self._module, expr).values():
             if isinstance(function, relax.Function):
                 yield from _operations(function)
-            elif _reduces(function):
+            elif _REDUCED.search(function.script()):  # a PrimFunc with an axis to reduce over
                 yield "relax.sum"
 
 
 def substitute(expr: Any, ty: Any, mapping: Mapping[Any, Any]) -> Any:
-    """An expression with other expressions, and numbers for sizes, in its variables' places.
+    """An expression of a type with other expressions, and numbers for sizes, for its variables.
 
     Sizes in the types of what is replaced are replaced by those of what stands there then.
-
-    Args:
-        expr: whose variables are those of ``mapping``.
-        ty: its type.
-        mapping: variables to expressions; sizes to integers.
     """
     sizes = {var: new for var, new in mapping.items() if is_size(var)}
     bound = {var: new for var, new in mapping.items() if not is_size(var)}
@@ -291,11 +277,6 @@ def _operations(function: Any) -> list[str]:
     return names
 
 
-def _reduces(function: Any) -> bool:
-    """Whether a PrimFunc has an axis that it reduces over."""
-    return _REDUCED.search(function.script()) is not None
-
-
 def _constants(call: Any) -> dict[str, Constant]:
     """A call's plain attributes by name."""
     found: dict[str, Constant] = {}
@@ -315,3 +296,45 @@ def _flat(tree: Tree) -> Iterator[ValueId]:
             yield from _flat(member)
     elif isinstance(tree, str):
         yield tree
+
+
+def is_tensor(ty: Any) -> bool:
+    """Whether a value of this type is a tensor."""
+    return isinstance(ty, relax.TensorType)
+
+
+def is_size(var: Any) -> bool:
+    """Whether a variable stands for a number."""
+    return isinstance(var.ty, tvm.ir.PrimType)
+
+
+def sizes_in(ty: Any) -> list[Any]:
+    """What a tensor's or shape's type says of each axis: an expression of sizes."""
+    shape = ty.shape if isinstance(ty, relax.TensorType) else ty
+    if isinstance(shape, relax.ShapeExpr | relax.ShapeType) and shape.values is not None:
+        return list(shape.values)
+    return []
+
+
+def match(dims: Sequence[Any], shape: Sequence[int], sizes: dict[Any, int]) -> bool:
+    """Whether a shape fits; sizes that are new are noted."""
+    if len(dims) != len(shape):
+        return False
+    for dim, size in zip(dims, shape, strict=True):
+        if isinstance(dim, tvm.ir.Var):
+            sizes.setdefault(dim, size)
+    found = [evaluated(dim, sizes) for dim in dims]
+    return all(have is None or have == size for have, size in zip(found, shape, strict=True))
+
+
+def evaluated(dim: Any, sizes: Mapping[Any, int]) -> int | None:
+    """An expression of sizes as a number; None where one is not known."""
+    if isinstance(dim, tirx.IntImm):
+        return int(dim.value)
+    if isinstance(dim, int):
+        return dim
+    analyzer = Analyzer()
+    for var, size in sizes.items():
+        analyzer.bind(var, tirx.IntImm(str(var.ty.dtype), size))
+    result = analyzer.simplify(dim)
+    return int(result.value) if isinstance(result, tirx.IntImm) else None

@@ -9,10 +9,8 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tapml_nb.frontends.arrays import is_tensor, spec_of, to_array
-from tapml_nb.frontends.relax.bindings import Bindings
-from tapml_nb.frontends.relax.sizes import is_size, match, sizes_in
-from tapml_nb.frontends.steps import by_name
+from tapml_nb.frontends.arrays import by_name, is_tensor, spec_of, to_array
+from tapml_nb.frontends.relax.bindings import Bindings, is_size, match, sizes_in
 from tapml_nb.graph import ValueId
 
 
@@ -24,11 +22,7 @@ def bind_steps(
 ) -> list[dict[ValueId, Any]]:
     """The values that every step starts from: leaves of the parameters, and symbolic sizes.
 
-    Args:
-        function: the Relax function.
-        bindings: its values.
-        steps: a tuple or dict of what was given for each.
-        made: what makes the objects that the module itself makes; they need not be given.
+    What ``made`` makes, the module's own objects, need not be given.
 
     Raises:
         TypeError, ValueError: if something does not fit the function, or weights differ between

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tapml_nb.frontends.program import FrontendError
-from tapml_nb.frontends.relax.units import widened
-from tapml_nb.frontends.trace import last_line
+from tapml_nb.frontends.program import FrontendError, last_line
+
+_FLOAT = re.compile(r"\b(float32|float16|bfloat16)\b")
 
 
 class HeldObject:
@@ -39,42 +40,29 @@ class HeldObject:
 
 
 class Machine:
-    """Compiles units for a target of this machine, each once, and calls them.
-
-    Args:
-        target: ``"llvm"`` or ``"cuda"``.
-    """
+    """Compiles units for ``"llvm"`` or ``"cuda"`` on this machine, each once, and calls them."""
 
     def __init__(self, target: str) -> None:
         self.device = tvm.device("cuda" if target == "cuda" else "cpu", 0)
         if not self.device.exist:
             raise ValueError(f"source: 'tvm:{target}' cannot be used here: TVM finds no device")
-        self._target = (
-            tvm.target.Target.from_device(self.device)
-            if target == "cuda"
-            else tvm.target.Target("llvm")
-        )
+        kind = tvm.target.Target
+        self._target = kind.from_device(self.device) if target == "cuda" else kind("llvm")
         self._functions: dict[str, Any] = {}
         self._errors: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def compile(self, units: Mapping[str, Any], *, wide: bool = False) -> None:
-        """Compile units by key; those that fail say so when they are called.
+        """Compile units by key, ``wide`` in float64; those that fail say so when they are called.
 
-        Args:
-            units: of one program: functions of one name are the same in all of them.
-            wide: whether in float64.
+        They are of one program: functions of one name are the same in all of them.
         """
         with self._lock:
             known = self._functions.keys() | self._errors.keys()
             self._compile({key: unit for key, unit in units.items() if key not in known}, wide)
 
     def call(self, key: str, arguments: Sequence[Any]) -> list[Any]:
-        """Call a unit that :meth:`compile` has seen.
-
-        Args:
-            key: its key.
-            arguments: arrays, and objects as they are.
+        """Call a unit that :meth:`compile` has seen, with arrays, and objects as they are.
 
         Returns:
             What it gives, tuples dissolved: arrays, tuples of sizes, numbers, objects.
@@ -95,7 +83,7 @@ class Machine:
         names = {key: f"unit{number}" for number, key in enumerate(units)}
         try:
             batch = _joined({names[key]: unit for key, unit in units.items()})
-            built = tvm.compile(widened(batch) if wide else batch, self._target)
+            built = tvm.compile(_widened(batch) if wide else batch, self._target)
             machine = relax.VirtualMachine(built, self.device)
             self._functions |= {key: machine[name] for key, name in names.items()}
         except Exception as error:  # whatever the compiler says
@@ -135,3 +123,14 @@ def _plain(leaf: Any) -> Any:
     if isinstance(leaf, tvm.runtime.ShapeTuple):
         return tuple(map(int, leaf))
     return leaf
+
+
+def _widened(module: Any) -> Any:
+    """The same in float64, every floating-point dtype in it.
+
+    TVM has no pass for it, but a parser: this goes by the module's script.
+
+    Raises:
+        Exception: whatever the parser says of what TVM has printed.
+    """
+    return tvm.script.from_source(_FLOAT.sub("float64", module.script(show_meta=True)))

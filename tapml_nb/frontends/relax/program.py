@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax
 
-from tapml_nb.frontends.arrays import ArrayProgram, is_tensor, spec_of
-from tapml_nb.frontends.builder import GraphBuilder, trace_first_step, under
-from tapml_nb.frontends.program import Unit, Unsupported
-from tapml_nb.frontends.relax.bindings import RelaxOp, read_bindings
+from tapml_nb.frontends.arrays import ArrayProgram, spec_of, split_steps, widened
+from tapml_nb.frontends.builder import GraphBuilder, line_of, trace_first_step, under
+from tapml_nb.frontends.program import Unit, Unsupported, last_line
+from tapml_nb.frontends.relax.bindings import (
+    Bindings,
+    RelaxOp,
+    evaluated,
+    is_size,
+    match,
+    read_bindings,
+    sizes_in,
+)
 from tapml_nb.frontends.relax.inputs import bind_steps, weights_of
 from tapml_nb.frontends.relax.machine import HeldObject, Machine
-from tapml_nb.frontends.relax.provenance import scopes, source_line
-from tapml_nb.frontends.relax.sizes import evaluated, is_size, match, sizes_in
-from tapml_nb.frontends.relax.unit_cache import UnitCache, tensors
-from tapml_nb.frontends.relax.units import only_tensors
-from tapml_nb.frontends.steps import split_steps
-from tapml_nb.frontends.trace import last_line
-from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
+from tapml_nb.frontends.relax.units import UnitCache, only_tensors, tensors
+from tapml_nb.graph import Graph, OpId, SourceLine, TensorSpec, ValueId
 from tapml_nb.graph.select import short_kind
-from tapml_nb.numerics import is_float
 
 _EFFECTS = "_initialize_effect"
 """The function in which ``relax.frontend.nn`` makes the objects that its methods change."""
@@ -51,10 +55,8 @@ def import_relax(
     """
     function = _chosen(module)
     machine = Machine(source.removeprefix("tvm:"))
-    steps = split_steps(inputs, is_tensor)
-    return RelaxProgram(
-        module, function=function, steps=steps, machine=machine, name=name or function
-    )
+    steps, name = split_steps(inputs), name or function
+    return RelaxProgram(module, function=function, steps=steps, machine=machine, name=name)
 
 
 def _chosen(module: Any) -> str:
@@ -96,7 +98,7 @@ class RelaxProgram(ArrayProgram):
         self._effects = self._made_objects()
         self._steps = bind_steps(module[function], self._bindings, steps, self._effects)
         builder = GraphBuilder()
-        where = scopes(self._bindings.ops, self._bindings.scoped_labels)
+        where = _scopes(self._bindings)
         self._ops = {
             builder.new_id(under(where[op.id], short_kind(op.kind)), op.id): op
             for op in self._bindings.ops
@@ -111,18 +113,10 @@ class RelaxProgram(ArrayProgram):
 
     # -- Program -----------------------------------------------------------------------------
 
-    @property
-    def steps(self) -> int:
-        """How many steps of inputs were given."""
-        return len(self._steps)
-
     def bind(self, step: int, state: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
         """Inputs, weights, sizes and objects of a step."""
-        values = dict(self._steps[step])
-        for key, value in values.items():
-            if callable(value):
-                values[key] = HeldObject(value)
-        return values | dict(state)
+        held = {k: HeldObject(v) if callable(v) else v for k, v in self._steps[step].items()}
+        return held | dict(state)
 
     @property
     def mutations(self) -> dict[ValueId, ValueId]:
@@ -143,7 +137,9 @@ class RelaxProgram(ArrayProgram):
         program = self._ops[op]
         if program.sizes is not None:
             (array,) = (values[key] for key in program.inputs)
-            return self._matched(program, array.shape)
+            sizes: dict[Any, int] = {}
+            match(sizes_in(program.sizes), array.shape, sizes)
+            return [sizes[self._bindings.variables[name]] for name in program.outputs]
         key, unit = self._units.made(program, self._units.seen(program, values))
         self._machine.compile({key: unit})
         inputs = {name: values[name] for name in program.inputs}
@@ -164,7 +160,7 @@ class RelaxProgram(ArrayProgram):
         self._units.compile_all(self._known, exact=True)
         self._machine.compile({key: unit}, wide=True)
         given = (values[name] for name in program.inputs)
-        arrays = [_widened(value) for value in given if isinstance(value, np.ndarray)]
+        arrays = [widened(value) for value in given if isinstance(value, np.ndarray)]
         try:
             results = self._machine.call(key, arrays)
         except Exception:  # it cannot be compiled in float64, or not be run
@@ -199,11 +195,6 @@ class RelaxProgram(ArrayProgram):
 
         return HeldObject(again, live)
 
-    def _matched(self, program: RelaxOp, shape: Sequence[int]) -> list[Any]:
-        sizes: dict[Any, int] = {}
-        match(sizes_in(program.sizes), shape, sizes)
-        return [sizes[self._bindings.variables[name]] for name in program.outputs]
-
     # -- import ------------------------------------------------------------------------------
 
     def _made_objects(self) -> dict[ValueId, Callable[[], Any]]:
@@ -213,10 +204,11 @@ class RelaxProgram(ArrayProgram):
         maker = tvm.IRModule({"main": self._module[_EFFECTS]})
         self._machine.compile({_EFFECTS: maker})
         objects = [key for key in self._bindings.params if self._holds_object(key)]
-        return {key: partial(self._made_object, position) for position, key in enumerate(objects)}
 
-    def _made_object(self, position: int) -> Any:
-        return self._machine.call(_EFFECTS, [])[position]
+        def make(position: int) -> Any:
+            return self._machine.call(_EFFECTS, [])[position]
+
+        return {key: partial(make, position) for position, key in enumerate(objects)}
 
     def _holds_object(self, key: ValueId) -> bool:
         ty = self._bindings.variables[key].ty
@@ -264,7 +256,7 @@ class RelaxProgram(ArrayProgram):
                 scope=where[program.id],
                 inputs=program.inputs,
                 outputs={key: spec(key) for key in program.outputs},
-                source=source_line(program.expr.span) if program.expr is not None else None,
+                source=_source_line(program),
                 primitives=program.primitives,
                 constants=program.constants,
             )
@@ -296,5 +288,40 @@ def _failure(op: OpId, error: Exception) -> str:
     return f"the source cannot run {op} on the first step's inputs: {last_line(error)}"
 
 
-def _widened(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float64) if is_float(array.dtype) else array
+def _scopes(bindings: Bindings) -> dict[OpId, str]:
+    """The module path of every operator, as far as the names of weights tell.
+
+    An operator that reads ``layers.0.mlp.up.weight``, or what was made of weights alone, is in
+    ``layers.0.mlp.up``; one that reads none is in the module that holds all those that its inputs
+    come from.
+    """
+    found: dict[OpId, str] = {}
+    labels = bindings.labels.items()
+    owner = {value: label.rpartition(".")[0] for value, label in labels if "." in label}
+    made: dict[ValueId, str] = {}
+    for op in bindings.ops:
+        read = [owner[value] for value in op.inputs if value in owner]
+        before = [made[value] for value in op.inputs if value in made]
+        scope = _common(read or before)
+        found[op.id] = scope
+        if op.inputs and all(value in owner for value in op.inputs):
+            owner |= dict.fromkeys(op.outputs, scope)
+        else:  # who reads this is in the same module, or beside it where it has weights of its own
+            around = scope.rpartition(".")[0] if read else scope
+            made |= dict.fromkeys(op.outputs, around)
+    return found
+
+
+def _common(paths: list[str]) -> str:
+    """The longest path that all paths begin with."""
+    parts = zip(*(path.split(".") for path in paths), strict=False)
+    same = takewhile(lambda members: len(set(members)) == 1, parts)
+    return ".".join(members[0] for members in same)
+
+
+def _source_line(op: RelaxOp) -> SourceLine | None:
+    """The line of TVMScript that a binding was read from, if it was."""
+    span = getattr(op.expr, "span", None)
+    if span is None or not os.path.isfile(span.source_name.name):
+        return None
+    return line_of(str(span.source_name.name), int(span.line))

@@ -17,8 +17,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from tapml_nb.frontends.program import FrontendError
-from tapml_nb.frontends.trace import first_line
+from tapml_nb.frontends.program import FrontendError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -81,11 +80,11 @@ def decode_steps(
         if cache == "static":
             module = _StaticDecoder(model, empty, tokens.shape[1] + steps)
             inputs = list(_decode(module, (tokens, *encoded), steps))
-            module.reset()
+            for buffer in module.buffers(recurse=False):  # empty, as before the first step
+                buffer.zero_()
         else:
             module = _DynamicDecoder(model)
-            first = (tokens, *encoded, list(chain(*empty)))
-            inputs = list(_decode(module, first, steps))
+            inputs = list(_decode(module, (tokens, *encoded, list(chain(*empty))), steps))
         return _export(module, inputs[0]), inputs
 
 
@@ -108,7 +107,9 @@ class _Decoder(nn.Module):
             kept = EncoderDecoderCache(kept, Cache(layers=[_passing() for _ in layers]))
             encoder_outputs = BaseModelOutput(last_hidden_state=encoded[0])
             named = {"decoder_input_ids": tokens, "encoder_outputs": encoder_outputs}
-        named[_cache_argument(self.model)] = kept
+        # What a model calls its cache has changed within transformers 5.
+        takes = inspect.signature(self.model.forward).parameters
+        named["cache" if "cache" in takes else "past_key_values"] = kept
         return self.model(**named, use_cache=True).logits
 
 
@@ -130,11 +131,6 @@ class _StaticDecoder(_Decoder):
             for name in ("keys", "values", "cumulative_length"):
                 setattr(layer, name, getattr(self, f"{name}_{i}"))  # while exporting: others
         return self.logits(self._layers, input_ids, *encoded)
-
-    def reset(self) -> None:
-        """Empty the cache."""
-        for buffer in self.buffers(recurse=False):
-            buffer.zero_()
 
 
 class _DynamicDecoder(_Decoder):
@@ -225,12 +221,6 @@ def _passing() -> Any:
     layer: Any = DynamicLayer()  # type: ignore[no-untyped-call]
     layer.update = lambda keys, values, *_, **__: (keys, values)
     return layer
-
-
-def _cache_argument(model: nn.Module) -> str:
-    """What the model calls its cache: the name has changed within transformers 5."""
-    parameters = inspect.signature(model.forward).parameters
-    return "cache" if "cache" in parameters else "past_key_values"
 
 
 def _check(model: Any, prompt: Any, steps: Any, cache: Any) -> None:

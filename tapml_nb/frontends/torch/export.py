@@ -6,25 +6,62 @@ and said in one line.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import fx
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
 
-from tapml_nb.frontends.program import FrontendError
-from tapml_nb.frontends.steps import split_steps
+from tapml_nb.frontends.arrays import split_steps
+from tapml_nb.frontends.program import FrontendError, first_line
 from tapml_nb.frontends.torch.attention import DECOMPOSITIONS
-from tapml_nb.frontends.torch.dtypes import check_dtypes, unlike_weights
 from tapml_nb.frontends.torch.grouping import is_tensor
-from tapml_nb.frontends.trace import first_line
 
 StepInputs = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword inputs of one step."""
+
+_PRODUCTS = {"addmm", "addmv", "addbmm", "baddbmm", "bmm", "convolution", "dot", "mm", "mv"}
+"""ATen operators whose tensors are all of one dtype."""
+
+_NORMS = {
+    "_native_batch_norm_legit_no_training",
+    "native_batch_norm",
+    "native_group_norm",
+    "native_layer_norm",
+}
+"""Those in which weights may be float32 where the input is narrower."""
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+def to_device(model: Any, inputs: Any, name: str) -> tuple[Any, Any]:
+    """A copy of the model, and the inputs, on a device; the caller's stay where they are.
+
+    Raises:
+        ValueError: if PyTorch knows no such device, or finds none here.
+    """
+    try:
+        device = torch.empty(0, device=name).device  # with its number, as tensors there have it
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"source: 'torch:{name}' cannot be used here: {first_line(error)}; use source='torch'"
+        ) from None
+    if isinstance(model, ExportedProgram):
+        from torch.export.passes import move_to_device_pass
+
+        model = move_to_device_pass(model, device)
+    elif isinstance(model, torch.nn.Module):
+        model = copy.deepcopy(model).to(device)
+    return model, pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), inputs)
 
 
 def step_arguments(inputs: Any) -> list[StepInputs]:
@@ -74,7 +111,7 @@ def export(
                 f"{_where(error)}{_way_out(error)}"
             ) from error
     decomposed = decompose(program)
-    check_dtypes(decomposed)
+    _check_dtypes(decomposed)
     return decomposed
 
 
@@ -111,7 +148,7 @@ def _reject_misfit(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[s
     except Exception as error:
         raise ValueError(
             f"inputs: {type(model).__name__} itself fails on them: {first_line(error)}"
-            f"{unlike_weights(model, args, kwargs)}"
+            f"{_unlike_weights(model, args, kwargs)}"
         ) from error
 
 
@@ -128,3 +165,63 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
             raise FrontendError(
                 f"the exported program cannot be decomposed to core ATen: {first_line(error)}"
             ) from error
+
+
+def _check_dtypes(program: ExportedProgram) -> None:
+    """Refuse an input that meets another dtype where both have to be one.
+
+    ``torch.export`` captures such a product, which PyTorch then refuses to compute.
+    """
+    signature = program.graph_signature
+    users = {s.arg.name for s in signature.input_specs if s.kind is InputKind.USER_INPUT}
+    for node in program.graph.nodes:
+        for found, expected in _conflicts(node):
+            given = _origin(found, users)
+            if given is not None and _origin(expected, users) is None:
+                ours, theirs = (str(n.meta["val"].dtype)[6:] for n in (given, expected))
+                raise ValueError(
+                    f"inputs: {given.name} is {ours}, and meets {theirs} in {node.target}, which "
+                    f"takes one dtype; give {given.name}.to(torch.{theirs})"
+                )
+
+
+def _unlike_weights(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Which inputs have no dtype of the model's weights, as a clause; "" if all do, or none can."""
+    dtypes = {p.dtype for p in model.parameters() if p.dtype.is_floating_point}
+    given = inspect.signature(model.forward).bind(*args, **kwargs).arguments
+    odd = [
+        f"{name} is {str(value.dtype)[6:]}"
+        for name, value in given.items()
+        if isinstance(value, torch.Tensor) and value.dtype not in dtypes
+    ]
+    if not dtypes or not odd:
+        return ""
+    return f" ({', '.join(odd)}; the weights are {', '.join(sorted(str(d)[6:] for d in dtypes))})"
+
+
+def _conflicts(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Pairs of a node's tensors of which the one's dtype is not the other's, both ways."""
+    packet = getattr(node.target, "_opname", "")
+    if packet not in _PRODUCTS | _NORMS:
+        return
+    tensors = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
+    if packet in _NORMS and tensors and tensors[0].meta["val"].dtype in _NARROW:
+        return
+    for one, other in permutations(tensors, 2):
+        if one.meta["val"].dtype != other.meta["val"].dtype:
+            yield one, other
+
+
+def _origin(node: fx.Node, users: set[str]) -> fx.Node | None:
+    """The input that a tensor comes from without a change of dtype, if it does."""
+    dtype, seen, waiting = node.meta["val"].dtype, {node}, [node]
+    while waiting:
+        node = waiting.pop()
+        if node.name in users:
+            return node
+        for before in node.all_input_nodes:
+            value = before.meta.get("val")
+            if isinstance(value, torch.Tensor) and value.dtype == dtype and before not in seen:
+                seen.add(before)
+                waiting.append(before)
+    return None

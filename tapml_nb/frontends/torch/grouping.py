@@ -12,11 +12,22 @@ from __future__ import annotations
 import heapq
 import operator
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
 
 Group = tuple[fx.Node, ...]
+
+
+@dataclass(frozen=True)
+class TorchOp:
+    """An operator's nodes, the nodes it reads, and the nodes others read of it."""
+
+    nodes: Group
+    inputs: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
 
 
 def group_nodes(graph: fx.Graph) -> list[Group]:
@@ -46,6 +57,19 @@ def executable(graph: fx.Graph, groups: Iterable[list[fx.Node]]) -> list[Group]:
 def main_node(group: Group) -> fx.Node:
     """The node that a group is named and traced by: its last one that computes."""
     return next((node for node in reversed(group) if not is_getitem(node)), group[0])
+
+
+def reads(group: Group) -> tuple[fx.Node, ...]:
+    """The nodes outside a group that it reads, in first-use order."""
+    members = set(group)
+    return tuple(dict.fromkeys(a for n in group for a in n.all_input_nodes if a not in members))
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """An ATen call's arguments by name, in the order of its schema, defaults filled in."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    named = {p.name: node.kwargs.get(p.name, p.default_value) for p in schema}
+    return named | dict(zip(named, node.args, strict=False))
 
 
 def is_getitem(node: fx.Node) -> bool:

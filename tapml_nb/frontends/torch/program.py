@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,17 +10,15 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from tapml_nb.frontends.granularity import Decide, Granularity
-from tapml_nb.frontends.program import Unit
+from tapml_nb.frontends.program import Decide, Granularity, Unit
 from tapml_nb.frontends.torch.coarse import fused_groups, module_groups
 from tapml_nb.frontends.torch.export import decompose, export, step_arguments
-from tapml_nb.frontends.torch.graph import GroupedGraph, TorchOp, build_graph
-from tapml_nb.frontends.torch.grouping import group_nodes, is_assertion, is_tensor
+from tapml_nb.frontends.torch.graph import GroupedGraph, build_graph, constants
+from tapml_nb.frontends.torch.grouping import TorchOp, group_nodes, is_assertion, is_tensor
 from tapml_nb.frontends.torch.model import ExportedModel, tensor_specs
-from tapml_nb.frontends.torch.provenance import constants
 from tapml_nb.frontends.torch.sizes import OpenSizes
 from tapml_nb.frontends.torch.tensors import from_numpy, memory_of, to_numpy
-from tapml_nb.frontends.torch.units import Conversion, build_module
+from tapml_nb.frontends.torch.units import build_module
 from tapml_nb.frontends.torch.workarounds import Workaround, choose
 from tapml_nb.graph import OpId, ValueId
 
@@ -49,15 +46,7 @@ def import_torch(
     name: str | None = None,
     workarounds: Sequence[str] = (),
 ) -> TorchProgram:
-    """Import a PyTorch model with the inputs to debug it on.
-
-    Args:
-        model: a module in eval mode, or an ``ExportedProgram``.
-        inputs: a tuple or dict of tensors for one step, or a list of them for several.
-        dynamic_shapes: as for ``torch.export.export``; needed when steps differ in shape.
-        name: what to call the model; default its class name.
-        workarounds: names of what is to stand in for wrong rules of TVM's importer (see
-            :mod:`tapml_nb.frontends.torch.workarounds`).
+    """Import a PyTorch model with the inputs to debug it on, as :func:`tapml_nb.debug` takes them.
 
     Raises:
         TypeError, ValueError: if the inputs do not fit the model or there is no such workaround,
@@ -97,8 +86,9 @@ class TorchProgram:
         self._workarounds = workarounds
         self._grouped = grouped or build_graph(model, group_nodes(model.graph))
         self._operators = operators or self
-        self._open_units: dict[tuple[str, ...], Conversion] = {}
+        self._open_units: dict[tuple[str, ...], tuple[Any, str]] = {}
         self.graph = self._grouped.graph
+        self.steps, self.mutations = len(model.steps), model.mutations
         self.bind, self.marks = model.bind, model.marks
 
     def at(self, granularity: Granularity, decide: Decide) -> TorchProgram:
@@ -124,16 +114,6 @@ class TorchProgram:
 
     # -- Program -----------------------------------------------------------------------------
 
-    @property
-    def steps(self) -> int:
-        """How many steps of inputs were given."""
-        return len(self._model.steps)
-
-    @property
-    def mutations(self) -> dict[ValueId, ValueId]:
-        """The buffers that a step changes, each with the value that it then holds."""
-        return self._model.mutations
-
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
         """Run one operator in PyTorch; outputs in graph order."""
         program = self._grouped.ops[op]
@@ -154,7 +134,10 @@ class TorchProgram:
         on_cuda = torch.cuda.get_rng_state_all() if used else []
 
         def again(values: Mapping[ValueId, Any]) -> list[Any]:
-            with _generators(on_cpu, on_cuda):
+            with torch.random.fork_rng(devices=range(len(on_cuda))):
+                torch.set_rng_state(on_cpu)
+                for device, state in enumerate(on_cuda):
+                    torch.cuda.set_rng_state(state, device)
                 return self.run(op, values)
 
         return again
@@ -172,26 +155,23 @@ class TorchProgram:
         """The operator as a Relax function (see :class:`~tapml_nb.frontends.program.Program`)."""
         program = self._grouped.ops[op]
         env = {node: values[node.name] for node in program.inputs}
-        conversion: Conversion | None = None
         sizes = OpenSizes(program.inputs) if symbolic and self._model.has_open_sizes else None
         if sizes and not (sizes.variables and sizes.fit(env)):
             sizes = None  # a derived input's shape need not be one of the model's
         # Numbers that are no sizes are part of a unit, so there is one for each.
         baked = [env[n] for n in program.inputs if not isinstance(n.meta.get("val"), _OPEN)]
         slot = (op, *map(repr, baked))
-        if sizes:
-            conversion = self._open_units.get(slot)
-        if conversion is None:
-            conversion = build_module(
-                program.nodes, program.inputs, program.outputs, env, self._workarounds, sizes
-            )
-        if sizes:
-            self._open_units[slot] = conversion
+        built = self._open_units.get(slot) if sizes else None
+        if built is None:
+            built = build_module(program, env, self._workarounds, sizes)
+            if sizes:
+                self._open_units[slot] = built
+        module, conversion = built
         return Unit(
-            conversion.module,
+            module,
             tensor_specs(values[node.name] for node in program.inputs),
             tensor_specs(values[node.name] for node in program.outputs),
-            conversion.words,
+            conversion,
             sizes is not None,
             tuple(int(env[node]) for node in sizes.numbers) if sizes else (),
         )
@@ -214,16 +194,6 @@ def _run(
             call = _ANY_STRIDES.get(node.target, node.target)
             env[node] = call(*args, **kwargs)
     return [env[node] for node in program.outputs]
-
-
-@contextmanager
-def _generators(on_cpu: torch.Tensor, on_cuda: Sequence[torch.Tensor]) -> Iterator[None]:
-    """While the block runs, random numbers are drawn from these states."""
-    with torch.random.fork_rng(devices=range(len(on_cuda))):
-        torch.set_rng_state(on_cpu)
-        for device, state in enumerate(on_cuda):
-            torch.cuda.set_rng_state(state, device)
-        yield
 
 
 def _widen(value: Any) -> Any:

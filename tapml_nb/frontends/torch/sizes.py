@@ -33,9 +33,7 @@ class OpenSizes:
         self.variables: list[Any] = []
         self.numbers: list[fx.Node] = []
         self._known: dict[sympy.Expr, Any] = {}
-        axes = [
-            _expression(size) for node in inputs for size in _shape(node) if not _is_fixed(size)
-        ]
+        axes = [_expression(size) for node in inputs for size in _shape(node)]
         for axis in axes:
             if isinstance(axis, sympy.Symbol):
                 self._name(axis)
@@ -50,9 +48,10 @@ class OpenSizes:
 
     def of(self, size: int | torch.SymInt) -> Any:
         """A size in a unit: a number or an expression of TVM's; None if nothing tells it."""
-        if _is_fixed(size):
-            return int(size)
-        return self._computed(_expression(size))
+        expression = _expression(size)
+        if isinstance(expression, sympy.Integer):
+            return int(expression)
+        return self._computed(expression)
 
     def shape(self, node: fx.Node) -> list[Any]:
         """The shape of a tensor input in a unit."""
@@ -71,12 +70,9 @@ class OpenSizes:
             elif isinstance(expected, torch.SymInt):
                 pairs.append((expected, int(value)))
         for size, number in pairs:
-            if not _is_fixed(size) and _expression(size) in self._known:
+            if _expression(size) in self._known:
                 bound.setdefault(_expression(size), number)
-        return all(
-            _expression(size).xreplace(bound) == number if not _is_fixed(size) else size == number
-            for size, number in pairs
-        )
+        return all(_expression(size).xreplace(bound) == number for size, number in pairs)
 
     def _name(self, expression: sympy.Expr) -> None:
         if expression not in self._known:
@@ -121,9 +117,5 @@ def _shape(node: fx.Node) -> tuple[Any, ...]:
     return tuple(value.shape) if is_tensor(value) else ()
 
 
-def _is_fixed(size: Any) -> bool:
-    return isinstance(size, int) or isinstance(_expression(size), sympy.Integer)
-
-
 def _expression(size: Any) -> sympy.Expr:
-    return size.node.expr
+    return sympy.Integer(size) if isinstance(size, int) else size.node.expr

@@ -6,9 +6,6 @@ so what is computed of them is the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-
 import ml_dtypes
 import numpy as np
 import torch
@@ -59,8 +56,14 @@ def memory_of(tensor: torch.Tensor) -> Memory | None:
         whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
         return np.asarray(whole.cpu().numpy())
 
+    dtype, device = tensor.dtype, tensor.device
     place = (int(tensor.storage_offset()), tensor.shape, tensor.stride())
-    return Memory(storage.data_ptr(), data, partial(_over, tensor.dtype, tensor.device, place))
+
+    def over(data: np.ndarray) -> torch.Tensor:
+        memory = torch.from_numpy(data).to(device).untyped_storage()
+        return torch.empty(0, dtype=dtype, device=device).set_(memory, *place)
+
+    return Memory(storage.data_ptr(), data, over)
 
 
 def laid_out(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -89,14 +92,3 @@ def laid_out(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     bits = _BITS.get(width)
     ours, theirs = (result, values) if bits is None else (result.view(bits), values.view(bits))
     return result if torch.equal(ours, theirs) else values
-
-
-def _over(
-    dtype: torch.dtype,
-    device: torch.device,
-    place: tuple[int, Sequence[int], Sequence[int]],
-    data: np.ndarray,
-) -> torch.Tensor:
-    """A tensor at an offset, of a shape and strides (all in elements) in memory of its own."""
-    storage = torch.from_numpy(data).to(device).untyped_storage()
-    return torch.empty(0, dtype=dtype, device=device).set_(storage, *place)

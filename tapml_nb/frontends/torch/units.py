@@ -9,7 +9,6 @@ says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,68 +16,44 @@ from torch import fx
 from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-from tapml_nb.frontends.program import Unsupported
-from tapml_nb.frontends.torch.grouping import is_complex
-from tapml_nb.frontends.torch.rules import COMPLEX_RULES, RULES, apply, concerns_complex
+from tapml_nb.frontends.program import Unsupported, first_line, last_line
+from tapml_nb.frontends.torch.grouping import TorchOp, is_complex
+from tapml_nb.frontends.torch.rules import COMPLEX_RULES, RULES
+from tapml_nb.frontends.torch.rules.call import apply
+from tapml_nb.frontends.torch.rules.complex_numbers import concerns_complex
 from tapml_nb.frontends.torch.sizes import OpenSizes, exported_size
 from tapml_nb.frontends.torch.workarounds import Workaround
-from tapml_nb.frontends.trace import first_line, last_line
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """An operator in Relax.
-
-    Attributes:
-        module: the ``IRModule``.
-        rules: the ATen overloads that rules of ours converted.
-        workarounds: names of the workarounds that had a part in it.
-    """
-
-    module: Any
-    rules: tuple[str, ...]
-    workarounds: tuple[str, ...]
-
-    @property
-    def words(self) -> str:
-        """By what it was converted; empty if by the importer alone."""
-        ours = f"{', '.join(self.rules)} converted by rules of tapml_nb's" if self.rules else ""
-        fixed = f"workaround {', '.join(self.workarounds)}" if self.workarounds else ""
-        return "; ".join(filter(None, (ours, fixed)))
 
 
 def build_module(
-    nodes: Sequence[fx.Node],
-    inputs: Sequence[fx.Node],
-    outputs: Sequence[fx.Node],
+    op: TorchOp,
     env: Mapping[fx.Node, Any],
-    workarounds: Sequence[Workaround] = (),
+    workarounds: Sequence[Workaround],
     sizes: OpenSizes | None = None,
-) -> Conversion:
-    """An ``IRModule`` whose ``main`` computes ``outputs`` from ``inputs``.
+) -> tuple[Any, str]:
+    """An ``IRModule`` whose ``main`` computes an operator, and in words by what it was converted,
+    where not by the importer alone.
 
     Args:
-        nodes: the operator's nodes in topological order.
-        inputs: nodes outside the operator that it reads.
-        outputs: nodes of the operator that others read.
-        env: values of ``inputs``: tensors become parameters (shape and dtype), numbers and
-            graph modules are baked in.
+        op: the operator.
+        env: values of its inputs: tensors become parameters (shape and dtype), numbers and graph
+            modules are baked in.
         workarounds: what is to stand in for rules of the importer's.
         sizes: sizes that are to stay open; those that no tensor tells are in a last parameter.
 
     Raises:
         Unsupported: if neither the importer nor we can convert a node.
     """
-    for node in (*inputs, *outputs):
+    for node in (*op.inputs, *op.outputs):
         if is_complex(node):
-            does = "reads" if node in inputs else "yields"
+            does = "reads" if node in op.inputs else "yields"
             raise Unsupported(
                 f"it {does} {node.meta['val'].dtype} ({node}), and Relax knows no complex numbers"
             )
     importer = ExportedProgramImporter()
     builder = importer.block_builder = relax.BlockBuilder()
     params: list[Any] = []
-    for node in inputs:
+    for node in op.inputs:
         value = env[node]
         if isinstance(value, torch.Tensor):
             # p0, p1, …: call sites that differ in names alone must hash alike.
@@ -95,7 +70,7 @@ def build_module(
     used: dict[str, None] = {}
     with builder.function("main", params):
         with builder.dataflow():
-            for node in nodes:
+            for node in op.nodes:
                 if node.meta.get("val") is None:
                     continue  # an assertion computes nothing
                 if sizes and isinstance(node.meta["val"], torch.SymInt):
@@ -109,13 +84,15 @@ def build_module(
                 importer.env[node], ours = _convert(importer, node)
                 if ours:
                     rules[str(node.target)] = None
-            results = [_expression(importer, node) for node in outputs]
+            results = [_expression(importer, node) for node in op.outputs]
             result = builder.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
         builder.emit_func_output(result)
     module = builder.get()
     if rules or used:  # a rule that failed may have left half of its work behind
         module = relax.transform.DeadCodeElimination()(module)
-    return Conversion(module, tuple(rules), tuple(used))
+    words = [f"{', '.join(rules)} converted by rules of tapml_nb's"] if rules else []
+    words += [f"workaround {', '.join(used)}"] if used else []
+    return module, "; ".join(words)
 
 
 def tensor_type(tensor: torch.Tensor, shape: Sequence[Any] | None = None) -> Any:

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tvm import relax
 
-from tapml_nb.frontends.torch.rules import Rule
+from tapml_nb.frontends.torch.rules.along_axis import any_true
+from tapml_nb.frontends.torch.rules.arithmetic import addmm, clamp, in_float32, wide_product
 from tapml_nb.frontends.torch.rules.call import (
     Call,
     Expr,
+    Rule,
     cast,
-    constant,
     dtype_of,
     is_floating,
     shape_of,
 )
 from tapml_nb.frontends.torch.rules.indexing import index, index_put
-from tapml_nb.frontends.torch.rules.products import addmm, in_float32
 
 
 @dataclass(frozen=True)
@@ -69,22 +70,16 @@ def _cumsum(call: Call, x: Expr, dim: int, dtype: str | None) -> Expr:
     if dtype_of(x) == call.dtype:
         return NotImplemented
     # Relax's cumsum can convert on its own, but does not compile for booleans.
-    return relax.op.cumsum(call.emit(cast(x, call.dtype)), dim)
+    return relax.op.cumsum(call.promoted(x), dim)
 
 
-def _scaled(combine: Callable[[Expr, Expr], Expr]) -> Rule:
-    def rule(call: Call, a: Any, b: Any, alpha: float) -> Any:
-        if alpha == 1:
-            return NotImplemented
-        a, b = (
-            call.emit(cast(v, call.dtype))
-            if isinstance(v, relax.Expr)
-            else relax.const(v, call.dtype)
-            for v in (a, b)
-        )
-        return combine(a, relax.op.multiply(b, relax.const(alpha, call.dtype)))
-
-    return rule
+def _scaled(
+    combine: Callable[[Expr, Expr], Expr], call: Call, a: Any, b: Any, alpha: float
+) -> Expr:
+    if alpha == 1:
+        return NotImplemented
+    a, b = call.promoted(a), call.promoted(b)
+    return combine(a, relax.op.multiply(b, relax.const(alpha, call.dtype)))
 
 
 def _promoted(call: Call, *_: Any) -> Any:
@@ -97,37 +92,21 @@ def _promoted(call: Call, *_: Any) -> Any:
     }
     if not integers or not is_floating(call.dtype):
         return NotImplemented
-    return call.by_tvm({node: call.emit(cast(t, call.dtype)) for node, t in integers.items()})
+    return call.by_tvm({node: call.promoted(tensor) for node, tensor in integers.items()})
 
 
 def _product(call: Call, a: Expr, b: Expr) -> Expr:
-    if call.dtype == "float32":
-        return NotImplemented
-    wide = "float32" if call.dtype in ("float16", "bfloat16") else call.dtype
-    return cast(call.emit(relax.op.matmul(a, b, out_dtype=wide)), call.dtype)
+    return cast(wide_product(call, a, b), call.dtype)
 
 
-def _narrow_only(rule: Rule) -> Rule:
-    def narrow(call: Call, *arguments: Any) -> Any:
-        return rule(call, *arguments) if call.dtype != "float32" else NotImplemented
-
-    return narrow
-
-
-def _any(call: Call, x: Expr, dims: Any, keepdim: bool) -> Expr:
-    if dtype_of(x) != "bool":
-        x = call.emit(relax.op.not_equal(x, constant(0, x)))
-    return relax.op.astype(relax.op.max(relax.op.astype(x, "int32"), dims, keepdim), "bool")
+def _narrow_only(rule: Rule, call: Call, *arguments: Any) -> Any:
+    return rule(call, *arguments) if call.dtype != "float32" else NotImplemented
 
 
 def _clamp(call: Call, x: Expr, low: Any, high: Any) -> Expr:
     if is_floating(call.dtype) and dtype_of(x) == call.dtype:
         return NotImplemented
-    x = call.emit(cast(x, call.dtype))
-    for bound, choose_one in ((low, relax.op.maximum), (high, relax.op.minimum)):
-        if bound is not None:
-            x = call.emit(choose_one(x, relax.const(bound, call.dtype)))
-    return x
+    return clamp(call, x, low, high)
 
 
 WORKAROUNDS: tuple[Workaround, ...] = (
@@ -151,7 +130,10 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     Workaround(
         "alpha",
         "add and sub leave out alpha, the factor of their second operand",
-        {"aten.add.Tensor": _scaled(relax.op.add), "aten.sub.Tensor": _scaled(relax.op.subtract)},
+        {
+            "aten.add.Tensor": partial(_scaled, relax.op.add),
+            "aten.sub.Tensor": partial(_scaled, relax.op.subtract),
+        },
     ),
     Workaround(
         "integer_promotion",
@@ -170,18 +152,18 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         "product_dtype",
         "matrix products and convolutions yield float32 whatever their operands' dtype",
         {
-            "aten.mm.default": _product,
-            "aten.bmm.default": _product,
-            "aten.matmul.default": _product,
-            "aten.addmm.default": _narrow_only(addmm),
-            "aten.baddbmm.default": _narrow_only(addmm),
-            "aten.convolution.default": _narrow_only(in_float32),
+            "aten.mm.default": partial(_narrow_only, _product),
+            "aten.bmm.default": partial(_narrow_only, _product),
+            "aten.matmul.default": partial(_narrow_only, _product),
+            "aten.addmm.default": partial(_narrow_only, addmm),
+            "aten.baddbmm.default": partial(_narrow_only, addmm),
+            "aten.convolution.default": partial(_narrow_only, in_float32),
         },
     ),
     Workaround(
         "any_dtype",
         "any along an axis yields its operand's dtype in place of bool",
-        {"aten.any.dim": _any, "aten.any.dims": _any},
+        {"aten.any.dim": any_true, "aten.any.dims": any_true},
     ),
     Workaround(
         "integer_clamp",

@@ -7,12 +7,10 @@ wrong elements and leave the right ones right.  Where nothing does, nothing is s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 
 import numpy as np
 
 from tapml_nb.judge.diagnosis import (
-    copies,
     geometry,
     moves,
     noise,
@@ -25,10 +23,14 @@ from tapml_nb.judge.diagnosis import (
 from tapml_nb.judge.diagnosis.case import Case, Known
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 from tapml_nb.judge.floor import Reference
+from tapml_nb.numerics import same_type
 
 __all__ = ["Diagnosis", "Known", "Pattern", "diagnose", "everything", "found"]
 
 _DETECTORS: tuple[Callable[[Case], Diagnosis | None], ...] = (
+    moves.never_written,
+    moves.one_value,
+    moves.stale_copy,
     # The right operation on the wrong operands says more than what that makes of the values.
     operands.swapped_operands,
     operands.wrong_contraction,
@@ -65,7 +67,7 @@ _DETECTORS: tuple[Callable[[Case], Diagnosis | None], ...] = (
     moves.permuted,
     geometry.slices,
     geometry.few_elements,
-    copies.never_written_in_places,
+    moves.never_written_in_places,
     scales.scaled_slices,
     noise.other_function,
     noise.grows_with_input,
@@ -82,17 +84,8 @@ def diagnose(
     others: Iterable[tuple[str, np.ndarray]] = (),
     known: Known | None = None,
 ) -> Diagnosis | None:
-    """What a wrong output looks like; None if it looks like nothing known.
-
-    Args:
-        op_kind: the operator's kind, e.g. ``aten.sub``.
-        target: the target's output.
-        reference: the source's output with its floor.
-        inputs: the operator's tensor inputs, in order.
-        others: other tensors that the output may be a copy of, by what to call them; taken one
-            by one, and only while nothing was found.
-        known: what else is known.
-    """
+    """What a wrong output looks like; None if it looks like nothing known.  The first that
+    :func:`everything` finds."""
     return next(everything(op_kind, target, reference, inputs, others, known), None)
 
 
@@ -104,15 +97,22 @@ def everything(
     others: Iterable[tuple[str, np.ndarray]] = (),
     known: Known | None = None,
 ) -> Iterator[Diagnosis]:
-    """All that is true of a wrong output, the most specific first; as :func:`diagnose`."""
-    source = reference.source
-    if target.shape != source.shape or target.dtype != source.dtype or target.size == 0:
+    """All that is true of a wrong output, the most specific first.
+
+    Args:
+        op_kind: the operator's kind, e.g. ``aten.sub`` or ``onnx.Sub``.
+        target: the target's output.
+        reference: the source's output with its floor.
+        inputs: the operator's tensor inputs, in order.
+        others: other tensors that the output may be a copy of, by what to call them; taken one
+            by one, and only while nothing was found.
+        known: what else is known.
+    """
+    if not same_type(target, reference.source) or target.size == 0:
         return
     with np.errstate(all="ignore"):
-        case = Case(op_kind, target, reference, inputs, known or Known())
-    first = (copies.never_written, copies.one_value, partial(copies.stale_copy, others=others))
-    detectors: Iterable[Callable[[Case], Diagnosis | None]] = (*first, *_DETECTORS)
-    for detect in detectors:
+        case = Case(op_kind, target, reference, inputs, others, known or Known())
+    for detect in _DETECTORS:
         with np.errstate(all="ignore"):
             diagnosis = detect(case)
         if diagnosis is not None:

@@ -7,7 +7,8 @@ is right.  Both are tested on samples, so that a detector's cost does not grow w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -27,23 +28,14 @@ MOST = 0.99
 _SAMPLE = 1 << 14
 """Elements of either kind that detectors look at."""
 
-_PARTS = 1 << 16
-"""Elements that are looked at where every slice must have its share."""
-
 _PROBE = 192
 """Elements that reject most candidates at once."""
 
 
 @dataclass(frozen=True)
 class Points:
-    """Some elements of the tensor.
-
-    Attributes:
-        index: flat indices.
-        target: the target's values, float64.
-        exact: the reference's, float64.
-        allowed: one noise floor each, in the tensor's own unit.
-    """
+    """Some elements of the tensor, by flat index: the target's values, the reference's, and one
+    noise floor each in the tensor's own unit, all float64."""
 
     index: np.ndarray
     target: np.ndarray
@@ -54,9 +46,8 @@ class Points:
         return len(self.index)
 
     def __getitem__(self, chosen: np.ndarray | slice) -> Points:
-        return Points(
-            self.index[chosen], self.target[chosen], self.exact[chosen], self.allowed[chosen]
-        )
+        columns = (self.index, self.target, self.exact, self.allowed)
+        return Points(*(column[chosen] for column in columns))
 
     @property
     def error(self) -> np.ndarray:
@@ -69,19 +60,15 @@ class Points:
         return np.asarray(np.isfinite(self.target) & np.isfinite(self.exact))
 
 
-Candidate = Callable[[Points], tuple[np.ndarray, np.ndarray | float]]
-"""Gives for some points the values expected there, and their floor over the points' own."""
+Candidate = Callable[[Points], np.ndarray]
+"""Gives for some points the values expected there."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of an output beside its numbers.
-
-    Attributes:
-        constants: numbers among the operator's arguments, by parameter name.
-        unwritten: elements that both of two runs left with the poison of their own; None where
-            no two runs differed.
-    """
+    """What is known of an output beside its numbers: those among the operator's arguments, by
+    parameter name, and the elements that both of two runs left with the poison of their own (None
+    where no two runs differed)."""
 
     constants: Mapping[str, Constant] = field(default_factory=dict)
     unwritten: np.ndarray | None = None
@@ -94,16 +81,14 @@ def close(target: np.ndarray, candidate: np.ndarray, tolerance: np.ndarray) -> n
         return np.asarray(met | (np.isnan(target) & np.isnan(candidate)))
 
 
-class Case:
-    """One wrong output of one operator.
+def rms(x: np.ndarray) -> float:
+    """Root mean square; 0 of nothing."""
+    return math.sqrt(float(np.mean(x * x))) if len(x) else 0.0
 
-    Args:
-        kind: the operator's kind, e.g. ``aten.sub`` or ``onnx.Sub``.
-        target: the target's tensor, of the reference's shape and dtype.
-        reference: the source's, with its floor.
-        inputs: the operator's tensor inputs.
-        known: what else is known.
-    """
+
+class Case:
+    """One wrong output of one operator; the arguments are those of
+    :func:`~tapml_nb.judge.diagnosis.diagnose`, and the target is of the reference's type."""
 
     def __init__(
         self,
@@ -111,6 +96,7 @@ class Case:
         target: np.ndarray,
         reference: Reference,
         inputs: Sequence[np.ndarray],
+        others: Iterable[tuple[str, np.ndarray]],
         known: Known,
     ) -> None:
         self.kind = kind.rpartition(".")[2].lower()
@@ -119,7 +105,7 @@ class Case:
             reference = replace(reference, source=source)
         self.target = np.asarray(target, order="C")
         self.reference = reference
-        self.inputs = list(inputs)
+        self.inputs, self.others = list(inputs), others
         self.shape, self.size, self.dtype = target.shape, target.size, target.dtype
         self.floating = is_float(self.dtype)
         found = deviation(self.target, reference, LIMIT)
@@ -148,8 +134,8 @@ class Case:
 
     @cached_property
     def many(self) -> Points:
-        """A larger sample of all elements, for what is said of its parts."""
-        return self._any(_PARTS)
+        """As many of all elements as it takes for every slice to have its share."""
+        return self._any(1 << 16)
 
     def _any(self, most: int) -> Points:
         if self.size <= most:
@@ -169,10 +155,8 @@ class Case:
         if delta is None:
             return source
         with np.errstate(all="ignore"):
-            result: np.ndarray = np.where(
-                np.isfinite(source), source + delta.reshape(-1)[index], source
-            )
-        return result
+            exact = source + delta.reshape(-1)[index]
+            return np.asarray(np.where(np.isfinite(source), exact, source))
 
     def places(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
         """Flat indices as one array of positions per axis."""
@@ -199,25 +183,23 @@ class Case:
         """An aligned input at some elements, float64."""
         return np.asarray(x[self.places(points.index)]).astype(np.float64)
 
-    def explains(self, candidate: Candidate, least: int = 6) -> bool:
+    def explains(self, candidate: Candidate, least: int = 6, factor: float = 1.0) -> bool:
         """Whether a candidate is met by the wrong elements and by the right ones.
 
-        ``least`` is how many wrong elements the claim needs.
+        ``least`` is how many wrong elements the claim needs, ``factor`` the floor of its values
+        over the elements' own.
         """
         if self.count < least:
             return False
         return all(
-            self._met(candidate, points, wrong)
+            self._met(candidate, points, wrong, factor)
             for points, wrong in ((self.bad[:_PROBE], True), (self.bad, True), (self.good, False))
             if len(points)
         )
 
     def explained_by_origin(self, origin: Callable[[np.ndarray], np.ndarray]) -> bool:
-        """Whether every element holds the reference's value of another place.
-
-        Args:
-            origin: gives for flat indices those where the values come from; -1 where unknown.
-        """
+        """Whether every element holds the reference's value of another place; ``origin`` gives for
+        flat indices those where the values come from, -1 where unknown."""
         if self.count < (6 if self.floating else 24):
             return False
         for points in (self.bad[:_PROBE], self.bad):
@@ -253,26 +235,20 @@ class Case:
             tolerance = np.minimum(tolerance, _nearer(points))
         return bool(np.mean(close(points.target, self.exact(origin), tolerance)) >= MOST)
 
-    def _met(self, candidate: Candidate, points: Points, wrong: bool) -> bool:
+    def _met(self, candidate: Candidate, points: Points, wrong: bool, factor: float) -> bool:
         with np.errstate(all="ignore"):
-            values, factor = candidate(points)
             tolerance = SLACK * points.allowed * factor
             if wrong:
                 tolerance = np.minimum(tolerance, _nearer(points))
-            met = close(points.target, values, tolerance)
-        return bool(np.mean(met) >= MOST)
+            return bool(np.mean(close(points.target, candidate(points), tolerance)) >= MOST)
 
     def _sample(self, mask: np.ndarray) -> np.ndarray:
-        """Flat indices where the mask holds: all of them, or a random sample in order.
-
-        The probe that is taken from its start must not be one corner of the tensor, so the order
-        is random, too.
-        """
+        """Flat indices where the mask holds, or a sample of them.  Their order is random, too: the
+        probe that is taken from the start must not be one corner of the tensor."""
         index = np.flatnonzero(mask)
         if len(index) > _SAMPLE:
             return index[self._random.integers(0, len(index), _SAMPLE)]
-        result: np.ndarray = self._random.permutation(index)
-        return result
+        return self._random.permutation(index)
 
 
 def _nearer(points: Points) -> np.ndarray:

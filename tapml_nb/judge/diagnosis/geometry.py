@@ -33,11 +33,8 @@ def one_element(case: Case) -> Diagnosis | None:
 
 def few_elements(case: Case) -> Diagnosis | None:
     """A handful without any other order."""
-    if (
-        not 2 <= case.count <= _FEW
-        or case.count > 0.02 * case.size
-        or not parts.rest_is_right(case)
-    ):
+    few = 2 <= case.count <= min(_FEW, 0.02 * case.size)
+    if not few or not parts.rest_is_right(case):
         return None
     index = [case.first(int(i)) for i in np.sort(case.bad.index)[:4]]
     more = ", …" if case.count > 4 else ""
@@ -65,13 +62,13 @@ def stripe(case: Case) -> Diagnosis | None:
     group = columns if where == "of the last axis" else case.size
     if not parts.rest_is_right(case, lambda index: np.isin(index % group % k, lanes)):
         return None
-    lane = ", ".join(map(str, lanes))
-    every = f"every {_ordinal(k)} element" if len(lanes) == 1 else f"lanes {lane} of every {k}"
-    start = f", starting at {lanes[0]}" if len(lanes) == 1 else ""
-    words = f"{every} {where} is wrong{start}" if start else f"{every} {where} are wrong"
-    lane_pattern = _neighbour(case, lanes, k) if where == "of the last axis" else ""
-    if lane_pattern:
-        return found(Pattern.DUPLICATED_LANES, f"{words}: {lane_pattern}", _evidence(case))
+    if len(lanes) == 1:
+        words = f"every {_ordinal(k)} element {where} is wrong, starting at {lanes[0]}"
+    else:
+        words = f"lanes {', '.join(map(str, lanes))} of every {k} {where} are wrong"
+    neighbour = _neighbour(case, lanes, k) if where == "of the last axis" else ""
+    if neighbour:
+        return found(Pattern.DUPLICATED_LANES, f"{words}: {neighbour}", _evidence(case))
     return found(Pattern.LANE_STRIPE, words, _evidence(case))
 
 
@@ -88,17 +85,15 @@ def tail(case: Case) -> Diagnosis | None:
 
         if boundary and parts.rest_is_right(case, past):
             return _tail(case, f"along axis {axis}", boundary, size)
-    if len(case.shape) > 1 and case.count:
-        first = int(case.wrong.reshape(-1).argmax())
-        whole_rows = first % case.shape[-1] == 0  # that is a slice
-        if (
-            not whole_rows
-            and _tile(first, case.size)
-            and case.count >= max(2, _FILLED * (case.size - first))
-            and parts.rest_is_right(case, lambda index: index >= first)
-        ):
-            return _tail(case, "in memory", first, case.size)
-    return None
+    if len(case.shape) < 2 or not case.count:
+        return None
+    first = int(case.wrong.reshape(-1).argmax())
+    if first % case.shape[-1] == 0 or not _tile(first, case.size):  # whole rows are a slice
+        return None
+    filled = case.count >= max(2, _FILLED * (case.size - first))
+    if not filled or not parts.rest_is_right(case, lambda index: index >= first):
+        return None
+    return _tail(case, "in memory", first, case.size)
 
 
 def slices(case: Case) -> Diagnosis | None:
@@ -129,16 +124,9 @@ def slices(case: Case) -> Diagnosis | None:
     return None
 
 
-# -- parts ---------------------------------------------------------------------------------------
-
-
 def _lanes(counts: np.ndarray, rows: int) -> tuple[list[int], int] | None:
-    """The wrong lanes and the smallest period, from wrong elements per column.
-
-    Args:
-        counts: wrong elements per column.
-        rows: elements per column.
-    """
+    """The wrong lanes and the smallest period, from the wrong elements of each column, which has
+    ``rows`` of them."""
     if len(counts) > _LONG:  # the beginning says what it may be, the whole whether it is
         claim = _lanes(counts[:_LONG], rows)
         if claim is None:
@@ -247,10 +235,9 @@ def span(indices: np.ndarray) -> str:
 def _along(case: Case, axis: int, indices: np.ndarray) -> Diagnosis | None:
     size = case.shape[axis]
     if case.size // size < 2:  # a vector: its slices are its elements
-        if len(indices) < 3:
+        if len(indices) < 3 or _stride(indices) != 1:
             return None
-        words = f"{span(indices)} of {size} are wrong"
-        return found(Pattern.BLOCK, words, _evidence(case)) if _stride(indices) == 1 else None
+        return found(Pattern.BLOCK, f"{span(indices)} of {size} are wrong", _evidence(case))
     if len(indices) == 1:
         words = f"everything at index {indices[0]} of axis {axis} (size {size}) is wrong"
         return found(Pattern.ONE_SLICE, words, _evidence(case))
@@ -295,11 +282,8 @@ def _ratio(points: Points) -> float | None:
 
 def _values(points: Points) -> str:
     """A few wrong values beside the right ones."""
-    some = ", ".join(
-        f"{t:.6g} for {r:.6g}"
-        for t, r in zip(points.target[:3].tolist(), points.exact[:3].tolist(), strict=True)
-    )
-    return f"e.g. {some}"
+    some = zip(points.target[:3].tolist(), points.exact[:3].tolist(), strict=True)
+    return "e.g. " + ", ".join(f"{t:.6g} for {r:.6g}" for t, r in some)
 
 
 def _ordinal(n: int) -> str:

@@ -1,15 +1,19 @@
-"""The right values in the wrong places."""
+"""Nothing was computed, or the right values are in the wrong places: they were only moved."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 
-from tapml_nb.judge.diagnosis.case import SLACK, Case, Points
+from tapml_nb.judge.diagnosis.case import MOST, SLACK, Case, Points, close
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
+from tapml_nb.numerics import bitwise_equal
 
+_LEAST = 6
+_MOST_CANDIDATES = 256
 _LANES = (2, 4, 8, 16, 32)
 _SLICES = 32
 """Wrong slices whose origin is looked for."""
@@ -18,22 +22,99 @@ _LONGEST = 16_384
 _PROBES = 8
 
 
+def never_written(case: Case) -> Diagnosis | None:
+    """(Nearly) all elements hold the poison of their own run, in both runs."""
+    if case.unwritten is None or not case.size or case.unwritten.mean() < MOST:
+        return None
+    words = "the output still holds what memory was filled with before the run"
+    return found(Pattern.NEVER_WRITTEN, words, f"{_holes(case)}, in two runs with two fillings")
+
+
+def never_written_in_places(case: Case) -> Diagnosis | None:
+    """The wrong elements hold the poison of their own run, in both runs."""
+    if case.unwritten is None or not case.count:
+        return None
+    if case.unwritten.reshape(-1)[case.bad.index].mean() < MOST:
+        return None
+    words = f"{_holes(case)} are never written"
+    return found(Pattern.NEVER_WRITTEN, words, "they hold what was there, in two runs")
+
+
+def one_value(case: Case) -> Diagnosis | None:
+    """One value in (nearly) all elements; that it is 0, or NaN, does not say that nobody wrote."""
+    if case.count < _LEAST or case.size < 8:
+        return None
+    first = case.bad.target[:1]
+    some = np.concatenate([case.bad.target, case.good.target])
+    exact = np.concatenate([case.bad.exact, case.good.exact])
+    if (exact == exact[0]).all():
+        return None
+    if _equal(some, first).mean() < MOST:
+        return None
+    value = case.target.reshape(-1)[case.bad.index[0]]
+    same = int(np.count_nonzero(_equal(case.target, value)))
+    if same < MOST * case.size:
+        return None
+    evidence = f"{same} of {case.size} elements hold {value!s}"
+    shown = "0" if value == 0 else f"{value!s}"
+    return found(Pattern.ONE_VALUE, f"the whole output is {shown}", evidence)
+
+
+def stale_copy(case: Case) -> Diagnosis | None:
+    """The output equals one of the inputs, or another tensor of its shape."""
+    if case.count < _LEAST or len(np.unique(case.bad.target)) < 3:
+        return None
+    for k, x in enumerate(case.inputs):
+        if x.size == case.size and _equals(case, x):
+            moved = "" if x.shape == case.shape else ", in the order of its memory"
+            words = f"the output equals input {k} unchanged{moved}"
+            return found(Pattern.STALE_COPY, words, _evidence(case, x))
+    for _, (name, array) in zip(range(_MOST_CANDIDATES), case.others, strict=False):
+        if array.shape == case.shape and array.dtype == case.dtype and _equals(case, array):
+            words = f"the output equals {name}"
+            return found(Pattern.STALE_COPY, words, _evidence(case, array))
+    return None
+
+
+def _equals(case: Case, other: np.ndarray) -> bool:
+    flat = other.reshape(-1)
+    for points in (case.bad[:64], case.bad, case.good):
+        if len(points):
+            values = flat[points.index].astype(np.float64)
+            if np.mean(close(points.target, values, SLACK * points.allowed)) < MOST:
+                return False
+    return True
+
+
+def _evidence(case: Case, other: np.ndarray) -> str:
+    if bitwise_equal(case.target.reshape(-1), other.reshape(-1)):
+        return f"all {case.size} elements are equal, bit for bit"
+    return f"{case.count} of {case.size} elements are wrong, and equal it within the noise floor"
+
+
+def _holes(case: Case) -> str:
+    assert case.unwritten is not None
+    return f"{int(np.count_nonzero(case.unwritten))} of {case.size} elements"
+
+
+def _equal(array: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Where an array holds a value; any NaN is a NaN, and 0 is -0."""
+    return np.asarray((array == value) | ((array != array) & (value != value)))
+
+
 def duplicated_lanes(case: Case) -> Diagnosis | None:
     """All elements of a group hold the value of one of them."""
     if not case.shape:
         return None
-    columns = case.shape[-1]
     for lanes in _LANES:
-        if columns <= lanes:
+        if case.shape[-1] <= lanes:
             return None
         for lane in range(lanes):
 
-            def origin(index: np.ndarray, lanes: int = lanes, lane: int = lane) -> np.ndarray:
-                column = index % columns
-                there = column - column % lanes + lane
-                return np.where(there < columns, index - column + there, -1)
+            def there(column: np.ndarray, lanes: int = lanes, lane: int = lane) -> np.ndarray:
+                return np.asarray(column - column % lanes + lane)
 
-            if case.explained_by_origin(origin):
+            if case.explained_by_origin(_along(case, -1, there)):
                 words = f"each group of {lanes} lanes holds the value of its lane {lane}"
                 evidence = f"{case.count} of {case.size} elements are wrong, all but those of lane"
                 return found(Pattern.DUPLICATED_LANES, words, f"{evidence} {lane}")
@@ -43,15 +124,8 @@ def duplicated_lanes(case: Case) -> Diagnosis | None:
 def reversed_axis(case: Case) -> Diagnosis | None:
     """One axis runs backwards."""
     for axis, size in enumerate(case.shape):
-        if size < 2:
-            continue
-
-        def origin(index: np.ndarray, axis: int = axis, size: int = size) -> np.ndarray:
-            places = list(case.places(index))
-            places[axis] = size - 1 - places[axis]
-            return case.flat(places)
-
-        if case.explained_by_origin(origin):
+        there = partial(np.subtract, size - 1)
+        if size > 1 and case.explained_by_origin(_along(case, axis, there)):
             words = f"axis {axis} (size {size}) is reversed"
             return found(Pattern.REVERSED, words, _share(case))
     return None
@@ -62,12 +136,10 @@ def swapped_axes(case: Case) -> Diagnosis | None:
     for a, b in combinations(range(len(case.shape)), 2):
         if min(case.shape[a], case.shape[b]) < 2:
             continue
-        turned = list(case.shape)
-        turned[a], turned[b] = turned[b], turned[a]
 
-        def origin(
-            index: np.ndarray, a: int = a, b: int = b, turned: tuple[int, ...] = tuple(turned)
-        ) -> np.ndarray:
+        def origin(index: np.ndarray, a: int = a, b: int = b) -> np.ndarray:
+            turned = list(case.shape)
+            turned[a], turned[b] = turned[b], turned[a]
             places = list(np.unravel_index(index, turned))
             places[a], places[b] = places[b], places[a]
             return case.flat(places)
@@ -81,12 +153,11 @@ def swapped_axes(case: Case) -> Diagnosis | None:
 def shifted(case: Case) -> Diagnosis | None:
     """Each element holds its neighbour's value along one axis."""
     for axis, size in enumerate(case.shape):
-        for step in (1, -1):
-            if size < 4 or not case.explained_by_origin(_neighbour(case, axis, step)):
-                continue
-            side = "next" if step > 0 else "previous"
-            words = f"each element holds the value of the {side} index along axis {axis}"
-            return found(Pattern.SHIFTED, f"{words} (size {size})", _share(case))
+        for step, side in ((1, "next"), (-1, "previous")):
+            there = partial(np.add, step)
+            if size >= 4 and case.explained_by_origin(_along(case, axis, there)):
+                words = f"each element holds the value of the {side} index along axis {axis}"
+                return found(Pattern.SHIFTED, f"{words} (size {size})", _share(case))
     return None
 
 
@@ -97,8 +168,7 @@ def permuted(case: Case) -> Diagnosis | None:
     for axis, size in enumerate(case.shape):
         if size < 2 or size > _LONGEST or case.size // size < 4:
             continue
-        mapping = _origins(case, axis)
-        if mapping is not None:
+        if mapping := _origins(case, axis):
             here, there = mapping
             words = _describe_mapping(axis, size, here, there)
             some = ", ".join(f"{i} from {j}" for i, j in list(zip(here, there, strict=True))[:4])
@@ -106,14 +176,16 @@ def permuted(case: Case) -> Diagnosis | None:
     return None
 
 
-def _neighbour(case: Case, axis: int, step: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The index ``step`` farther along an axis; -1 past its ends."""
+def _along(
+    case: Case, axis: int, there: Callable[[np.ndarray], np.ndarray]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Other places along an axis, given from each place: flat indices, -1 past the axis' ends."""
 
     def origin(index: np.ndarray) -> np.ndarray:
         places = list(case.places(index))
-        there = places[axis] + step
-        inside = (there >= 0) & (there < case.shape[axis])
-        places[axis] = np.where(inside, there, 0)
+        place = there(places[axis])
+        inside = (place >= 0) & (place < case.shape[axis])
+        places[axis] = np.where(inside, place, 0)
         return np.where(inside, case.flat(places), -1)
 
     return origin
@@ -146,9 +218,8 @@ def _origins(case: Case, axis: int) -> tuple[np.ndarray, np.ndarray] | None:
     rows = np.arange(len(here))
     if (cost[rows, there] > 1).any() or (there == here).mean() > 0.1:
         return None
-    ambiguous = (cost <= 1).sum(axis=1) > 1
-    if ambiguous.mean() > 0.1:
-        return None
+    if ((cost <= 1).sum(axis=1) > 1).mean() > 0.1:
+        return None  # several origins
     whole, origin = slices(here, len(base)), slices(there, len(base))
     if not case.tells(whole, origin.index) or not case.comes_from(whole, origin.index):
         return None

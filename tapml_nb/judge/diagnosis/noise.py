@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from tapml_nb.judge.diagnosis.case import Case, Points
+from tapml_nb.judge.diagnosis import parts
+from tapml_nb.judge.diagnosis.case import Case, Points, rms
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 from tapml_nb.numerics import is_float
 
@@ -30,16 +29,16 @@ def grows_along_axis(case: Case) -> Diagnosis | None:
     points = _measurable(case)
     if points is None:
         return None
-    error = _in_floors(points)
+    error = np.abs(points.error) / points.allowed
     best: tuple[float, int, float, float] | None = None
     for axis, size in enumerate(case.shape):
         if size < 8 or (case.size == size and size < 64):
             continue
         bins = min(_BINS, size)
         place = case.places(points.index)[axis] * bins // size
-        profile = _profile(error, place, bins)
-        if profile is None:
+        if np.bincount(place, minlength=bins).min() < 3:
             continue
+        profile = parts.root_mean_squares(error, place, bins)
         growth = _growth(profile)
         far = points[place >= bins - max(1, bins // 4)]
         if growth > 3 and _is_imprecise(far) and (best is None or growth > best[0]):
@@ -76,7 +75,7 @@ def grows_with_input(case: Case) -> Diagnosis | None:
     if points is None:
         return None
     error = _relative(points)
-    if _rms(points.error) > _SMALL * _rms(points.exact):
+    if rms(points.error) > _SMALL * rms(points.exact):
         return None  # not imprecise: something else altogether
     for k, x in case.aligned():
         if not is_float(x.dtype) and x.dtype.kind != "i":
@@ -107,34 +106,31 @@ def other_function(case: Case) -> Diagnosis | None:
         result, error = points.exact[order], points.error[order]
         if _is_smooth(result, 0.1) and _is_smooth(error, 0.2):
             words = f"the result is another function of input {k}"
-            evidence = f"the error follows the input smoothly; {_spread(points)}"
+            spread = f"{rms(points.error) / rms(points.exact):.3g} of the result's"
+            evidence = f"the error follows the input smoothly; its root mean square is {spread}"
             return found(Pattern.OTHER_FUNCTION, words, evidence)
     return None
-
-
-# -- parts ---------------------------------------------------------------------------------------
 
 
 def _is_imprecise(points: Points) -> bool:
     """Whether errors are of both signs, small, and do not follow the result."""
     error, result = points.error, points.exact
-    size, of = _rms(error), _rms(result)
-    if not 0 < size <= _SMALL * of:
+    size, of = rms(error), rms(result)
+    if not 0 < size <= _SMALL * of or not abs(float(error.mean())) < 0.5 * size:
         return False
-    return abs(float(error.mean())) < 0.5 * size and abs(float(np.mean(error * result))) < (
-        0.5 * size * of
-    )
+    return abs(float(np.mean(error * result))) < 0.5 * size * of
 
 
 def _has_a_sign(points: Points, value: np.ndarray) -> bool:
     """Whether errors follow the result or the input where the input is large: no noise."""
     size = np.abs(value)
-    large = points[size >= np.quantile(size, 7 / 8)] if np.isfinite(size).all() else points
-    inputs = value[size >= np.quantile(size, 7 / 8)] if np.isfinite(size).all() else value
-    signs = np.sign(large.error)
+    if np.isfinite(size).all():
+        large = size >= np.quantile(size, 7 / 8)
+        points, value = points[large], value[large]
+    signs = np.sign(points.error)
     return any(
         abs(float(np.mean(signs * np.sign(of)))) > _ONE_SIGN
-        for of in (large.exact, inputs, np.ones_like(signs))
+        for of in (points.exact, value, np.ones_like(signs))
     )
 
 
@@ -153,10 +149,6 @@ def _is_smooth(x: np.ndarray, limit: float) -> bool:
     return bool(np.quantile(np.abs(np.diff(x)), 0.9) < limit * np.quantile(np.abs(x), 0.9))
 
 
-def _spread(points: Points) -> str:
-    return f"its root mean square is {_rms(points.error) / _rms(points.exact):.3g} of the result's"
-
-
 def _measurable(case: Case) -> Points | None:
     """A sample of the whole tensor, if it holds enough finite numbers."""
     if not case.floating or case.size < _LEAST:
@@ -165,39 +157,17 @@ def _measurable(case: Case) -> Points | None:
     return points if len(points) >= 0.9 * min(case.size, len(case.any)) else None
 
 
-def _in_floors(points: Points) -> np.ndarray:
-    result: np.ndarray = np.abs(points.error) / points.allowed
-    return result
-
-
 def _relative(points: Points) -> np.ndarray:
     """Signed errors relative to the results, but those near 0."""
-    size = np.abs(points.exact) + 1e-3 * _rms(points.exact) + 1e-300
-    result: np.ndarray = points.error / size
-    return result
-
-
-def _rms(x: np.ndarray) -> float:
-    return math.sqrt(float(np.mean(x * x))) if len(x) else 0.0
-
-
-def _profile(error: np.ndarray, place: np.ndarray, bins: int) -> np.ndarray | None:
-    """Root mean square of the error per bin; None where a bin is nearly empty."""
-    count = np.bincount(place, minlength=bins)
-    if count.min() < 3:
-        return None
-    squares = np.bincount(place, weights=error * error, minlength=bins)
-    result: np.ndarray = np.sqrt(squares / count)
-    return result
+    size = np.abs(points.exact) + 1e-3 * rms(points.exact) + 1e-300
+    return np.asarray(points.error / size)
 
 
 def _growth(profile: np.ndarray) -> float:
     """Last quarter over first quarter of a profile that rises all along; 0 for another one."""
     n = len(profile)
     half = n // 2
-    if min(_ranks(profile), _ranks(profile[:half]), _ranks(profile[half:])) < 0.6:
-        return 0.0
-    if _ranks(profile) < 0.93:
+    if _ranks(profile) < 0.93 or min(_ranks(profile[:half]), _ranks(profile[half:])) < 0.6:
         return 0.0
     steps = np.diff(np.maximum.accumulate(profile))
     if steps.max() > 0.5 * profile.max():  # a jump, not growth
@@ -215,18 +185,14 @@ def _ranks(profile: np.ndarray) -> float:
 
 
 def _binned_growth(error: np.ndarray, quantity: np.ndarray) -> float:
-    """How much noise grows from where a quantity is smallest to where it is largest.
-
-    Args:
-        error: signed errors.
-        quantity: what they may grow with.
-    """
+    """How much noise (signed errors) grows from where a quantity is smallest to where it is
+    largest."""
     known = np.isfinite(quantity)
     error, quantity = error[known], quantity[known]
     if len(error) < _LEAST or not quantity.max() > 2 * max(np.median(quantity), 0.0):
         return 0.0
     eighths = np.array_split(error[np.argsort(quantity, kind="stable")], 8)
-    if abs(float(eighths[-1].mean())) > 0.5 * _rms(eighths[-1]):
+    if abs(float(eighths[-1].mean())) > 0.5 * rms(eighths[-1]):
         return 0.0  # one sign: no noise
     profile = np.array([np.median(np.abs(part)) for part in eighths])
     if _ranks(profile) < 0.85:
@@ -248,6 +214,4 @@ def _offsets(case: Case, x: np.ndarray, points: Points) -> np.ndarray | None:
     if len(matrix) < 16:
         return None
     wide = matrix.astype(np.float64)
-    offset = np.abs(wide.mean(axis=1)) / np.maximum(wide.std(axis=1), 1e-300)
-    result: np.ndarray = offset[rows]
-    return result
+    return np.asarray((np.abs(wide.mean(axis=1)) / np.maximum(wide.std(axis=1), 1e-300))[rows])

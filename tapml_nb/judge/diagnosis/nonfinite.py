@@ -27,11 +27,9 @@ def masked_rows(case: Case) -> Diagnosis | None:
         except ValueError:
             continue
         if np.array_equal(masked, lost):
-            count = int(lost.sum())
             words = "NaN in exactly the rows that are fully masked"
-            return found(
-                Pattern.NAN_MASKED_ROW, words, f"{count} of {lost.size} rows, masked in input {k}"
-            )
+            evidence = f"{int(lost.sum())} of {lost.size} rows, masked in input {k}"
+            return found(Pattern.NAN_MASKED_ROW, words, evidence)
     return None
 
 
@@ -109,27 +107,20 @@ def _magnitudes(case: Case) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     yield "the result's magnitude", np.abs(bad.exact), np.abs(good.exact)
     for k, x in case.aligned():
         if is_float(x.dtype):
-            yield (
-                f"input {k}'s magnitude",
-                np.abs(case.values(x, bad)),
-                np.abs(case.values(x, good)),
-            )
+            there = np.abs(case.values(x, bad)), np.abs(case.values(x, good))
+            yield f"input {k}'s magnitude", *there
     for k, x in enumerate(case.inputs):
         if not is_float(x.dtype) or x.ndim < 2 or x.size == 0:
             continue
-        top = np.abs(x).max(axis=-1).astype(np.float64)
-        rows = top if x.shape[:-1] == case.shape else top[..., None]
         if x.shape[:-1] not in (case.shape, case.shape[:-1]):
             continue
-        rows = np.broadcast_to(rows, case.shape)
+        top = np.abs(x).max(axis=-1).astype(np.float64)
+        rows = np.broadcast_to(top if top.shape == case.shape else top[..., None], case.shape)
         lost = _lost(case)
         lines = lost.all(axis=-1) if case.shape == x.shape else lost
         if 2 <= lines.sum() < lines.size:
-            yield (
-                f"the largest magnitude in a row of input {k}",
-                case.values(rows, bad),
-                case.values(rows, good),
-            )
+            name = f"the largest magnitude in a row of input {k}"
+            yield name, case.values(rows, bad), case.values(rows, good)
 
 
 def _first(case: Case) -> str:
@@ -142,8 +133,7 @@ def _lost(case: Case) -> np.ndarray:
     """Wrong elements that are NaN or infinite, with the output's shape."""
     if not is_float(case.dtype):
         return np.zeros(case.shape, np.bool_)
-    result: np.ndarray = case.wrong & ~np.isfinite(case.target)
-    return result
+    return np.asarray(case.wrong & ~np.isfinite(case.target))
 
 
 def _mostly_lost(case: Case) -> bool:

@@ -9,13 +9,14 @@ from itertools import permutations, product
 
 import numpy as np
 
-from tapml_nb.judge.diagnosis.case import MOST, Candidate, Case, Points, close
+from tapml_nb.judge.diagnosis.case import MOST, Candidate, Case, Points, close, rms
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 from tapml_nb.numerics import unit_roundoff
 
-Rounding = Callable[[np.ndarray], np.ndarray]
+Unary = Callable[[np.ndarray], np.ndarray]
+Binary = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-_BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+_BINARY: dict[str, Binary] = {
     "sub": np.subtract,
     "div": np.divide,
     "pow": np.power,
@@ -28,7 +29,7 @@ _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "gt": np.greater,
     "ge": np.greater_equal,
 }
-_UNARY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+_UNARY: dict[str, Unary] = {
     "cos": np.cos,
     "sin": np.sin,
     "exp": np.exp,
@@ -39,17 +40,11 @@ _UNARY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "silu": lambda x: x / (1 + np.exp(-x)),
 }
-_TERMS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "add": np.add,
-    "mul": np.multiply,
-}
+_TERMS: dict[str, Binary] = {"add": np.add, "mul": np.multiply}
 _NARROW = ((8, "bfloat16"), (11, "float16 or TF32"))
 """Significant bits of narrower dtypes."""
 
-_ROUNDINGS: tuple[tuple[str, Rounding], ...] = (
-    ("rounded", np.rint),
-    ("cut off", np.trunc),
-)
+_ROUNDINGS: tuple[tuple[str, Unary], ...] = (("rounded", np.rint), ("cut off", np.trunc))
 _CONTRACTIONS = frozenset(("mm", "bmm", "matmul", "linear", "addmm"))
 _DOTS = 96
 """Elements at which a product is computed anew."""
@@ -64,13 +59,11 @@ def _same(x: np.ndarray) -> np.ndarray:
 
 def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
     e = np.exp(x - x.max(axis=axis, keepdims=True))
-    result: np.ndarray = e / e.sum(axis=axis, keepdims=True)
-    return result
+    return np.asarray(e / e.sum(axis=axis, keepdims=True))
 
 
 def _normalize(x: np.ndarray, axis: int) -> np.ndarray:
-    result: np.ndarray = (x - x.mean(axis=axis, keepdims=True)) / x.std(axis=axis, keepdims=True)
-    return result
+    return np.asarray((x - x.mean(axis=axis, keepdims=True)) / x.std(axis=axis, keepdims=True))
 
 
 _REDUCTIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
@@ -86,9 +79,7 @@ _REDUCTIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "var": lambda x, axis: x.var(axis=axis, ddof=1),
     "std": lambda x, axis: x.std(axis=axis, ddof=1),
     "softmax": _softmax,
-    "_softmax": _softmax,
     "log_softmax": lambda x, axis: np.log(_softmax(x, axis)),
-    "_log_softmax": lambda x, axis: np.log(_softmax(x, axis)),
     "cumsum": lambda x, axis: x.cumsum(axis=axis),
     "layer_norm": _normalize,
     "sort": lambda x, axis: np.sort(x, axis=axis),
@@ -103,14 +94,13 @@ def swapped_operands(case: Case) -> Diagnosis | None:
         return None
     for first, second in ((0, 1), (1, 0)):  # inputs may stand in the order they are first used in
 
-        def candidate(points: Points, a: int = first, b: int = second) -> tuple[np.ndarray, float]:
+        def swapped(points: Points, a: int = first, b: int = second) -> np.ndarray:
             values = function(case.values(aligned[a], points), case.values(aligned[b], points))
-            return values.astype(np.float64), 1.0
+            return values.astype(np.float64)
 
-        right, _ = candidate(case.bad, second, first)
-        if np.mean(close(right, case.bad.exact, _near(case.bad))) < MOST:
+        if not _is_right(case, swapped(case.bad, second, first)):
             continue
-        if case.explains(candidate, 6 if case.floating else 24):
+        if case.explains(swapped, 6 if case.floating else 24):
             words = f"the operands of {case.kind} are swapped"
             evidence = "computed from the inputs in the other order"
             return found(Pattern.SWAPPED_OPERANDS, words, evidence)
@@ -119,13 +109,8 @@ def swapped_operands(case: Case) -> Diagnosis | None:
 
 @dataclass(frozen=True)
 class _Product:
-    """A reading of the inputs as a matrix product plus terms.
-
-    Attributes:
-        left: which input is multiplied from the left.
-        right: from the right.
-        turned: which of the two are transposed first.
-    """
+    """A reading of the inputs as a matrix product plus terms: which are its operands, and which of
+    the two are transposed first."""
 
     left: int
     right: int
@@ -158,30 +143,27 @@ def narrow_operands(case: Case) -> Diagnosis | None:
     right = _product(case, points, points.exact) if len(points) >= _DOTS // 2 else None
     if right is None:
         return None
-    error = _rms(points.error)
-    if not 0 < error < 0.1 * _rms(points.exact):
+    error = rms(points.error)
+    if not 0 < error < 0.1 * rms(points.exact):
         return None
-    for bits, name in _NARROW:
+    for (bits, name), (way, round_) in product(_NARROW, _ROUNDINGS):
         if 2.0**-bits <= unit_roundoff(case.dtype):
             continue
-        for way, round_ in _ROUNDINGS:
-            change = partial(_shorten, bits=bits, round_=round_)
-            for what, changes in (
-                ("operands of the product are", (change, change, _same)),
-                (f"operand {right.left} of the product is", (change, _same, _same)),
-                (f"operand {right.right} of the product is", (_same, change, _same)),
-                ("products that are added up are", (_same, _same, change)),
-            ):
-                short = _dots(case, points, right, *changes)
-                assert short is not None
-                left = _rms(points.target - short)
-                if left < 0.25 * error:
-                    words = f"the {what} {way} to {name}"
-                    evidence = (
-                        f"so computed, the error of {len(points)} elements is {error / left:.3g}"
-                        " times smaller"
-                    )
-                    return found(Pattern.NARROWER, words, evidence)
+        change = partial(_shorten, bits=bits, round_=round_)
+        for what, changes in (
+            ("operands of the product are", (change, change, _same)),
+            (f"operand {right.left} of the product is", (change, _same, _same)),
+            (f"operand {right.right} of the product is", (_same, change, _same)),
+            ("products that are added up are", (_same, _same, change)),
+        ):
+            short = _dots(case, points, right, *changes)
+            assert short is not None
+            left = rms(points.target - short)
+            if left < 0.25 * error:
+                words = f"the {what} {way} to {name}"
+                smaller = f"{error / left:.3g} times smaller"
+                evidence = f"so computed, the error of {len(points)} elements is {smaller}"
+                return found(Pattern.NARROWER, words, evidence)
     return None
 
 
@@ -191,26 +173,22 @@ def narrow_terms(case: Case) -> Diagnosis | None:
     aligned = dict(case.aligned())
     if function is None or not {0, 1} <= aligned.keys() or case.dtype != np.float32:
         return None
-    if case.count < 6 or np.mean(
-        close(
-            function(case.values(aligned[0], case.bad), case.values(aligned[1], case.bad)),
-            case.bad.exact,
-            _near(case.bad),
-        )
-    ) < MOST:  # fmt: skip
+    if case.count < 6:
+        return None
+    if not _is_right(case, function(*(case.values(aligned[k], case.bad) for k in (0, 1)))):
         return None
     for bits, name in _NARROW:
         for which in ((0, 1), (0,), (1,)):
 
-            def candidate(
+            def narrowed(
                 points: Points, bits: int = bits, which: tuple[int, ...] = which
-            ) -> tuple[np.ndarray, float]:
+            ) -> np.ndarray:
                 given = [case.values(aligned[k], points) for k in (0, 1)]
                 for k in which:
                     given[k] = _shorten(given[k], bits, np.rint)
-                return function(*given), 1.0
+                return function(*given)
 
-            if case.explains(candidate):
+            if case.explains(narrowed):
                 inputs = "inputs are" if len(which) == 2 else f"input {which[0]} is"
                 words = f"the {inputs} rounded to {name}"
                 return found(Pattern.NARROWER, words, f"so computed, all {case.count} agree")
@@ -223,20 +201,16 @@ def narrow_input(case: Case) -> Diagnosis | None:
     x = dict(case.aligned()).get(0)
     if function is None or x is None or case.dtype != np.float32 or case.count < 6:
         return None
-    values = function(case.values(x, case.bad))
-    if np.mean(close(values, case.bad.exact, _near(case.bad))) < MOST:
+    if not _is_right(case, function(case.values(x, case.bad))):
         return None
-    for bits, name in _NARROW:
-        for way, round_ in _ROUNDINGS:
+    for (bits, name), (way, round_) in product(_NARROW, _ROUNDINGS):
 
-            def candidate(
-                points: Points, bits: int = bits, round_: Rounding = round_
-            ) -> tuple[np.ndarray, float]:
-                return function(_shorten(case.values(x, points), bits, round_)), 1.0
+        def narrowed(points: Points, bits: int = bits, round_: Unary = round_) -> np.ndarray:
+            return function(_shorten(case.values(x, points), bits, round_))
 
-            if case.explains(candidate):
-                words = f"the input of {case.kind} is {way} to {name}"
-                return found(Pattern.NARROWER, words, f"so computed, all {case.count} agree")
+        if case.explains(narrowed):
+            words = f"the input of {case.kind} is {way} to {name}"
+            return found(Pattern.NARROWER, words, f"so computed, all {case.count} agree")
     return None
 
 
@@ -256,9 +230,9 @@ def _dots(
     case: Case,
     points: Points,
     reading: _Product,
-    of_left: Rounding = _same,
-    of_right: Rounding = _same,
-    of_products: Rounding = _same,
+    of_left: Unary = _same,
+    of_right: Unary = _same,
+    of_products: Unary = _same,
 ) -> np.ndarray | None:
     """Elements of a product plus all other inputs, if it has the output's shape; float64.
 
@@ -274,9 +248,8 @@ def _dots(
         terms = [np.broadcast_to(x, case.shape) for x in terms]
     except ValueError:
         return None
-    if left.shape[-1] != right.shape[-2]:
-        return None
-    if (*batch, left.shape[-2], right.shape[-1]) != case.shape:
+    shape = (*batch, left.shape[-2], right.shape[-1])
+    if shape != case.shape or left.shape[-1] != right.shape[-2]:
         return None
     places = case.places(points.index)
     *at, row, column = places
@@ -290,20 +263,15 @@ def _dots(
     return result
 
 
-def _shorten(x: np.ndarray, bits: int, round_: Rounding) -> np.ndarray:
+def _shorten(x: np.ndarray, bits: int, round_: Unary) -> np.ndarray:
     """Numbers with so many significant bits, rounded as told."""
     mantissa, exponent = np.frexp(x)
-    result: np.ndarray = np.ldexp(round_(np.ldexp(mantissa, bits)), exponent - bits)
-    return result
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(x * x)))
+    return np.asarray(np.ldexp(round_(np.ldexp(mantissa, bits)), exponent - bits))
 
 
 def wrong_axis(case: Case) -> Diagnosis | None:
     """A reduction ran along another axis than the source's."""
-    function = _REDUCTIONS.get(case.kind)
+    function = _REDUCTIONS.get(case.kind.removeprefix("_"))
     if function is None or not case.inputs or case.count < 6:
         return None
     x = case.inputs[0]
@@ -321,7 +289,7 @@ def wrong_axis(case: Case) -> Diagnosis | None:
             agrees = np.abs(flat[case.bad.index] - case.bad.exact) <= _near(case.bad)
             if agrees.mean() >= MOST:
                 right.append(axis)
-            elif case.explains(_taken_from(flat, 2.0)):
+            elif case.explains(_all(flat), factor=2.0):
                 wrong.append(axis)
     if not wrong or not right:
         return None
@@ -329,18 +297,18 @@ def wrong_axis(case: Case) -> Diagnosis | None:
     return found(Pattern.WRONG_AXIS, words, "computed from the input along every axis")
 
 
-def _taken_from(flat: np.ndarray, factor: float) -> Candidate:
-    """A candidate that is known in full, with its floor's factor."""
-
-    def candidate(points: Points) -> tuple[np.ndarray, float]:
-        return flat[points.index].astype(np.float64), factor
-
-    return candidate
+def _all(flat: np.ndarray) -> Candidate:
+    """A candidate that is known in full."""
+    return lambda points: flat[points.index].astype(np.float64)
 
 
 def _near(points: Points) -> np.ndarray:
-    result: np.ndarray = 16.0 * points.allowed + 1e-5 * np.abs(points.exact)
-    return result
+    return np.asarray(16.0 * points.allowed + 1e-5 * np.abs(points.exact))
+
+
+def _is_right(case: Case, computed: np.ndarray) -> bool:
+    """Whether this is what the wrong elements should be."""
+    return bool(np.mean(close(computed, case.bad.exact, _near(case.bad))) >= MOST)
 
 
 def concatenation_order(case: Case) -> Diagnosis | None:
@@ -359,7 +327,7 @@ def concatenation_order(case: Case) -> Diagnosis | None:
             continue
         for order in list(permutations(range(len(case.inputs))))[1:]:
             joined = np.concatenate([case.inputs[k] for k in order], axis)
-            if case.explains(_taken_from(joined.reshape(-1), 1.0)):
+            if case.explains(_all(joined.reshape(-1))):
                 words = f"the inputs are joined along axis {axis} in the order {list(order)}"
                 return found(Pattern.CONCATENATION_ORDER, words, f"of {len(order)} inputs")
     return None

@@ -9,13 +9,12 @@ system does not.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from tapml_nb.judge.diagnosis.case import SLACK, Case, Points
+from tapml_nb.judge.diagnosis.case import SLACK, Case, Points, rms
 
 _LEAST = 8
 """Elements that a part needs."""
@@ -36,14 +35,10 @@ ALIKE = 0.1
 
 @dataclass(frozen=True)
 class Grouping:
-    """Elements by one of their properties.
+    """Elements by one of their properties: the part of each, and how many parts there are.
 
-    Attributes:
-        label: the part of each element.
-        count: how many parts there are.
-        axis: the axis along which the parts are slices; None where they are no slices, or
-            stretches of several.
-        of_sizes: whether the parts are of elements of about one magnitude.
+    ``axis`` is the one along which the parts are slices (None if they are none, or stretches of
+    several); ``of_sizes`` is whether the elements of a part are of about one magnitude.
     """
 
     label: np.ndarray
@@ -93,34 +88,29 @@ def factors(points: Points, grouping: Grouping) -> Fit:
     return _fit(x, points.target / points.allowed, grouping)
 
 
-def terms(points: Points, grouping: Grouping) -> Fit:
-    """The term that is added to each part, weighted by the noise."""
-    return _fit(1 / points.allowed, points.error / points.allowed, grouping)
-
-
 def same_factor(case: Case, points: Points, factor: float, tolerance: float) -> bool:
     """Whether every part of these elements is scaled by this factor, as far as it can tell; and
     whether most of them can."""
     points = points[points.exact != 0]
-    if not len(points):
-        return False
-    for grouping in groupings(case, points):
+    for grouping in groupings(case, points) if len(points) else ():
         fit = factors(points, grouping)
         if fit.differs(factor, tolerance).any():
             return False
-        if grouping.of_sizes:
-            tells = fit.error < 5 * tolerance
-            if np.mean(tells[grouping.label]) < _TELLING:
-                return False
-    return True
+        tells = fit.error < 5 * tolerance
+        if grouping.of_sizes and np.mean(tells[grouping.label]) < _TELLING:
+            return False
+    return bool(len(points))
 
 
 def same_term(case: Case, term: float) -> bool:
-    """Whether this term is added to every part that can tell."""
+    """Whether this term is added to every part that can tell; weighted by the noise."""
     points = usable(case.many)
-    tolerance = ALIKE * abs(term)
-    fits = [terms(points, g) for g in groupings(case, points)] if len(points) else []
-    return not any((f.differs(term, tolerance)).any() for f in fits)
+    weight = 1 / points.allowed
+    for grouping in groupings(case, points) if len(points) else ():
+        fit = _fit(weight, points.error / points.allowed, grouping)
+        if fit.differs(term, ALIKE * abs(term)).any():
+            return False
+    return True
 
 
 def has_system(case: Case, points: Points, weight: np.ndarray, least: float = 0.0) -> bool:
@@ -133,7 +123,7 @@ def has_system(case: Case, points: Points, weight: np.ndarray, least: float = 0.
     for grouping in groupings(case, points):
         for x in (one, result):
             fit = _fit(x, error, grouping)
-            size = _root_mean_square(x, grouping)
+            size = root_mean_squares(x, grouping.label, grouping.count)
             if Fit(fit.value * size, fit.error * size).differs(0.0, least).any():
                 return True
     return False
@@ -143,12 +133,8 @@ def rest_is_right(case: Case, inside: Callable[[np.ndarray], np.ndarray] | None 
     """Whether what is not beyond the limit is as right as an honest kernel's.
 
     Not so if its noise is above the source's, if many elements are just below the limit, or if
-    some part of it is off in one direction.
-
-    Args:
-        case: the wrong output.
-        inside: tells of flat indices which are in the region that is said to be wrong, where some
-            elements are right by chance.
+    some part of it is off in one direction.  ``inside`` tells of flat indices which are in the
+    region that is said to be wrong, where some elements are right by chance.
     """
     floor = case.reference.floor
     if not case.floating or floor is None or not len(case.good):
@@ -160,20 +146,16 @@ def rest_is_right(case: Case, inside: Callable[[np.ndarray], np.ndarray] | None 
         return True
     error = points.error / points.allowed
     bad = usable(case.bad)
-    above = _rms(bad.error / bad.allowed) if len(bad) else math.inf
-    above = min(above, 1e3)
+    above = min(rms(bad.error / bad.allowed), 1e3) if len(bad) else 1e3
     source = case.reference.source.reshape(-1)[points.index].astype(np.float64)
-    honest = max(4 * _rms((source - points.exact) / points.allowed), 1.5 * floor.rms / floor.units)
-    if _rms(error) > min(1.0, max(honest, above / 50)):
+    honest = max(4 * rms((source - points.exact) / points.allowed), 1.5 * floor.rms / floor.units)
+    if rms(error) > min(1.0, max(honest, above / 50)):
         return False
     share = len(points) / len(case.good)
     near = float(np.mean(np.abs(error) > SLACK)) * share * (case.size - case.count)
     if near > 0.1 * case.count:
         return False
     return not has_system(case, points, 1 / points.allowed, max(0.25, above / 30))
-
-
-# -- parts -----------------------------------------------------------------------------------------
 
 
 def _fit(x: np.ndarray, y: np.ndarray, grouping: Grouping) -> Fit:
@@ -194,11 +176,7 @@ def _fit(x: np.ndarray, y: np.ndarray, grouping: Grouping) -> Fit:
     return Fit(np.where(enough, value, 0.0), np.where(enough, error, np.inf))
 
 
-def _root_mean_square(x: np.ndarray, grouping: Grouping) -> np.ndarray:
-    number = np.bincount(grouping.label, minlength=grouping.count)
-    squares = np.bincount(grouping.label, weights=x * x, minlength=grouping.count)
-    return np.asarray(np.sqrt(squares / np.maximum(number, 1)))
-
-
-def _rms(x: np.ndarray) -> float:
-    return math.sqrt(float(np.mean(x * x))) if len(x) else 0.0
+def root_mean_squares(x: np.ndarray, label: np.ndarray, count: int) -> np.ndarray:
+    """Root mean square of each of so many parts; ``label`` tells the part of each element."""
+    squares = np.bincount(label, weights=x * x, minlength=count)
+    return np.asarray(np.sqrt(squares / np.maximum(np.bincount(label, minlength=count), 1)))

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from tapml_nb.judge.diagnosis import parts
-from tapml_nb.judge.diagnosis.case import Case, Points
+from tapml_nb.judge.diagnosis.case import Case, Points, rms
 from tapml_nb.judge.diagnosis.pattern import Diagnosis, Pattern, found
 from tapml_nb.numerics import unit_roundoff
 
@@ -63,8 +63,8 @@ def narrow_sums(case: Case) -> Diagnosis | None:
     points = parts.usable(case.many)
     if len(points) < 0.9 * len(case.many) or len(points) < _LEAST:
         return None
-    scale = np.maximum(np.abs(points.exact) + _rms(points.exact), 1e-300)
-    level = _rms(points.error / scale)
+    scale = np.maximum(np.abs(points.exact) + rms(points.exact), 1e-300)
+    level = rms(points.error / scale)
     names = _names(case, level, floor.length)
     if not names or not _is_noise(points.error / scale, points, level):
         return None
@@ -78,25 +78,20 @@ def narrow_sums(case: Case) -> Diagnosis | None:
     return found(Pattern.NARROWER, words, evidence)
 
 
-# -- parts -----------------------------------------------------------------------------------------
-
-
 def _has_bits(x: np.ndarray, bits: int) -> np.ndarray:
     """Whether numbers have no more than so many significant bits."""
     mantissa, _ = np.frexp(x)
     scaled = mantissa * 2.0**bits
-    result: np.ndarray = scaled == np.rint(scaled)
-    return result
+    return np.asarray(scaled == np.rint(scaled))
 
 
 def _names(case: Case, level: float, length: int) -> list[str]:
     """Dtypes in which sums of so many terms are off by so much."""
     names: list[str] = []
+    own, high = unit_roundoff(case.dtype), max(2.0, 0.5 * math.sqrt(length))
     for name, (bits, dtype) in reversed(_NARROW.items()):
-        finer = unit_roundoff(dtype) < unit_roundoff(case.dtype)
-        same = unit_roundoff(dtype) == unit_roundoff(case.dtype)
-        low, high = 1.0 if same else 0.12, max(2.0, 0.5 * math.sqrt(length))
-        if not finer and low <= level * 2.0**bits <= high:
+        low = 1.0 if unit_roundoff(dtype) == own else 0.12
+        if unit_roundoff(dtype) >= own and low <= level * 2.0**bits <= high:
             names.append(name)
     return names
 
@@ -107,7 +102,7 @@ def _is_noise(noise: np.ndarray, points: Points, level: float) -> bool:
         return False
     size = np.abs(noise)
     unbiased = abs(float(noise.mean())) < 5 * level / math.sqrt(len(noise)) + 0.05 * level
-    product = float(np.mean(noise * points.exact)) / max(_rms(points.exact) * level, 1e-300)
+    product = float(np.mean(noise * points.exact)) / max(rms(points.exact) * level, 1e-300)
     compact = float(size.max()) < 12 * level and float(np.median(size)) > 0.25 * level
     return unbiased and abs(product) < 0.15 and compact
 
@@ -119,15 +114,11 @@ def _looks_like_sums(case: Case) -> bool:
     term's size has nothing to do with where the sum ends.  And what a term adds is a product of
     something of the row and something of the column: a matrix of low rank, which noise is not.
     """
-    seen = 0
-    for error, result in _matrices(case):
-        if not _is_white(error):
-            return False
-        seen += 1
-        ratio = _larger_where_sums_are(error, result)
-        if not 1.3 < ratio < 5:
-            return False
-    return seen > 0
+    matrices = _matrices(case)
+    return bool(matrices) and all(
+        _is_white(error) and 1.3 < _larger_where_sums_are(error, result) < 5
+        for error, result in matrices
+    )
 
 
 def _matrices(case: Case) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -190,8 +181,4 @@ def _larger_where_sums_are(error: np.ndarray, result: np.ndarray) -> float:
     small, large = size < 0.4, size > 1.4
     if min(small.sum(), large.sum()) < 24:
         return 0.0
-    return _rms(e[large]) / max(_rms(e[small]), 1e-300)
-
-
-def _rms(x: np.ndarray) -> float:
-    return math.sqrt(float(np.mean(x * x))) if len(x) else 0.0
+    return rms(e[large]) / max(rms(e[small]), 1e-300)

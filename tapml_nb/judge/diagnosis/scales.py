@@ -81,14 +81,10 @@ def rounded_constant(case: Case) -> Diagnosis | None:
     return None
 
 
-# -- parts -----------------------------------------------------------------------------------------
-
-
 def _gelu(x: np.ndarray, constants: tuple[float, ...]) -> np.ndarray:
     """GELU by the hyperbolic tangent (D. Hendrycks, K. Gimpel, arXiv 1606.08415)."""
     cubic, scale = constants
-    result: np.ndarray = 0.5 * x * (1 + np.tanh(scale * (x + cubic * x**3)))
-    return result
+    return np.asarray(0.5 * x * (1 + np.tanh(scale * (x + cubic * x**3))))
 
 
 _WITH_A_NUMBER: dict[str, Function] = {
@@ -114,9 +110,8 @@ def _formulas(case: Case) -> Iterator[tuple[Function, tuple[float, ...]]]:
 def _some(constants: tuple[float, ...], rounded: tuple[float, ...]) -> Iterator[tuple[float, ...]]:
     """Constants of which all, or one, are rounded."""
     yield rounded
-    if len(constants) > 1:
-        for k in range(len(constants)):
-            yield (*constants[:k], rounded[k], *constants[k + 1 :])
+    for k in range(len(constants)) if len(constants) > 1 else ():
+        yield (*constants[:k], rounded[k], *constants[k + 1 :])
 
 
 def _is_the_error(case: Case, points: Points, difference: np.ndarray) -> bool:

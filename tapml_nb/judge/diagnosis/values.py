@@ -40,16 +40,15 @@ _DIVISIONS = ("remainder", "fmod", "floor_divide", "div", "mod")
 
 def sign(case: Case) -> Diagnosis | None:
     """The sign is flipped: everywhere, or where an input is negative."""
-    if case.explains(lambda p: (-p.exact, 1.0), _LEAST):
+    if case.explains(lambda p: -p.exact, _LEAST):
         return found(Pattern.SIGN, "every sign is flipped", _count(case))
-    if case.explains(lambda p: (np.abs(p.exact), 1.0), _LEAST):
+    if case.explains(lambda p: np.abs(p.exact), _LEAST):
         words = "negative results have lost their sign: the target is their magnitude"
         return found(Pattern.ABSOLUTE, words, _count(case))
     for k, x in case.aligned():
 
-        def candidate(points: Points, x: np.ndarray = x) -> tuple[np.ndarray, float]:
-            negative = case.values(x, points) < 0
-            return np.where(negative, -points.exact, points.exact), 1.0
+        def candidate(points: Points, x: np.ndarray = x) -> np.ndarray:
+            return np.where(case.values(x, points) < 0, -points.exact, points.exact)
 
         if x.dtype != np.bool_ and case.explains(candidate, _LEAST):
             words = f"the sign is flipped where input {k} is negative"
@@ -69,7 +68,7 @@ def factor(case: Case) -> Diagnosis | None:
     if not math.isfinite(c) or c in (0.0, 1.0):
         return None
     if case.count:
-        if not case.explains(lambda p: (c * p.exact, max(1.0, abs(c))), _LEAST):
+        if not case.explains(lambda p: c * p.exact, _LEAST, max(1.0, abs(c))):
             return None
     elif not _is_bias(case, points, c, error):
         return None
@@ -88,12 +87,11 @@ def offset(case: Case) -> Diagnosis | None:
     b = float(np.median(points.error)) if case.count else _line(case, points)[1]
     if b == 0 or len(np.unique(points.target)) < 3:
         return None
-    if case.count and not case.explains(lambda p: (p.exact + b, 1.0), _LEAST):
+    if case.count and not case.explains(lambda p: p.exact + b, _LEAST):
         return None
     if case.floating and not parts.same_term(case, b):
         return None
-    words = f"{b:.6g} is added to every element"
-    return found(Pattern.OFFSET, words, _count(case))
+    return found(Pattern.OFFSET, f"{b:.6g} is added to every element", _count(case))
 
 
 def clipped(case: Case) -> Diagnosis | None:
@@ -109,7 +107,7 @@ def clipped(case: Case) -> Diagnosis | None:
     bottom = -math.inf if low is None else low
     if bottom >= top:
         return None
-    if not case.explains(lambda p: (np.clip(p.exact, bottom, top), 1.0), 3):
+    if not case.explains(lambda p: np.clip(p.exact, bottom, top), 3):
         return None
     good = case.good.exact[np.isfinite(case.good.exact)]
     tolerance = 2 * LIMIT * float(points.allowed.max())
@@ -118,12 +116,11 @@ def clipped(case: Case) -> Diagnosis | None:
     if not _is_a_bound(points, good, low, high):
         return None
     sides = [
-        f"{side} {bound:g}" + (f" ({_bound_name(case, bound)})" if _bound_name(case, bound) else "")
+        f"{side} {bound:g}{_bound_name(case, bound)}"
         for side, bound in (("below", low), ("above", high))
         if bound is not None
     ]
-    words = f"values {' and '.join(sides)} stick there"
-    return found(Pattern.CLIPPED, words, _count(case))
+    return found(Pattern.CLIPPED, f"values {' and '.join(sides)} stick there", _count(case))
 
 
 def wrapped(case: Case) -> Diagnosis | None:
@@ -138,8 +135,8 @@ def wrapped(case: Case) -> Diagnosis | None:
         for signed in (True, False):
             half = 2.0 ** (bits - 1) if signed else 0.0
 
-            def wrap(p: Points, half: float = half, bits: int = bits) -> tuple[np.ndarray, float]:
-                return np.mod(np.trunc(p.exact) + half, 2.0**bits) - half, 1.0
+            def wrap(p: Points, half: float = half, bits: int = bits) -> np.ndarray:
+                return np.asarray(np.mod(np.trunc(p.exact) + half, 2.0**bits) - half)
 
             inside = (np.abs(points.exact + half - 2.0 ** (bits - 1)) <= 2.0 ** (bits - 1)).mean()
             if inside < 0.01 and case.explains(wrap, 3):
@@ -161,8 +158,7 @@ def flushed(case: Case) -> Diagnosis | None:
     largest = float(np.quantile(np.abs(bad.exact[bad.finite]), 0.99))
     if largest > float(np.quantile(rest, 0.01)) * 1.01 or largest > 0.5 * float(np.median(rest)):
         return None
-    words = f"values below about {largest:.3g} are 0"
-    return found(Pattern.FLUSHED, words, _count(case))
+    return found(Pattern.FLUSHED, f"values below about {largest:.3g} are 0", _count(case))
 
 
 def rounding(case: Case) -> Diagnosis | None:
@@ -191,9 +187,6 @@ def stored_towards_zero(case: Case) -> Diagnosis | None:
     return found(Pattern.TRUNCATED, words, evidence)
 
 
-# -- parts ---------------------------------------------------------------------------------------
-
-
 def _count(case: Case) -> str:
     return f"explains all but noise of {case.count} wrong elements of {case.size}"
 
@@ -201,9 +194,8 @@ def _count(case: Case) -> str:
 def _is_nearly_constant(points: Points) -> bool:
     """Whether the reference varies too little to tell a factor from a term."""
     spread = float(np.ptp(points.exact))
-    return spread <= 64 * float(points.allowed.max()) or spread <= 1e-3 * float(
-        np.abs(points.exact).max()
-    )
+    top = float(np.abs(points.exact).max())
+    return spread <= 64 * float(points.allowed.max()) or spread <= 1e-3 * top
 
 
 def _fit(points: Points) -> tuple[float, float]:
@@ -270,10 +262,10 @@ def _constants(case: Case) -> Iterator[tuple[float, str]]:
         yield 1 / math.sqrt(d), f"1/√{d}"
         yield float(d), f"the size {d}"
         yield 1.0 / d, f"1/{d}"
-        yield d / (d - 1), f"{d}/{d - 1}, Bessel's correction"
-        yield (d - 1) / d, f"{d - 1}/{d}, Bessel's correction"
-        yield math.sqrt(d / (d - 1)), f"√({d}/{d - 1}), Bessel's correction"
-        yield math.sqrt((d - 1) / d), f"√({d - 1}/{d}), Bessel's correction"
+        for a, b in ((d, d - 1), (d - 1, d)):
+            yield a / b, f"{a}/{b}, Bessel's correction"
+        for a, b in ((d, d - 1), (d - 1, d)):
+            yield math.sqrt(a / b), f"√({a}/{b}), Bessel's correction"
     yield math.log(2), "ln 2"
     yield 1 / math.log(2), "1/ln 2: exponent or logarithm of another base"
     yield math.sqrt(2), "√2"
@@ -300,11 +292,10 @@ def _is_a_bound(bad: Points, good: np.ndarray, low: float | None, high: float | 
 
 
 def _bound_name(case: Case, bound: float) -> str:
-    if bound in _BOUNDS:
-        return _BOUNDS[bound]
-    if case.floating and abs(bound) == largest_finite(case.dtype):
-        return f"{case.dtype.name}'s largest number"
-    return ""
+    name = _BOUNDS.get(bound)
+    if name is None and case.floating and abs(bound) == largest_finite(case.dtype):
+        name = f"{case.dtype.name}'s largest number"
+    return f" ({name})" if name else ""
 
 
 def _divided(case: Case, points: Points) -> Diagnosis | None:
@@ -315,20 +306,15 @@ def _divided(case: Case, points: Points) -> Diagnosis | None:
     if 0 not in aligned:
         return None
     a = case.values(aligned[0], points)
-    if 1 in aligned or (len(case.inputs) > 1 and case.inputs[1].size == 1):
-        b = (
-            case.values(aligned[1], points)
-            if 1 in aligned
-            else np.full(len(a), float(case.inputs[1].reshape(-1)[0]))
-        )
-        opposite = np.sign(a) * np.sign(b) < 0
-        steps = (1.0, np.abs(b))
-    else:
-        opposite = a < 0
-        steps = (1.0, np.abs(points.error[0]))
-    if opposite.mean() < MOST:
+    if 1 in aligned:
+        b = case.values(aligned[1], points)
+    elif len(case.inputs) > 1 and case.inputs[1].size == 1:
+        b = np.full(len(a), float(case.inputs[1].reshape(-1)[0]))
+    else:  # not known: positive, and as much as the first of them is off
+        b = np.full(len(a), np.abs(points.error[0]))
+    if (np.sign(a) * np.sign(b) < 0).mean() < MOST:
         return None
-    for step, name in zip(steps, ("1", "the divisor"), strict=True):
+    for step, name in ((1.0, "1"), (np.abs(b), "the divisor")):
         if np.mean(np.abs(np.abs(points.error) - step) <= SLACK * points.allowed) >= MOST:
             words = f"off by {name} where dividend and divisor differ in sign"
             return found(Pattern.TRUNCATED, words, f"all {case.count} wrong elements")
@@ -371,9 +357,8 @@ def _other_rounding(
     r = np.concatenate([bad.exact, good.exact])
     target = [name for name, round_ in ways.items() if np.mean(round_(x) == t) >= MOST]
     source = [name for name, round_ in ways.items() if np.mean(round_(x) == r) >= MOST]
-    if target and source and target[0] != source[0]:
-        return target[0], source[0]
-    return None
+    differ = target and source and target[0] != source[0]
+    return (target[0], source[0]) if differ else None
 
 
 def _cut(exact: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -59,7 +59,7 @@ def _probed(kind: str, device: int) -> dict[str, Any]:
         return _FOUND[kind, device]
     try:
         done = subprocess.run(
-            module_command("tapml_nb.targets.server.probe", kind, str(device)),
+            module_command("tapml_nb.targets.devices.registry", kind, str(device)),
             env=module_environment(),
             capture_output=True,
             text=True,

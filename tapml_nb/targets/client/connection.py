@@ -20,22 +20,19 @@ from select import select
 from typing import Any
 
 from tapml_nb.owner import Owner
-from tapml_nb.targets.client.inquiry import (
-    CONNECTING,
+from tapml_nb.targets.client.dial import (
     ask,
     ask_for_the_end,
+    connect_rpc,
+    hang_up,
     reach,
     refuse_other,
 )
-from tapml_nb.targets.client.service import LineService, TargetService
+from tapml_nb.targets.client.service import ChannelClient, LineService
 from tapml_nb.targets.client.stock_rpc import StockService
-from tapml_nb.targets.client.tensor_channel import ChannelClient
-from tapml_nb.targets.client.tvm_rpc import connect_rpc, hang_up
 from tapml_nb.targets.server.leftovers import is_stopped
 from tapml_nb.targets.wire.envelope import Garbled
 from tapml_nb.targets.wire.recorder import Record
-
-_CHANNEL_SECONDS = 10.0
 
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 """Connections that a fork would inherit."""
@@ -58,9 +55,7 @@ class Connection:
         """Connect to a server.
 
         Args:
-            host: where it listens.
-            port: its port.
-            key: what it wants to hear.
+            host, port, key: where it listens, and what it wants to hear.
             local: whether this process has started it.
             ours: whether it is a server of ours, and not of TVM's.
             scheme: ``"tracker"`` or ``"proxy"``: it is behind one.
@@ -70,15 +65,13 @@ class Connection:
             TargetError: if it speaks another protocol, or TVM takes no more sessions.
         """
         self._owner = Owner()
-        self._host = host
-        self._port = port
+        self._place = (host, port)
         self._local = local
         self._credentials: dict[str, Any] = {}
         self._hello: Any = None
         self._process: int | None = None
         self._line: LineService | None = None
         self._stock: StockService | None = None
-        self._channel: ChannelClient | None = None
         self._lock = threading.Lock()
         self.pid = self.session = 0
         self.platform: dict[str, Any] = {}
@@ -93,11 +86,8 @@ class Connection:
         _open.add(self)
 
     def handshake(self, kind: str, device: int) -> None:
-        """Get to know the server.
-
-        Raises:
-            TargetError: if it is of another version, or TVM's own without such a device.
-        """
+        """Get to know the server; TargetError if it is of another version, or TVM's own without
+        such a device."""
         hello = self._say_hello() or self._say_hello()  # a damaged name is no server of TVM's own
         if hello is None and not self._ours:
             self._stock = StockService(self._rpc, kind, device)
@@ -105,7 +95,7 @@ class Connection:
             return
         try:
             self.platform = json.loads(hello or "{}")
-            refuse_other(self._host, self._port, self.platform.get("protocol"))
+            refuse_other(*self._place, self.platform.get("protocol"))
             self.pid, self.session = int(self.platform["pid"]), int(self.platform["session"])
             self._line = LineService(self._rpc.get_function("tapml.do"))
         except (AttributeError, KeyError, TypeError, ValueError):
@@ -115,25 +105,15 @@ class Connection:
                 self._process = os.pidfd_open(self.pid)
 
     def open_service(self, kind: str, device: int, seconds: float) -> None:
-        """Choose the server's device, and open the tensor channel.
-
-        Raises:
-            TargetError: if the server has no such device.
-        """
-        if self._line is None:
+        """Choose the server's device (TargetError if it has none), and open the tensor channel."""
+        line = self._line
+        if line is None:
             return
         # It shall be the first to give up.
-        self.platform["device"] = self._line.use(kind, device, seconds - 1)
-        channel = self._line.open_channel(self._connect_channel)
-        channel.connection.settimeout(seconds)
-
-    def _connect_channel(self, credentials: dict[str, Any]) -> ChannelClient:
-        self._credentials = credentials
-        with CONNECTING[self._port]:
-            self._channel = ChannelClient(
-                self._host, self._port, credentials, _CHANNEL_SECONDS, checked=not self._local
-            )
-        return self._channel
+        self.platform["device"] = line.use(kind, device, seconds - 1)
+        self._credentials = line.credentials()
+        line.channel = ChannelClient(self._place, self._credentials, checked=not self._local)
+        line.channel.connection.settimeout(seconds)
 
     def _say_hello(self) -> Any:
         """What our server says of itself; None if it has no word for it."""
@@ -145,12 +125,9 @@ class Connection:
             return None
 
     @property
-    def service(self) -> TargetService:
-        """What the target does, once :meth:`open_service` has been there.
-
-        Raises:
-            ConnectionError: if the connection was closed meanwhile.
-        """
+    def service(self) -> LineService | StockService:
+        """What the target does, once :meth:`open_service` has been there; ConnectionError if the
+        connection was closed meanwhile."""
         service = self._line or self._stock
         if service is None:
             raise ConnectionError("it was closed")
@@ -178,11 +155,9 @@ class Connection:
         return self._stock.record() if self._stock else None
 
     def sever(self) -> None:
-        """End the session's process, and cut the line to it; from any thread.
-
-        Whatever waits for the target returns at once, with an error, also where processes that a
-        kernel has left hold the other end of the line.
-        """
+        """End the session's process, and cut the line to it; from any thread.  What waits for the
+        target returns at once, with an error, also where processes that a kernel has left hold the
+        other end of the line."""
         if self._owner.elsewhere:
             return
         with self._lock:
@@ -209,7 +184,7 @@ class Connection:
             if self._process is not None:
                 os.close(self._process)
             service = self._line or self._stock
-            self._process = self._channel = self._line = self._stock = None
+            self._process = self._line = self._stock = None
             self._sockets = []
             self._descriptors = set()
         if service:
@@ -220,12 +195,9 @@ class Connection:
         """Have a listener elsewhere end the session's process, which may not hear that the line is
         gone: it runs a kernel, or was stopped.  (The one of this machine does so by itself.)"""
         if self._credentials and not self._local:
-            where = (self._host, self._port)
+            where = (self._place, self._credentials)
             threading.Thread(
-                target=ask_for_the_end,
-                args=(where, self._credentials),
-                name="tapml-end",
-                daemon=True,
+                target=ask_for_the_end, args=where, name="tapml-end", daemon=True
             ).start()
         self._credentials = {}
 
@@ -236,7 +208,8 @@ class Connection:
                 os.dup2(dead.fileno(), number)
 
     def _all_sockets(self) -> list[socket.socket]:
-        return [*self._sockets, *([self._channel.connection] if self._channel else [])]
+        channel = self._line.channel if self._line else None
+        return [*self._sockets, *([channel.connection] if channel else [])]
 
 
 def _cut_off_fork() -> None:

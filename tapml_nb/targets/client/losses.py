@@ -8,8 +8,14 @@ from dataclasses import dataclass, field
 
 from tapml_nb.targets.wire.envelope import Garbled
 from tapml_nb.targets.wire.errors import LossReason, TargetLost
-from tapml_nb.targets.wire.exits import CLOSED, DEVICE_GONE, GUARD_PAGE_HIT, HUNG_UP, ExitReport
-from tapml_nb.targets.wire.recorder import Record
+from tapml_nb.targets.wire.recorder import (
+    CLOSED,
+    DEVICE_GONE,
+    GUARD_PAGE_HIT,
+    HUNG_UP,
+    ExitReport,
+    Record,
+)
 
 _FAULT = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
 """What Python's ``faulthandler`` writes at once; its words for signals:"""
@@ -36,41 +42,30 @@ _OF_A_TRACE = (
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a connection that broke.
+    """What is known of a connection that broke."""
 
-    Attributes:
-        elsewhere: the server's address; "" if it is the session's own.
-        problem: what was raised, if something was.
-        seconds: the deadline.
-        waited: how long it has taken.
-        late: whether the watchdog has broken it off,
-        overdue: for it saw that the launch in ``record`` was open for too long.
-        stopped: whether the watchdog saw that the process was stopped (``SIGSTOP``).
-        record: what the process was at.
-        report: the listener's word on how it ended; None if it had none.
-        server_killed: whether the session's own server ended with it.
-        stock: whether the server is TVM's own, which
-        refuses: takes no new session since, or was lost in the same kernel before.
-    """
+    elsewhere: str = ""  # the server's address; "" if it is the session's own
+    problem: Exception | None = None  # what was raised, if something was
+    seconds: float = 0.0  # the deadline
+    waited: float = 0.0  # how long it has taken
+    late: bool = False  # whether the watchdog has broken it off,
+    overdue: bool = False  # for it saw that the launch in ``record`` was open for too long
+    stopped: bool = False  # whether the watchdog saw that the process was stopped (``SIGSTOP``)
+    record: Record = field(default_factory=Record)  # what the process was at
+    report: ExitReport | None = None  # the listener's word on how it ended, if it had one
+    server_killed: bool = False  # whether the session's own server ended with it
+    stock: bool = False  # whether the server is TVM's own, which
+    refuses: bool = False  # takes no new session since, or was lost in the same kernel before
 
-    elsewhere: str = ""
-    problem: Exception | None = None
-    seconds: float = 0.0
-    waited: float = 0.0
-    late: bool = False
-    overdue: bool = False
-    stopped: bool = False
-    record: Record = field(default_factory=Record)
-    report: ExitReport | None = None
-    server_killed: bool = False
-    stock: bool = False
-    refuses: bool = False
+    def lost(self, reason: LossReason, detail: str) -> TargetLost:
+        """A loss at what the process was at."""
+        record = self.record
+        return TargetLost(reason, detail, running=record.running, before=record.kernel)
 
 
 def classify(found: Evidence) -> TargetLost:
     """Whose doing a loss was."""
     no_answer = f"no answer within {found.seconds:g} s"
-    running, before = found.record.running, found.record.kernel
     if found.stock:
         return _of_stock_server(found, no_answer)
     if found.overdue:
@@ -80,16 +75,14 @@ def classify(found: Evidence) -> TargetLost:
     if found.report is not None:
         return _by_report(found, found.report, no_answer)
     if found.server_killed:
-        why = "the target server was killed"
-        return TargetLost("killed", why, running=running, before=before)
+        return found.lost("killed", "the target server was killed")
     if found.late and not found.elsewhere and (found.record.doing or found.stopped):
-        return TargetLost("timeout", no_answer, before=before)
+        return TargetLost("timeout", no_answer, before=found.record.kernel)
     return _broken(found, _why(found))
 
 
 def _by_report(found: Evidence, report: ExitReport, no_answer: str) -> TargetLost:
     """By the listener's word on how the process ended."""
-    running, before = found.record.running, found.record.kernel
     if report.signal == signal.SIGALRM and found.record.doing:
         return _late(found, no_answer)
     if report.code == HUNG_UP and not found.record.doing:
@@ -97,14 +90,13 @@ def _by_report(found: Evidence, report: ExitReport, no_answer: str) -> TargetLos
     name = signal.Signals(report.signal).name if report.signal else ""
     words = _telling(report.log)
     if report.code == DEVICE_GONE:
-        return TargetLost("killed", words.removeprefix(": "), running=running, before=before)
+        return found.lost("killed", words.removeprefix(": "))
     if report.signal in (signal.SIGKILL, signal.SIGTERM):
-        return TargetLost("killed", f"by {name}{words}", running=running, before=before)
+        return found.lost("killed", f"by {name}{words}")
     if report.code == CLOSED:
-        why = "it closed descriptors that are the target's own"
+        why, before = "it closed descriptors that are the target's own", found.record.kernel
         return TargetLost("crash", why, running=before, before=before)
-    how = name or f"exit status {report.code}"
-    return TargetLost("crash", f"{how}{words}", running=running, before=before)
+    return found.lost("crash", f"{name or f'exit status {report.code}'}{words}")
 
 
 def _of_stock_server(found: Evidence, no_answer: str) -> TargetLost:
@@ -151,11 +143,9 @@ def _late(found: Evidence, no_answer: str) -> TargetLost:
 
     TVM's handler looks up names for a stack trace, which takes seconds on a busy machine.
     """
-    running, before = found.record.running, found.record.kernel
     if found.report and (fault := _FAULT.search(found.report.log)):
-        name = _SIGNALS.get(fault[1], fault[1])
-        return TargetLost("crash", name, running=running, before=before)
-    return TargetLost("timeout", no_answer, running=running, before=before)
+        return found.lost("crash", _SIGNALS.get(fault[1], fault[1]))
+    return found.lost("timeout", no_answer)
 
 
 def _telling(log: str) -> str:

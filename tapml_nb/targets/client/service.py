@@ -1,127 +1,154 @@
-"""What a target does for a session, and how our own server is asked for it."""
+"""What a target does for a session, and how our own server is asked for it.
+
+It is asked over TVM's RPC, and tensors go over a plain socket beside it, the tensor channel.
+"""
 
 from __future__ import annotations
 
+import math
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tapml_nb.compile.kernel import Kernel
-from tapml_nb.targets.client.tensor_channel import ChannelClient
-from tapml_nb.targets.client.tvm_rpc import is_answer, message_of
+from tapml_nb.numerics import np_dtype
+from tapml_nb.targets.client.dial import CONNECTING, is_answer, message_of
+from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest
 from tapml_nb.targets.wire.envelope import Garbled, error_of, seal, unseal
-from tapml_nb.targets.wire.requests import CallRequest, ChainRequest
-from tapml_nb.targets.wire.results import CallResult
+from tapml_nb.targets.wire.handshake import CHANNEL, opening
+from tapml_nb.targets.wire.tensor_channel import receive_data, receive_header, send_message, tune
+
+_CHANNEL_SECONDS = 10.0
 
 _T = TypeVar("_T")
 
 
-class TargetService(Protocol):
-    """A target, as one connection reaches it.
+class ChannelClient:
+    """The notebook's end of the tensor channel.
+
+    What it does raises a TargetError if the target answers with one, and a ConnectionError if the
+    line breaks, or damages what goes over it.
+    """
+
+    def __init__(
+        self, place: tuple[str, int], credentials: dict[str, Any], *, checked: bool = False
+    ) -> None:
+        """Connect to a listener with the credentials that the session gave; ``checked``: whether
+        data goes with its checksum: over a line to another machine."""
+        self._checked, self._number = checked, 0
+        with CONNECTING[place[1]]:
+            self.connection = socket.create_connection(place, _CHANNEL_SECONDS)
+            tune(self.connection)
+            self.connection.sendall(opening(CHANNEL, credentials))
+            receive_header(self.connection)
+
+    def put(self, key: str, array: np.ndarray) -> int:
+        """Send a tensor; returns its bytes."""
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        header = {"do": "put", "key": key, "shape": array.shape, "dtype": array.dtype.name}
+        self._ask(header | {"size": data.size}, memoryview(data))
+        return data.size
+
+    def get(self, key: str) -> np.ndarray:
+        """Fetch a tensor; NoTensor if it is not there."""
+        header = self._ask({"do": "get", "key": key})
+        try:
+            shape, dtype = header["shape"], np_dtype(header["dtype"])
+            data = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
+        except (KeyError, TypeError, ValueError):
+            raise Garbled("a header that makes no sense") from None
+        receive_data(self.connection, memoryview(data), checked=self._checked)
+        return data.view(dtype).reshape(shape)
+
+    def upload(self, name: str, content: bytes) -> None:
+        """Put a new file into the session's folder."""
+        self._ask({"do": "file", "name": name, "size": len(content)}, content)
+
+    def _ask(self, header: dict[str, Any], data: Any = b"") -> dict[str, Any]:
+        self._number += 1
+        header |= {"number": self._number, "checked": self._checked}
+        checked = self._checked and "size" in header
+        send_message(self.connection, header, data, checked=checked)
+        answer = receive_header(self.connection)
+        if answer.get("number") != self._number:
+            raise Garbled("an answer to something else")
+        if error := error_of(answer):
+            raise error
+        return answer
+
+
+class LineService:
+    """Our server: text over TVM's RPC, numbered and with a checksum, and the tensor channel.
 
     Every method raises a :class:`~tapml_nb.targets.wire.errors.TargetError` if the target answers
     with an error, and the connection is fine then.  What else it raises means that this is broken.
     """
 
-    def put(self, key: str, array: np.ndarray) -> int:
-        """Keep a tensor under a key; returns the bytes sent."""
-
-    def get(self, key: str) -> np.ndarray:
-        """A resident tensor."""
-
-    def upload(self, name: str, content: bytes) -> None:
-        """Put a new file into the session's folder there."""
-
-    def load(self, library: str, kernels: Sequence[Kernel]) -> None:
-        """Load a library, by its path here (if the server is local) or its name there."""
-
-    def call(self, request: CallRequest) -> CallResult:
-        """Run a kernel."""
-
-    def chain(self, request: ChainRequest) -> Sequence[str]:
-        """Run kernels one after the other; the keys of tensors that they have overwritten."""
-
-    def statistics(self, output: str, reference: str) -> dict[str, float]:
-        """Error statistics of a resident tensor against another."""
-
-    def drop(self, keys: Sequence[str]) -> None:
-        """Free tensors."""
-
-    def held(self) -> int:
-        """Bytes of all tensors there."""
-
-    def close(self) -> None:
-        """Let go of all that is remote; the connection is shut down by now."""
-
-
-class LineService:
-    """Our server: text over TVM's RPC, numbered and with a checksum, and the tensor channel."""
-
     def __init__(self, do: Callable[[str], Any]) -> None:
         """``do``: the remote function that takes requests and gives answers."""
         self._do: Callable[[str], Any] | None = do
-        self._channel: ChannelClient | None = None
+        self.channel: ChannelClient | None = None
         self._asked = 0
 
     def use(self, kind: str, device: int, seconds: float) -> dict[str, Any]:
-        """Choose the server's device; what it says of itself.
-
-        Raises:
-            TargetError: if there is no such device.
-        """
+        """Choose the server's device; what it says of itself."""
         return _expect(dict, self._ask("use", kind, device, seconds))
 
-    def open_channel(self, connect: Callable[[dict[str, Any]], ChannelClient]) -> ChannelClient:
-        """Open the tensor channel with the credentials that the server gives for it."""
-        self._channel = connect(_expect(dict, self._ask("channel")))
-        return self._channel
+    def credentials(self) -> dict[str, Any]:
+        """What opens the tensor channel, for which the server waits from now on."""
+        return _expect(dict, self._ask("channel"))
 
     def put(self, key: str, array: np.ndarray) -> int:
+        """Keep a tensor under a key; returns the bytes sent."""
         return self._tensors.put(key, array)
 
     def get(self, key: str) -> np.ndarray:
+        """A resident tensor."""
         return self._tensors.get(key)
 
     def upload(self, name: str, content: bytes) -> None:
+        """Put a new file into the session's folder there."""
         self._tensors.upload(name, content)
 
     def load(self, library: str, kernels: Sequence[Kernel]) -> None:
+        """Load a library, by its path here (if the server is local) or its name there."""
         self._ask("load", library, [kernel.to_json() for kernel in kernels])
 
     def call(self, request: CallRequest) -> CallResult:
+        """Run a kernel."""
         return CallResult.from_json(self._ask("call", asdict(request)), len(request.outputs))
 
     def chain(self, request: ChainRequest) -> Sequence[str]:
+        """Run kernels one after the other; the keys of tensors that they have overwritten."""
         return list(map(str, _expect(list, self._ask("chain", asdict(request)))))
 
     def statistics(self, output: str, reference: str) -> dict[str, float]:
+        """Error statistics of a resident tensor against another."""
         return _expect(dict, self._ask("statistics", output, reference))
 
     def drop(self, keys: Sequence[str]) -> None:
+        """Free tensors."""
         self._ask("drop", list(keys))
 
     def held(self) -> int:
+        """Bytes of all tensors there."""
         return _expect(int, self._ask("held"))
 
     def close(self) -> None:
-        self._do = self._channel = None
+        """Let go of all that is remote; the connection is shut down by now."""
+        self._do = self.channel = None
 
     @property
     def _tensors(self) -> ChannelClient:
-        if self._channel is None:
+        if self.channel is None:
             raise ConnectionError("it was closed")
-        return self._channel
+        return self.channel
 
     def _ask(self, name: str, *arguments: Any) -> Any:
-        """Have the server do something.
-
-        Raises:
-            TargetError: if it raises there; the connection is fine.
-            Garbled: if the answer makes no sense.
-            Exception: any other, if the connection broke.
-        """
+        """Have the server do something; Garbled if the answer makes no sense."""
         if self._do is None:
             raise ConnectionError("it was closed")
         self._asked += 1
@@ -139,11 +166,7 @@ class LineService:
 
 
 def _expect(kind: type[_T], answer: Any) -> _T:
-    """An answer of this kind.
-
-    Raises:
-        Garbled: if it is of another.
-    """
+    """An answer of this kind; Garbled if it is of another."""
     if not isinstance(answer, kind):
         raise Garbled(f"an unexpected answer: {answer!r:.80}")
     return answer

@@ -1,12 +1,12 @@
 """The notebook's side of a target: one supervised session that survives its target.
 
-Control goes over TVM's RPC in small text calls; tensors go over a plain socket beside it.  The
-notebook holds no remote TVM objects but the connection and a handful of functions, so that a dead
-one can be dropped whole and a new one put in its place: the next use does that by itself.
+The notebook holds no remote TVM objects but the connection and a handful of functions, so that a
+dead one can be dropped whole and a new one put in its place: the next use does that by itself.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -15,24 +15,52 @@ import numpy as np
 
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.sources import SOURCE_KINDS
+from tapml_nb.owner import finalize
 from tapml_nb.targets.client.connection import Connection
-from tapml_nb.targets.client.libraries import Libraries, Library
 from tapml_nb.targets.client.supervisor import CONTROL_SECONDS, SupervisedConnection
 from tapml_nb.targets.spec import BROWSER, Target
-from tapml_nb.targets.wire.errors import BeyondTarget, Rejected, TargetError, TargetLost
-from tapml_nb.targets.wire.events import TargetEvent
-from tapml_nb.targets.wire.requests import CallRequest, ChainCall, ChainRequest
-from tapml_nb.targets.wire.results import CallResult
+from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainCall, ChainRequest
+from tapml_nb.targets.wire.errors import (
+    BeyondTarget,
+    Rejected,
+    TargetError,
+    TargetEvent,
+    TargetLost,
+)
 
 _SLOWEST = 1e6
 """Bytes per second that a transfer may take, beside its deadline."""
+
+
+class Library:
+    """A library of kernels that outlives its file: temporary folders are swept."""
+
+    def __init__(self, path: Path, kernels: Sequence[Kernel]) -> None:
+        """Hold on to a file; FileNotFoundError if it is not there."""
+        self.path = path
+        self.kernels = list(kernels)
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.close = finalize(self, os.close, self._file)
+
+    def read(self) -> bytes:
+        """Its content."""
+        size = os.fstat(self._file).st_size
+        return b"".join(os.pread(self._file, 1 << 24, start) for start in range(0, size, 1 << 24))
+
+    def restore(self) -> None:
+        """Put it back where it was, if it is gone; OSError if there is no room for it."""
+        if not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.path.write_bytes(self.read())
 
 
 class TargetSession(SupervisedConnection):
     """A target, always behind a process boundary.
 
     Methods are called from one thread at a time; :meth:`interrupt`, :meth:`close` and the
-    counters from any.
+    counters from any.  Those under "use" raise a TargetError if the target answers with an error
+    (NoTensor, which is a KeyError, for a tensor that is not there), and TargetLost if it is lost
+    meanwhile.
 
     Attributes:
         target: where it is and what it is.
@@ -59,7 +87,8 @@ class TargetSession(SupervisedConnection):
         """
         super().__init__(target, machine, on_event)
         self.bytes_sent = self.bytes_received = self.calls = 0
-        self._libraries = Libraries()
+        self._libraries: dict[Path, Library] = {}
+        self._library_of: dict[str, Library] = {}
 
     @property
     def platform(self) -> dict[str, Any]:
@@ -69,10 +98,7 @@ class TargetSession(SupervisedConnection):
     @property
     def link(self) -> str:
         """The page that becomes the target in the browser that opens it; starts the server.
-
-        Raises:
-            RuntimeError: if the target is no browser.
-        """
+        RuntimeError if the target is no browser."""
         if self.target.rpc != BROWSER:
             raise RuntimeError("the target is no browser")
         return self.endpoint.link
@@ -80,7 +106,8 @@ class TargetSession(SupervisedConnection):
     def close(self) -> None:
         """End the session, and the server if it is ours.  Idempotent; from any thread."""
         super().close()
-        self._libraries.close()
+        for library in list(self._libraries.values()):
+            library.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -98,14 +125,7 @@ class TargetSession(SupervisedConnection):
 
     def put(self, key: str, array: np.ndarray) -> int:
         """Send a tensor under a key that stands for its content; one that is there is not sent.
-
-        Returns:
-            The bytes sent.
-
-        Raises:
-            TargetError: if the target has no room for it, or does not know its dtype.
-            TargetLost: if the target is lost meanwhile.
-        """
+        Returns the bytes sent."""
         connection = self.connected()
         if key in connection.resident:
             return 0
@@ -116,12 +136,7 @@ class TargetSession(SupervisedConnection):
         return sent
 
     def fetch(self, key: str) -> np.ndarray:
-        """Fetch a tensor.
-
-        Raises:
-            KeyError: if it is not there.
-            TargetLost: if the target is lost meanwhile.
-        """
+        """Fetch a tensor."""
         connection = self.connected()
         array = self.run(CONTROL_SECONDS, lambda: connection.service.get(key), resident=[key])
         self.bytes_received += array.nbytes
@@ -148,16 +163,13 @@ class TargetSession(SupervisedConnection):
             if not known:
                 loading.close()
             raise
-        self._libraries.keep(loading)
+        self._keep(loading)
 
     def know(self, library: Path, kernels: Sequence[Kernel]) -> None:
-        """Take note of a library that another session has loaded; loaded when it is needed.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-        """
-        if not self._libraries.get(library):
-            self._libraries.keep(Library(library, kernels))
+        """Take note of a library that another session has loaded (FileNotFoundError if it is not
+        there); loaded when it is needed."""
+        if library not in self._libraries:
+            self._keep(Library(library, kernels))
 
     def call(
         self,
@@ -186,7 +198,6 @@ class TargetSession(SupervisedConnection):
         Raises:
             ValueError: if ``repeats`` is below 1.
             KernelRaised: if the kernel raises.
-            TargetError: if the target answers with another error.
             TargetLost: if it kills the target, or takes too long.
         """
         if repeats < 1:
@@ -234,7 +245,6 @@ class TargetSession(SupervisedConnection):
 
         Raises:
             KernelRaised: if a kernel raises.
-            TargetError: if the target answers with another error.
             TargetLost: if one kills the target, or takes longer than the target's timeout.
         """
         seconds = self.target.timeout
@@ -256,10 +266,8 @@ class TargetSession(SupervisedConnection):
         return overwritten
 
     def statistics(self, output: str, reference: str) -> dict[str, float]:
-        """Error statistics of one resident tensor against another, computed where they are.
-
-        Fields as in :class:`tapml_nb.numerics.Statistics`.
-        """
+        """Error statistics of one resident tensor against another, computed where they are: the
+        fields of :class:`tapml_nb.numerics.Statistics`."""
         connection = self.connected()
         return self.run(
             CONTROL_SECONDS,
@@ -268,11 +276,8 @@ class TargetSession(SupervisedConnection):
         )
 
     def drop(self, keys: Sequence[str]) -> TargetLost | None:
-        """Free tensors; keys that are not there are fine.
-
-        Returns:
-            How the target was lost, if it was: then they are gone as well.
-        """
+        """Free tensors; keys that are not there are fine.  Returns how the target was lost, if it
+        was: then they are gone as well."""
         connection = self.connection
         held = [key for key in keys if self.resident(key)]
         if connection is None or not held:
@@ -286,8 +291,7 @@ class TargetSession(SupervisedConnection):
 
     def drop_all_but(self, keys: Collection[str]) -> None:
         """Free all tensors but these; whoever needs one of them sends it again."""
-        connection = self.connection
-        if connection is not None:
+        if connection := self.connection:
             self.drop([key for key in connection.resident if key not in keys])
 
     def held(self) -> int:
@@ -297,9 +301,14 @@ class TargetSession(SupervisedConnection):
 
     # -- libraries ---------------------------------------------------------------------------------
 
+    def _keep(self, library: Library) -> None:
+        """Know a library from now on."""
+        self._libraries[library.path] = library
+        self._library_of.update((kernel.key, library) for kernel in library.kernels)
+
     def _reload(self, connection: Connection, kernel: str) -> None:
         """Load a kernel's library again if the target was lost since."""
-        library = self._libraries.of(kernel)
+        library = self._library_of.get(kernel)
         if library is not None and library.path not in connection.loaded:
             self._load(connection, library)
 

@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.compile.kernel import Kernel
-from tapml_nb.targets.client.tvm_rpc import is_answer, message_of
+from tapml_nb.targets.client.dial import is_answer, message_of
 from tapml_nb.targets.devices.base import Function, Within
 from tapml_nb.targets.devices.tvm_runtime import CopiedTvmDevice
 from tapml_nb.targets.server.memory import TensorMemory
 from tapml_nb.targets.server.runner import KernelRunner
+from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest
 from tapml_nb.targets.wire.errors import Rejected, TargetError
 from tapml_nb.targets.wire.recorder import Record, Recorder
-from tapml_nb.targets.wire.requests import CallRequest, ChainRequest
-from tapml_nb.targets.wire.results import CallResult
 
 
 class _RemoteDevice(CopiedTvmDevice):
@@ -54,11 +53,7 @@ class _RemoteDevice(CopiedTvmDevice):
 
 
 def _answering(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A remote function that tells an error there from a line that breaks.
-
-    Raises:
-        ConnectionError: if it breaks.
-    """
+    """A remote function that tells an error there from a line that breaks (ConnectionError)."""
 
     def call(*arguments: Any) -> Any:
         try:
@@ -77,11 +72,8 @@ class StockService:
     """A device of a TVM server's, with the work of our server done here."""
 
     def __init__(self, session: Any, kind: str, number: int) -> None:
-        """Use a device of the server that ``session`` (TVM's ``RPCSession``) is connected to.
-
-        Raises:
-            TargetError: if TVM's servers have no such devices.
-        """
+        """Use a device of the server that ``session`` (TVM's ``RPCSession``) is connected to;
+        TargetError if TVM's servers have no such devices."""
         self._session = session
         self._memory = TensorMemory(_RemoteDevice(session, kind, number))
         self._recorder = Recorder()
@@ -93,11 +85,7 @@ class StockService:
 
     def put(self, key: str, array: np.ndarray) -> int:
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-        def receive(into: np.ndarray) -> None:
-            into[:] = data
-
-        self._memory.put(key, array.shape, array.dtype.name, receive)
+        self._memory.put(key, array.shape, array.dtype.name, lambda into: np.copyto(into, data))
         return data.size
 
     def get(self, key: str) -> np.ndarray:
@@ -135,12 +123,8 @@ class StockService:
 
 @contextmanager
 def _errors_as_answers() -> Iterator[None]:
-    """What an error there, or the runner here, says is the target's answer.
-
-    Raises:
-        TargetError: if it is one.
-        Exception: any other, if the connection broke.
-    """
+    """What an error there, or the runner here, says is the target's answer: a TargetError.  Any
+    other exception: the connection broke."""
     try:
         yield
     except TargetError:

@@ -21,8 +21,15 @@ from tapml_nb.targets.client.losses import Evidence, classify
 from tapml_nb.targets.client.watchdog import Watchdog
 from tapml_nb.targets.spec import BROWSER, Target
 from tapml_nb.targets.wire.envelope import Garbled
-from tapml_nb.targets.wire.errors import NoTensor, TargetError, TargetLost
-from tapml_nb.targets.wire.events import TargetAwaited, TargetEvent, TargetGone, TargetStarted
+from tapml_nb.targets.wire.errors import (
+    NoTensor,
+    TargetAwaited,
+    TargetError,
+    TargetEvent,
+    TargetGone,
+    TargetLost,
+    TargetStarted,
+)
 from tapml_nb.targets.wire.recorder import Record
 
 CONTROL_SECONDS = 70.0
@@ -52,15 +59,8 @@ _log = logging.getLogger(__name__)
 
 
 class _Deadline:
-    """The time of one request, and what the watchdog finds when it has passed.
-
-    Attributes:
-        seconds: the deadline by which a loss is told: a launch's, if there is one.
-        first: seconds until the watchdog looks for the first time.
-        begin: when the request began.
-        overdue: a launch that was found open for too long.
-        stopped: whether the target was found stopped.
-    """
+    """The time of one request, and what the watchdog finds when it has passed: a launch that is
+    open for too long (``overdue``), or a target that was ``stopped``."""
 
     def __init__(
         self,
@@ -70,8 +70,8 @@ class _Deadline:
         launch: float | None,
         grace: float,
     ) -> None:
-        self.seconds = seconds if launch is None else launch
-        self.first = min(self.seconds, seconds) + grace
+        self.seconds = seconds if launch is None else launch  # by which a loss is told
+        self.first = min(self.seconds, seconds) + grace  # when the watchdog looks
         self.begin = time.monotonic()
         self.overdue: Record | None = None
         self.stopped = False
@@ -119,8 +119,7 @@ class SupervisedConnection:
         self._on_event = on_event
         self._lock = threading.RLock()
         self._busy = self._interrupted = False
-        self._was_stock = False
-        self._was_reached = False
+        self._was_stock = self._was_reached = False
         self._suspect = ""
         self._watchdog = Watchdog(self._sever)
         self._owner = Owner()
@@ -150,8 +149,7 @@ class SupervisedConnection:
                 self._sever()
 
     def renew(self) -> None:
-        """Let go of the target's process; the next use begins with a fresh one, where nothing is
-        resident and no kernel has run yet."""
+        """Let go of the target's process; the next one holds nothing."""
         with self._lock:
             if self.connection is None or self._closed:
                 return
@@ -166,8 +164,7 @@ class SupervisedConnection:
     # -- starting ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Bring the target up if it is not.  Every other method does this by itself, and may raise
-        what :meth:`connected` does."""
+        """Bring the target up if it is not; every other method does this by itself."""
         self.connected()
 
     def connected(self) -> Connection:
@@ -185,8 +182,7 @@ class SupervisedConnection:
             self._refuse_if_closed()
             if self.connection is not None:
                 return self.connection
-        begin = time.monotonic()
-        target = self.target
+        begin, target = time.monotonic(), self.target
         self._was_reached = False
         try:
             return self._connect()
@@ -246,11 +242,7 @@ class SupervisedConnection:
             raise
 
     def _check(self, connection: Connection) -> None:
-        """Whether the server is the right one.
-
-        Raises:
-            TargetError: if it is not.
-        """
+        """TargetError if the server is not the right one."""
         self._was_stock = connection.stock
         found, address = connection.platform.get("machine"), self.address
         if self._machine and found and self._machine != found:
@@ -321,7 +313,9 @@ class SupervisedConnection:
             with self._lock:
                 self._busy = False
         if problem or guard.expired or self._interrupted:
-            lost = self._why(problem, deadline, guard.expired)
+            lost = TargetLost("interrupted", "the call was broken off")
+            if not self._interrupted and (connection := self.connection):
+                lost = classify(self._evidence(connection, problem, deadline, guard.expired))
             self._lose(lost)
             raise lost from None
         if answer is not None:
@@ -329,13 +323,6 @@ class SupervisedConnection:
         if launch is not None:
             self._suspect = ""
         return result
-
-    def _why(self, problem: Exception | None, deadline: _Deadline, late: bool) -> TargetLost:
-        """Find out why the connection broke."""
-        connection = self.connection
-        if self._interrupted or connection is None:
-            return TargetLost("interrupted", "the call was broken off")
-        return classify(self._evidence(connection, problem, deadline, late))
 
     def _evidence(
         self, connection: Connection, problem: Exception | None, deadline: _Deadline, late: bool
@@ -411,6 +398,5 @@ class SupervisedConnection:
             connection.sever()
 
     def _sever(self) -> None:
-        connection = self.connection
-        if connection:
+        if connection := self.connection:
             connection.sever()

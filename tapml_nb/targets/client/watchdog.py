@@ -68,8 +68,7 @@ class Watchdog:
             self._closed = True
             self._changed.notify()
             thread = self._thread
-        if thread not in (None, threading.current_thread()):
-            assert thread is not None
+        if thread and thread is not threading.current_thread():
             thread.join(1)
 
     def _watch(self) -> None:

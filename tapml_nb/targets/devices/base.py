@@ -1,22 +1,28 @@
 """Where a target's kernels run: a device's memory, and its way from code to launches.
 
-A device is chosen once per session of the target server, by kind and number, and lives and dies
-with that process.
+Some take a library of TVM's, others, which derive from :class:`SourceDevice`, a package of kernel
+sources, which their driver compiles.  A device is chosen once per session of the target server, by
+kind and number, and lives and dies with that process.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
+from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch, HostFunction, SourcePackage
 from tapml_nb.numerics import np_dtype
-from tapml_nb.targets.wire.errors import BeyondTarget
-from tapml_nb.targets.wire.exits import DEVICE_LOST
+from tapml_nb.targets.wire.errors import BeyondTarget, Rejected
+from tapml_nb.targets.wire.recorder import DEVICE_LOST
 
 Function = Callable[..., None]
 """A PrimFunc in destination-passing style; takes the device's tensors."""
@@ -29,11 +35,25 @@ class BeyondDevice(BeyondTarget):
     """The device cannot run a kernel or hold a tensor, whatever code it is given."""
 
 
+def load_tvm_library(name: str) -> None:
+    """Load one of TVM's libraries into this process, without TVM's Python package."""
+    spec = find_spec("tvm")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("apache-tvm is not installed")
+    ctypes.CDLL(str(Path(spec.origin).parent / "lib" / name), ctypes.RTLD_GLOBAL)
+
+
 def lose(reason: str, status: int = DEVICE_LOST) -> NoReturn:
     """End this process: after a kernel's error nothing works on the device any more, not even
     freeing its memory, and what a call then says would be of the wrong kernel."""
     os.write(2, f"\n{' '.join(reason.split())}\n".encode())
     os._exit(status)
+
+
+def refuse_above(limit: int, count: int, what: str) -> None:
+    """BeyondDevice if a count, which is told in words, is above the device's limit."""
+    if count > limit:
+        raise BeyondDevice(f"{what}; the device allows {limit}")
 
 
 @dataclass(frozen=True)
@@ -55,17 +75,12 @@ class Device(Protocol):
         """What it is: ``name``, and ``limits`` where there are any."""
 
     def new(self, shape: Sequence[int], dtype: str) -> Any:
-        """A tensor, uninitialised.
-
-        Raises:
-            TypeError: if there is no such dtype, or NumPy and the device lay it out differently.
-            BeyondDevice: if it is larger than the device can have it.
-            Exception: any other, if there is no room for it.
-        """
+        """A tensor, uninitialised.  TypeError: there is no such dtype, or NumPy lays it out
+        differently; BeyondDevice: it is larger than the device can have it; any other exception:
+        there is no room for it."""
 
     def capacity(self) -> int | None:
-        """Bytes that there are for tensors when nobody else uses the device; None if that is not
-        known."""
+        """Bytes for tensors when nobody else uses the device; None if that is not known."""
 
     def view(self, tensor: Any, shape: Sequence[int], dtype: str) -> Any:
         """The same memory under another shape."""
@@ -74,11 +89,7 @@ class Device(Protocol):
         """A tensor's bytes."""
 
     def write(self, tensor: Any, data: np.ndarray) -> None:
-        """Set a tensor's bytes.
-
-        Raises:
-            BeyondDevice: if there is a value that the device cannot hold.
-        """
+        """Set a tensor's bytes; BeyondDevice if there is a value that the device cannot hold."""
 
     def fill(self, tensor: Any, byte: int) -> None:
         """Set every byte."""
@@ -87,20 +98,12 @@ class Device(Protocol):
         """A number for the memory, the same for all views of it, and its size in bytes."""
 
     def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
-        """Make the functions of a library ready to launch.
-
-        Raises:
-            Rejected: if one is missing, or the driver rejects it; with its message.
-            BeyondDevice: if one needs more than the device has.
-            Exception: any other, if the library itself cannot be read.
-        """
+        """Make the functions of a library ready to launch.  Rejected: one is missing, or the
+        driver rejects it; BeyondDevice: one needs more than the device has; any other exception:
+        the library itself cannot be read."""
 
     def finish(self) -> None:
-        """Wait for everything launched.
-
-        Raises:
-            RuntimeError: if it failed.
-        """
+        """Wait for everything launched; RuntimeError if it failed."""
 
 
 def size_of(tensor: Any) -> int:
@@ -116,3 +119,63 @@ def raw_bytes(tensor: Any) -> np.ndarray:
     if count == 0:
         return np.empty(0, np.uint8)
     return np.frombuffer((ctypes.c_char * count).from_address(tensor.data_ptr()), np.uint8)
+
+
+class SourceDevice(ABC):
+    """A device whose driver compiles source text."""
+
+    on_host = False
+
+    def view(self, tensor: Tensor, shape: Sequence[int], dtype: str) -> Tensor:
+        return Tensor(tuple(shape), dtype, tensor.buffer)
+
+    def owner(self, tensor: Tensor) -> tuple[int, int]:
+        return id(tensor.buffer), size_of(tensor)
+
+    def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
+        package = SourcePackage.parse(Path(library).read_text(encoding="utf-8"))
+        missing = sorted(set(names) - set(package.functions))
+        if missing:
+            raise Rejected(f"the package has no function {', '.join(missing)}")
+        launches: dict[str, list[DeviceLaunch]] = defaultdict(list)
+        for host in package.functions.values():
+            for one in host.launches:
+                launches[one.function].append(one)
+        ready: dict[str, Any] = {}
+        for name, function in package.device.items():
+            try:
+                ready[name] = within(
+                    lambda: self._compiled(name, function, launches[name])  # noqa: B023
+                )
+            except BeyondDevice:
+                raise
+            except Exception as error:
+                raise Rejected(f"the driver rejects {name}: {error}") from None
+        return {name: self._host(package.functions[name], ready) for name in names}
+
+    def _host(self, host: HostFunction, ready: Mapping[str, Any]) -> Function:
+        def run(*tensors: Tensor) -> None:
+            buffers = [tensor.buffer for tensor in tensors]
+            buffers += [self._allocate(size) for size in host.workspaces]
+            for one in host.launches:
+                arguments = [
+                    buffers[argument[1]] if isinstance(argument, list | tuple) else argument
+                    for argument in one.arguments
+                ]
+                self._launch(ready[one.function], one, arguments)
+
+        return run
+
+    @abstractmethod
+    def _allocate(self, size: int) -> Any:
+        """A buffer of so many bytes."""
+
+    @abstractmethod
+    def _compiled(
+        self, name: str, function: DeviceFunction, launches: Sequence[DeviceLaunch]
+    ) -> Any:
+        """Make a device function ready, given all launches of it."""
+
+    @abstractmethod
+    def _launch(self, compiled: Any, launch: DeviceLaunch, arguments: Sequence[Any]) -> None:
+        """Launch what was made ready, with buffers and numbers in the function's order."""

@@ -18,9 +18,8 @@ import numpy as np
 
 from tapml_nb.owner import finalize
 from tapml_nb.targets.devices.base import lose
-from tapml_nb.targets.wire.exits import DEVICE_GONE
-from tapml_nb.targets.wire.fd_passing import Receiver
-from tapml_nb.targets.wire.page import PAGE_SOCKET
+from tapml_nb.targets.wire.handshake import PAGE_SOCKET, Receiver
+from tapml_nb.targets.wire.recorder import DEVICE_GONE
 
 _CHUNK = 4 << 20
 _HANDSHAKE_SECONDS = 10.0
@@ -39,11 +38,7 @@ class PageDriver:
     """A page's device.  The process ends when the page goes."""
 
     def __init__(self) -> None:
-        """Wait for a page, for as long as it takes.
-
-        Raises:
-            RuntimeError: if its device is not what a browser has.
-        """
+        """Wait for a page, for as long as it takes."""
         arrivals = Receiver(PAGE_SOCKET)
         while True:
             _, connection = arrivals.receive()
@@ -83,7 +78,6 @@ class PageDriver:
         self._works.append(["fill", buffer.number, size, byte])
 
     def compile(self, source: str, entry: str, buffers: Sequence[str]) -> Any:
-        """A pipeline, by number."""
         number = next(self._numbers)
         self._works.append(["compile", number, source, entry, list(buffers)])
         self._do()
@@ -100,11 +94,8 @@ class PageDriver:
             self._do()
 
     def _do(self) -> np.ndarray:
-        """Have the page do what has been collected; the bytes that were read.
-
-        Raises:
-            RuntimeError: if something was wrong with it; with the browser's words.
-        """
+        """Have the page do what has been collected; the bytes that were read.  RuntimeError, with
+        the browser's words, if something was wrong with it."""
         # What is freed by now is used by what was collected, but by nothing after it.
         works, data = self._works, self._data
         self._works, self._data = [], []
@@ -141,23 +132,17 @@ class _Line:
         self._flush()
 
     def receive_header(self) -> dict[str, Any]:
-        """The next message, which is no data."""
         header: dict[str, Any] = json.loads(self._receive())
         return header
 
     def receive_data(self, size: int) -> np.ndarray:
-        """The data behind a header."""
         data = bytearray()
         while len(data) < size:
             data += self._receive()
         return np.frombuffer(data, np.uint8)
 
     def _receive(self) -> bytes:
-        """The next message.
-
-        Raises:
-            ConnectionError: if the page is gone.
-        """
+        """The next message; ConnectionError if the page is gone."""
         from websockets.frames import DATA_OPCODES, Frame
 
         message = b""

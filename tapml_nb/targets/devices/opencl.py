@@ -9,8 +9,7 @@ import numpy as np
 
 from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch
 from tapml_nb.numerics import np_dtype
-from tapml_nb.targets.devices.base import BeyondDevice, Tensor, lose, size_of
-from tapml_nb.targets.devices.launches import SourceDevice
+from tapml_nb.targets.devices.base import SourceDevice, Tensor, lose, refuse_above, size_of
 from tapml_nb.targets.wire.errors import NoRoom
 
 NEEDS = "pyopencl is not installed on the target (pip install pyopencl)"
@@ -48,9 +47,7 @@ class OpenClDevice(SourceDevice):
     def new(self, shape: Sequence[int], dtype: str) -> Tensor:
         tensor = Tensor(tuple(shape), dtype, None)
         size = size_of(tensor)
-        if size > self._device.max_mem_alloc_size:
-            limit = self._device.max_mem_alloc_size
-            raise BeyondDevice(f"a buffer of {size} bytes; the device allows {limit}")
+        refuse_above(self._device.max_mem_alloc_size, size, f"a buffer of {size} bytes")
         return Tensor(tensor.shape, dtype, self._allocate(size))
 
     def capacity(self) -> int | None:
@@ -67,8 +64,7 @@ class OpenClDevice(SourceDevice):
             self._done(self._cl.enqueue_copy, tensor.buffer, np.ascontiguousarray(data))
 
     def fill(self, tensor: Tensor, byte: int) -> None:
-        size = size_of(tensor)
-        if size:
+        if size := size_of(tensor):
             pattern = np.full(1, byte, np.uint8)
             self._done(self._cl.enqueue_fill_buffer, tensor.buffer, pattern, 0, size)
 
@@ -95,9 +91,7 @@ class OpenClDevice(SourceDevice):
         self, name: str, function: DeviceFunction, launches: Sequence[DeviceLaunch]
     ) -> Any:
         threads = max((int(np.prod(launch.block)) for launch in launches), default=1)
-        if threads > self._device.max_work_group_size:
-            limit = self._device.max_work_group_size
-            raise BeyondDevice(f"work-groups of {threads} items; the device allows {limit}")
+        refuse_above(self._device.max_work_group_size, threads, f"work-groups of {threads} items")
         try:
             program = self._cl.Program(self._context, function.source).build()
         except self._cl.RuntimeError as error:

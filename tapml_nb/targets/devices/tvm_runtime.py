@@ -1,4 +1,4 @@
-"""Devices of TVM's own runtime: the CPU, and the base of those whose memory is elsewhere."""
+"""Devices of TVM's own runtime: the CPU, those whose memory is elsewhere, and CUDA GPUs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,25 @@ import numpy as np
 import tvm_ffi
 
 from tapml_nb.numerics import np_dtype
-from tapml_nb.targets.devices.base import Function, Within, raw_bytes, size_of
+from tapml_nb.targets.devices.base import (
+    BeyondDevice,
+    Function,
+    Within,
+    load_tvm_library,
+    lose,
+    raw_bytes,
+    size_of,
+)
 from tapml_nb.targets.wire.errors import Rejected
 
 _OF_THE_CODE = ("undefined symbol", "wrong ELF class", "static TLS block", "not found (required by")
 """What the loader says of a library's own doing; all else that it says is of files and memory."""
+
+_CUDA = 2
+"""``kDLCUDA``."""
+
+_EXISTS, _VERSION, _NAME, _MEMORY = 0, 4, 5, 14
+"""Of ``tvm::runtime::DeviceAttrKind``."""
 
 
 class TvmDevice:
@@ -107,6 +121,68 @@ class CopiedTvmDevice(TvmDevice):
 
     def finish(self) -> None:
         self._synchronize(self._device, 0)
+
+
+class CudaDevice(CopiedTvmDevice):
+    """A CUDA GPU.
+
+    A process that has used CUDA cannot be forked, so the listener never does; each session's
+    process starts CUDA for itself.  An error of a kernel leaves the whole context unusable: the
+    process ends, and the next one begins anew.
+    """
+
+    def __init__(self, number: int) -> None:
+        try:
+            load_tvm_library("libtvm_runtime_cuda.so")
+        except OSError as error:
+            if "libcuda.so" in str(error):
+                raise RuntimeError("it needs an NVIDIA GPU and its driver") from None
+            raise RuntimeError(f"TVM's CUDA runtime cannot be loaded: {error}") from None
+        super().__init__(tvm_ffi.device("cuda", number))
+        self._number = number
+        self._attribute = tvm_ffi.get_global_func("runtime.GetDeviceAttr")
+        if not self._attribute(_CUDA, number, _EXISTS):
+            raise RuntimeError(f"there is no CUDA device {number}")
+
+    def describe(self) -> dict[str, Any]:
+        version = str(self._attribute(_CUDA, self._number, _VERSION))
+        return {
+            "name": str(self._attribute(_CUDA, self._number, _NAME)),
+            "arch": f"sm_{version.replace('.', '')}",
+        }
+
+    def capacity(self) -> int | None:
+        return int(self._attribute(_CUDA, self._number, _MEMORY))
+
+    def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
+        functions = super().load(library, names, within)
+        return {name: _launching(function) for name, function in functions.items()}
+
+    def finish(self) -> None:
+        try:
+            super().finish()
+        except Exception as error:
+            lose(_line_about_cuda(error))
+
+
+def _launching(function: Function) -> Function:
+    """The function, which says so when the driver does not take its grid or block."""
+
+    def launch(*tensors: Any) -> None:
+        try:
+            function(*tensors)
+        except Exception as error:
+            _, refused, where = str(error).partition("CUDALaunch Error: ")
+            if refused:  # then the grid and the block, and the whole source behind "//"
+                raise BeyondDevice(" ".join(where.partition("//")[0].split())) from None
+            raise
+
+    return launch
+
+
+def _line_about_cuda(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in reversed(lines) if "CUDA" in line), lines[-1])
 
 
 def _address_space() -> int:

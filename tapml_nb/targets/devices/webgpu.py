@@ -1,4 +1,4 @@
-"""WebGPU devices: what all drivers of WGSL have in common (see ``wgpu_driver`` and ``browser``).
+"""WebGPU devices, and wgpu, which drives those of this machine (see ``browser`` for a page's).
 
 WGSL has no 64-bit integers: int64 tensors are kept as int32, and a value beyond is refused.
 """
@@ -6,6 +6,7 @@ WGSL has no 64-bit integers: int64 tensors are kept as int32, and a value beyond
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -14,8 +15,14 @@ import numpy as np
 
 from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch
 from tapml_nb.numerics import np_dtype
-from tapml_nb.targets.devices.base import BeyondDevice, Tensor, lose, size_of
-from tapml_nb.targets.devices.launches import SourceDevice
+from tapml_nb.targets.devices.base import (
+    BeyondDevice,
+    SourceDevice,
+    Tensor,
+    lose,
+    refuse_above,
+    size_of,
+)
 
 _NARROWED = {"int64": np.dtype(np.int32), "uint64": np.dtype(np.uint32)}
 _GRID_LIMIT = 65535
@@ -31,6 +38,10 @@ LIMITS = (
     "max-compute-workgroup-size-z",
 )
 """Limits of which all is asked for that the adapter has; the defaults are those of a phone."""
+
+
+NEEDS = "wgpu is not installed on the target (pip install wgpu)"
+NO_DRIVERS = "no driver is installed (Debian's mesa-vulkan-drivers makes one of the CPU)"
 
 
 class Driver(Protocol):
@@ -54,11 +65,7 @@ class Driver(Protocol):
 
     def compile(self, source: str, entry: str, buffers: Sequence[str]) -> Any:
         """A pipeline; ``buffers`` are the binding types of the storage buffers, which a uniform
-        one follows.
-
-        Raises:
-            Exception: if the source is rejected; with why.
-        """
+        one follows.  Any exception says why the source is rejected."""
 
     def run(
         self, pipeline: Any, buffers: Sequence[Any], numbers: bytes, grid: tuple[int, int, int]
@@ -66,11 +73,7 @@ class Driver(Protocol):
         """Launch a pipeline; ``numbers`` are the uniform buffer's."""
 
     def finish(self) -> None:
-        """Wait for everything launched.
-
-        Raises:
-            Exception: if the device is lost.
-        """
+        """Wait for everything launched; any exception says that the device is lost."""
 
 
 class WebGpuDevice(SourceDevice):
@@ -87,11 +90,9 @@ class WebGpuDevice(SourceDevice):
     def new(self, shape: Sequence[int], dtype: str) -> Tensor:
         tensor = Tensor(tuple(shape), dtype, None)
         size = _stored_bytes(tensor)
-        limit = min(
-            self._limits["max-buffer-size"], self._limits["max-storage-buffer-binding-size"]
-        )
-        if size > limit:
-            raise BeyondDevice(f"a buffer of {size} bytes; the device allows {limit}")
+        limits = self._limits
+        limit = min(limits["max-buffer-size"], limits["max-storage-buffer-binding-size"])
+        refuse_above(limit, size, f"a buffer of {size} bytes")
         return Tensor(tensor.shape, dtype, self._allocate(size))
 
     def capacity(self) -> int | None:
@@ -121,8 +122,7 @@ class WebGpuDevice(SourceDevice):
         self._driver.write(tensor.buffer, padded)
 
     def fill(self, tensor: Tensor, byte: int) -> None:
-        size = _padded(_stored_bytes(tensor))
-        if size:
+        if size := _padded(_stored_bytes(tensor)):
             self._driver.fill(tensor.buffer, size, byte)
 
     def finish(self) -> None:
@@ -148,18 +148,15 @@ class WebGpuDevice(SourceDevice):
     def _check(self, function: DeviceFunction, launches: Sequence[DeviceLaunch]) -> None:
         """Refuse what the device's limits do not allow, before its driver does something else."""
         buffers = sum(argument.buffer for argument in function.arguments)
-        if buffers > self._limits["max-storage-buffers-per-shader-stage"]:
-            limit = self._limits["max-storage-buffers-per-shader-stage"]
-            raise BeyondDevice(f"{buffers} storage buffers; the device allows {limit}")
+        limit = self._limits["max-storage-buffers-per-shader-stage"]
+        refuse_above(limit, buffers, f"{buffers} storage buffers")
         for launch in launches:
             threads = math.prod(launch.block)
             limit = self._limits["max-compute-invocations-per-workgroup"]
-            if threads > limit:
-                raise BeyondDevice(f"workgroups of {threads} threads; the device allows {limit}")
+            refuse_above(limit, threads, f"workgroups of {threads} threads")
             for axis, count in zip("xyz", launch.block, strict=True):
                 limit = self._limits[f"max-compute-workgroup-size-{axis}"]
-                if count > limit:
-                    raise BeyondDevice(f"{count} threads along {axis}; the device allows {limit}")
+                refuse_above(limit, count, f"{count} threads along {axis}")
         if "enable f16" in function.source and not self._driver.has_f16:
             raise BeyondDevice("float16; the device lacks shader-f16")
 
@@ -182,6 +179,91 @@ class WebGpuDevice(SourceDevice):
                 numbers += _word(parameter.dtype, argument)
         numbers += struct.pack("<I", whole - 1)  # the kernel compares with >, so the last index
         self._driver.run(pipeline, buffers, numbers, (x, y, z))
+
+
+class WgpuDriver:
+    """One adapter of this machine, by wgpu, whose drivers are Vulkan, Metal and Direct3D 12."""
+
+    def __init__(self, number: int) -> None:
+        """Open an adapter, GPUs first; RuntimeError if there is none of this number."""
+        os.environ.setdefault("XDG_RUNTIME_DIR", "/tmp")  # or the loader complains
+        try:
+            import wgpu
+        except ImportError:
+            raise RuntimeError(NEEDS) from None
+        self._wgpu = wgpu
+        found = webgpu_adapters()
+        if number >= len(found):
+            names = ", ".join(adapter.info["device"] for adapter in found) or NO_DRIVERS
+            raise RuntimeError(f"there is no WebGPU adapter {number}: {names}")
+        adapter = found[number]
+        self.name = f"{adapter.info['device']} ({adapter.info['backend_type']})"
+        self.limits = {name: int(adapter.limits[name]) for name in LIMITS}
+        self.has_f16 = "shader-f16" in adapter.features
+        self._device = adapter.request_device_sync(
+            required_features=["shader-f16"] if self.has_f16 else [], required_limits=self.limits
+        )
+        self._tiny = self.allocate(4)
+
+    def allocate(self, size: int) -> Any:
+        usage = self._wgpu.BufferUsage
+        return self._device.create_buffer(
+            size=size, usage=usage.STORAGE | usage.COPY_SRC | usage.COPY_DST
+        )
+
+    def read(self, buffer: Any, size: int) -> np.ndarray:
+        return np.frombuffer(self._device.queue.read_buffer(buffer, 0, size), np.uint8)
+
+    def write(self, buffer: Any, data: np.ndarray) -> None:
+        self._device.queue.write_buffer(buffer, 0, data)
+
+    def fill(self, buffer: Any, size: int, byte: int) -> None:
+        self.write(buffer, np.full(size, byte, np.uint8))
+
+    def compile(self, source: str, entry: str, buffers: Sequence[str]) -> Any:
+        stage = self._wgpu.ShaderStage.COMPUTE
+        entries = [
+            {"binding": number, "visibility": stage, "buffer": {"type": kind}}
+            for number, kind in enumerate([*buffers, "uniform"])
+        ]
+        module = self._device.create_shader_module(code=source)
+        layout = self._device.create_bind_group_layout(entries=entries)
+        pipeline = self._device.create_compute_pipeline(
+            layout=self._device.create_pipeline_layout(bind_group_layouts=[layout]),
+            compute={"module": module, "entry_point": entry},
+        )
+        return pipeline, layout
+
+    def run(
+        self, pipeline: Any, buffers: Sequence[Any], numbers: bytes, grid: tuple[int, int, int]
+    ) -> None:
+        made, layout = pipeline
+        device = self._device
+        usage = self._wgpu.BufferUsage.UNIFORM
+        uniform = device.create_buffer_with_data(data=numbers, usage=usage)
+        entries = [
+            {"binding": number, "resource": {"buffer": one, "offset": 0, "size": one.size}}
+            for number, one in enumerate([*buffers, uniform])
+        ]
+        group = device.create_bind_group(layout=layout, entries=entries)
+        encoder = device.create_command_encoder()
+        computing = encoder.begin_compute_pass()
+        computing.set_pipeline(made)
+        computing.set_bind_group(0, group)
+        computing.dispatch_workgroups(*grid)
+        computing.end()
+        device.queue.submit([encoder.finish()])
+
+    def finish(self) -> None:
+        self._device.queue.read_buffer(self._tiny, 0, 4)  # behind all that was submitted
+
+
+def webgpu_adapters() -> list[Any]:
+    """Every adapter here, GPUs before those that a CPU plays."""
+    import wgpu
+
+    found = wgpu.gpu.enumerate_adapters_sync()
+    return sorted(found, key=lambda adapter: adapter.info["adapter_type"] == "CPU")
 
 
 def _stored_bytes(tensor: Tensor) -> int:

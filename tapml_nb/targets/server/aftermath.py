@@ -2,7 +2,9 @@
 
 Compiled code that switches to flush-to-zero or to another rounding mode, as some libraries do for
 speed, would change what every later kernel of the process computes.  And one that ends the listener
-has ended this process as well, only a moment later, when another kernel may already run.
+has ended this process as well, only a moment later, when another kernel may already run.  Copies of
+the process that a kernel makes (``fork``) and that come back from it would go on as the session
+does: read its requests and answer them a second time.
 """
 
 from __future__ import annotations
@@ -11,22 +13,20 @@ import ctypes
 import os
 import platform
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from tapml_nb.targets.server.leftovers import stat
+from tapml_nb.targets.wire.recorder import Recorder
 
 
 @dataclass(frozen=True)
 class _Word:
-    """A control word in a ``fenv_t`` of glibc's.
-
-    Attributes:
-        offset: where it is, in bytes.
-        size: how long it is.
-        meanings: bits of it, and what they control; the others are flags that computing sets.
-    """
+    """A control word in a ``fenv_t`` of glibc's: its place and size in bytes, and what bits of it
+    control (the others are flags that computing sets)."""
 
     offset: int
     size: int
@@ -55,12 +55,19 @@ _EXITING = 0x4 | 0x400
 """``PF_EXITING | PF_SIGNALED`` of Linux's ``task_struct``."""
 
 
-class Aftermath:
-    """Looks after each kernel of a process."""
+_PATIENCE = 0.2
+"""How long to wait for the word of a child that a kernel has left, in seconds."""
 
-    def __init__(self, listener: int = 0) -> None:
-        """``listener``: the process that must outlive kernels; 0 if there is none."""
+
+class Aftermath:
+    """Looks after each kernel of the process that it is made in."""
+
+    def __init__(self, listener: int, recorder: Recorder) -> None:
+        """``listener``: the process that must outlive kernels."""
         self._listener = listener
+        self._recorder = recorder
+        self._me = os.getpid()
+        self._known: set[int] = set()
         self._words = _WORDS.get(platform.machine(), ())
         self._libm = ctypes.CDLL("libm.so.6") if self._words else None
         self._notes: list[str] = []
@@ -73,13 +80,29 @@ class Aftermath:
             yield
         finally:
             self._put_back(before)
-            if self._listener and _has_ended(self._listener):
+            if _has_ended(self._listener):
                 os.kill(os.getpid(), signal.SIGKILL)  # now, and not in the next kernel
 
     def notes(self) -> list[str]:
         """What was found since this was last asked, in words."""
         notes, self._notes = self._notes, []
         return notes
+
+    def end_if_copy(self) -> None:
+        """In a copy of the process: leave word, and end."""
+        if os.getpid() != self._me:
+            self._recorder.note_copy()
+            os._exit(0)
+
+    def copy_came_back(self) -> bool:
+        """Whether a child that the last launch has left is a copy that came back from it."""
+        children = _children()
+        left = children - self._known
+        self._known = children
+        deadline = time.monotonic() + _PATIENCE
+        while left and not self._recorder.copied and time.monotonic() < deadline:
+            time.sleep(0.002)
+        return bool(left) and self._recorder.copied
 
     def _state(self) -> ctypes.Array[ctypes.c_char]:
         state = ctypes.create_string_buffer(_SIZE)
@@ -127,3 +150,16 @@ def _has_ended(pid: int) -> bool:
         return True
     flags, pending = int(fields[6]), int(fields[28])
     return fields[0] in ("Z", "X") or bool(flags & _EXITING or pending & _SIGKILL_PENDING)
+
+
+def _children() -> set[int]:
+    """Children of this process, ended ones that nobody has asked about among them."""
+    try:  # to ask this costs next to nothing, and mostly there is none
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return set()
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):
+            found |= {int(pid) for pid in (task / "children").read_text().split()}
+    return found

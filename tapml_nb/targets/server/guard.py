@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tapml_nb.targets.wire.exits import GUARD_PAGE_HIT
+from tapml_nb.targets.wire.recorder import GUARD_PAGE_HIT
 
 ALIGNMENT = 64
 """Bytes; ``tvm::runtime::kAllocAlignment``."""
@@ -60,29 +60,18 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 @dataclass
 class Block:
-    """One buffer in guarded memory.
+    """One buffer in guarded memory."""
 
-    Attributes:
-        name: what people call it ("output 0").
-        data: its bytes.
-        before: the canary in front of it.
-        after: the canary behind it.
-    """
-
-    name: str
-    data: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
+    name: str  # what people call it ("output 0")
+    data: np.ndarray  # its bytes
+    before: np.ndarray  # the canary in front of it
+    after: np.ndarray  # the canary behind it
     base: int = field(repr=False)
     length: int = field(repr=False)
 
     @classmethod
     def map(cls, name: str, size: int) -> Block:
-        """Guarded memory for ``size`` bytes.
-
-        Raises:
-            MemoryError: if there is no room for it.
-        """
+        """Guarded memory for ``size`` bytes; MemoryError if there is no room for it."""
         padded = -(-size // ALIGNMENT) * ALIGNMENT
         inner = max(mmap.PAGESIZE, -(-padded // mmap.PAGESIZE) * mmap.PAGESIZE)
         length = inner + 2 * _GUARD

@@ -10,7 +10,6 @@ import contextlib
 import socket
 import time
 from collections import Counter
-from dataclasses import dataclass
 
 from tapml_nb.targets.wire.handshake import (
     ASK,
@@ -27,14 +26,6 @@ _TEXT_LIMIT = 4096
 _HEAD_LIMIT = 16384
 
 
-@dataclass(frozen=True)
-class Opening:
-    """What a connection opened with: a word, and the text behind it (a browser's: all it said)."""
-
-    word: int
-    text: bytes
-
-
 class Handshake:
     """Of one connection."""
 
@@ -45,13 +36,10 @@ class Handshake:
         self.deadline = time.monotonic() + SECONDS
         self._received = b""
 
-    def receive(self) -> Opening | None:
-        """Take what has come, and no byte beyond the opening; that, once it is whole.
-
-        Raises:
-            NotOurs: if it is none.
-            OSError: if they hung up.
-        """
+    def receive(self) -> tuple[int, bytes] | None:
+        """Take what has come, and no byte beyond the opening; that, once it is whole: a word, and
+        the text behind it (a browser's: all it said).  NotOurs if it is none; OSError if they hung
+        up."""
         with contextlib.suppress(BlockingIOError):
             while missing := self._missing():
                 chunk = self.connection.recv(missing)
@@ -59,7 +47,7 @@ class Handshake:
                     raise ConnectionError("it hung up")
                 self._received += chunk
             word = unpack_word(self._received)
-            return Opening(word, self._received if word == GET else self._received[8:])
+            return word, self._received if word == GET else self._received[8:]
         return None
 
     def _missing(self) -> int:
@@ -89,14 +77,6 @@ class Handshakes(dict[int, Handshake]):
         """``limit``: how many there may be; beyond it one gives way to each newcomer."""
         super().__init__()
         self._limit = limit
-
-    def add(self, handshake: Handshake) -> None:
-        """A newcomer; :meth:`in_the_way` was asked before."""
-        self[handshake.connection.fileno()] = handshake
-
-    def remove(self, handshake: Handshake) -> None:
-        """They have said who they are, or are not waited for any more."""
-        del self[handshake.connection.fileno()]
 
     def in_the_way(self) -> Handshake | None:
         """Who has to go before another one can come: of the peer that has most, the oldest; so

@@ -15,7 +15,7 @@ import signal
 import time
 from pathlib import Path
 
-from tapml_nb.targets.wire.exits import SERVER_MARK
+from tapml_nb.targets.wire.recorder import SERVER_MARK
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PROC = Path("/proc")

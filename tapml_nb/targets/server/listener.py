@@ -6,23 +6,15 @@ kills its process kills one child; the listener reports how it died, clears up a
 accepts the next session.  (TVM's stock server stops accepting after the first crash, takes
 seconds to start, and lets anyone who reaches its port run code.)
 
-Who connects costs a descriptor until they have said who they are
-(:mod:`tapml_nb.targets.server.handshakes`), so one that is silent or malicious keeps nobody
-waiting.  A connection is a session, or the tensor channel of a session, whose process then gets the
-socket; or it asks for a session's end.  So one port is all that a firewall or a tunnel has to open.
-A browser that connects is given the page that becomes a target
-(:mod:`tapml_nb.targets.server.pages`).
-
-A session ends with all that its kernels have started (:mod:`tapml_nb.targets.server.leftovers`),
-and at the latest when it has had its time and does not hear its own alarm
-(:mod:`tapml_nb.targets.wire.recorder`).
+A connection is a session, or the tensor channel of a session, whose process then gets the socket;
+it asks for a session's end; or it is a browser, which is given the page that becomes a target.  So
+one port is all that a firewall or a tunnel has to open.
 
 Events are JSON lines on stdout: ``ready``, ``session``, ``exit`` (signal, code, the last lines of
 the session's log), ``rejected``.  The end of stdin ends the server, and so does the end of its
 parent.  The token is read from the environment, ``TAPML_TOKEN``.
 
-Needs tvm_ffi, NumPy and TVM's runtime library, and nothing else: it is ready in a third of a
-second.
+Needs tvm_ffi, NumPy and TVM's runtime library alone: it is ready in a third of a second.
 """
 
 from __future__ import annotations
@@ -48,27 +40,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tapml_nb.targets.server.handshakes import Handshake, Handshakes, Opening
+from tapml_nb.targets.devices.registry import load_runtime
+from tapml_nb.targets.server.handshakes import Handshake, Handshakes
 from tapml_nb.targets.server.leftovers import adopt_orphans, end_all_children
 from tapml_nb.targets.server.pages import WRONG_KEY, answer, knows_key, refusal
-from tapml_nb.targets.server.session_process import load_runtime, serve_session
-from tapml_nb.targets.server.sessions import Session, Sessions
-from tapml_nb.targets.wire.exits import ExitReport
-from tapml_nb.targets.wire.fd_passing import hand_over
+from tapml_nb.targets.server.sessions import Session, Sessions, serve_session
 from tapml_nb.targets.wire.handshake import (
     ASK,
     CHANNEL,
+    CHANNEL_SOCKET,
     END,
     GET,
     MAGIC,
     MISMATCH,
     PROTOCOL,
     NotOurs,
+    hand_over,
     opening,
     pack_word,
+    page_key,
 )
-from tapml_nb.targets.wire.page import page_key
-from tapml_nb.targets.wire.tensor_channel import CHANNEL_SOCKET
+from tapml_nb.targets.wire.recorder import ExitReport
 
 _MAX_HANDSHAKES = 512
 """Who may be connected without having said who they are; fewer where descriptors are few."""
@@ -103,7 +95,7 @@ def serve_standalone(host: str, port: int) -> int:
     token = os.environ.pop("TAPML_TOKEN", "") or secrets.token_hex(16)
     workroot = Path(tempfile.mkdtemp(prefix="tapml-serve-"))
     server = Server(host, port, token, workroot)
-    server.stop_at(signal.SIGINT)
+    signal.signal(signal.SIGINT, server.stop)
     shown = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
     print(f"serving on {host}:{server.port}; in the notebook:", flush=True)
     print(f"  Target('llvm', rpc='{shown}:{server.port}/{token}')", flush=True)
@@ -123,10 +115,9 @@ class Server:
         """Listen.
 
         Args:
-            host: address to listen on.
-            port: 0 for any free one.
+            host, port: address to listen on; port 0 for any free one.
             token: what clients must know.
-            workroot: an existing folder, for the server alone; removed at the end.
+            workroot: an existing folder, for this alone; removed at the end.
             events: descriptor for event lines, for the process that started this server and
                 shares its file system; None for a server that stands alone.
         """
@@ -144,25 +135,26 @@ class Server:
             os.set_blocking(descriptor, False)
         self._inherited = [self._woken, self._waker]
         load_runtime()
+        # A session's child has these from its first moment.
+        import tapml_nb.targets.devices.tvm_runtime
+        import tapml_nb.targets.server.service  # noqa: F401
+
         self._listener = socket.create_server((host, port), backlog=128)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
 
-    def stop_at(self, number: signal.Signals) -> None:
-        """End :meth:`run` at a signal.
+    def stop(self, *_: Any) -> None:
+        """End :meth:`run`; a signal's handler.
 
-        The handler sets a flag and wakes the loop, no more: an exception may come up where Python
-        only prints it, such as in a fork's hooks.
+        It sets a flag, no more (the signal itself wakes the loop): an exception may come up where
+        Python only prints it, such as in a fork's hooks.
         """
-        signal.signal(number, self._stop)
-
-    def _stop(self, *_: Any) -> None:
         self._stopped = True
 
     def run(self, *, until_orphaned: bool) -> None:
         """Serve until SIGTERM; ``until_orphaned``: or until stdin or the parent process ends."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self.stop_at(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, self.stop)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         adopt_orphans()
         parent = _parent_watch() if until_orphaned else []
@@ -189,7 +181,8 @@ class Server:
                     self._accept()
         finally:
             if os.getpid() == self._pid:
-                self._end()
+                end_all_children()
+                shutil.rmtree(self._workroot, ignore_errors=True)
 
     def _patience(self) -> float | None:
         """Milliseconds until there is something to do even if nothing happens."""
@@ -208,7 +201,7 @@ class Server:
             return
         if in_the_way := self._handshakes.in_the_way():
             self._dismiss(in_the_way, "another one came")
-        self._handshakes.add(Handshake(connection, peer[0]))
+        self._handshakes[connection.fileno()] = Handshake(connection, peer[0])
         self._poll.register(connection, select.POLLIN)
 
     def _hear(self, ready: list[int]) -> None:
@@ -220,49 +213,41 @@ class Server:
                     continue
                 self._forget(handshake)
                 with handshake.connection:
-                    self._receive(handshake.connection, handshake.peer, opened)
+                    self._receive(handshake.connection, handshake.peer, *opened)
             # (A recursion error: JSON can be that deep.)
             except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
                 self._dismiss(handshake, str(error))
         for handshake in self._handshakes.expired():
             self._dismiss(handshake, "it said too little in time")
 
-    def _receive(self, connection: socket.socket, peer: str, opened: Opening) -> None:
-        """Be what somebody came for.
-
-        Raises:
-            OSError, ValueError, KeyError, TypeError, RecursionError: if they are none of ours.
-        """
-        if opened.word == GET:
+    def _receive(self, connection: socket.socket, peer: str, word: int, text: bytes) -> None:
+        """Be what somebody came for; :meth:`_hear` has what it raises if they are none of ours."""
+        if word == GET:
             if self._events is None:
                 raise NotOurs("neither TVM's RPC protocol nor ours")
-            if not knows_key(opened.text, page_key(self._token)):
+            if not knows_key(text, page_key(self._token)):
                 connection.sendall(refusal())
                 raise NotOurs(WRONG_KEY)
-            self._fork(lambda _: self._welcome(connection, opened.text, peer))
-        elif opened.word == MAGIC:
-            given = opened.text.partition(b" ")[0]
+            self._fork(lambda _: self._welcome(connection, text, peer))
+        elif word == MAGIC:
+            given = text.partition(b" ")[0]
             if not hmac.compare_digest(given, f"client:{self._token}".encode()):
                 connection.sendall(pack_word(MISMATCH))
                 raise NotOurs("wrong key")
             self._fork(lambda session: self._serve(connection, peer, session))
-        elif opened.word == ASK:
-            self._answer(connection, json.loads(opened.text))
+        elif word == ASK:
+            self._answer(connection, json.loads(text))
         else:
-            session = self._sessions.of(json.loads(opened.text))
-            if opened.word == CHANNEL:
+            session = self._sessions.of(json.loads(text))
+            if word == CHANNEL:
                 token = session.token.encode()
                 hand_over(session.folder, CHANNEL_SOCKET, token, connection, wait=0)
-            elif opened.word == END:
+            elif word == END:
                 session.end_soon()
                 connection.sendall(pack_word(END))
 
     def _answer(self, connection: socket.socket, question: dict[str, Any]) -> None:
-        """Tell a client on another machine what became of its session.
-
-        Raises:
-            OSError, ValueError, KeyError, TypeError: if it is none of ours.
-        """
+        """Tell a client on another machine what became of its session."""
         if not hmac.compare_digest(str(question["key"]).encode(), self._token.encode()):
             connection.sendall(pack_word(MISMATCH))
             raise NotOurs("wrong key")
@@ -277,7 +262,7 @@ class Server:
 
     def _forget(self, handshake: Handshake) -> None:
         self._poll.unregister(handshake.connection)
-        self._handshakes.remove(handshake)
+        del self._handshakes[handshake.connection.fileno()]
 
     def _dismiss(self, handshake: Handshake, why: str) -> None:
         """Hang up on somebody."""
@@ -287,12 +272,7 @@ class Server:
         self._emit(event="rejected", peer=handshake.peer, why=why)
 
     def _fork(self, work: Callable[[Session], None]) -> None:
-        """Have a child of its own do something for a connection.
-
-        Raises:
-            OSError: if the machine has no room for one.
-            NotOurs: if there are too many.
-        """
+        """Have a child of its own do something for a connection; see :meth:`Sessions.start`."""
 
         def in_child(session: Session) -> None:
             signal.set_wakeup_fd(-1)
@@ -330,10 +310,6 @@ class Server:
 
     def _report(self, pid: int, report: ExitReport) -> None:
         self._emit(event="exit", pid=pid, **asdict(report))
-
-    def _end(self) -> None:
-        end_all_children()
-        shutil.rmtree(self._workroot, ignore_errors=True)
 
     def _emit(self, **event: Any) -> None:
         """One line, in one write, so that lines of several processes do not mix."""

@@ -1,26 +1,36 @@
-"""A session's tensors, by the keys that the notebook gave them, on one device."""
+"""A session's tensors, by the keys that the notebook gave them, on one device; and the thread,
+beside TVM's RPC, through which they come and go."""
 
 from __future__ import annotations
 
+import contextlib
+import hmac
 import math
+import socket
+import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tapml_nb.numerics import np_dtype
 from tapml_nb.targets.devices.base import BeyondDevice, Device, size_of
+from tapml_nb.targets.wire.envelope import failure
 from tapml_nb.targets.wire.errors import NoRoom, NoTensor
+from tapml_nb.targets.wire.handshake import CHANNEL_SOCKET, Receiver
+from tapml_nb.targets.wire.tensor_channel import (
+    receive_data,
+    receive_header,
+    send_message,
+    skip,
+    tune,
+)
 
 
 def allocate(device: Device, shape: Sequence[int], dtype: str) -> Any:
-    """A tensor, uninitialised.
-
-    Raises:
-        BeyondDevice: if the device has no such dtype, or can never have it that large.
-        NoRoom: if there is no room for it now.
-        ConnectionError: if the device is out of reach.
-    """
+    """A tensor, uninitialised.  BeyondDevice: the device has no such dtype, or can never have it
+    that large; NoRoom: there is no room for it now; ConnectionError: it is out of reach."""
     try:
         return device.new(shape, dtype)
     except (BeyondDevice, ConnectionError):
@@ -54,11 +64,8 @@ class TensorMemory:
     def put(
         self, key: str, shape: Sequence[int], dtype: str, receive: Callable[[np.ndarray], None]
     ) -> None:
-        """Make a tensor of the bytes that ``receive`` fills in, straight in place where it can.
-
-        Raises:
-            BeyondDevice, NoRoom: as :func:`allocate`.
-        """
+        """Make a tensor (see :func:`allocate`) of the bytes that ``receive`` fills in, straight in
+        place where it can."""
         tensor = allocate(self.device, shape, dtype)
         if self.device.on_host:
             receive(self.device.read(tensor))
@@ -81,3 +88,73 @@ class TensorMemory:
     def held(self) -> int:
         """Bytes of all tensors; memory under several keys counts once."""
         return sum(dict(map(self.device.owner, list(self._tensors.values()))).values())
+
+
+class ChannelServer:
+    """The target's end of the tensor channel: a thread that serves one connection."""
+
+    def __init__(self, memory: TensorMemory, folder: Path, token: str) -> None:
+        """Wait in the folder, which is the process's current one, for the connection."""
+        self._memory = memory
+        self._folder = folder
+        self._token = token
+        self._arrivals = Receiver(CHANNEL_SOCKET)
+        threading.Thread(target=self._serve, name="tapml-tensors", daemon=True).start()
+
+    def _serve(self) -> None:
+        connection = self._admit()
+        with connection, contextlib.suppress(OSError):
+            tune(connection)
+            send_message(connection, {"ok": True})
+            while True:
+                self._answer(connection, receive_header(connection))
+
+    def _admit(self) -> socket.socket:
+        """The first connection that knows the token (the listener lets no others come here)."""
+        while True:
+            token, connection = self._arrivals.receive()
+            if hmac.compare_digest(token, self._token.encode()):
+                self._arrivals.close()
+                return connection
+            connection.close()
+
+    def _answer(self, connection: socket.socket, request: dict[str, Any]) -> None:
+        """Do what a request asks for; an error is an answer, and the connection stays in step.
+        ConnectionError if what came is not what was sent."""
+        size, checked = request.get("size", 0), request.get("checked", False)
+        unread = size
+        data: Any = b""
+        answer: dict[str, Any] = {}
+
+        def receive_whole(into: memoryview) -> None:
+            nonlocal unread
+            unread = 0
+            receive_data(connection, into, checked=checked)
+
+        try:
+            if request["do"] == "put":
+
+                def receive(data: np.ndarray) -> None:
+                    if data.size != size:
+                        raise ValueError(f"{size} bytes for a tensor of {data.size}")
+                    receive_whole(memoryview(data))
+
+                self._memory.put(request["key"], request["shape"], request["dtype"], receive)
+            elif request["do"] == "file":
+                content = bytearray(size)
+                receive_whole(memoryview(content))
+                with (self._folder / Path(request["name"]).name).open("xb") as file:
+                    file.write(content)  # "x": rewriting a mapped library would kill its user
+            else:
+                tensor = self._memory[request["key"]]
+                answer = {"shape": [int(n) for n in tensor.shape], "dtype": str(tensor.dtype)}
+                data = memoryview(self._memory.device.read(tensor))
+        except ConnectionError:
+            raise
+        except Exception as error:
+            answer = failure(error)
+        if unread:
+            skip(connection, unread + 4 * checked)
+        answer["number"] = request["number"]
+        sealed = checked and request["do"] == "get" and "error" not in answer
+        send_message(connection, answer, data, checked=sealed)

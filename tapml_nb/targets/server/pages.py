@@ -25,8 +25,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tapml_nb.targets.wire.fd_passing import hand_over
-from tapml_nb.targets.wire.page import CHALLENGE, PAGE_SOCKET, PROOF, proof
+from tapml_nb.targets.wire.handshake import CHALLENGE, PAGE_SOCKET, PROOF, hand_over, proof
 
 STATIC = Path(__file__).parent / "static"
 
@@ -84,13 +83,8 @@ def refusal() -> bytes:
 
 
 def answer(connection: socket.socket, head: bytes, workroot: Path) -> str:
-    """Answer the request of a browser that knows the key; returns why it was refused, or "".
-
-    Args:
-        connection: the socket.
-        head: what it said so far: the whole head of a request.
-        workroot: the folder with the sessions' folders.
-    """
+    """Answer the request of a browser that knows the key, of which ``head`` is the whole head;
+    returns why it was refused, or "".  ``workroot``: the folder with the sessions' folders."""
     from websockets.datastructures import Headers
     from websockets.http11 import Request, Response
     from websockets.server import ServerProtocol

@@ -18,49 +18,36 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from tapml_nb.compile.kernel import Kernel
-from tapml_nb.compile.sizes import SizeMisfit
+from tapml_nb.compile.kernel import Kernel, SizeMisfit
 from tapml_nb.numerics import np_dtype, statistics
 from tapml_nb.targets.devices.base import BeyondDevice, Within, raw_bytes
 from tapml_nb.targets.server.aftermath import Aftermath
-from tapml_nb.targets.server.copies import Copies
 from tapml_nb.targets.server.guard import Block, telling
 from tapml_nb.targets.server.memory import TensorMemory, allocate
+from tapml_nb.targets.wire.calls import PATTERNS, CallRequest, CallResult, ChainRequest
 from tapml_nb.targets.wire.errors import KernelRaised, NoRoom
-from tapml_nb.targets.wire.poison import PATTERNS
 from tapml_nb.targets.wire.recorder import Recorder
-from tapml_nb.targets.wire.requests import CallRequest, ChainRequest
-from tapml_nb.targets.wire.results import CallResult
 
 _FULL = ("bad_alloc", "out of memory", "OUT_OF_MEMORY", "MEM_OBJECT_ALLOCATION_FAILURE")
 """What is said in a launch where a kernel gets no memory for itself."""
-
 
 _Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass
 class _Loaded:
-    """A kernel with its functions.
-
-    Attributes:
-        plan: how they are launched.
-        functions: by name.
-        harmless: whether it was watched, and changed none of its inputs.
-        known: the same for shapes and numbers that it was called with, where it leaves sizes open.
-    """
+    """A kernel with its functions by name."""
 
     plan: Kernel
     functions: Mapping[str, Any]
     harmless: bool = False
+    """Whether it was watched, and changed none of its inputs."""
+
     known: dict[tuple[_Shapes, tuple[int, ...]], _Loaded] = field(default_factory=dict)
+    """The same for shapes and numbers that it was called with, where it leaves sizes open."""
 
     def at(self, shapes: _Shapes, numbers: Sequence[int]) -> _Loaded:
-        """The same for shapes of its parameters.
-
-        Raises:
-            SizeMisfit: if it is for others.
-        """
+        """The same for shapes of its parameters; SizeMisfit if it is for others."""
         if not self.plan.is_open:
             return self
         call = (shapes, tuple(numbers))
@@ -76,32 +63,19 @@ class KernelRunner:
         self,
         memory: TensorMemory,
         recorder: Recorder,
-        copies: Copies | None = None,
         aftermath: Aftermath | None = None,
     ) -> None:
-        """Run kernels on tensors.
-
-        Args:
-            memory: the tensors.
-            recorder: is told of every launch.
-            copies: watches for copies of this process; None if kernels do not run in it.
-            aftermath: looks after kernels that run in this process.
-        """
+        """Run kernels on tensors.  The recorder is told of every launch; ``aftermath`` looks after
+        this process, where kernels run in it."""
         self._memory = memory
         self._device = memory.device
         self._recorder = recorder
-        self._copies_of_us = copies
-        self._aftermath = aftermath if self._device.on_host else None
+        self._aftermath = aftermath
+        self._new = partial(allocate, memory.device)
         self._kernels: dict[str, _Loaded] = {}
 
     def load(self, library: str, kernels: Sequence[Kernel], within: Within) -> None:
-        """Load a library and the plans of the kernels in it.
-
-        Raises:
-            Rejected: if the library lacks functions, or a driver rejects it; with its message.
-            BeyondDevice: if a kernel needs more than the device has.
-            Exception: any other, if the library cannot be read.
-        """
+        """Load a library and the plans of the kernels in it; raises as :meth:`Device.load`."""
         wanted = {launch.function for kernel in kernels for launch in kernel.launches}
         with self._recorder.during("load"):
             functions = self._device.load(library, wanted, within)
@@ -111,13 +85,8 @@ class KernelRunner:
     def call(self, request: CallRequest, within: Within) -> CallResult:
         """Run a kernel; see :meth:`TargetSession.call`.
 
-        ``within`` runs each launch within what is left of the call's time.
-
-        Raises:
-            NoTensor: if a tensor is not there.
-            NoRoom: if there is no room for what it writes.
-            KernelRaised: if it says itself that it failed, or is for other shapes.
-            ValueError: if the kernel is not loaded, or takes or gives another number of tensors.
+        ``within`` runs each launch within what is left of the call's time.  ValueError if the
+        kernel is not loaded, or takes or gives another number of tensors.
         """
         kernel, inputs, outputs = request.kernel, request.inputs, request.outputs
         plan = self._find(kernel).plan
@@ -166,11 +135,8 @@ class KernelRunner:
         )
 
     def chain(self, request: ChainRequest, within: Within) -> tuple[str, ...]:
-        """Run kernels one after the other; see :meth:`TargetSession.chain`.
-
-        ``within`` runs one kernel within its time.  Returns the keys of tensors, resident before,
-        that a kernel wrote to.
-        """
+        """Run kernels one after the other, each ``within`` its time; the keys of tensors, resident
+        before, that a kernel wrote to.  See :meth:`TargetSession.chain`."""
         calls, kept = request.calls, frozenset(request.keep)
         last = {key: number for number, call in enumerate(calls) for key in call.inputs}
         tensors: dict[str, Any] = {}  # what the chain makes; freed after its last use
@@ -248,15 +214,9 @@ class KernelRunner:
             for block in blocks:
                 block.unmap()
 
-    def _new(self, shape: Sequence[int], dtype: str) -> Any:
-        return allocate(self._device, shape, dtype)
-
     def _observe(self, loaded: _Loaded, buffers: list[Any], within: Within) -> float:
         """Launch a kernel within its time, so that others can tell whether it ran; milliseconds.
-
-        Raises:
-            KernelRaised: if it says that it failed, or left a copy of this process behind.
-        """
+        KernelRaised if it says that it failed, or left a copy of this process behind."""
         try:
             with self._recorder.during("launch", loaded.plan.key):
                 ms: float = within(partial(self._launch, loaded, buffers))
@@ -268,15 +228,16 @@ class KernelRunner:
                 raise NoRoom(0, self._device.capacity()) from None
             raise KernelRaised(said) from None
         finally:
-            if self._copies_of_us:
-                self._copies_of_us.end_if_copy(self._recorder)
-        if self._copies_of_us and self._copies_of_us.came_back(self._recorder):
+            if self._aftermath:
+                self._aftermath.end_if_copy()
+        if self._aftermath and self._aftermath.copy_came_back():
             raise KernelRaised("it forked this process, and both came back from it")
         return ms
 
     def _launch(self, loaded: _Loaded, buffers: list[Any]) -> float:
         """Run a kernel to its end; milliseconds."""
-        with self._aftermath.looked_after() if self._aftermath else nullcontext():
+        on_host = self._aftermath if self._device.on_host else None
+        with on_host.looked_after() if on_host else nullcontext():
             begin = time.perf_counter()
             for launch in loaded.plan.launches:
                 arguments = [buffers[i] for i in launch.args]
@@ -293,7 +254,10 @@ class KernelRunner:
 
     def _same(self, a: Any, b: Any) -> bool:
         """Whether two tensors of one size agree bit for bit."""
-        return _agree(self._device.read(a), self._device.read(b))
+        x, y = self._device.read(a), self._device.read(b)
+        if x.size % 8 == 0:
+            x, y = x.view(np.uint64), y.view(np.uint64)
+        return bool(np.array_equal(x, y))
 
     def _find(self, kernel: str) -> _Loaded:
         try:
@@ -313,16 +277,15 @@ class KernelRunner:
         except SizeMisfit as misfit:  # where sizes are fixed, the kernel itself says so
             raise KernelRaised(str(misfit)) from None
 
-    def _bytes(self, key: str) -> np.ndarray:
-        return self._device.read(self._memory[key])
-
     def _copies(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        return {key: self._bytes(key).copy() for key in dict.fromkeys(keys)}
+        return {key: self._device.read(self._memory[key]).copy() for key in dict.fromkeys(keys)}
 
     def _drop_changed(self, before: Mapping[str, np.ndarray]) -> tuple[str, ...]:
         """Drop the tensors that are not what they were; their keys."""
         changed = tuple(
-            key for key, copy in before.items() if not np.array_equal(copy, self._bytes(key))
+            key
+            for key, copy in before.items()
+            if not np.array_equal(copy, self._device.read(self._memory[key]))
         )
         self._memory.drop(changed)
         return changed
@@ -333,15 +296,10 @@ class KernelRunner:
         """Every buffer of a run: those given, then fresh ones, poisoned if asked, then views."""
         views = dict(plan.views)
         buffers: list[Any] = list(given)
-        for number in range(len(given), len(plan.buffers)):
-            spec = plan.buffers[number]
-            if number in views:
-                buffers.append(None)
-                continue
-            tensor = new(spec.shape, spec.dtype)
-            if poison is not None:
-                self._device.fill(tensor, poison)
-            buffers.append(tensor)
+        for number, spec in enumerate(plan.buffers[len(given) :], len(given)):
+            buffers.append(None if number in views else new(spec.shape, spec.dtype))
+            if number not in views and poison is not None:
+                self._device.fill(buffers[number], poison)
         for destination, source in plan.views:  # in order: a view may be of a view
             spec = plan.buffers[destination]
             buffers[destination] = self._device.view(buffers[source], spec.shape, spec.dtype)
@@ -350,29 +308,16 @@ class KernelRunner:
 
 def _names(plan: Kernel) -> list[str]:
     """What people call the buffers of a plan that have memory of their own, in number order."""
-    views = dict(plan.views)
-    results = {}
-    for k, number in enumerate(plan.results):
-        while number in views:
-            number = views[number]
-        results[number] = f"output {k}"
-    known = plan.params + len(plan.constants)
     names = [f"input {k}" for k in range(plan.params)]
     names += [f"constant {k}" for k in range(len(plan.constants))]
+    results = {plan.root(number): f"output {k}" for k, number in enumerate(plan.results)}
     return names + [
         results.get(number, f"intermediate buffer {number}")
-        for number in range(known, len(plan.buffers))
-        if number not in views
+        for number in range(len(names), len(plan.buffers))
+        if plan.root(number) == number
     ]
 
 
 def _expect(what: str, count: int, found: Sequence[Any]) -> None:
     if len(found) != count:
         raise ValueError(f"{what}: the kernel has {count}, and {len(found)} were given")
-
-
-def _agree(x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether two tensors' bytes are the same."""
-    if x.size % 8 == 0:
-        x, y = x.view(np.uint64), y.view(np.uint64)
-    return bool(np.array_equal(x, y))

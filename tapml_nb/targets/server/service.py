@@ -27,15 +27,13 @@ from tapml_nb.compile.kernel import Kernel
 from tapml_nb.targets.devices.base import Device
 from tapml_nb.targets.devices.registry import open_device
 from tapml_nb.targets.server.aftermath import Aftermath
-from tapml_nb.targets.server.copies import Copies
-from tapml_nb.targets.server.memory import TensorMemory
+from tapml_nb.targets.server.memory import ChannelServer, TensorMemory
 from tapml_nb.targets.server.runner import KernelRunner
-from tapml_nb.targets.server.tensor_channel import ChannelServer
+from tapml_nb.targets.wire.calls import CallRequest, ChainRequest
 from tapml_nb.targets.wire.envelope import failure, seal, unseal
 from tapml_nb.targets.wire.errors import NoRoom
 from tapml_nb.targets.wire.handshake import PROTOCOL
 from tapml_nb.targets.wire.recorder import Recorder
-from tapml_nb.targets.wire.requests import CallRequest, ChainRequest
 
 LOAD_SECONDS = 60.0
 """Deadline of loading a library (constructors may run in it), and of compiling one device
@@ -50,17 +48,15 @@ class SessionService:
     ) -> None:
         """Serve a session of this process.
 
-        Args:
-            folder: the session's own; file names are confined to it.
-            credentials: its number and token at the listener, for the client.
-            recorder: is told what the process is at, and when it has to be done.
-            same_host: the client started this server, so libraries may stay where they are.
+        File names are confined to its folder, unless the client is on the same host: it started
+        this server, so libraries may stay where they are.  ``credentials``: the session's number
+        and token at the listener, for the client.
         """
         self._folder = folder
         self._credentials = credentials
         self._recorder = recorder
         self._same_host = same_host
-        self._copies, self._aftermath = Copies(), Aftermath(os.getppid())
+        self._aftermath = Aftermath(os.getppid(), recorder)
         self._run_on(open_device("llvm", 0))
         self._functions: dict[str, Callable[..., Any]] = {
             "use": self._use,
@@ -109,13 +105,13 @@ class SessionService:
     def _use(self, kind: str, number: int, seconds: float) -> dict[str, Any]:
         """Run kernels on another device; what that says of itself."""
         with self._recorder.during("device"):
-            device: Device = _within(self._recorder, seconds, lambda: open_device(kind, number))
+            device: Device = self._within(seconds, lambda: open_device(kind, number))
         self._run_on(device)
         return device.describe()
 
     def _run_on(self, device: Device) -> None:
         self._memory = TensorMemory(device)
-        self._runner = KernelRunner(self._memory, self._recorder, self._copies, self._aftermath)
+        self._runner = KernelRunner(self._memory, self._recorder, self._aftermath)
 
     def _channel(self) -> dict[str, Any]:
         """Wait for the tensor channel; what the client has to say to the listener for it."""
@@ -131,49 +127,37 @@ class SessionService:
     def _load(self, name: str, plans: Sequence[dict[str, Any]]) -> None:
         path = name if self._same_host and Path(name).is_absolute() else self._confined(name)
         kernels = list(map(Kernel.from_json, plans))
-        self._runner.load(path, kernels, partial(_within, self._recorder, LOAD_SECONDS))
+        self._runner.load(path, kernels, partial(self._within, LOAD_SECONDS))
 
     def _call(self, data: dict[str, Any]) -> dict[str, Any]:
         request = CallRequest.from_json(data)
-        budget = _Budget(self._recorder, request.timeout)
-        return asdict(self._runner.call(request, budget.spend))
+        left = request.timeout
+
+        def within(work: Callable[[], Any]) -> Any:
+            """What the tool does between launches (poison, compare) is not the kernel's doing."""
+            nonlocal left
+            begin = time.monotonic()
+            try:
+                return self._within(max(left, 1e-3), work)
+            finally:
+                left -= time.monotonic() - begin
+
+        return asdict(self._runner.call(request, within))
 
     def _chain(self, data: dict[str, Any]) -> Sequence[str]:
         request = ChainRequest.from_json(data)
-        return self._runner.chain(request, partial(_within, self._recorder, request.timeout))
+        return self._runner.chain(request, partial(self._within, request.timeout))
 
-
-class _Budget:
-    """Seconds that all launches of a call may take together.
-
-    What the tool does in between, poisoning memory and comparing, is not the kernel's doing.
-    """
-
-    def __init__(self, recorder: Recorder, seconds: float) -> None:
-        self._recorder = recorder
-        self._left = seconds
-
-    def spend(self, work: Callable[[], Any]) -> Any:
-        """Do something within what is left."""
-        begin = time.monotonic()
-        try:
-            return _within(self._recorder, max(self._left, 1e-3), work)
-        finally:
-            self._left -= time.monotonic() - begin
-
-
-def _within(recorder: Recorder, seconds: float, work: Callable[[], Any]) -> Any:
-    """Do something within a deadline that the operating system keeps.
-
-    An endless loop in native code hears nothing else, and the client may be on another machine.
-    The default action of SIGALRM ends the process.
-    """
-    with recorder.within(seconds):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        try:
-            return work()
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+    def _within(self, seconds: float, work: Callable[[], Any]) -> Any:
+        """Do something within a deadline that the operating system keeps: an endless loop in native
+        code hears nothing else, and the client may be on another machine.  The default action of
+        SIGALRM ends the process."""
+        with self._recorder.within(seconds):
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            try:
+                return work()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _versions() -> dict[str, str]:

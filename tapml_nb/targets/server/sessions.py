@@ -1,4 +1,4 @@
-"""The listener's children: a process for each connection, what it leaves, and how it ended."""
+"""The listener's children: a process for each connection, TVM's RPC in it, and how it ended."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import resource
 import secrets
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tapml_nb.targets.server.leftovers import children, end
-from tapml_nb.targets.wire.exits import ExitReport
-from tapml_nb.targets.wire.handshake import NotOurs
-from tapml_nb.targets.wire.recorder import Record, Recorder, path_of
+from tapml_nb.targets.wire.handshake import MAGIC, NotOurs, pack_word
+from tapml_nb.targets.wire.recorder import CLOSED, HUNG_UP, ExitReport, Record, Recorder, path_of
 
 _LOG_TAIL = 16_000
 """Characters: a stack trace of TVM's, and what was said before it."""
@@ -37,23 +37,15 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass
 class Session:
-    """A session, as the listener knows it.
-
-    Attributes:
-        number: its own.
-        workroot: the server's folder.
-        recorder: what its process is at, and when that has to be done.
-        token: what a connection must know that belongs to it.
-        late: whether it was ended because it was not done in time.
-        due: when it shall have ended, for its client asked for that.
-    """
+    """A session, as the listener knows it."""
 
     number: int
-    workroot: Path
-    recorder: Recorder
+    workroot: Path  # the server's folder
+    recorder: Recorder  # what its process is at, and when that has to be done
+    # what a connection must know that belongs to it
     token: str = field(default_factory=lambda: secrets.token_hex(16))
-    late: bool = False
-    due: float = math.inf
+    late: bool = False  # whether it was ended because it was not done in time
+    due: float = math.inf  # when it shall have ended, for its client asked for that
 
     @property
     def folder(self) -> Path:
@@ -87,12 +79,8 @@ class Sessions:
         return len(self._sessions)
 
     def start(self, work: Callable[[Session], None]) -> None:
-        """Have a child of its own do something.
-
-        Raises:
-            OSError: if the machine has no room for one.
-            NotOurs: if there are too many.
-        """
+        """Have a child of its own do something; OSError if the machine has no room for one, NotOurs
+        if there are too many."""
         if len(self) >= _MAX_SESSIONS:
             raise NotOurs("too many connections")
         self._count += 1
@@ -120,12 +108,7 @@ class Sessions:
             os._exit(code)
 
     def of(self, request: dict[str, Any]) -> Session:
-        """The session that somebody belongs to who knows its token.
-
-        Raises:
-            NotOurs: if there is no such session, or the token is another.
-            KeyError: if the request lacks something.
-        """
+        """The session that somebody belongs to who knows its token; NotOurs if there is none."""
         token = str(request["token"]).encode()
         for session in self._sessions.values():
             if session.number == request["session"]:
@@ -210,3 +193,59 @@ def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def serve_session(
+    connection: socket.socket, session: Session, *, same_host: bool, ready: Callable[[], None]
+) -> NoReturn:
+    """In a session's process: speak RPC until the client, who has shown the key, hangs up, and end
+    the process.
+
+    ``same_host``: whether the client shares this machine's files; ``ready``: called when the log
+    stands in the place of standard output.
+    """
+    from tapml_nb.targets.server.service import SessionService
+
+    connection.settimeout(None)
+    session.folder.mkdir(mode=0o700)
+    os.chdir(session.folder)
+    log = os.open(session.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for old, new in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(old, new)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _keep_alive(connection)
+    credentials = {"session": session.number, "token": session.token}
+    service = SessionService(session.folder, credentials, session.recorder, same_host=same_host)
+    service.register()
+    ready()
+    key = f"server:{os.getpid()}".encode()
+    connection.sendall(pack_word(MAGIC) + pack_word(len(key)) + key)
+    os._exit(_serve_until_the_end(connection))
+
+
+def _serve_until_the_end(connection: socket.socket) -> int:
+    """Speak RPC on a connection; the exit status, which says how that ended."""
+    import tvm_ffi
+
+    ours = os.fstat(connection.fileno())
+    try:
+        tvm_ffi.get_global_func("rpc.ServerLoop")(connection.fileno())
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        try:
+            still_ours = os.path.samestat(ours, os.fstat(connection.fileno()))
+        except OSError:
+            still_ours = False
+        return HUNG_UP if still_ours else CLOSED
+    return HUNG_UP
+
+
+def _keep_alive(connection: socket.socket) -> None:
+    """No delays, and an end within minutes when the other machine is gone without a word."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6)

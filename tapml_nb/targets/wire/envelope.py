@@ -42,11 +42,7 @@ def seal(content: Any) -> str:
 
 
 def unseal(sealed: Any) -> Any:
-    """The content.
-
-    Raises:
-        Garbled: if it is not what was sealed.
-    """
+    """The content; Garbled if it is not what was sealed."""
     text = str(sealed)
     try:
         if int(text[:8], 16) == zlib.crc32(text[8:].encode()):

@@ -1,4 +1,4 @@
-"""What can go wrong between the notebook and a target.
+"""What can go wrong between the notebook and a target, and what the notebook is told of a target.
 
 Only three of these speak of a kernel: :class:`KernelRaised`, :class:`Rejected`, and a
 :class:`TargetLost` that names the kernel whose launch was open.  All else is trouble of the tool,
@@ -7,6 +7,7 @@ of the line or of the machine, and never a verdict.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 LossReason = Literal["crash", "timeout", "killed", "interrupted", "connection", "machine"]
@@ -90,3 +91,37 @@ class TargetLost(RuntimeError):
 
 class GivenUp(TargetLost):
     """It was lost again when the same was tried once more on a fresh connection."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events of a session (see :mod:`tapml_nb.execute.events` for the others)."""
+
+
+@dataclass(frozen=True)
+class TargetStarted(Event):
+    """The target answers: at first, or again after it was lost (``restarts`` > 0); ``seconds``:
+    what that took."""
+
+    address: str
+    pid: int
+    restarts: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TargetGone(Event):
+    """The target's process died or went out of reach; the session brings it back by itself."""
+
+    reason: LossReason
+    detail: str
+
+
+@dataclass(frozen=True)
+class TargetAwaited(Event):
+    """The target is a browser's page that is still to come; ``link`` makes any page it."""
+
+    link: str
+
+
+TargetEvent = TargetStarted | TargetGone | TargetAwaited

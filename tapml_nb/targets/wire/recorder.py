@@ -1,12 +1,11 @@
-"""What a session's process is at, written where its end does not reach.
+"""What a session's process is at, written where its end does not reach, and how it ended.
 
 A process that died, or does not answer, says nothing of what it was doing, and a line that breaks
 looks the same as a crash.  So a session's process writes into a small mapped file, before and
 after, that it launches a kernel, loads a library or opens a device, and when it has to be done.
 Its listener makes the file and shares the memory: it looks there while a client asks, when the
-process has ended, and for whether it is late.  (The process's own alarm ends most kernels that run
-too long.  One that blocks the alarm, or is stopped, does not hear it, and on another machine nobody
-else would end it.)
+process has ended, and for whether it is late.  (Who blocks the process's own alarm, or is stopped,
+does not hear it, and on another machine nobody else would end it.)
 """
 
 from __future__ import annotations
@@ -14,11 +13,24 @@ from __future__ import annotations
 import mmap
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
+
+DEVICE_LOST, DEVICE_GONE = 70, 71
+"""Exit statuses of a process whose device is lost to a kernel, or was taken away."""
+
+HUNG_UP, CLOSED = 72, 73
+"""Exit statuses of a process whose client hung up, or said what makes no sense; and of one in which
+something has closed the connection: only a kernel can have."""
+
+GUARD_PAGE_HIT = "guard page: "
+"""How the line of a dying process begins that names the buffer that a kernel left."""
+
+SERVER_MARK = "TAPML_SERVER"
+"""The variable that names a server's folder to everything that it starts."""
 
 Doing = Literal["", "launch", "load", "device"]
 
@@ -36,17 +48,11 @@ _SIZE = mmap.PAGESIZE
 
 @dataclass(frozen=True)
 class Record:
-    """What a process is, or was, at.
+    """What a process is, or was, at."""
 
-    Attributes:
-        doing: what is open: a launch, a library's loading, a device's opening; "" if nothing is.
-        seconds: for how long.
-        kernel: the key of the kernel that is launched, or was launched last; "" if none was.
-    """
-
-    doing: Doing = ""
-    seconds: float = 0.0
-    kernel: str = ""
+    doing: Doing = ""  # what is open: a launch, a library's loading, a device's opening
+    seconds: float = 0.0  # for how long
+    kernel: str = ""  # the key of the kernel that is launched, or was launched last
 
     @property
     def running(self) -> str:
@@ -61,15 +67,30 @@ class Record:
         return cls(data["doing"], float(data.get("seconds", 0)), str(data.get("kernel", "")))
 
 
+@dataclass(frozen=True)
+class ExitReport:
+    """The listener's word on how a session's process ended."""
+
+    signal: int = 0  # the number of the signal that ended it; 0 if none did
+    code: int = 0  # its exit status, if it came to one
+    log: str = ""  # the last lines that it wrote
+    record: Record = field(default_factory=Record)  # what it was at
+    maxrss_mb: int = 0  # the most memory that it had, in MB
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """A report of its fields; what is missing or makes no sense there is empty here."""
+        numbers = {name: data.get(name) for name in ("signal", "code", "maxrss_mb")}
+        known = {name: number for name, number in numbers.items() if isinstance(number, int)}
+        return cls(**known, log=str(data.get("log", "")), record=Record.of(data.get("record")))
+
+
 class Recorder:
     """Where it is written: by the process, and by whoever forked it then."""
 
     def __init__(self, path: Path | None = None) -> None:
-        """Make the file; without a path the record is this process's alone.
-
-        Raises:
-            OSError: if there is no room for it.
-        """
+        """Make the file (OSError if there is no room); without a path the record is this process's
+        alone."""
         if path is None:
             self._memory = mmap.mmap(-1, _SIZE)
             return

@@ -9,6 +9,7 @@ RPC channel.  This is the framing, which both sides share.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
@@ -23,9 +24,6 @@ _BUFFER = 4 << 20
 
 _HEADER_LIMIT = 1 << 20
 
-CHANNEL_SOCKET = "tensors"
-"""Where, in a session's folder, it waits for the connection."""
-
 
 def tune(connection: socket.socket) -> None:
     """Prepare a socket for tensors."""
@@ -33,15 +31,19 @@ def tune(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
 
 
-def send_message(connection: socket.socket, header: dict[str, Any], data: Any = b"") -> None:
-    """Send a header and the bytes that go with it."""
+def send_message(
+    connection: socket.socket, header: dict[str, Any], data: Any = b"", *, checked: bool = False
+) -> None:
+    """Send a header and the bytes that go with it; ``checked``: and then their checksum."""
     text = json.dumps(header).encode()
     head = struct.pack("<I", len(text)) + text
-    if 0 < len(data) <= 65536:  # in one packet
+    if 0 < len(data) <= 65536 and not checked:  # in one packet
         connection.sendall(head + bytes(data))
         return
     connection.sendall(head)
-    if len(data):
+    if checked:
+        send_checked(connection, data)
+    elif len(data):
         connection.sendall(data)
 
 
@@ -55,12 +57,16 @@ def send_checked(connection: socket.socket, data: Any) -> None:
     connection.sendall(struct.pack("<I", checksum))
 
 
-def receive_checked(connection: socket.socket, view: memoryview) -> bool:
-    """Fill a buffer from the socket; whether what came is what was sent.
+def receive_data(connection: socket.socket, view: memoryview, *, checked: bool) -> None:
+    """Fill a buffer, as :func:`receive_into`; Garbled if its checksum tells that it is damaged."""
+    if not checked:
+        receive_into(connection, view)
+    elif not receive_checked(connection, view):
+        raise Garbled("a tensor was damaged on its way")
 
-    Raises:
-        ConnectionError: if the other side is gone first.
-    """
+
+def receive_checked(connection: socket.socket, view: memoryview) -> bool:
+    """Fill a buffer, as :func:`receive_into`; whether what came is what was sent."""
     checksum = 0
     for start in range(0, len(view), _CHUNK):
         chunk = view[start : start + _CHUNK]
@@ -72,33 +78,24 @@ def receive_checked(connection: socket.socket, view: memoryview) -> bool:
 
 
 def receive_header(connection: socket.socket) -> dict[str, Any]:
-    """Receive the header of a message.
-
-    Raises:
-        ConnectionError: if the other side is gone, or speaks something else.
-    """
+    """The header of a message; ConnectionError if the other side is gone, or speaks something
+    else."""
     head = bytearray(4)
     receive_into(connection, memoryview(head))
-    (length,) = struct.unpack("<I", head)
+    length = int.from_bytes(head, "little")
     if length > _HEADER_LIMIT:
         raise ConnectionError(f"a header of {length} bytes is not of this protocol")
     text = bytearray(length)
     receive_into(connection, memoryview(text))
-    try:
+    with contextlib.suppress(ValueError):
         header = json.loads(text)
-    except ValueError:
-        raise Garbled("a header that makes no sense") from None
-    if not isinstance(header, dict):
-        raise Garbled("a header that makes no sense")
-    return header
+        if isinstance(header, dict):
+            return header
+    raise Garbled("a header that makes no sense")
 
 
 def receive_into(connection: socket.socket, view: memoryview) -> None:
-    """Fill a buffer from the socket.
-
-    Raises:
-        ConnectionError: if the other side is gone first.
-    """
+    """Fill a buffer from the socket; ConnectionError if the other side is gone first."""
     done = 0
     while done < len(view):
         count = connection.recv_into(view[done:], min(len(view) - done, _CHUNK))

@@ -8,7 +8,7 @@ from tvm.script import tirx as T
 
 import tapml_nb as tapml
 from tapml_nb.judge.diagnosis import Known, Pattern, diagnose
-from tapml_nb.targets.wire.poison import PATTERNS
+from tapml_nb.targets.wire.calls import PATTERNS
 from tests.judge.test_diagnosis import silu, work
 from tests.models import two_layers
 

@@ -11,6 +11,8 @@ from torch import fx
 from torch.utils import _pytree as pytree
 from tvm import relax, tirx
 
+from tapml_nb.frontends.torch.grouping import arguments
+
 Expr = Any
 """A ``relax.Expr``."""
 
@@ -40,20 +42,15 @@ class Call:
         first = value[0] if isinstance(value, list | tuple) else value
         return dtype_name(first.dtype)
 
-    def arguments(self) -> list[Any]:
-        """The arguments in the order of the schema."""
-        given = self.node.kwargs
-        found: list[Any] = []
-        for position, parameter in enumerate(self.node.target._schema.arguments):  # type: ignore[union-attr]
-            if position < len(self.node.args):
-                found.append(self.node.args[position])
-            else:
-                found.append(given.get(parameter.name, parameter.default_value))
-        return list(pytree.tree_map(self._resolve, found))
-
     def emit(self, expr: Expr) -> Expr:
         """Bind an expression, so that its shape and dtype are known."""
         return self.importer.block_builder.emit(expr)
+
+    def promoted(self, operand: Expr | float) -> Expr:
+        """An operand, bound, in the dtype that PyTorch gives the result."""
+        if not isinstance(operand, relax.Expr):
+            return relax.const(operand, self.dtype)
+        return self.emit(cast(operand, self.dtype))
 
     def compute(self, function: Callable[..., Any], *tensors: Expr, name: str) -> Expr:
         """Bind what a function of tensor expressions computes, as a PrimFunc called ``name``."""
@@ -69,10 +66,24 @@ class Call:
         finally:
             importer.env.update(before)
 
-    def _resolve(self, argument: Any) -> Any:
+
+def apply(rule: Rule, importer: Any, node: fx.Node) -> Any:
+    """What a rule makes of a call, as the importer keeps it: bound, and a list where the call
+    yields several tensors."""
+
+    def resolve(argument: Any) -> Any:
         if isinstance(argument, fx.Node):
-            return self.importer.env[argument]
+            return importer.env[argument]
         return dtype_name(argument) if isinstance(argument, torch.dtype) else argument
+
+    def bound(expr: Expr) -> Expr:
+        return expr if isinstance(expr, relax.Var) else call.emit(expr)
+
+    call = Call(importer, node)
+    result = rule(call, *pytree.tree_map(resolve, list(arguments(node).values())))
+    if result is NotImplemented:
+        return result
+    return [bound(member) for member in result] if isinstance(result, tuple) else bound(result)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -109,9 +109,7 @@ def fft_to_real(
     *others, last = (dim % len(shape) for dim in dims)
     for axis in others:
         z = _transformed(call, z, axis, forward=False)
-    size = last_size
-    for axis in others:
-        size *= shape[axis]
+    size = last_size * math.prod(shape[axis] for axis in others)
     return _normalized(_real_part(call, z, last, last_size), size, normalization)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 from tvm import relax, te, tirx
 
 from tapml_nb.frontends.torch.rules.call import (
@@ -131,19 +133,18 @@ def _put_by_mask(x: Expr, mask: Expr, values: Expr, accumulate: bool) -> Expr:
     return relax.op.where(mask, relax.op.add(x, value) if accumulate else value, x)
 
 
-def scatter_add(call: Call, x: Expr, dim: int, places: Expr, source: Expr) -> Expr:
-    return _scattered(call, x, dim, places, source, "add")
+def scatter(call: Call, x: Expr, dim: int, places: Expr, source: Expr, reduce: str) -> Expr:
+    """``scatter_elements``; PyTorch uses as much of the source as there are indices."""
+    sizes = shape_of(places)
+    if shape_of(source) != sizes:
+        axes = list(range(len(sizes)))
+        source = call.emit(relax.op.strided_slice(source, axes, [0] * len(sizes), sizes))
+    return call.emit(relax.op.scatter_elements(x, places, source, dim, _REDUCTIONS[reduce]))
 
 
-def scatter_with(call: Call, x: Expr, dim: int, places: Expr, source: Expr, reduce: str) -> Expr:
-    return _scattered(call, x, dim, places, source, _REDUCTIONS[reduce])
-
-
-def scatter_value_with(
-    call: Call, x: Expr, dim: int, places: Expr, value: float, reduce: str
-) -> Expr:
+def scatter_value(call: Call, x: Expr, dim: int, places: Expr, value: float, reduce: str) -> Expr:
     source = call.emit(relax.op.full(shape_of(places), constant(value, x), dtype_of(x)))
-    return _scattered(call, x, dim, places, source, _REDUCTIONS[reduce])
+    return scatter(call, x, dim, places, source, reduce)
 
 
 def scatter_reduce(
@@ -151,7 +152,7 @@ def scatter_reduce(
 ) -> Expr:
     ones = call.emit(relax.op.full(shape_of(places), constant(1, x), dtype_of(x)))
     counts = call.emit(relax.op.zeros(shape_of(x), dtype_of(x)))
-    counts = _scattered(call, counts, dim, places, ones, "add")
+    counts = scatter(call, counts, dim, places, ones, "add")
     untouched = call.emit(relax.op.equal(counts, constant(0, x)))
     if not include_self:
         start = constant(1 if reduce == "prod" else 0, x)
@@ -160,22 +161,13 @@ def scatter_reduce(
             start = relax.const(extreme(dtype_of(x)).value, dtype_of(x))
         x = call.emit(relax.op.where(untouched, x, start))
     if reduce != "mean":
-        return _scattered(call, x, dim, places, source, _REDUCTIONS[reduce])
-    total = _scattered(call, x, dim, places, source, "add")
+        return scatter(call, x, dim, places, source, reduce)
+    total = scatter(call, x, dim, places, source, "add")
     if include_self:
         counts = relax.op.add(counts, constant(1, x))
     counts = relax.op.maximum(counts, constant(1, x))
     divide = relax.op.divide if is_floating(dtype_of(x)) else relax.op.floor_divide
     return divide(total, counts)
-
-
-def _scattered(call: Call, x: Expr, dim: int, places: Expr, source: Expr, reduction: str) -> Expr:
-    """``scatter_elements``; PyTorch uses as much of the source as there are indices."""
-    sizes = shape_of(places)
-    if shape_of(source) != sizes:
-        axes = list(range(len(sizes)))
-        source = call.emit(relax.op.strided_slice(source, axes, [0] * len(sizes), sizes))
-    return call.emit(relax.op.scatter_elements(x, places, source, dim, reduction))
 
 
 def diagonal_scatter(call: Call, x: Expr, source: Expr, offset: int, dim1: int, dim2: int) -> Expr:
@@ -223,30 +215,22 @@ def unfold(call: Call, x: Expr, dim: int, size: int, step: int) -> Expr:
     return call.compute(window, x, name="unfold")
 
 
-def tril_indices(call: Call, rows: int, columns: int, offset: int, *_: Any) -> Expr:
-    return _triangle(call, [(i, j) for i in range(rows) for j in range(columns) if j - i <= offset])
-
-
-def triu_indices(call: Call, rows: int, columns: int, offset: int, *_: Any) -> Expr:
-    return _triangle(call, [(i, j) for i in range(rows) for j in range(columns) if j - i >= offset])
-
-
-def _triangle(call: Call, places: Sequence[tuple[int, int]]) -> Expr:
-    import numpy as np
-
-    return relax.const(np.array(places, dtype=call.dtype).reshape(-1, 2).T.copy(), call.dtype)
+def triangle(
+    indices: Callable[..., Any], call: Call, rows: int, columns: int, offset: int, *_: Any
+) -> Expr:
+    return relax.const(np.array(indices(rows, offset, columns), call.dtype), call.dtype)
 
 
 RULES: dict[str, Rule] = {
     "aten.index.Tensor": index,
     "aten.index_put.default": index_put,
-    "aten.scatter_add.default": scatter_add,
-    "aten.scatter.reduce": scatter_with,
-    "aten.scatter.value_reduce": scatter_value_with,
+    "aten.scatter_add.default": partial(scatter, reduce="add"),
+    "aten.scatter.reduce": scatter,
+    "aten.scatter.value_reduce": scatter_value,
     "aten.scatter_reduce.two": scatter_reduce,
     "aten.diagonal_scatter.default": diagonal_scatter,
     "aten.masked_scatter.default": masked_scatter,
     "aten.unfold.default": unfold,
-    "aten.tril_indices.default": tril_indices,
-    "aten.triu_indices.default": triu_indices,
+    "aten.tril_indices.default": partial(triangle, np.tril_indices),
+    "aten.triu_indices.default": partial(triangle, np.triu_indices),
 }

@@ -1,17 +1,13 @@
-"""A snapshot of a debugging session: one picture and one table, for where no kernel or script runs.
+"""A debugging session as one picture, for where no kernel or script runs.
 
-A saved notebook shows them when it is opened again, as do GitHub and nbconvert.  The picture may
-be drawn in any thread while the notebook's own thread uses pyplot.
+It may be drawn in any thread while the notebook's own thread uses pyplot.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +17,8 @@ from tapml_nb.judge.verdict import Verdict
 from tapml_nb.report.drawing import (
     DPI,
     FONT,
-    GUTTER,
     INK,
+    LEFT,
     LITERAL,
     MARGIN,
     PAPER,
@@ -40,7 +36,7 @@ from tapml_nb.report.drawing import (
 )
 from tapml_nb.report.figures import draw_divergence, draw_heatmap, heatmap_table, scale_label
 from tapml_nb.report.findings import Findings
-from tapml_nb.report.outcome import BROKEN
+from tapml_nb.report.outcome import BROKEN, VERDICT_COLOURS
 from tapml_nb.report.overview import (
     COLUMNS,
     PITCH,
@@ -48,9 +44,7 @@ from tapml_nb.report.overview import (
     draw_overview,
     edges_of,
     overview,
-    worst_of,
 )
-from tapml_nb.report.palette import VERDICT_COLOURS, VERDICT_SYMBOLS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -245,13 +239,13 @@ def _nothing(title: str, why: str, axes: Axes) -> None:
     top = axes.get_ylim()[1]
     for text, weight, below in ((title, "bold", 0.12), (why, "normal", 0.4)):
         style = {"fontsize": 9, "weight": weight, "va": "center", "color": INK, **LITERAL}
-        axes.text(MARGIN + GUTTER / 2, top - below, text, **style)
+        axes.text(LEFT, top - below, text, **style)
 
 
 def _title(findings: Findings, figure: Figure, height: float) -> None:
     steps = f" in {findings.steps} steps" if findings.steps > 1 else ""
     total = f"{len(findings.graph)} operator{'s' if len(findings.graph) != 1 else ''}{steps}"
-    x, room = (MARGIN + GUTTER / 2) / WIDTH, WIDTH - 2 * MARGIN - GUTTER
+    x, room = LEFT / WIDTH, WIDTH - 2 * LEFT
     line = f"{total}: {findings.tally}; {findings.outcome}" if findings.tally else total
     small = next((size for size in (9, 8, 7) if text_width(line, size) <= room), 6)
     for text, size, weight, y in (
@@ -261,87 +255,3 @@ def _title(findings: Findings, figure: Figure, height: float) -> None:
         text = fitted(text, room, size, weight)
         style = {"fontsize": size, "weight": weight, "va": "center", "color": INK, **LITERAL}
         figure.text(x, 1 - y / height, text, **style)
-
-
-def table(findings: Findings) -> str:
-    """The session as an HTML fragment without scripts: counts, causes, what is missing, layers.
-
-    Everything is escaped.
-    """
-    size = f"{len(findings.graph)} operators: {findings.tally}"
-    parts = [
-        f"<p><strong>{escape(findings.title)}</strong>: {escape(size)}</p>",
-        f"<p>{escape(findings.outcome)}</p>",
-        _rows(
-            "Culprits",
-            ("operator", "verdict", "ratio", "of this cause", "diagnosis", "evidence"),
-            [
-                (
-                    c.worst,
-                    _symbol(c.verdict),
-                    _number(c.ratio),
-                    str(c.count) + (f", the first {c.first}" if c.count > 1 else ""),
-                    c.diagnosis,
-                    findings.culprit_of[c.worst].evidence,
-                )
-                for c in findings.causes
-            ],
-            50,
-        ),
-        _rows(
-            "Missing: without a kernel on the target",
-            ("operator", "verdict", "of this cause", "reason"),
-            [
-                (r.op, _symbol(r.verdict), str(len(group)), r.message)
-                for group in findings.gaps
-                for r in group[:1]
-            ],
-            10,
-        ),
-        _rows(
-            "Layers",
-            ("layer", "operators", "on the target", "worst verdict", "worst ratio"),
-            _layers(findings),
-            60,
-        ),
-    ]
-    return f'<div class="tapml">{"".join(parts)}</div>'
-
-
-def _layers(findings: Findings) -> list[tuple[str, ...]]:
-    layers = defaultdict[str, list[OpId]](list)
-    for op in findings.graph.ops:
-        layers[op.layer or "(model)"].append(op.id)
-    rows = list[tuple[str, ...]]()
-    for layer, ops in layers.items():
-        ratios = [r for op in ops if not math.isnan(r := findings.worst_ratio(op))]
-        moved = sum(findings.place(op) == "target" for op in ops)
-        worst = _symbol(worst_of(findings.verdict(op) for op in ops))
-        ratio = _number(max(ratios, default=math.nan))
-        rows.append((layer, str(len(ops)), str(moved), worst, ratio))
-    return rows
-
-
-def _rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], limit: int) -> str:
-    """A table of the first ``limit`` rows; nothing where there are none."""
-    if not rows:
-        return ""
-    columns = "".join(f"<th>{escape(column)}</th>" for column in head)
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows[:limit]
-    )
-    more = f"<p>… and {len(rows) - limit} more</p>" if len(rows) > limit else ""
-    return (
-        f"<h4>{escape(title)}</h4><table><thead><tr>{columns}</tr></thead>"
-        f"<tbody>{body}</tbody></table>{more}"
-    )
-
-
-def _symbol(verdict: Verdict) -> str:
-    return f"{VERDICT_SYMBOLS[verdict]} {verdict}"
-
-
-def _number(ratio: float) -> str:
-    if math.isnan(ratio):
-        return ""
-    return f"{ratio:.3g}" if math.isfinite(ratio) else "∞"

@@ -1,0 +1,165 @@
+"""Runs: operators one by one (the introduced error, on real and on derived inputs), and the hybrid
+run, the model with some operators on the target (the accumulated error)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from tapml_nb.engine.engine import Engine
+from tapml_nb.execute.events import (
+    EventStream,
+    OpAccumulated,
+    OpJudged,
+    OpStarted,
+    OutputsCompared,
+    RunFinished,
+    RunProgress,
+    RunStarted,
+)
+from tapml_nb.execute.hybrid import SOURCE, TARGET
+from tapml_nb.frontends.program import CoarseProgram
+from tapml_nb.frontends.subprogram import Subprogram
+from tapml_nb.graph import Op, OpId
+from tapml_nb.judge.introduced import IntroducedRun
+from tapml_nb.judge.results import OpResult
+from tapml_nb.judge.tokens import Agreement, agreement, logits
+from tapml_nb.judge.verdict import Verdict
+
+MOVABLE = (Verdict.PASS, Verdict.SKIPPED)
+"""Verdicts with which an operator may be on the target."""
+
+
+_Call = tuple[OpId, int]
+
+
+def judge(engine: Engine, ops: Sequence[OpId], *, augment: bool = False) -> None:
+    """Judge operators in every step, and on derived inputs if ``augment`` says so."""
+    calls = [(op, step) for step in engine.steps for op in ops]
+    with engine.running("introduced", len(calls)):
+        engine.prepare(ops)
+        with engine.references.ahead(calls):
+            _judge_calls(engine, calls)
+        if augment:
+            _augment(engine, calls)
+
+
+def drill(engine: Engine, op: Op) -> Engine:
+    """Judge the calls that an operator holds, each alone on what the source gave it; returns what
+    they were judged by."""
+    engine.complete()
+    for step in engine.steps:
+        engine.source.vouch_for(op, step)
+    if op.id not in engine.opened:
+        assert isinstance(engine.program, CoarseProgram), "or its operators have no members"
+        given = [engine.source.values(step) for step in engine.steps]
+        calls = Subprogram(engine.program.operators(), [m.op for m in op.members], given)
+        events = EventStream()
+        for shown in (RunStarted, RunProgress, RunFinished):  # results are of other operators
+            events.on(shown, engine.events.emit)
+        engine.opened[op.id] = Engine(
+            calls, engine.settings, engine.compiler, engine.pool, engine.jobs, events
+        )
+    opened = engine.opened[op.id]
+    judge(opened, [inner.id for inner in opened.graph.ops])
+    return opened
+
+
+def hybrid(engine: Engine, *, whole: bool = False) -> None:
+    """Run the model with today's placement.
+
+    Where all is on the target that can be (``whole``, or so it seems), the outputs are compared
+    with those of an unobserved run.
+    """
+    source, ledger, events = engine.source, engine.ledger, engine.events
+    placement = dict(ledger.placement)
+    moved = [op for op, where in placement.items() if where == TARGET]
+    total = len(engine.graph) * len(engine.steps)
+    with engine.running("hybrid", total):
+        engine.prepare(moved)
+        outputs, agreements = Verdict.PASS, []
+        done, fresh = 0, placement != ledger.hybrid_placement
+        ledger.hybrid_placement = {}
+        for step in engine.steps:
+            for computed in engine.hybrid.run(placement, step, engine.jobs.stopping):
+                engine.jobs.checkpoint()
+                done += 1
+                fresh |= computed.fresh
+                result = engine.accumulated.judge(computed, step)
+                if result.verdict is not Verdict.PASS:
+                    source.vouch_for_all()
+                ledger.accumulated[result.op, step] = result
+                events.emit(OpAccumulated(result.op, step, result))
+                events.emit(RunProgress("hybrid", done, total))
+            verdict = engine.accumulated.judge_outputs(step)
+            outputs = verdict if verdict is not Verdict.PASS else outputs
+            agreements.append(agreement_of_logits(engine, step))
+        ledger.hybrid_placement = placement
+        ledger.outputs = outputs
+        ledger.agreement = min(
+            filter(None, agreements), key=lambda a: (a.top1, -a.kl), default=None
+        )
+        if fresh:
+            ledger.unobserved = None
+        if fresh and moved and (whole or _is_whole(engine, placement)):
+            unobserved = engine.unobserved.check(placement, engine.steps, engine.jobs.stopping)
+            if unobserved.same is False:
+                source.vouch_for_all()
+            ledger.unobserved = unobserved
+            events.emit(OutputsCompared(unobserved))
+
+
+def agreement_of_logits(engine: Engine, step: int) -> Agreement | None:
+    """How far the last hybrid run's logits agree with the source's, if there are logits."""
+    value = logits(engine.graph)
+    if value is None:
+        return None
+    return agreement(engine.hybrid.array(value, step), engine.source.array(value, step))
+
+
+def has_no_kernel(engine: Engine, op: OpId, step: int) -> bool:
+    """Whether it is known that an operator has no kernel in a step."""
+    implementation = engine.kernels.prepared(op, step)
+    return implementation is not None and implementation.failure is not None
+
+
+def _judge_calls(engine: Engine, calls: Sequence[_Call]) -> None:
+    def one(run: IntroducedRun, call: _Call) -> OpResult:
+        return run.judge(engine.graph[call[0]], call[1])
+
+    def started(call: _Call) -> None:
+        engine.events.emit(OpStarted("introduced", *call, TARGET))
+
+    for run in engine.judges:
+        run.begin()
+    workers = [partial(one, run) for run in engine.judges]
+    judged = engine.pool.share(calls, workers, engine.jobs.checkpoint, started)
+    for done, ((op, step), result) in enumerate(judged, 1):
+        engine.ledger.introduced[op, step] = result
+        engine.events.emit(OpJudged(op, step, result))
+        engine.events.emit(RunProgress("introduced", done, len(calls)))
+
+
+def _augment(engine: Engine, calls: Sequence[_Call]) -> None:
+    introduced = engine.ledger.introduced
+    passing = [call for call in calls if introduced[call].verdict is Verdict.PASS]
+    chosen = engine.derived.chosen(passing)
+    engine.events.emit(RunProgress("augmented", 0, len(chosen)))
+    tried = engine.derived.run(chosen, engine.jobs.stopping)
+    for done, (call, results) in enumerate(zip(chosen, tried, strict=True), 1):
+        engine.jobs.checkpoint()
+        engine.ledger.augmented[call] = tuple(results)
+        engine.events.emit(RunProgress("augmented", done, len(chosen)))
+
+
+def _is_whole(engine: Engine, placement: Mapping[OpId, str]) -> bool:
+    """Whether no operator is left on the source that could be on the target."""
+
+    def stays(op: OpId, step: int) -> bool:
+        result = engine.ledger.introduced.get((op, step))
+        if result:
+            return result.verdict not in MOVABLE
+        return has_no_kernel(engine, op, step)
+
+    left = [op for op in engine.graph.ops if placement[op.id] == SOURCE and not op.host]
+    return all(any(stays(op.id, step) for step in engine.steps) for op in left)

@@ -1,0 +1,175 @@
+"""What looks at many elements along an axis: reductions, running ones, sorting, searching."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from tvm import relax, te, tirx, topi
+
+from tapml_nb.frontends.torch.rules.call import (
+    Call,
+    Expr,
+    Rule,
+    axes_of,
+    cast,
+    constant,
+    dtype_of,
+    shape_of,
+)
+
+
+def extreme(function: Callable[..., Expr], call: Call, x: Expr, dims: Any, keepdim: bool) -> Expr:
+    return function(x, axes_of(dims, len(shape_of(x))), keepdim)
+
+
+def min_dim(call: Call, x: Expr, dim: int, keepdim: bool) -> tuple[Expr, Expr]:
+    return relax.op.min(x, dim, keepdim), relax.op.argmin(x, dim, keepdim)
+
+
+def prod_dim(call: Call, x: Expr, dim: int, keepdim: bool, dtype: str | None) -> Expr:
+    return relax.op.prod(cast(x, call.dtype), dim, keepdim)
+
+
+def any_true(call: Call, x: Expr, dims: Any = None, keepdim: bool = False) -> Expr:
+    if dtype_of(x) != "bool":
+        x = call.emit(relax.op.not_equal(x, constant(0, x)))
+    return relax.op.astype(relax.op.max(relax.op.astype(x, "int32"), dims, keepdim), "bool")
+
+
+def var_mean(
+    call: Call, x: Expr, dims: Any, correction: float | None, keepdim: bool
+) -> tuple[Expr, Expr]:
+    shape = shape_of(x)
+    axes = axes_of(dims, len(shape))
+    count = math.prod(shape[axis] for axis in axes)
+    scale = count / (count - (1 if correction is None else correction))
+    variance = relax.op.variance(x, axes, keepdim)
+    return relax.op.multiply(variance, constant(scale, x)), relax.op.mean(x, axes, keepdim)
+
+
+def running_extreme(choose: Any, name: str, call: Call, x: Expr, dim: int) -> tuple[Expr, Expr]:
+    """Where an element is the extreme so far, its index is; among equal ones the last, as in
+    PyTorch."""
+    axis = dim % len(shape_of(x))
+
+    def marks(data: te.Tensor, best: te.Tensor) -> te.Tensor:
+        def mark(*at: Any) -> Any:
+            new = data(*at) == best(*at)
+            return tirx.if_then_else(new, tirx.Cast("int64", at[axis]), tirx.const(0, "int64"))
+
+        return te.compute(data.shape, mark)
+
+    best = call.compute(_scan(choose, name, axis), x, name=name)
+    indices = call.compute(marks, x, best, name=f"{name}_marks")
+    return best, call.compute(_scan(tirx.max, name, axis), indices, name=f"{name}_indices")
+
+
+def logcumsumexp(call: Call, x: Expr, dim: int) -> Expr:
+    def add(a: Any, b: Any) -> Any:
+        larger, smaller = tirx.max(a, b), tirx.min(a, b)
+        return larger + tirx.log1p(tirx.exp(smaller - larger))
+
+    wide = call.emit(cast(x, "float32" if dtype_of(x) != "float64" else "float64"))
+    scan = _scan(add, "logcumsumexp", dim % len(shape_of(x)))
+    return cast(call.compute(scan, wide, name="logcumsumexp"), dtype_of(x))
+
+
+def _scan(combine: Any, name: str, axis: int) -> Any:
+    """A function of a tensor: what ``combine`` makes of its elements so far along an axis."""
+
+    def run(data: te.Tensor) -> te.Tensor:
+        # The identity is read by exclusive scans alone.
+        return topi.scan.scanop(data, combine, tirx.const(0, data.dtype), name, axis)
+
+    return run
+
+
+def topk(call: Call, x: Expr, k: int, dim: int, largest: bool, in_order: bool) -> tuple[Expr, Expr]:
+    """Sorted is one of the orders that an unsorted top-k may have."""
+    both = call.emit(relax.op.topk(x, k, dim, "both", largest, "int64"))
+    return relax.TupleGetItem(both, 0), relax.TupleGetItem(both, 1)
+
+
+def sort_stable(
+    call: Call, x: Expr, stable: bool | None, dim: int, descending: bool
+) -> tuple[Expr, Expr]:
+    indices = call.emit(relax.op.argsort(x, dim, descending, "int64"))
+    return relax.op.gather_elements(x, indices, dim % len(shape_of(x))), indices
+
+
+def kthvalue(call: Call, x: Expr, k: int, dim: int, keepdim: bool) -> tuple[Expr, Expr]:
+    axis = dim % len(shape_of(x))
+    both = call.emit(relax.op.topk(x, k, axis, "both", False, "int64"))
+
+    def last(member: int) -> Expr:
+        tensor = relax.op.strided_slice(relax.TupleGetItem(both, member), [axis], [k - 1], [k])
+        return tensor if keepdim else relax.op.squeeze(tensor, axis)
+
+    return last(0), last(1)
+
+
+def searchsorted(
+    call: Call,
+    edges: Expr,
+    x: Expr | float,
+    int32: bool,
+    right: bool,
+    side: str | None,
+    sorter: Expr | None,
+) -> Expr:
+    if sorter is not None:
+        raise ValueError("searchsorted with a sorter")
+    if not isinstance(x, relax.Expr):
+        x = call.emit(relax.op.full([], constant(x, edges), dtype_of(edges)))
+    scalar = not shape_of(x)
+    wanted = call.emit(relax.op.reshape(x, [1])) if scalar else x
+
+    def search(sequence: te.Tensor, values: te.Tensor) -> te.Tensor:
+        return topi.searchsorted(sequence, values, right or side == "right", call.dtype)
+
+    found = call.compute(search, edges, wanted, name="searchsorted")
+    return relax.op.reshape(found, []) if scalar else found
+
+
+def histc(call: Call, x: Expr, bins: int, low: float, high: float) -> Expr:
+    """Bins of equal width, the last one closed; without bounds, those of the values."""
+    values = call.emit(relax.op.reshape(cast(x, "float32"), [-1]))
+    if low == high:
+        bounds = [call.emit(relax.op.min(values)), call.emit(relax.op.max(values))]
+    else:
+        bounds = [call.emit(relax.op.full([], relax.const(b, "float32"))) for b in (low, high)]
+
+    def count(data: te.Tensor, first: te.Tensor, last: te.Tensor) -> te.Tensor:
+        k = te.reduce_axis((0, data.shape[0]), "k")
+
+        def inside(b: Any) -> Any:
+            place = (data(k) - first()) * bins / (last() - first())
+            slot = tirx.min(tirx.Cast("int32", place), bins - 1)
+            hit = tirx.all(data(k) >= first(), data(k) <= last(), slot == b)
+            return te.sum(tirx.if_then_else(hit, 1.0, 0.0), axis=k)
+
+        return te.compute([bins], inside)
+
+    return cast(call.compute(count, values, *bounds, name="histc"), dtype_of(x))
+
+
+RULES: dict[str, Rule] = {
+    "aten.amax.default": partial(extreme, relax.op.max),
+    "aten.amin.default": partial(extreme, relax.op.min),
+    "aten.min.dim": min_dim,
+    "aten.prod.dim_int": prod_dim,
+    "aten.any.default": any_true,
+    "aten.var_mean.correction": var_mean,
+    "aten.cummax.default": partial(running_extreme, tirx.max, "cummax"),
+    "aten.cummin.default": partial(running_extreme, tirx.min, "cummin"),
+    "aten.logcumsumexp.default": logcumsumexp,
+    "aten.topk.default": topk,
+    "aten.sort.stable": sort_stable,
+    "aten.kthvalue.default": kthvalue,
+    "aten.searchsorted.Tensor": searchsorted,
+    "aten.searchsorted.Scalar": searchsorted,
+    "aten.histc.default": histc,
+}

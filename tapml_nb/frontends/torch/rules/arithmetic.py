@@ -1,0 +1,249 @@
+"""Arithmetic: functions of one element or of two, products, distances, a normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from tvm import relax, te, tirx
+
+from tapml_nb.frontends.torch.rules.call import (
+    Call,
+    Expr,
+    Rule,
+    cast,
+    constant,
+    dtype_of,
+    is_floating,
+    shape_of,
+)
+
+
+def of_floats(function: Callable[[Expr], Expr], call: Call, x: Expr) -> Expr:
+    """A function that Relax has for floating-point numbers alone: PyTorch converts integers."""
+    return function(relax.op.astype(x, call.dtype))
+
+
+def exp2(call: Call, x: Expr) -> Expr:
+    return relax.op.power(constant(2.0, x), x)
+
+
+def without_nan(choose: Callable[[Expr, Expr], Expr], call: Call, a: Expr, b: Expr) -> Expr:
+    chosen = relax.op.where(relax.op.isnan(b), a, choose(a, b))
+    return relax.op.where(relax.op.isnan(a), b, chosen)
+
+
+def hypot(call: Call, a: Expr, b: Expr) -> Expr:
+    return relax.op.sqrt(relax.op.add(relax.op.multiply(a, a), relax.op.multiply(b, b)))
+
+
+def div_mode(call: Call, a: Expr, b: Expr | float, rounding_mode: str | None) -> Expr:
+    """Floor and truncating division by a number, which TVM's rule takes for an int32."""
+    a, b = call.promoted(a), call.promoted(b)
+    if rounding_mode == "floor":
+        return relax.op.floor_divide(a, b)
+    if rounding_mode is None or is_floating(dtype_of(a)):
+        quotient = relax.op.divide(a, b)
+        return relax.op.trunc(quotient) if rounding_mode else quotient
+    floor = call.emit(relax.op.floor_divide(a, b))
+    rest = call.emit(relax.op.subtract(a, relax.op.multiply(floor, b)))
+    zero = constant(0, floor)
+    up = relax.op.logical_and(relax.op.less(floor, zero), relax.op.not_equal(rest, zero))
+    return relax.op.add(floor, relax.op.astype(up, dtype_of(floor)))
+
+
+def shift(function: Callable[[Expr, Expr], Expr], call: Call, a: Expr, b: Expr | int) -> Expr:
+    return function(a, b if isinstance(b, relax.Expr) else constant(b, a))
+
+
+def ldexp(call: Call, a: Expr, b: Expr) -> Expr:
+    power = relax.op.power(relax.const(2.0, call.dtype), call.promoted(b))
+    return relax.op.multiply(call.promoted(a), power)
+
+
+def where(call: Call, condition: Expr, a: Expr, b: Expr) -> Expr:
+    """Operands of different dtypes, which PyTorch promotes."""
+    return relax.op.where(condition, cast(a, call.dtype), cast(b, call.dtype))
+
+
+def clamp(call: Call, x: Expr, low: Expr | float | None, high: Expr | float | None) -> Expr:
+    """Bounds of another dtype, which PyTorch promotes."""
+    x = call.promoted(x)
+    for bound, choose in ((low, relax.op.maximum), (high, relax.op.minimum)):
+        if bound is not None:
+            x = call.emit(choose(x, call.promoted(bound)))
+    return x
+
+
+def group_norm(
+    call: Call,
+    x: Expr,
+    weight: Expr | None,
+    bias: Expr | None,
+    batch: int,
+    channels: int,
+    inner: int,
+    groups: int,
+    epsilon: float,
+) -> tuple[Expr, Expr, Expr]:
+    """Group normalization where scale or shift is missing; also yields mean and 1/deviation."""
+    wide = call.emit(relax.op.reshape(cast(x, "float32"), [batch, groups, -1]))
+    mean = call.emit(relax.op.mean(wide, -1, True))
+    centred = call.emit(relax.op.subtract(wide, mean))
+    variance = relax.op.mean(relax.op.multiply(centred, centred), -1, True)
+    inverse = call.emit(relax.op.rsqrt(relax.op.add(variance, relax.const(epsilon, "float32"))))
+    result = relax.op.reshape(relax.op.multiply(centred, inverse), shape_of(x))
+    per_channel = [1, channels, *[1] * (len(shape_of(x)) - 2)]
+    if weight is not None:
+        scale = relax.op.reshape(cast(weight, "float32"), per_channel)
+        result = relax.op.multiply(result, scale)
+    if bias is not None:
+        result = relax.op.add(result, relax.op.reshape(cast(bias, "float32"), per_channel))
+    rows = [batch, groups]
+    return (
+        cast(call.emit(result), dtype_of(x)),
+        relax.op.reshape(mean, rows),
+        relax.op.reshape(inverse, rows),
+    )
+
+
+def in_float32(call: Call, *_: Any) -> Expr:
+    """TVM's own rule on operands widened to float32, its result narrowed again."""
+    wide = {
+        node: call.emit(relax.op.astype(call.importer.env[node], "float32"))
+        for node in call.node.all_input_nodes
+        if isinstance(node.meta.get("val"), torch.Tensor)
+    }
+    return cast(call.by_tvm(wide), call.dtype)
+
+
+def wide_product(call: Call, a: Expr, b: Expr) -> Expr:
+    """A matrix product, of narrow operands as it is summed up: in float32."""
+    wide = "float32" if call.dtype in ("float16", "bfloat16") else call.dtype
+    return call.emit(relax.op.matmul(a, b, out_dtype=wide))
+
+
+def addmm(call: Call, bias: Expr, a: Expr, b: Expr, beta: float, alpha: float) -> Expr:
+    product = wide_product(call, a, b)
+    bias = call.emit(cast(bias, dtype_of(product)))
+    if alpha != 1:
+        product = relax.op.multiply(product, constant(alpha, product))
+    if beta != 1:
+        bias = relax.op.multiply(bias, constant(beta, bias))
+    return cast(call.emit(relax.op.add(bias, product)), call.dtype)
+
+
+def addbmm(call: Call, bias: Expr, a: Expr, b: Expr, beta: float, alpha: float) -> Expr:
+    product = call.emit(relax.op.sum(relax.op.matmul(a, b), 0))
+    return relax.op.add(
+        relax.op.multiply(bias, constant(beta, product)),
+        relax.op.multiply(product, constant(alpha, product)),
+    )
+
+
+def int_mm(call: Call, a: Expr, b: Expr) -> Expr:
+    return relax.op.matmul(a, b, out_dtype="int32")
+
+
+def grouped_mm(
+    call: Call,
+    x: Expr,
+    weights: Expr,
+    ends: Expr | None,
+    bias: Expr | None = None,
+    out_dtype: str | None = None,
+) -> Expr:
+    """Rows of ``x`` [rows, k] times a weight of [groups, k, n]: a row belongs to the first group
+    that ends behind it; rows behind all groups are 0.
+
+    Raises:
+        ValueError: for layouts other than mixture-of-experts models use.
+    """
+    if bias is not None or ends is None or (len(shape_of(x)), len(shape_of(weights))) != (2, 3):
+        raise ValueError("grouped_mm other than of [rows, k] by [groups, k, n] with offsets")
+    (rows, depth), (groups, _, columns) = shape_of(x), shape_of(weights)
+
+    def product(data: te.Tensor, weight: te.Tensor, end: te.Tensor) -> te.Tensor:
+        g = te.reduce_axis((0, groups), "g")
+        group = te.compute(
+            [rows],
+            lambda i: te.sum(tirx.Cast("int32", tirx.Cast("int32", end(g)) <= i), axis=g),
+            "group",
+        )
+        k = te.reduce_axis((0, depth), "k")
+
+        def element(i: Any, j: Any) -> Any:
+            own = tirx.min(group(i), groups - 1)
+            a, b = (tirx.Cast("float32", v) for v in (data(i, k), weight(own, k, j)))
+            return te.sum(a * b, axis=k)
+
+        dense = te.compute([rows, columns], element, "product")
+        return te.compute(
+            [rows, columns],
+            lambda i, j: tirx.Cast(
+                call.dtype, tirx.if_then_else(group(i) < groups, dense(i, j), 0.0)
+            ),
+        )
+
+    return call.compute(product, x, weights, ends, name="grouped_mm")
+
+
+def cdist(call: Call, a: Expr, b: Expr, p: float, *_: Any) -> Expr:
+    difference = relax.op.subtract(relax.op.expand_dims(a, -2), relax.op.expand_dims(b, -3))
+    return _norm(call, relax.op.abs(difference), p)
+
+
+def dist(call: Call, a: Expr, b: Expr, p: float) -> Expr:
+    difference = call.emit(relax.op.abs(relax.op.subtract(a, b)))
+    return _norm(call, relax.op.reshape(difference, [-1]), p)
+
+
+def _norm(call: Call, magnitude: Expr, p: float) -> Expr:
+    """The p-norm along the last axis."""
+    magnitude = call.emit(magnitude)
+    if p == float("inf"):
+        return relax.op.max(magnitude, -1)
+    if p == 0:
+        present = relax.op.not_equal(magnitude, constant(0, magnitude))
+        return relax.op.sum(relax.op.astype(present, dtype_of(magnitude)), -1)
+    if p == 1:
+        return relax.op.sum(magnitude, -1)
+    if p == 2:
+        return relax.op.sqrt(relax.op.sum(relax.op.multiply(magnitude, magnitude), -1))
+    powers = relax.op.sum(relax.op.power(magnitude, constant(p, magnitude)), -1)
+    return relax.op.power(powers, constant(1 / p, magnitude))
+
+
+RULES: dict[str, Rule] = {
+    "aten.exp2.default": exp2,
+    "aten.fmax.default": partial(without_nan, relax.op.maximum),
+    "aten.fmin.default": partial(without_nan, relax.op.minimum),
+    "aten.hypot.default": hypot,
+    "aten.div.Tensor_mode": div_mode,
+    "aten.div.Scalar_mode": div_mode,
+    "aten.bitwise_left_shift.Tensor": partial(shift, relax.op.left_shift),
+    "aten.bitwise_right_shift.Tensor": partial(shift, relax.op.right_shift),
+    "aten.__lshift__.Scalar": partial(shift, relax.op.left_shift),
+    "aten.__rshift__.Scalar": partial(shift, relax.op.right_shift),
+    "aten.__lshift__.Tensor": partial(shift, relax.op.left_shift),
+    "aten.__rshift__.Tensor": partial(shift, relax.op.right_shift),
+    "aten.ldexp.Tensor": ldexp,
+    "aten.where.self": where,
+    "aten.clamp.Tensor": clamp,
+    "aten.native_group_norm.default": group_norm,
+    "aten.addmm.default": addmm,
+    "aten.addmv.default": addmm,
+    "aten.addbmm.default": addbmm,
+    "aten._int_mm.default": int_mm,
+    "aten._grouped_mm.default": grouped_mm,
+    "transformers.grouped_mm_fallback.default": grouped_mm,
+    "aten.convolution.default": in_float32,
+    "aten._cdist_forward.default": cdist,
+    "aten.dist.default": dist,
+    **{
+        f"aten.{name}.default": partial(of_floats, getattr(relax.op, name))
+        for name in ("exp", "log", "sin", "cos", "tan", "tanh", "sigmoid", "erf", "sqrt", "rsqrt")
+    },
+}

@@ -1,0 +1,167 @@
+"""Language models: how far off each token is, and whether the target would say the same.
+
+Which axis of a tensor runs along the tokens of a step, no graph says, but sizes do: it is the axis
+that in every step is as long as the step's token ids.  Where steps differ in length (a prompt, then
+single tokens) hardly any other axis can be that; where two axes could, nothing is claimed.
+
+Top-1 agreement and KL divergence are numbers that people know of logits, beside the noise floor: a
+model may leave its floor and still choose every token as before, or the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tapml_nb.execute.source import SourceRun
+from tapml_nb.graph import Graph, OpId, Value, ValueId
+from tapml_nb.judge.results import OpResult
+from tapml_nb.numerics import is_float, np_dtype
+
+KL_LIMIT = 1e-3
+"""Mean divergence, in nats, up to which two models are taken for the same."""
+
+
+def token_input(graph: Graph) -> ValueId | None:
+    """A model's first integer input ``[batch, positions]``; None if it takes no tokens."""
+    for name in graph.inputs:
+        value = graph.values[name]
+        if not value.host and len(value.spec.shape) == 2 and _are_integers(value):
+            return name
+    return None
+
+
+def _are_integers(value: Value) -> bool:
+    return np_dtype(value.spec.dtype).kind in "iu"
+
+
+@dataclass(frozen=True)
+class ErrorByToken:
+    """Where along the tokens groups of operators are off; step stands after step.
+
+    Attributes:
+        rows: the groups, in graph order.
+        lengths: how many tokens each step has; 0 where nothing of it was judged by token.
+        ratios: float64 ``[rows, sum(lengths)]``, the largest in noise floors; NaN where no
+            operator of the row was judged by token.
+        ops: int32 of the same shape, the number of the operator that is so far off, or -1.
+    """
+
+    rows: list[str]
+    lengths: list[int]
+    ratios: np.ndarray
+    ops: np.ndarray
+
+    @classmethod
+    def of(
+        cls, results: Collection[OpResult], steps: int, groups: Mapping[OpId, str]
+    ) -> ErrorByToken:
+        """Gather results; ``groups`` names the row of every operator, in graph order."""
+        lengths = [0] * steps
+        for result in results:
+            lengths[result.step] = max(lengths[result.step], len(result.positions))
+        starts = np.cumsum([0, *lengths])
+        rows = {name: row for row, name in enumerate(dict.fromkeys(groups.values()))}
+        number = {op: k for k, op in enumerate(groups)}
+        ratios = np.full((len(rows), starts[-1]), np.nan)
+        ops = np.full(ratios.shape, -1, np.int32)
+        for result in results:
+            new, start = np.array(result.positions), starts[result.step]
+            here = rows[groups[result.op]], slice(start, start + len(new))
+            more = np.isnan(ratios[here]) | (new > ratios[here])
+            ratios[here] = np.where(more, new, ratios[here])
+            ops[here] = np.where(more, number[result.op], ops[here])
+        return cls(list(rows), lengths, ratios, ops)
+
+
+class TokenAxes:
+    """The token axes of a model's tensors; the source run must be complete."""
+
+    def __init__(self, source: SourceRun) -> None:
+        self._source = source
+        self._known: dict[ValueId, int | None] = {}
+        self._tokens = token_input(source.program.graph)
+
+    def axis(self, value: ValueId, step: int) -> int | None:
+        """The token axis of a tensor in a step; None where there is none, or it is not clear."""
+        if self._tokens is None or step >= self._source.program.steps:
+            return None
+        if value not in self._known:
+            self._known[value] = self._find(value)
+        return self._known[value]
+
+    def _find(self, value: ValueId) -> int | None:
+        shapes, lengths = self._shapes(value), [shape[1] for shape in self._shapes(self._tokens)]
+        if len({len(shape) for shape in shapes}) != 1:
+            return None
+        sizes = enumerate(zip(*shapes, strict=True))
+        axes = [axis for axis, along in sizes if list(along) == lengths]
+        # Of single tokens every such axis holds the same, namely all.
+        return axes[0] if len(axes) == 1 or (axes and max(lengths) == 1) else None
+
+    def _shapes(self, value: ValueId | None) -> list[tuple[int, ...]]:
+        steps = range(self._source.program.steps)
+        return [tuple(self._source.values(step)[value].shape) for step in steps]  # type: ignore[index]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Two models' logits at the same positions.
+
+    Attributes:
+        positions: how many positions were compared.
+        top1: share of them at which both choose the same token; equal logits are no choice, so
+            a tie that is broken in another way agrees.
+        kl: mean Kullback-Leibler divergence of the target's distribution from the source's, in
+            nats; infinite where the target's logits are not finite and the source's are.
+    """
+
+    positions: int
+    top1: float
+    kl: float
+
+    def __str__(self) -> str:
+        same = round(self.top1 * self.positions)
+        return f"top-1 agrees at {same} of {self.positions} positions, KL {self.kl:.2g} nats"
+
+
+def agreement(target: np.ndarray, source: np.ndarray) -> Agreement:
+    """Compare logits of one shape ``[..., vocabulary]``, in float64.
+
+    The divergence is Σ p ln(p/q) with p the softmax of the source's logits and q that of the
+    target's (S. Kullback, R. A. Leibler, "On Information and Sufficiency", 1951).
+    """
+    p = source.reshape(-1, source.shape[-1]).astype(np.float64)
+    q = target.reshape(-1, target.shape[-1]).astype(np.float64)
+    sound = np.isfinite(q).all(axis=1) | ~np.isfinite(p).all(axis=1)
+    with np.errstate(all="ignore"):
+        chosen = np.take_along_axis(p, q.argmax(axis=1)[:, None], axis=1)[:, 0]
+        same = sound & (chosen == p.max(axis=1))
+        log_p, log_q = _log_softmax(p), _log_softmax(q)
+        terms = np.where(np.isneginf(log_p), 0.0, np.exp(log_p) * (log_p - log_q))
+        kl = np.where(sound, np.maximum(np.nan_to_num(terms.sum(axis=1)), 0.0), np.inf)
+    return Agreement(len(p), float(same.mean()), float(kl.mean()))
+
+
+def logits(graph: Graph) -> ValueId | None:
+    """The output that holds a language model's logits, if the model looks like one.
+
+    That is a floating-point output ``[batch, positions, vocabulary]`` beside an integer input
+    ``[batch, positions]``.
+    """
+    inputs = [v for v in graph.values.values() if v.role == "input" and not v.host]
+    tokens = {v.spec.shape for v in inputs if _are_integers(v)}
+    for name in graph.outputs:
+        value = graph.values[name]
+        if value.host or value.role != "operator" or len(value.spec.shape) != 3:
+            continue
+        if is_float(np_dtype(value.spec.dtype)) and value.spec.shape[:2] in tokens:
+            return name
+    return None
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    shifted = x - x.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
