@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from tapml_nb.frontends.arrays import split_steps
 from tapml_nb.frontends.program import FrontendError, first_line
+from tapml_nb.frontends.torch.attention import DECOMPOSITIONS
 from tapml_nb.frontends.torch.grouping import is_tensor
 
 StepInputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -49,8 +50,7 @@ def to_device(model: Any, inputs: Any, name: str) -> tuple[Any, Any]:
         ValueError: if PyTorch knows no such device, or finds none here.
     """
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
+        device = torch.empty(0, device=name).device  # with its number, as tensors there have it
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             f"source: 'torch:{name}' cannot be used here: {first_line(error)}; use source='torch'"
@@ -157,7 +157,9 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            decomposed: ExportedProgram = program.run_decompositions()
+            table = torch.export.default_decompositions()
+            table.update(DECOMPOSITIONS)
+            decomposed: ExportedProgram = program.run_decompositions(table)
             return decomposed
         except Exception as error:
             raise FrontendError(
