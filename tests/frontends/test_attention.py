@@ -99,7 +99,7 @@ def test_the_other_results(name):
     """Shapes as in the schema's own; the sums as their definition says."""
     q, k, v, mask = inputs(2)
     overload = getattr(aten, NAMES[name]).default
-    arguments = [mask] if MASKED[name] else []
+    arguments: list[Any] = [mask] if MASKED[name] else []
     if name in ("efficient", "cudnn"):
         arguments.append(True)
     ours = DECOMPOSITIONS[overload](q, k, v, *arguments, 0.0, False)

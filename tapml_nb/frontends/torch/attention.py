@@ -31,7 +31,7 @@ def _attend(
 ) -> Tensor:
     """The definition of attention over [batch, heads, tokens, width]; ``order`` is that of the
     result's axes in memory, for what comes behind was exported as a view of it."""
-    result = _aten._scaled_dot_product_attention_math.default(
+    result: Tensor = _aten._scaled_dot_product_attention_math.default(
         query,
         key,
         value,

@@ -157,8 +157,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            table = torch.export.default_decompositions()
-            table.update(DECOMPOSITIONS)
+            table = {**torch.export.default_decompositions(), **DECOMPOSITIONS}
             decomposed: ExportedProgram = program.run_decompositions(table)
             return decomposed
         except Exception as error:
