@@ -31,7 +31,7 @@ def no_threads_or_descriptors_left(nothing_left: Path) -> Iterator[None]:
     descriptors = len(os.listdir("/proc/self/fd"))
     yield
     assert wait_until(lambda: set(threading.enumerate()) <= threads)
-    assert len(os.listdir("/proc/self/fd")) <= descriptors
+    assert wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
 
 
 Open = Callable[..., TargetSession]

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from tapml_nb.targets.wire.errors import TargetError, TargetLost
 from tapml_nb.targets.wire.handshake import ASK, PROTOCOL, pack_word
 from tests import kernels as model_kernels
 from tests import models
+from tests.conftest import wait_until
 from tests.targets import kernels
 from tests.targets.conftest import X, fill
 from tests.targets.proxy import Proxy
@@ -367,6 +369,10 @@ def test_memory_that_a_kernel_spoils_ends_its_process_afterwards(server, kernel_
 # -- what failed connects leave --------------------------------------------------------------------
 
 
+def no_more_descriptors_than(number: int) -> bool:
+    return len(os.listdir("/proc/self/fd")) <= number
+
+
 def test_failed_connects_leave_nothing(server, nothing_left):
     import tvm.rpc  # noqa: F401  (its import opens descriptors for good)
 
@@ -399,7 +405,7 @@ def test_failed_connects_leave_nothing(server, nothing_left):
             before = len(os.listdir("/proc/self/fd"))
             for _ in range(4):
                 attempt(address)
-            assert len(os.listdir("/proc/self/fd")) <= before, address
+            assert wait_until(partial(no_more_descriptors_than, before)), address
         listener.shutdown(socket.SHUT_RDWR)
 
 
