@@ -112,6 +112,43 @@ def test_the_other_results(name):
     torch.testing.assert_close(ours[1].flatten(2)[..., :5], scores.logsumexp(-1))
 
 
+def aligned(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """As PyTorch calls the kernel: with a mask whose rows begin at multiples of 16."""
+    keys = mask.shape[-1]
+    mask = functional.pad(mask, (0, 16 - keys % 16))[..., :keys]
+    return aten._scaled_dot_product_efficient_attention(q, k, v, mask, False)[0]
+
+
+LIBRARY = torch.library.Library("tapml_test", "DEF")
+LIBRARY.define("aligned(Tensor q, Tensor k, Tensor v, Tensor mask) -> Tensor")
+LIBRARY.impl("aligned", aligned, "CompositeImplicitAutograd")
+
+
+class Aligned(nn.Module):
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any) -> Any:
+        return torch.ops.tapml_test.aligned(q, k, v, mask) * 2
+
+
+def test_padding_for_alignment_is_no_operator(kernel_cache):
+    """With as many keys as come."""
+    keys = torch.export.Dim("keys", min=2, max=64)
+    shapes: tuple[dict[int, Any], ...] = ({}, {2: keys}, {2: keys}, {3: keys})
+    with tapml.debug(Aligned().eval(), inputs(4), dynamic_shapes=shapes) as session:
+        assert not [op for op in session.graph.ops if "constant_pad" in str(op.primitives)]
+        report = session.run()
+        assert report.ok
+        assert report.counts[Verdict.PASS] == 2
+
+
+def test_padding_of_the_models_own_stays(kernel_cache):
+    class Padded(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return functional.pad(x, (0, 3))[..., : x.shape[-1]] * 2
+
+    with tapml.debug(Padded().eval(), (torch.ones(2, 4),)) as session:
+        assert [op.kind for op in session.graph.ops] == ["aten.pad", "aten.slice", "aten.mul"]
+
+
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 GPU = [("torch:cuda", kind) for kind in ("cuda", "llvm") if torch.cuda.is_available()]
 RUNS = [

@@ -13,6 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from tapml_nb.frontends.torch.grouping import origin
 
 _aten = torch.ops.aten
 
@@ -151,3 +155,23 @@ DECOMPOSITIONS: dict[Any, Callable[..., tuple[Any, ...]]] = {
     _aten._scaled_dot_product_fused_attention_overrideable.default: overrideable,
 }
 """By ATen overload; arguments and results as in its schema."""
+
+
+def drop_alignment(program: ExportedProgram) -> None:
+    """Take a mask as it is that attention pads and cuts again, for its kernel's loads; in place.
+
+    It changes nothing, but by how much depends on an open size, which no kernel of TVM's can do.
+    """
+    graph = program.graph
+    for cut in list(graph.nodes):
+        if cut.target is not _aten.slice.Tensor:
+            continue
+        padded = cut.args[0]
+        if padded.target is _aten.constant_pad_nd.default and origin(cut) == origin(padded):
+            given, start = padded.args[0], [*cut.args, 0, 0][2]
+            sizes = zip(given.meta["val"].shape, cut.meta["val"].shape, strict=True)
+            at_the_end = not start and not any(padded.args[1][::2])
+            if at_the_end and all(statically_known_true(a == b) for a, b in sizes):
+                cut.replace_all_uses_with(given)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()

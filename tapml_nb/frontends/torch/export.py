@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from tapml_nb.frontends.arrays import split_steps
 from tapml_nb.frontends.program import FrontendError, first_line
-from tapml_nb.frontends.torch.attention import DECOMPOSITIONS
+from tapml_nb.frontends.torch.attention import DECOMPOSITIONS, drop_alignment
 from tapml_nb.frontends.torch.grouping import is_tensor
 
 StepInputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -159,6 +159,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         try:
             table = {**torch.export.default_decompositions(), **DECOMPOSITIONS}
             decomposed: ExportedProgram = program.run_decompositions(table)
+            drop_alignment(decomposed)
             return decomposed
         except Exception as error:
             raise FrontendError(
