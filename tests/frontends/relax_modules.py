@@ -253,3 +253,21 @@ class Matched:
             out: R.Tensor((n * k,), "float32") = cls.halve(flat)
             R.output(out)
         return out
+
+
+@I.ir_module
+class MatchedShape:
+    """A match of a shape, which is no tensor: it names a size that nobody gave."""
+
+    @R.function
+    def main(x: R.Tensor(("n", 8), "float32")) -> R.Tensor(("n", 8), "float32"):
+        n = T.int64()
+        with R.dataflow():
+            first = R.exp(x)
+            shape = R.shape_of(first)
+            m = T.int64()
+            _ = R.match_cast(shape, R.Shape([m, 8]))
+            flat = R.reshape(first, R.shape([m * 8]))
+            out = R.add(R.reshape(R.multiply(flat, flat), R.shape([n, 8])), x)
+            R.output(out)
+        return out

@@ -14,7 +14,15 @@ import tapml_nb as tapml
 from tapml_nb import Bundle, FrontendError, Verdict
 from tapml_nb.frontends.program import Unsupported
 from tapml_nb.frontends.relax import import_relax
-from tests.frontends.relax_modules import Kernels, Matched, decoder, normal, paged, transformer
+from tests.frontends.relax_modules import (
+    Kernels,
+    Matched,
+    MatchedShape,
+    decoder,
+    normal,
+    paged,
+    transformer,
+)
 from tests.frontends.test_torch import outputs, run
 
 
@@ -205,6 +213,17 @@ class TestSession:
         report = Bundle.open(bundle.path).replay("llvm")
         assert report.ok
         assert "layers.0.attention/softmax" in report.graph
+
+    def test_a_match_of_a_shape(self):
+        steps = [(normal(n, n, 8),) for n in (3, 7)]
+        with tapml.debug(MatchedShape, steps, target="llvm") as other:
+            report = other.run()
+            assert report.ok
+            assert set(report.counts) == {Verdict.PASS, Verdict.SKIPPED}
+            other.offload(lambda op: report.verdict(op.id) is Verdict.PASS)
+            assert other.hybrid().info.outputs is Verdict.PASS
+            other.override("multiply", lambda x, y: x * y * np.float32(1.01))
+            assert [c.op for c in other.run().culprits] == ["multiply"]
 
     def test_kernels_of_the_module_on_another_target(self):
         with tapml.debug(Kernels, (normal(0, 5, 8), normal(1, 8, 4)), target="c") as other:

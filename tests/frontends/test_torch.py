@@ -11,6 +11,7 @@ from tapml_nb import FrontendError
 from tapml_nb.frontends.program import Unsupported
 from tapml_nb.frontends.torch import import_torch
 from tapml_nb.frontends.torch.export import to_device
+from tapml_nb.judge.verdict import Verdict
 from tests.models import llama, two_layers
 
 
@@ -305,6 +306,37 @@ class TestOpenSizes:
     def test_what_is_fixed_stays_closed(self):
         program = import_torch(_Pairs().eval(), (torch.randn(4, 8),))
         assert not program.unit("silu", run(program), symbolic=True).is_open
+
+
+class _Windows(nn.Module):
+    """Two open sizes as one axis, which a linear layer reads and splits again."""
+
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Linear(8, 8)
+
+    def forward(self, x):
+        batch, rows, columns, width = x.shape
+        y = self.proj(x.reshape(batch * rows, columns, width) + 1)
+        return y.view(batch, rows * columns, width).relu()
+
+
+def test_products_of_open_sizes(kernel_cache):
+    """No kernel yields them, so they are an operator of their own, on the host."""
+    torch.manual_seed(0)
+    batch, rows = torch.export.Dim("batch", min=2, max=16), torch.export.Dim("rows", min=2, max=16)
+    steps = [(torch.randn(2, 3, 4, 8),), (torch.randn(5, 2, 4, 8),)]
+    shapes = ({0: batch, 1: rows},)
+    with tapml.debug(_Windows().eval(), steps, target="llvm", dynamic_shapes=shapes) as session:
+        numbers = [op for op in session.graph.ops if op.host]
+        assert {op.kind for op in numbers} >= {"python.mul", "aten.sym_size"}
+        report = session.run()
+        assert report.ok
+        assert set(report.counts) == {Verdict.PASS, Verdict.SKIPPED}
+        session.offload(lambda op: report.verdict(op.id) is Verdict.PASS)
+        assert session.hybrid().info.outputs is Verdict.PASS
+        session.override("proj/linear", lambda x, *rest: x * 0)
+        assert [c.op for c in session.run().culprits] == ["proj/linear"]
 
 
 def _views() -> dict[str, torch.Tensor]:

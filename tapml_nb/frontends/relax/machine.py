@@ -112,6 +112,8 @@ def _joined(units: Mapping[str, Any]) -> Any:
 
 
 def _leaves(result: Any) -> list[Any]:
+    if isinstance(result, tvm.runtime.ShapeTuple):  # a tuple by itself
+        return [result]
     if isinstance(result, tvm.ir.Array | list | tuple):
         return [leaf for member in result for leaf in _leaves(member)]
     return [result]

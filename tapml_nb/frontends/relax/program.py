@@ -136,9 +136,9 @@ class RelaxProgram(ArrayProgram):
         """Run one operator on TVM's virtual machine; outputs in graph order."""
         program = self._ops[op]
         if program.sizes is not None:
-            (array,) = (values[key] for key in program.inputs)
+            (matched,) = (values[key] for key in program.inputs)
             sizes: dict[Any, int] = {}
-            match(sizes_in(program.sizes), array.shape, sizes)
+            match(sizes_in(program.sizes), getattr(matched, "shape", matched), sizes)
             return [sizes[self._bindings.variables[name]] for name in program.outputs]
         key, unit = self._units.made(program, self._units.seen(program, values))
         self._machine.compile({key: unit})

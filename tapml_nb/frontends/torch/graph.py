@@ -22,6 +22,7 @@ from tapml_nb.frontends.torch.grouping import (
     arguments,
     is_assertion,
     is_getitem,
+    is_number,
     main_node,
     reads,
 )
@@ -166,7 +167,8 @@ def _call_name(nodes: Group) -> _Name:
     node = main_node(nodes)
     scope, module = _scope_and_class(node)
     history = node.meta.get("from_node")  # the calls that it came from, the user's last
-    kind = _packet(node, str(history[-1].target if history else node.target))
+    given = history[-1] if history and not is_number(node) else node
+    kind = _packet(node, str(given.target))
     return _Name(under(scope, short_kind(kind)), kind, scope, module, node)
 
 

@@ -3,7 +3,8 @@
 ``run_decompositions`` turns ``aten.linear`` into permute, view and mm; people wrote ``linear``.
 Every decomposed node remembers the call it came from (``meta["from_node"]``), and that is the
 key.  ``getitem`` belongs to the producer of its tuple, and a complex value, which no kernel can
-yield, to its only reader.  A group must be convex (no path leaves
+yield, to its only reader.  No kernel yields sizes either: those that a call computes and others
+read, too, are an operator of their own.  A group must be convex (no path leaves
 it and comes back), or it could not run as one kernel; one that is not is cut where it must be.
 """
 
@@ -40,7 +41,7 @@ def group_nodes(graph: fx.Graph) -> list[Group]:
         key = key_of[node.args[0]] if is_getitem(node) else origin(_reader(node))
         key_of[node] = key
         members.setdefault(key, []).append(node)
-    return executable(graph, members.values())
+    return executable(graph, (part for nodes in members.values() for part in _sizes_apart(nodes)))
 
 
 def executable(graph: fx.Graph, groups: Iterable[list[fx.Node]]) -> list[Group]:
@@ -81,6 +82,16 @@ def is_getitem(node: fx.Node) -> bool:
     )
 
 
+def _sizes_apart(nodes: list[fx.Node]) -> list[list[fx.Node]]:
+    rest, sizes = dict.fromkeys(nodes), list[fx.Node]()
+    for node in nodes:
+        if is_number(node) and rest.keys().isdisjoint(node.all_input_nodes):
+            sizes.append(node)
+            del rest[node]
+    shared = any(user not in nodes for node in sizes for user in node.users)
+    return [sizes, list(rest)] if shared and rest else [nodes]
+
+
 def _reader(node: fx.Node) -> fx.Node:
     """The first real value that a complex one leads to, as far as each has only one reader; of
     real values the node itself."""
@@ -96,6 +107,12 @@ def is_complex(node: fx.Node) -> bool:
     """Whether a node yields a complex tensor."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.is_complex()
+
+
+def is_number(node: fx.Node) -> bool:
+    """Whether a node yields a number on the host, such as a size."""
+    numbers = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
+    return isinstance(node.meta.get("val"), numbers)
 
 
 def is_assertion(node: fx.Node) -> bool:
