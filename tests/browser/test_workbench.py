@@ -464,7 +464,8 @@ class TestLostMessages:
 
 class TestCauses:
     @pytest.fixture(scope="class")
-    def alike(self):
+    @classmethod
+    def alike(cls):
         """Five layers of which four are broken in one way, and one in another."""
         torch.manual_seed(0)
         layers = [nn.Sequential(nn.Linear(8, 8), nn.SiLU()) for _ in range(5)]
