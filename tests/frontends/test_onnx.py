@@ -332,6 +332,27 @@ class TestSession:
             assert "no rule for Det" in report.missing[0].message
             assert report.verdict("Exp") is Verdict.PASS
 
+    def test_sequences_stay_on_the_source(self):
+        """What comes before and behind is judged all the same."""
+        nodes = [
+            ("Relu", ["x"], ["r"], {}),
+            ("SplitToSequence", ["r"], ["parts"], {"axis": 0}),
+            ("ConcatFromSequence", ["parts"], ["whole"], {"axis": 0}),
+            ("Mul", ["whole", "whole"], ["y"], {}),
+        ]
+        x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+        model = hand_made(nodes, {"x": (TensorProto.FLOAT, [2, 3])})
+        with tapml.debug(model, x, target="llvm") as other:
+            report = other.run()
+            assert report.verdict("Relu") is report.verdict("Mul") is Verdict.PASS
+            (missing,) = report.missing
+            assert missing.op == "ConcatFromSequence"
+            assert "reads a sequence (parts)" in missing.message
+            other.offload(["Relu", "Mul"])
+            assert other.hybrid().info.outputs is Verdict.PASS
+            other.override("Mul", lambda a, b: a * b * np.float32(1.01))
+            assert [c.op for c in other.run().culprits] == ["Mul"]
+
     def test_ties_may_be_broken_either_way(self):
         node = ("TopK", ["x", "k"], ["values", "indices"], {"axis": 0})
         x = np.array([[3, 1], [3, 2], [0, 2], [1, 0]], np.float32)
@@ -403,6 +424,17 @@ class TestBadInput:
         a = np.ones(2, np.float32)
         with pytest.raises(ValueError, match=r"b is float32\[1\], the model takes float32\[n\]"):
             import_onnx(model, (a, a[:1]))
+
+    @pytest.mark.parametrize("size", [None, -1, 0])
+    def test_sizes_without_a_name_are_any(self, size):
+        """What exporters write for them differs; onnxruntime runs them all."""
+        looks = {n: (TensorProto.FLOAT, [size, 3]) for n in "ab"}
+        model = hand_made([("Concat", ["a", "b"], ["y"], {"axis": 0})], looks)
+        a, b = np.ones((2, 3), np.float32), np.ones((4, 3), np.float32)
+        program = import_onnx(model, (a, b))
+        assert outputs(program, run(program))[0].shape == (6, 3)
+        with pytest.raises(ValueError, match=r"b is float32\[4, 2\], the model takes .*\[\?, 3\]"):
+            import_onnx(model, (a, b[:, :2]))
 
     def test_sources_and_dynamic_shapes(self):
         model = hand_made([("Relu", ["x"], ["y"], {})], {"x": (TensorProto.FLOAT, [2])})

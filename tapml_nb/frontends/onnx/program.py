@@ -14,7 +14,7 @@ from tapml_nb.frontends.builder import GraphBuilder, trace_first_step, under
 from tapml_nb.frontends.onnx.model import OnnxModel, OnnxNode, draws, load
 from tapml_nb.frontends.onnx.runtime import Runtime
 from tapml_nb.frontends.onnx.units import build_module
-from tapml_nb.frontends.program import Unit, first_line
+from tapml_nb.frontends.program import Unit, Unsupported, first_line
 from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
 from tapml_nb.numerics import is_float, np_dtype
 
@@ -91,6 +91,10 @@ class OnnxProgram(ArrayProgram):
         hosts = {v for v in program.inputs if self.graph.values[v].host}
         inputs = {v: values[v] for v in program.inputs if v not in hosts}
         numbers = {v: values[v] for v in hosts}
+        for name in (*hosts, *program.node.outputs):
+            if what := _no_tensor(values[name]):
+                does = "reads" if name in hosts else "yields"
+                raise Unsupported(f"it {does} {what} ({name}), and Relax knows tensors alone")
         module = build_module(program.node, inputs, {**program.baked, **numbers})
         outputs = (values[v] for v in self.graph[op].outputs)
         return Unit(module, tuple(map(spec_of, inputs.values())), tuple(map(spec_of, outputs)))
@@ -187,9 +191,14 @@ class OnnxProgram(ArrayProgram):
 
 def _spec_or_none(value: Any) -> TensorSpec | None:
     """None of sequences and texts: they stay on the host."""
-    if not isinstance(value, np.ndarray) or value.dtype.kind in "OUS":
-        return None
-    return spec_of(value)
+    return None if _no_tensor(value) else spec_of(value)
+
+
+def _no_tensor(value: Any) -> str:
+    """What a value is that is no tensor of numbers; empty if it is one."""
+    if not isinstance(value, np.ndarray):
+        return "nothing" if value is None else "a sequence"
+    return "text" if value.dtype.kind in "OUS" else ""
 
 
 def _fits(array: np.ndarray, declared: Any, sizes: dict[str, int]) -> bool:
@@ -199,13 +208,22 @@ def _fits(array: np.ndarray, declared: Any, sizes: dict[str, int]) -> bool:
         return True
     dims = declared.shape.dim
     return len(dims) == array.ndim and all(
-        size == (dim.dim_value or sizes.setdefault(dim.dim_param or str(axis), size))
-        for axis, (size, dim) in enumerate(zip(array.shape, dims, strict=True))
+        _fits_axis(size, dim, sizes) for size, dim in zip(array.shape, dims, strict=True)
     )
 
 
+def _fits_axis(size: int, dim: Any, sizes: dict[str, int]) -> bool:
+    """Sizes of one name are one size; -1, 0 and nothing at all are what exporters write of any."""
+    if dim.dim_value > 0:
+        return bool(size == dim.dim_value)
+    return not dim.dim_param or size == sizes.setdefault(dim.dim_param, size)
+
+
 def _declared(declared: Any) -> str:
-    dims = [str(dim.dim_value or dim.dim_param or "?") for dim in declared.shape.dim]
+    dims = [
+        str(dim.dim_value if dim.dim_value > 0 else dim.dim_param or "?")
+        for dim in declared.shape.dim
+    ]
     return f"{_dtype(declared).name}[{', '.join(dims)}]"
 
 
