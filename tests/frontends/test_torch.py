@@ -339,6 +339,22 @@ def test_products_of_open_sizes(kernel_cache):
         assert [c.op for c in session.run().culprits] == ["proj/linear"]
 
 
+def test_an_assertion_of_torch_exports_that_its_own_inputs_break(kernel_cache):
+    """It bounds what ``masked_select`` yields by the size of one of its inputs."""
+
+    class Select(nn.Module):
+        def forward(self, x, mask):
+            return (x * 2).masked_select(mask)
+
+    torch.manual_seed(0)
+    inputs = torch.randn(10, 1, 10), torch.rand(10, 10) > 0.2
+    with tapml.debug(Select().eval(), inputs, target="llvm") as session:
+        with pytest.warns(UserWarning, match="assertion of the exported program does not hold"):
+            report = session.run()
+        assert report.verdict("mul") is Verdict.PASS
+        assert report.verdict("masked_select") is Verdict.UNSUPPORTED
+
+
 def _views() -> dict[str, torch.Tensor]:
     base = torch.arange(64.0).reshape(4, 16)
     return {
