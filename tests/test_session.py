@@ -390,8 +390,8 @@ class TestAccidents:
         assert report.info.restarts == 1
 
     def test_a_server_killed_in_mid_call_is_nobodys_fault(self, session):
-        session.override("act", kernels.sleeps)
-        session.engine.pool.first.target = Target("llvm", timeout=30)
+        session.override("act", kernels.loops)
+        session.engine.pool.first.target = Target("llvm", timeout=60)
         session.on("OpStarted", lambda e: e.op == "act/silu" and _kill_later(session, 0.5))
         report = session.run()
         assert report.verdict("act/silu") is Verdict.PASS
@@ -483,7 +483,7 @@ class TestRunning:
         assert first_done.wait(60)
         begin = time.monotonic()
         session.stop()
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 15
         report = session.report
         assert report.info.stopped
         assert report.verdict("first/linear") is Verdict.PASS

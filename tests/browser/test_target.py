@@ -212,7 +212,7 @@ def test_waiting_for_a_page_can_be_stopped(kernel_cache, nothing_left):
         assert wait_until(lambda: bool(awaited), 20)
         begin = time.monotonic()
         session.stop()
-        assert time.monotonic() - begin < 3
+        assert time.monotonic() - begin < 15  # a page is awaited for minutes
         assert session.report.info.stopped
 
 

@@ -129,16 +129,16 @@ def test_faults_cost_one_verdict(kernel_cache, nothing_left):
 
 
 def test_stopping_ends_all(kernel_cache, nothing_left):
-    target = Target("llvm", workers=3)
+    target = Target("llvm", workers=3, timeout=60)
     with tapml.debug(*models.two_layers(), target=target) as session:
         for op in session.graph.ops:
             if op.id == "act/silu":
-                session.override(op.id, kernels.sleeps)
+                session.override(op.id, kernels.loops)
         session.run(wait=False)
         time.sleep(1.0)
         begin = time.monotonic()
         session.stop()
-        assert time.monotonic() - begin < 2.0
+        assert time.monotonic() - begin < 15
         assert session.report.info.stopped
         session.override("act/silu", None)
         assert session.run().ok

