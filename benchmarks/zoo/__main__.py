@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# The source is the CPU, also where there is a GPU, which a forked process could not use anyway.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from benchmarks.zoo.apart import apart, key, line, read
 from benchmarks.zoo.architectures import ARCHITECTURES
