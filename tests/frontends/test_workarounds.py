@@ -78,10 +78,36 @@ CASES = {
         normal(2, 4, 5, 5).half(),
         normal(6, 4, 3, 3).half(),
     ),
+    "layer_norm in bfloat16": (
+        "narrow_floats",
+        lambda x, w, b: F.layer_norm(x, (8,), w, b),
+        normal(4, 8).bfloat16(),
+        normal(8).bfloat16(),
+        normal(8).bfloat16(),
+    ),
+    "a power in bfloat16": ("narrow_floats", lambda x: x**3, normal(4, 8).bfloat16()),
+    "a norm in bfloat16": (
+        "narrow_floats",
+        lambda x: torch.linalg.vector_norm(x, dim=-1),
+        normal(4, 8).bfloat16(),
+    ),
+    "isnan in bfloat16": ("narrow_floats", torch.isnan, normal(4, 8).bfloat16()),
+    "argmax in bfloat16": ("narrow_floats", lambda x: torch.argmax(x, 1), normal(4, 8).bfloat16()),
+    "topk in bfloat16": ("narrow_floats", lambda x: torch.topk(x, 2), normal(64, 8).bfloat16()),
+    "the largest in bfloat16": (
+        "narrow_floats",
+        lambda x: torch.max(x, 1),
+        normal(64, 8).bfloat16(),
+    ),
+    "sinh in float16": ("narrow_floats", torch.sinh, normal(4, 8).half()),
+    "a sum in float16": ("narrow_floats", lambda x: x.sum(0), (normal(4096, 4) + 1).half()),
     "any of numbers": ("any_dtype", lambda x: torch.any(x, 1), normal(4, 7)),
     "clamp of integers": ("integer_clamp", lambda x: x.clamp(min=1), whole(19, 4, 5)),
 }
-BAD = {Verdict.FAIL, Verdict.NONFINITE, Verdict.COMPILE_ERROR, Verdict.CRASH}
+BAD = {
+    *(Verdict.FAIL, Verdict.NONFINITE, Verdict.NONDETERMINISTIC),
+    *(Verdict.COMPILE_ERROR, Verdict.CRASH),
+}
 
 
 class Together(nn.Module):

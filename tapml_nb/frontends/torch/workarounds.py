@@ -15,7 +15,13 @@ from typing import Any
 from tvm import relax
 
 from tapml_nb.frontends.torch.rules.along_axis import any_true
-from tapml_nb.frontends.torch.rules.arithmetic import addmm, clamp, in_float32, wide_product
+from tapml_nb.frontends.torch.rules.arithmetic import (
+    addmm,
+    clamp,
+    in_float32,
+    layer_norm,
+    wide_product,
+)
 from tapml_nb.frontends.torch.rules.call import (
     Call,
     Expr,
@@ -103,11 +109,20 @@ def _narrow_only(rule: Rule, call: Call, *arguments: Any) -> Any:
     return rule(call, *arguments) if call.dtype != "float32" else NotImplemented
 
 
+def _of_narrow(rule: Rule, call: Call, *arguments: Any) -> Any:
+    """A rule for calls of which an operand is float16 or bfloat16."""
+    tensors = (call.importer.env[node] for node in call.node.all_input_nodes)
+    dtypes = {dtype_of(tensor) for tensor in tensors if isinstance(tensor, relax.Expr)}
+    return rule(call, *arguments) if dtypes & {"float16", "bfloat16"} else NotImplemented
+
+
 def _clamp(call: Call, x: Expr, low: Any, high: Any) -> Expr:
     if is_floating(call.dtype) and dtype_of(x) == call.dtype:
         return NotImplemented
     return clamp(call, x, low, high)
 
+
+_TRIGONOMETRY = ("asin", "acos", "atan", "sinh", "cosh", "tan", "asinh", "acosh", "atanh")
 
 WORKAROUNDS: tuple[Workaround, ...] = (
     Workaround(
@@ -158,6 +173,22 @@ WORKAROUNDS: tuple[Workaround, ...] = (
             "aten.addmm.default": partial(_narrow_only, addmm),
             "aten.baddbmm.default": partial(_narrow_only, addmm),
             "aten.convolution.default": partial(_narrow_only, in_float32),
+        },
+    ),
+    Workaround(
+        "narrow_floats",
+        "in bfloat16, normalizations, powers, selections by order and tests for NaN do not compile "
+        "or crash, as inverse and hyperbolic functions do in float16, and sums are kept narrow",
+        {"aten.native_layer_norm.default": partial(_of_narrow, layer_norm)}
+        | {
+            f"aten.{name}": partial(_of_narrow, in_float32)
+            for name in (
+                *("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar"),
+                *("topk.default", "sort.default", "max.dim", "argmax.default", "argmin.default"),
+                *("isnan.default", "isinf.default", "linalg_vector_norm.default"),
+                *(f"{name}.default" for name in _TRIGONOMETRY),
+                *("sum.default", "sum.dim_IntList", "mean.default", "mean.dim"),
+            )
         },
     ),
     Workaround(

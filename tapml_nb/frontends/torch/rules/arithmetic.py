@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -77,6 +77,40 @@ def clamp(call: Call, x: Expr, low: Expr | float | None, high: Expr | float | No
     return x
 
 
+def layer_norm(
+    call: Call,
+    x: Expr,
+    normalized: Sequence[int],
+    weight: Expr | None,
+    bias: Expr | None,
+    epsilon: float,
+) -> tuple[Expr, Expr, Expr]:
+    """Layer normalization; also yields mean and 1/deviation."""
+    wide = _widened(call, x)
+    axes = list(range(-len(normalized), 0))
+    centred, mean, inverse = _standardized(call, wide, axes, epsilon)
+    result = call.emit(relax.op.multiply(centred, inverse))
+    for factor, combine in ((weight, relax.op.multiply), (bias, relax.op.add)):
+        if factor is not None:
+            result = call.emit(combine(result, _widened(call, factor)))
+    return call.narrowed(result, mean, inverse)
+
+
+def _widened(call: Call, x: Expr) -> Expr:
+    """A tensor in the dtype that PyTorch computes in: narrow ones in float32."""
+    narrow = dtype_of(x) in ("float16", "bfloat16")
+    return call.emit(cast(x, "float32")) if narrow else x
+
+
+def _standardized(call: Call, x: Expr, axes: list[int], epsilon: float) -> tuple[Expr, Expr, Expr]:
+    """A tensor less its mean, the mean, and 1/deviation, along axes that are kept."""
+    mean = call.emit(relax.op.mean(x, axes, True))
+    centred = call.emit(relax.op.subtract(x, mean))
+    variance = relax.op.mean(relax.op.multiply(centred, centred), axes, True)
+    inverse = relax.op.rsqrt(relax.op.add(variance, constant(epsilon, x)))
+    return centred, mean, call.emit(inverse)
+
+
 def group_norm(
     call: Call,
     x: Expr,
@@ -88,35 +122,37 @@ def group_norm(
     groups: int,
     epsilon: float,
 ) -> tuple[Expr, Expr, Expr]:
-    """Group normalization where scale or shift is missing; also yields mean and 1/deviation."""
-    wide = call.emit(relax.op.reshape(cast(x, "float32"), [batch, groups, -1]))
-    mean = call.emit(relax.op.mean(wide, -1, True))
-    centred = call.emit(relax.op.subtract(wide, mean))
-    variance = relax.op.mean(relax.op.multiply(centred, centred), -1, True)
-    inverse = call.emit(relax.op.rsqrt(relax.op.add(variance, relax.const(epsilon, "float32"))))
-    result = relax.op.reshape(relax.op.multiply(centred, inverse), shape_of(x))
+    """Group normalization; also yields mean and 1/deviation."""
+    wide = call.emit(relax.op.reshape(_widened(call, x), [batch, groups, -1]))
+    centred, mean, inverse = _standardized(call, wide, [-1], epsilon)
+    result = call.emit(relax.op.multiply(centred, inverse))
+    result = call.emit(relax.op.reshape(result, shape_of(x)))
     per_channel = [1, channels, *[1] * (len(shape_of(x)) - 2)]
-    if weight is not None:
-        scale = relax.op.reshape(cast(weight, "float32"), per_channel)
-        result = relax.op.multiply(result, scale)
-    if bias is not None:
-        result = relax.op.add(result, relax.op.reshape(cast(bias, "float32"), per_channel))
+    for factor, combine in ((weight, relax.op.multiply), (bias, relax.op.add)):
+        if factor is not None:
+            factor = relax.op.reshape(_widened(call, factor), per_channel)
+            result = call.emit(combine(result, factor))
     rows = [batch, groups]
-    return (
-        cast(call.emit(result), dtype_of(x)),
-        relax.op.reshape(mean, rows),
-        relax.op.reshape(inverse, rows),
-    )
+    return call.narrowed(result, relax.op.reshape(mean, rows), relax.op.reshape(inverse, rows))
 
 
-def in_float32(call: Call, *_: Any) -> Expr:
-    """TVM's own rule on operands widened to float32, its result narrowed again."""
-    wide = {
-        node: call.emit(relax.op.astype(call.importer.env[node], "float32"))
+def in_float32(call: Call, *_: Any) -> Any:
+    """TVM's own rule on floating-point operands widened to float32, its results narrowed again."""
+    tensors = {
+        node: call.importer.env[node]
         for node in call.node.all_input_nodes
         if isinstance(node.meta.get("val"), torch.Tensor)
     }
-    return cast(call.by_tvm(wide), call.dtype)
+    result = call.by_tvm(
+        {
+            node: call.emit(cast(tensor, "float32"))
+            for node, tensor in tensors.items()
+            if is_floating(dtype_of(tensor))
+        }
+    )
+    if isinstance(call.node.meta["val"], torch.Tensor):
+        return cast(result, call.dtype)
+    return call.narrowed(*(result[k] for k in range(len(call.node.meta["val"]))))
 
 
 def wide_product(call: Call, a: Expr, b: Expr) -> Expr:

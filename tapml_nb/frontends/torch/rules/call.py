@@ -52,6 +52,13 @@ class Call:
             return relax.const(operand, self.dtype)
         return self.emit(cast(operand, self.dtype))
 
+    def narrowed(self, *results: Expr) -> tuple[Expr, ...]:
+        """Results of a call that yields several tensors, in the dtypes that PyTorch gives them."""
+        dtypes = [dtype_name(value.dtype) for value in self.node.meta["val"]]
+        return tuple(
+            cast(self.emit(result), dtype) for result, dtype in zip(results, dtypes, strict=True)
+        )
+
     def compute(self, function: Callable[..., Any], *tensors: Expr, name: str) -> Expr:
         """Bind what a function of tensor expressions computes, as a PrimFunc called ``name``."""
         return self.importer.block_builder.emit_te(function, *tensors, primfunc_name_hint=name)
