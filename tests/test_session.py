@@ -390,8 +390,8 @@ class TestAccidents:
         assert report.info.restarts == 1
 
     def test_a_server_killed_in_mid_call_is_nobodys_fault(self, session):
-        session.override("act", kernels.loops)
-        session.engine.pool.first.target = Target("llvm", timeout=60)
+        session.override("act", kernels.sleeps)
+        session.engine.pool.first.target = Target("llvm", timeout=30)
         session.on("OpStarted", lambda e: e.op == "act/silu" and _kill_later(session, 0.5))
         report = session.run()
         assert report.verdict("act/silu") is Verdict.PASS
@@ -475,8 +475,8 @@ class TestRunning:
         assert report.counts[Verdict.UNKNOWN] == 0
 
     def test_stop_keeps_what_was_judged(self, session):
-        session.override("act", kernels.sleeps)
-        session.engine.pool.first.target = Target("llvm", timeout=30)
+        session.override("act", kernels.loops)
+        session.engine.pool.first.target = Target("llvm", timeout=60)
         first_done = threading.Event()
         session.on("OpJudged", lambda e: first_done.set())
         session.run(wait=False)
