@@ -45,6 +45,13 @@ CASES = {
         torch.tensor([3, 4, 0]),
         normal(3, 2),
     ),
+    "index_put behind axes of one size": (
+        "index_put",
+        lambda x, i, v: torch.ops.aten.index_put(x, [None, None, i, i], v),
+        normal(3, 3, 5, 5),
+        torch.arange(5),
+        normal(3, 3, 5),
+    ),
     "cumsum of int32": (
         "integer_cumsum",
         lambda x: torch.ops.aten.cumsum(x, 1),
@@ -103,6 +110,17 @@ CASES = {
     "a sum in float16": ("narrow_floats", lambda x: x.sum(0), (normal(4096, 4) + 1).half()),
     "any of numbers": ("any_dtype", lambda x: torch.any(x, 1), normal(4, 7)),
     "clamp of integers": ("integer_clamp", lambda x: x.clamp(min=1), whole(19, 4, 5)),
+    "clamp_max of integers": (
+        "integer_clamp",
+        lambda x: x.clamp_max(1),
+        whole(19, 4, 5).to(torch.int32),
+    ),
+    "clamp of integers by a tensor": (
+        "integer_clamp",
+        lambda x, low: x.clamp_min(low),
+        whole(19, 4, 5),
+        whole(19, 5),
+    ),
 }
 BAD = {
     *(Verdict.FAIL, Verdict.NONFINITE, Verdict.NONDETERMINISTIC),

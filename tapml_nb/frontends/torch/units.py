@@ -18,7 +18,7 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 
 from tapml_nb.frontends.program import Unsupported, first_line, last_line
 from tapml_nb.frontends.torch.grouping import TorchOp, is_complex
-from tapml_nb.frontends.torch.rules import COMPLEX_RULES, RULES
+from tapml_nb.frontends.torch.rules import COMPLEX_RULES, LEGALIZED, RULES
 from tapml_nb.frontends.torch.rules.call import apply
 from tapml_nb.frontends.torch.rules.complex_numbers import concerns_complex
 from tapml_nb.frontends.torch.sizes import OpenSizes, exported_size
@@ -141,9 +141,13 @@ def _convert(importer: ExportedProgramImporter, node: fx.Node) -> tuple[Any, boo
     if concerns_complex(node):
         rule, own = None, COMPLEX_RULES.get(str(node.target))
     reason: Exception | None = None
+    theirs: Any = None
     if rule is not None:
         try:
-            return rule(node), False
+            theirs = rule(node)
+            if str(node.target) in LEGALIZED:
+                _legalize(importer, theirs)
+            return theirs, False
         except Exception as error:
             reason = error
     if own is not None:
@@ -155,11 +159,23 @@ def _convert(importer: ExportedProgramImporter, node: fx.Node) -> tuple[Any, boo
                     f"TVM's PyTorch importer has no rule for {node.target}, and ours does not "
                     f"take this call: {last_line(error)}"
                 ) from error
+    if theirs is not None:
+        return theirs, False
     if reason is None:
         raise Unsupported(f"TVM's PyTorch importer has no rule for {node.target}")
     raise Unsupported(
         f"TVM's PyTorch importer fails on {node.target}: {last_line(reason)}"
     ) from reason
+
+
+def _legalize(importer: ExportedProgramImporter, result: relax.Var) -> None:
+    """Do with a call of Relax's what TVM's ``LegalizeOps`` will do with it.
+
+    Raises:
+        Exception: what that raises.
+    """
+    call = importer.block_builder.lookup_binding(result)
+    call.op.get_attr("FLegalize")(relax.BlockBuilder(), call)
 
 
 def _expression(importer: ExportedProgramImporter, node: fx.Node) -> Any:

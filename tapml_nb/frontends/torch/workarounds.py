@@ -117,7 +117,8 @@ def _of_narrow(rule: Rule, call: Call, *arguments: Any) -> Any:
 
 
 def _clamp(call: Call, x: Expr, low: Any, high: Any) -> Expr:
-    if is_floating(call.dtype) and dtype_of(x) == call.dtype:
+    bounded = all(isinstance(bound, int) for bound in (low, high))
+    if dtype_of(x) == call.dtype and (bounded or is_floating(call.dtype)):
         return NotImplemented
     return clamp(call, x, low, high)
 
@@ -133,8 +134,8 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     ),
     Workaround(
         "index_put",
-        "index_put writes to the wrong places where an axis between indexed ones is not indexed, "
-        "or an index is negative",
+        "index_put writes to the wrong places where an axis between indexed ones, or two of one "
+        "size before them, are not indexed, or an index is negative",
         {"aten.index_put.default": index_put},
     ),
     Workaround(
@@ -198,7 +199,8 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     ),
     Workaround(
         "integer_clamp",
-        "clamp of integers with one bound does not compile: the other is taken for an infinity",
-        {"aten.clamp.default": _clamp},
+        "clamp of integers with one bound, or with a tensor as bound, does not compile: the other "
+        "is taken for an infinity",
+        {"aten.clamp.default": _clamp, "aten.clamp.Tensor": _clamp},
     ),
 )

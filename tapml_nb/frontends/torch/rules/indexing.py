@@ -14,7 +14,6 @@ from tapml_nb.frontends.torch.rules.call import (
     Call,
     Expr,
     Rule,
-    cast,
     constant,
     dtype_of,
     is_floating,
@@ -75,19 +74,19 @@ def _indexed(
 def _broadcast(shapes: Sequence[Sequence[Any]]) -> list[Any]:
     rank = max(map(len, shapes))
     aligned = [[1] * (rank - len(shape)) + list(shape) for shape in shapes]
-    return [next((n for n in sizes if not _is_one(n)), 1) for sizes in zip(*aligned, strict=True)]
+    return [next((n for n in sizes if not _is(n, 1)), 1) for sizes in zip(*aligned, strict=True)]
 
 
-def _is_one(size: Any) -> bool:
-    """Whether a size is 1, so that its axis is broadcast; one that is open never is."""
-    return not is_open(size) and int(size) == 1
+def _is(size: Any, number: int) -> bool:
+    """Whether a size is this number: an axis of 1 is broadcast, and one that is open never is."""
+    return not is_open(size) and int(size) == number
 
 
 def _wrapped(places: te.Tensor, at: Sequence[Any], size: Any) -> Any:
     """An element of an index tensor, broadcast; negative ones count from the end."""
     rank = len(places.shape)
     own = at[len(at) - rank :] if rank else []
-    place = places(*(0 if _is_one(n) else i for n, i in zip(places.shape, own, strict=True)))
+    place = places(*(0 if _is(n, 1) else i for n, i in zip(places.shape, own, strict=True)))
     return tirx.if_then_else(place < 0, place + size, place)
 
 
@@ -98,16 +97,27 @@ def index_put(
     if len(indices) == 1 and indices[0] is not None and dtype_of(indices[0]) == "bool":
         return _put_by_mask(x, indices[0], values, accumulate)
     shape, axes, tensors, common = _indexed(x, indices)
+    if any(_is(size, 0) for size in (*shape, *common)):
+        return x  # nothing is written, which TVM's kernel divides by
     kept = [axis for axis in range(len(shape)) if axis not in axes]
     order = axes + kept
-    places = []
-    for axis, tensor in zip(axes, tensors, strict=True):
-        tensor = call.emit(cast(tensor, "int64"))
-        negative = relax.op.less(tensor, constant(0, tensor))
-        tensor = relax.op.where(
-            negative, relax.op.add(tensor, constant(shape[axis], tensor)), tensor
-        )
-        places.append(relax.op.broadcast_to(tensor, common))
+
+    def together(*places: te.Tensor) -> te.Tensor:
+        """The coordinates of each element to write, side by side in a last axis."""
+
+        def coordinate(*at: Any) -> Any:
+            *inside, axis = at
+            own = [
+                tirx.Cast("int64", _wrapped(place, inside, shape[k]))
+                for k, place in zip(axes, places, strict=True)
+            ]
+            chosen = own[-1]
+            for k in reversed(range(len(own) - 1)):
+                chosen = tirx.if_then_else(axis == k, own[k], chosen)
+            return chosen
+
+        return te.compute([*common, len(places)], coordinate)
+
     beside = axes[-1] - axes[0] + 1 == len(axes)
     first = axes[0] if beside else 0
     target = [shape[axis] for axis in kept]
@@ -117,7 +127,7 @@ def index_put(
     rest = [axis for axis in range(len(target)) if axis not in front]
     written = relax.op.scatter_nd(
         call.emit(relax.op.permute_dims(x, order)),
-        call.emit(relax.op.stack(places, -1)),
+        call.compute(together, *tensors, name="places"),
         call.emit(relax.op.permute_dims(values, front + rest)),
         "add" if accumulate else "update",
     )
@@ -125,11 +135,16 @@ def index_put(
 
 
 def _put_by_mask(x: Expr, mask: Expr, values: Expr, accumulate: bool) -> Expr:
-    if math.prod(shape_of(values)) != 1:
-        raise ValueError("a mask as index with more than one value to put")
-    below = len(shape_of(x)) - len(shape_of(mask))
+    """Values that are the same for all the mask selects, or one for each axis behind it."""
+    rank = len(shape_of(x))
+    below = rank - len(shape_of(mask))
+    alike = shape_of(values)
+    if len(alike) == below + 1 and alike[0] == 1:
+        alike = alike[1:]
+    if len(alike) > below:
+        raise ValueError("a mask as index with a value for each element that it selects")
     mask = relax.op.reshape(mask, [*shape_of(mask), *[1] * below])
-    value = relax.op.reshape(values, [1] * len(shape_of(x)))
+    value = relax.op.reshape(values, [*[1] * (rank - len(alike)), *alike])
     return relax.op.where(mask, relax.op.add(x, value) if accumulate else value, x)
 
 
