@@ -85,6 +85,7 @@ class Session:
             ModelChanged: if a weight or an input is not what it was in the session's first run;
                 so do all methods that look at tensors.
             RuntimeError: if the session is busy or closed.
+            FrontendError: if the source cannot run the model.
             CompilerTrouble: if what keeps the compiler from its work is no kernel's fault.
 
         Example:

@@ -26,7 +26,8 @@ class Unsupported(Exception):
 
 
 class FrontendError(Exception):
-    """The model as a whole cannot be imported; the message says why and what to try.
+    """The model as a whole cannot be imported, or its source cannot run it; the message says why
+    and what to try.
 
     Example:
         >>> tapml.debug(branching, (x,))

@@ -12,6 +12,7 @@ from tapml_nb import Verdict
 from tapml_nb.frontends.program import Unsupported
 from tapml_nb.frontends.torch import import_torch
 from tapml_nb.frontends.torch.rules import COMPLEX_RULES, RULES
+from tapml_nb.frontends.torch.rules.arithmetic import OF_FLOATS
 
 
 def normal(*shape):
@@ -23,6 +24,9 @@ def whole(high, *shape):
 
 
 _RANDOM = torch.Generator().manual_seed(0)
+
+TVM_TAKES = {("sqrt", "integers"), ("rsqrt", "integers")}
+"""Functions of integers that TVM's importer takes itself."""
 
 CASES = {
     "amax": (lambda x: torch.amax(x, (0, 2)), normal(3, 4, 5)),
@@ -175,7 +179,13 @@ CASES = {
         torch.tensor(-0.5),
     ),
     "group_norm without scale": (lambda x: F.group_norm(x, 2), normal(4, 6, 5)),
-    "sine of integers": (torch.sin, whole(5, 4, 5)),
+    **{
+        f"{name} of {kind}": (getattr(torch, name), tensor)
+        for name in OF_FLOATS
+        for kind, tensor in (("integers", whole(2, 4, 5) + 1), ("booleans", normal(4, 5) > 0))
+        if (name, kind) not in TVM_TAKES
+    },
+    "exp2 of integers": (torch.exp2, whole(5, 4, 5)),
     "one_hot": (lambda x: F.one_hot(x, 9), whole(9, 4, 5)),
     "spectrum": (lambda x: torch.fft.fftn(x, dim=(1, 2)).real, normal(2, 6, 8)),
     "filter in the frequency domain": (

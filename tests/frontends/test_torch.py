@@ -355,6 +355,41 @@ def test_an_assertion_of_torch_exports_that_its_own_inputs_break(kernel_cache):
         assert report.verdict("masked_select") is Verdict.UNSUPPORTED
 
 
+@pytest.mark.parametrize(
+    ("function", "inputs", "says"),
+    [
+        (torch.fft.fft, (torch.zeros(0, 6),), "fft_fft.*MKL"),
+        (
+            lambda x, mask: torch.ops.aten.index_put(x, [mask], x + 1),
+            (torch.tensor(1.5), torch.tensor(True)),
+            "index_put.*too many indices",
+        ),
+    ],
+    ids=["fft of nothing", "index_put of a scalar by a mask"],
+)
+def test_what_torch_export_captures_and_pytorch_refuses(function, inputs, says, kernel_cache):
+    class Refused(nn.Module):
+        def forward(self, x, *rest):
+            return function(x * 2, *rest)
+
+    with tapml.debug(Refused().eval(), inputs, target="llvm") as session:
+        with pytest.raises(FrontendError, match=f"PyTorch cannot run {says}"):
+            session.run()
+
+
+@pytest.mark.parametrize("places", [torch.tensor(2), torch.tensor([2, 0])])
+def test_take_by_an_index_of_any_rank(places, kernel_cache):
+    class Take(nn.Module):
+        def forward(self, x, places):
+            return torch.take(x, places)
+
+    x = torch.arange(6.0).reshape(2, 3)
+    with tapml.debug(Take().eval(), (x, places), target="llvm") as session:
+        assert session.run().verdict("take") is Verdict.PASS
+        session.override("take", lambda x, i: np.asarray(x.reshape(-1)[i] + 1))
+        assert session.run().verdict("take") is Verdict.FAIL
+
+
 def _views() -> dict[str, torch.Tensor]:
     base = torch.arange(64.0).reshape(4, 16)
     return {

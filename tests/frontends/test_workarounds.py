@@ -72,6 +72,12 @@ CASES = {
     "integers times a number": ("integer_promotion", lambda x: x * 0.5, whole(19, 4, 5)),
     "a number minus integers": ("integer_promotion", lambda x: 0.5 - x, whole(19, 4, 5)),
     "a power of integers": ("integer_promotion", lambda x: 2.0**x, whole(5, 4, 5)),
+    "reciprocals of integers": (
+        "integer_promotion",
+        torch.reciprocal,
+        whole(9, 4, 5) + 1,
+    ),
+    "atan2 of integers": ("integer_promotion", torch.atan2, whole(9, 4, 5), whole(9, 4, 5)),
     "mm in float16": ("product_dtype", torch.mm, normal(4, 64).half(), normal(64, 3).half()),
     "bmm in bfloat16": (
         "product_dtype",

@@ -43,6 +43,16 @@ _NORMS = {
 _NARROW = (torch.float16, torch.bfloat16)
 
 
+def _take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """``take``: of an index without dimensions PyTorch's own decomposition would read the value."""
+    flat = x.reshape(-1)
+    return flat[index] if index.dim() else flat[index.reshape(1)].reshape(())
+
+
+_DECOMPOSITIONS = {**DECOMPOSITIONS, torch.ops.aten.take.default: _take}
+"""Ours, where PyTorch has none, or one that cannot be captured."""
+
+
 def to_device(model: Any, inputs: Any, name: str) -> tuple[Any, Any]:
     """A copy of the model, and the inputs, on a device; the caller's stay where they are.
 
@@ -157,7 +167,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            table = {**torch.export.default_decompositions(), **DECOMPOSITIONS}
+            table = {**torch.export.default_decompositions(), **_DECOMPOSITIONS}
             decomposed: ExportedProgram = program.run_decompositions(table)
             drop_alignment(decomposed)
             return decomposed

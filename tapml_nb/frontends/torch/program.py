@@ -11,7 +11,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from tapml_nb.frontends.program import Decide, Granularity, Unit, first_line
+from tapml_nb.frontends.program import Decide, FrontendError, Granularity, Unit, first_line
 from tapml_nb.frontends.torch.coarse import fused_groups, module_groups
 from tapml_nb.frontends.torch.export import decompose, export, step_arguments
 from tapml_nb.frontends.torch.graph import GroupedGraph, build_graph, constants
@@ -116,9 +116,22 @@ class TorchProgram:
     # -- Program -----------------------------------------------------------------------------
 
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
-        """Run one operator in PyTorch; outputs in graph order."""
+        """Run one operator in PyTorch; outputs in graph order.
+
+        Raises:
+            FrontendError: if PyTorch refuses to: ``torch.export`` captures some calls that it does
+                not compute (a Fourier transform of an empty batch).
+        """
         program = self._grouped.ops[op]
-        return _run(program, {node: values[node.name] for node in program.inputs}, {})
+        try:
+            return _run(program, {node: values[node.name] for node in program.inputs}, {})
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise FrontendError(
+                f"PyTorch cannot run {op}, which torch.export captured: {first_line(error)}; try "
+                f"whether the model itself runs on these inputs"
+            ) from error
 
     def may_be_random(self, op: OpId) -> bool:
         """Whether PyTorch says of a node of the operator that its result depends on a seed."""

@@ -19,6 +19,7 @@ from tapml_nb.frontends.torch.rules.arithmetic import (
     addmm,
     clamp,
     in_float32,
+    in_floats,
     layer_norm,
     wide_product,
 )
@@ -90,15 +91,11 @@ def _scaled(
 
 def _promoted(call: Call, *_: Any) -> Any:
     """TVM's own rule on operands of the dtype that PyTorch promotes them to."""
-    operands = {n: call.importer.env[n] for n in call.node.all_input_nodes}
-    integers = {
-        node: tensor
-        for node, tensor in operands.items()
-        if isinstance(tensor, relax.Expr) and not is_floating(dtype_of(tensor))
-    }
-    if not integers or not is_floating(call.dtype):
+    operands = (call.importer.env[node] for node in call.node.all_input_nodes)
+    dtypes = [dtype_of(operand) for operand in operands if isinstance(operand, relax.Expr)]
+    if all(map(is_floating, dtypes)) or not is_floating(call.dtype):
         return NotImplemented
-    return call.by_tvm({node: call.promoted(tensor) for node, tensor in integers.items()})
+    return in_floats(call)
 
 
 def _product(call: Call, a: Expr, b: Expr) -> Expr:
@@ -153,14 +150,14 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     ),
     Workaround(
         "integer_promotion",
-        "true division of integers, and arithmetic of integers with floating-point numbers, "
-        "yields integers",
+        "true division and reciprocals of integers, and arithmetic of integers with floating-point "
+        "numbers, yield integers; atan2 of integers does not compile",
         {
             f"aten.{name}": _promoted
             for name in (
                 *("add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar"),
                 *("mul.Tensor", "mul.Scalar", "div.Tensor", "div.Scalar", "pow.Scalar"),
-                "pow.Tensor_Scalar",
+                *("pow.Tensor_Scalar", "reciprocal.default", "atan2.default"),
             )
         },
     ),

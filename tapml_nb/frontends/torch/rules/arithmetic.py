@@ -21,12 +21,25 @@ from tapml_nb.frontends.torch.rules.call import (
 )
 
 
-def of_floats(function: Callable[[Expr], Expr], call: Call, x: Expr) -> Expr:
-    """A function that Relax has for floating-point numbers alone: PyTorch converts integers."""
-    return function(relax.op.astype(x, call.dtype))
+def in_floats(call: Call, *_: Any) -> Any:
+    """TVM's own rule on operands of the floating-point dtype that PyTorch computes in, where they
+    are integers or booleans."""
+    operands = {
+        node: tensor
+        for node in call.node.all_input_nodes
+        if isinstance(tensor := call.importer.env[node], relax.Expr)
+    }
+    return call.by_tvm(
+        {
+            node: call.promoted(tensor)
+            for node, tensor in operands.items()
+            if not is_floating(dtype_of(tensor))
+        }
+    )
 
 
 def exp2(call: Call, x: Expr) -> Expr:
+    x = call.promoted(x)
     return relax.op.power(constant(2.0, x), x)
 
 
@@ -252,6 +265,14 @@ def _norm(call: Call, magnitude: Expr, p: float) -> Expr:
     return relax.op.power(powers, constant(1 / p, magnitude))
 
 
+OF_FLOATS = (
+    *("exp", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "sigmoid", "erf"),
+    *("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh"),
+    *("asinh", "acosh", "atanh"),
+)
+"""Functions that Relax has for floating-point numbers alone: of integers and booleans PyTorch
+yields floating-point numbers."""
+
 RULES: dict[str, Rule] = {
     "aten.exp2.default": exp2,
     "aten.fmax.default": partial(without_nan, relax.op.maximum),
@@ -278,8 +299,5 @@ RULES: dict[str, Rule] = {
     "aten.convolution.default": in_float32,
     "aten._cdist_forward.default": cdist,
     "aten.dist.default": dist,
-    **{
-        f"aten.{name}.default": partial(of_floats, getattr(relax.op, name))
-        for name in ("exp", "log", "sin", "cos", "tan", "tanh", "sigmoid", "erf", "sqrt", "rsqrt")
-    },
+    **{f"aten.{name}.default": in_floats for name in OF_FLOATS},
 }
