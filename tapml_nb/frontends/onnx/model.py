@@ -84,6 +84,12 @@ class OnnxNode:
         return tuple(name for name in self.proto.output if name)
 
     @property
+    def kind(self) -> str:
+        """Its operator, with the domain where that is another vendor's."""
+        domain, kind = str(self.proto.domain), str(self.proto.op_type)
+        return kind if domain in ("", "ai.onnx") else f"{domain}.{kind}"
+
+    @property
     def subgraphs(self) -> bool:
         """Whether it runs graphs of its own: ``If``, ``Loop``, ``Scan``."""
         return any(True for _ in _graphs(self.proto))
@@ -128,6 +134,14 @@ class OnnxNode:
         if self.proto.op_type.startswith("Reduce"):
             positions = (1,)
         return frozenset(self.proto.input[i] for i in positions if i < len(self.proto.input))
+
+    def attributes(self) -> dict[str, Any]:
+        """Attributes by name, texts decoded; of those left out, the defaults of its schema."""
+        schema = self._schema()
+        declared = schema.attributes.values() if schema is not None else ()
+        defaults = [attribute.default_value for attribute in declared]
+        found = [*(default for default in defaults if default.name), *self.proto.attribute]
+        return {attribute.name: _value(attribute) for attribute in found}
 
     def constants(self, known: Mapping[str, np.ndarray]) -> dict[str, Constant]:
         """Plain numbers by name: attributes (defaults included) and inputs of one element."""
@@ -319,6 +333,13 @@ def _free(graph: Any) -> Iterator[str]:
         yield from (name for name in _read(node) if name not in bound)
         bound.update(node.output)
     yield from (value.name for value in graph.output if value.name not in bound)
+
+
+def _value(attribute: Any) -> Any:
+    value = helper.get_attribute_value(attribute)
+    texts = value if isinstance(value, list) else [value]
+    decoded = [t.decode("utf-8", "replace") if isinstance(t, bytes) else t for t in texts]
+    return decoded if isinstance(value, list) else decoded[0]
 
 
 def _plain(attribute: Any) -> Constant:

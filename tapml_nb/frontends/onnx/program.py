@@ -95,9 +95,10 @@ class OnnxProgram(ArrayProgram):
             if what := _no_tensor(values[name]):
                 does = "reads" if name in hosts else "yields"
                 raise Unsupported(f"it {does} {what} ({name}), and Relax knows tensors alone")
-        module = build_module(program.node, inputs, {**program.baked, **numbers})
+        module, by = build_module(program.node, inputs, {**program.baked, **numbers})
         outputs = (values[v] for v in self.graph[op].outputs)
-        return Unit(module, tuple(map(spec_of, inputs.values())), tuple(map(spec_of, outputs)))
+        takes, gives = tuple(map(spec_of, inputs.values())), tuple(map(spec_of, outputs))
+        return Unit(module, takes, gives, by)
 
     # -- import ------------------------------------------------------------------------------
 

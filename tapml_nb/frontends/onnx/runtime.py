@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from tapml_nb.frontends.arrays import widened
 from tapml_nb.frontends.onnx.model import OnnxNode
+from tapml_nb.frontends.onnx.recurrence import GATES, recurrent_exact
 
 _NARROW = frozenset(("Shrink",))
 """Operators in which onnxruntime computes in float32 though their dtype is float64."""
@@ -62,6 +63,8 @@ class Runtime:
         if node.subgraphs or any(isinstance(value, list) for value in wide.values()):
             return None
         kind = node.proto.op_type
+        if node.kind in GATES:
+            return recurrent_exact(node, wide)
         if kind in _OWN:
             return [_OWN[kind](*wide.values())]
         if kind not in _NARROW:

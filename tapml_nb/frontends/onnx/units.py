@@ -1,7 +1,8 @@
 """One ONNX node as a standalone Relax function, converted by TVM's own importer.
 
 The importer sees a model of one node: tensors are its inputs, numbers its initializers.
-Whatever it produces is what will be judged: a wrong rule is a finding.
+Whatever it produces is what will be judged: a wrong rule is a finding.  Our own rules stand in
+where the importer cannot convert a node at all.
 """
 
 from __future__ import annotations
@@ -16,23 +17,49 @@ from tvm.error import OpNotImplemented
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from tapml_nb.frontends.onnx.model import OnnxNode
+from tapml_nb.frontends.onnx.rules import RULES
+from tapml_nb.frontends.onnx.rules.call import build
 from tapml_nb.frontends.program import Unsupported, last_line
 
 
 def build_module(
     node: OnnxNode, inputs: Mapping[str, np.ndarray], baked: Mapping[str, np.ndarray]
-) -> Any:
-    """An ``IRModule`` whose ``main`` computes the node's outputs.
+) -> tuple[Any, str]:
+    """An ``IRModule`` whose ``main`` computes the node's outputs, and in words by what it was
+    converted, where not by the importer.
 
     Its parameters are the ``inputs``, of which shapes and dtypes count; ``baked`` are the numbers
     that are part of it.
 
     Raises:
-        Unsupported: if the importer has no rule for the node, or its rule fails.
+        Unsupported: if neither the importer nor we can convert the node.
     """
-    kind = node.proto.op_type
+    kind = node.kind
     if node.subgraphs:
         raise Unsupported(f"{kind} runs subgraphs: which and how often is known only at run time")
+    try:
+        return _imported(node, inputs, baked), ""
+    except Unsupported as reason:
+        if kind not in RULES:
+            raise
+        try:
+            module = build(RULES[kind], node, inputs, baked)
+        except Exception as error:
+            raise Unsupported(
+                f"{reason}, and ours does not take this node: {last_line(error)}"
+            ) from error
+    return module, f"{kind} converted by rules of tapml_nb's"
+
+
+def _imported(
+    node: OnnxNode, inputs: Mapping[str, np.ndarray], baked: Mapping[str, np.ndarray]
+) -> Any:
+    """What TVM's importer makes of a node.
+
+    Raises:
+        Unsupported: if it has no rule for the node, or its rule fails.
+    """
+    kind = node.kind
     model = node.alone(inputs, baked, shapes=True)
     importer = _Importer({}, {}, sanitize=False)
     try:

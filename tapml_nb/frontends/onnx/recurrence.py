@@ -1,0 +1,195 @@
+"""What ``LSTM``, ``GRU`` and ``RNN`` are told by their attributes, and their float64 run.
+
+onnx's reference implementation leaves out activations, clipping, lengths of sequences and coupled
+gates, and onnxruntime has no kernel for float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tapml_nb.frontends.onnx.model import OnnxNode
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+"""How many gates have weights, by operator."""
+
+_DEFAULTS = {
+    "LSTM": ("sigmoid", "tanh", "tanh"),
+    "GRU": ("sigmoid", "tanh"),
+    "RNN": ("tanh",),
+}
+
+_NUMBERS: dict[str, tuple[float | None, float | None]] = {
+    "affine": (1.0, 0.0),
+    "elu": (1.0, None),
+    "hardsigmoid": (0.2, 0.5),
+    "leakyrelu": (0.01, None),
+    "relu": (None, None),
+    "scaledtanh": (1.0, 1.0),
+    "sigmoid": (None, None),
+    "softplus": (None, None),
+    "softsign": (None, None),
+    "tanh": (None, None),
+    "thresholdedrelu": (1.0, None),
+}
+"""The numbers alpha and beta that an activation takes where it is given none, onnxruntime's where
+the standard says nothing; None for those that it has not."""
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A function of a gate, such as ``tanh``, with its numbers."""
+
+    name: str
+    alpha: float
+    beta: float
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """The attributes of a recurrent node.
+
+    Attributes:
+        reverse: for each direction, whether it begins at a sequence's end.
+        activations: of each direction, those of its gates in the standard's order (f, g, h).
+        clip: what the gates are bounded by before their activations; 0 for nothing.
+        batch_first: whether the batch is the first axis of sequences and states (``layout``).
+        coupled: whether the forget gate of an LSTM is one minus its input gate.
+        linear_before_reset: whether a GRU resets the product of its state, and not the state.
+    """
+
+    reverse: tuple[bool, ...]
+    activations: tuple[tuple[Activation, ...], ...]
+    clip: float
+    batch_first: bool
+    coupled: bool
+    linear_before_reset: bool
+
+
+def recurrence(kind: str, attributes: Mapping[str, Any]) -> Recurrence:
+    """The attributes of a node of this kind.
+
+    Raises:
+        ValueError: for an activation that the standard does not know.
+    """
+    direction = attributes.get("direction", "forward")
+    reverse = {"forward": (False,), "reverse": (True,)}.get(direction, (False, True))
+    each = len(_DEFAULTS[kind])
+    names = [name.lower() for name in attributes.get("activations") or ()]
+    found = _activations(
+        names or [*_DEFAULTS[kind]] * len(reverse),
+        attributes.get("activation_alpha") or (),
+        attributes.get("activation_beta") or (),
+    )
+    return Recurrence(
+        reverse,
+        tuple(found[k * each : (k + 1) * each] for k in range(len(reverse))),
+        attributes.get("clip") or 0.0,
+        bool(attributes.get("layout")),
+        bool(attributes.get("input_forget")),
+        bool(attributes.get("linear_before_reset")),
+    )
+
+
+def _activations(
+    names: Sequence[str], alphas: Sequence[float], betas: Sequence[float]
+) -> tuple[Activation, ...]:
+    """Activations with the numbers that are theirs: each takes the next of those it has."""
+    given = iter(alphas), iter(betas)
+    found = []
+    for name in names:
+        if name not in _NUMBERS:
+            raise ValueError(f"there is no activation called {name!r}")
+        alpha, beta = (
+            0.0 if default is None else next(numbers, default)
+            for numbers, default in zip(given, _NUMBERS[name], strict=True)
+        )
+        found.append(Activation(name, alpha, beta))
+    return tuple(found)
+
+
+def recurrent_exact(node: OnnxNode, values: Mapping[str, Any]) -> list[np.ndarray]:
+    """The outputs of a recurrent node in float64; its floating-point inputs are float64."""
+    kind = str(node.proto.op_type)
+    told = recurrence(kind, node.attributes())
+    inputs = [values[name] if name else None for name in node.proto.input]
+    x, w, r, b, lengths, h, c, p = inputs + [None] * (8 - len(inputs))
+    h, c = (None if s is None else np.swapaxes(s, 0, 1) if told.batch_first else s for s in (h, c))
+    x = np.swapaxes(x, 0, 1) if told.batch_first else x
+    hidden, batch = r.shape[-1], x.shape[1]
+    zeros = np.zeros((len(told.reverse), batch, hidden))
+    b = np.zeros((len(told.reverse), 2 * GATES[kind] * hidden)) if b is None else b
+    p = np.zeros((len(told.reverse), 3 * hidden)) if p is None else p
+    lengths = np.full(batch, len(x)) if lengths is None else lengths
+    h, c = (zeros.copy() if state is None else state.copy() for state in (h, c))
+    y = np.zeros((len(x), len(told.reverse), batch, hidden))
+    for d, reverse in enumerate(told.reverse):
+        act = [_function(activation) for activation in told.activations[d]]
+        bw, br = np.split(b[d], 2)
+        for t in range(len(x))[:: -1 if reverse else 1]:
+            step = _STEPS[kind]
+            new_h, new_c = step(told, act, x[t] @ w[d].T + bw, r[d], br, p[d], h[d], c[d])
+            alive = (t < lengths)[:, None]
+            y[t, d] = np.where(alive, new_h, 0.0)
+            h[d], c[d] = np.where(alive, new_h, h[d]), np.where(alive, new_c, c[d])
+    if told.batch_first:
+        y, h, c = y.transpose(2, 0, 1, 3), h.swapaxes(0, 1), c.swapaxes(0, 1)
+    return [made for name, made in zip(node.proto.output, (y, h, c), strict=False) if name]
+
+
+def _lstm(
+    told: Recurrence, act: Any, xw: Any, r: Any, br: Any, p: Any, h: Any, c: Any
+) -> tuple[Any, Any]:
+    i, o, f, g = np.split(xw + h @ r.T + br, 4, -1)
+    pi, po, pf = np.split(p, 3)
+    i = act[0](_clipped(told, i + pi * c))
+    f = 1 - i if told.coupled else act[0](_clipped(told, f + pf * c))
+    c = f * c + i * act[1](_clipped(told, g))
+    o = act[0](_clipped(told, o + po * c))
+    return o * act[2](c), c
+
+
+def _gru(
+    told: Recurrence, act: Any, xw: Any, r: Any, br: Any, p: Any, h: Any, c: Any
+) -> tuple[Any, Any]:
+    (xz, xr, xh), (rz, rr, rh) = np.split(xw, 3, -1), np.split(r, 3)
+    bz, br_, bh = np.split(br, 3)
+    z = act[0](_clipped(told, xz + h @ rz.T + bz))
+    reset = act[0](_clipped(told, xr + h @ rr.T + br_))
+    inner = reset * (h @ rh.T + bh) if told.linear_before_reset else (reset * h) @ rh.T + bh
+    return (1 - z) * act[1](_clipped(told, xh + inner)) + z * h, c
+
+
+def _rnn(
+    told: Recurrence, act: Any, xw: Any, r: Any, br: Any, p: Any, h: Any, c: Any
+) -> tuple[Any, Any]:
+    return act[0](_clipped(told, xw + h @ r.T + br)), c
+
+
+_STEPS: dict[str, Callable[..., tuple[Any, Any]]] = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
+
+
+def _clipped(told: Recurrence, x: Any) -> Any:
+    return np.clip(x, -told.clip, told.clip) if told.clip else x
+
+
+def _function(activation: Activation) -> Callable[[Any], Any]:
+    alpha, beta = activation.alpha, activation.beta
+    functions: dict[str, Callable[[Any], Any]] = {
+        "affine": lambda x: alpha * x + beta,
+        "elu": lambda x: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
+        "hardsigmoid": lambda x: np.clip(alpha * x + beta, 0, 1),
+        "leakyrelu": lambda x: np.where(x < 0, alpha * x, x),
+        "relu": lambda x: np.maximum(x, 0),
+        "scaledtanh": lambda x: alpha * np.tanh(beta * x),
+        "sigmoid": lambda x: 0.5 + 0.5 * np.tanh(0.5 * x),
+        "softplus": lambda x: np.logaddexp(x, 0),
+        "softsign": lambda x: x / (1 + np.abs(x)),
+        "tanh": np.tanh,
+        "thresholdedrelu": lambda x: np.where(x > alpha, x, 0),
+    }
+    return functions[activation.name]

@@ -1,0 +1,100 @@
+"""One ONNX node on its way to Relax: what a rule of ours is given, and what it may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from tapml_nb.frontends.onnx.model import OnnxNode
+
+Expr = Any
+"""A ``relax.Expr``."""
+
+Rule = Callable[..., Any]
+"""A function of a :class:`Call` and of the node's inputs in the order of its schema, None for those
+left out.  It returns a Relax expression, or a tuple of them for a node with several outputs."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node whose inputs are Relax expressions.
+
+    Attributes:
+        node: the node.
+        builder: what binds expressions.
+        attributes: the node's attributes by name, defaults filled in.
+    """
+
+    node: OnnxNode
+    builder: relax.BlockBuilder
+    attributes: Mapping[str, Any]
+
+    def emit(self, expr: Expr) -> Expr:
+        """Bind an expression, so that its shape and dtype are known."""
+        return self.builder.emit(expr)
+
+    def compute(self, function: Callable[..., Any], *tensors: Expr, name: str) -> Expr:
+        """Bind what a function of tensor expressions computes, as a PrimFunc called ``name``."""
+        return self.builder.emit_te(function, *tensors, primfunc_name_hint=name)
+
+    def wants(self, output: int) -> bool:
+        """Whether the node has an output at this place."""
+        names = self.node.proto.output
+        return output < len(names) and bool(names[output])
+
+
+def build(
+    rule: Rule, node: OnnxNode, inputs: Mapping[str, np.ndarray], baked: Mapping[str, np.ndarray]
+) -> Any:
+    """An ``IRModule`` whose ``main`` computes the node's outputs by a rule.
+
+    Arguments are those of :func:`tapml_nb.frontends.onnx.units.build_module`.
+
+    Raises:
+        Exception: whatever the rule raises.
+    """
+    builder = relax.BlockBuilder()
+    params = [
+        relax.Var(f"p{k}", relax.TensorType(array.shape, array.dtype.name))
+        for k, array in enumerate(inputs.values())
+    ]
+    given: dict[str, Expr] = dict(zip(inputs, params, strict=True))
+    given |= {name: relax.const(array, array.dtype.name) for name, array in baked.items()}
+    with builder.function("main", params):
+        with builder.dataflow():
+            call = Call(node, builder, node.attributes())
+            made = rule(call, *(given[name] if name else None for name in node.proto.input))
+            results = made if isinstance(made, tuple) else (made,)
+            wanted = [
+                call.emit(result)
+                for name, result in zip(node.proto.output, results, strict=False)
+                if name
+            ]
+            result = wanted[0] if len(wanted) == 1 else relax.Tuple(wanted)
+            result = builder.emit_output(result)
+        builder.emit_func_output(result)
+    return relax.transform.DeadCodeElimination()(builder.get())
+
+
+def dtype_of(tensor: Expr) -> str:
+    """The dtype's name of a bound expression."""
+    return str(tensor.ty.dtype)
+
+
+def shape_of(tensor: Expr) -> list[int]:
+    """The sizes of a bound expression."""
+    return [int(size) for size in tensor.ty.shape]
+
+
+def constant(value: float, like: Expr) -> Expr:
+    """A scalar of another tensor's dtype."""
+    return relax.const(value, dtype_of(like))
+
+
+def cast(tensor: Expr, dtype: str) -> Expr:
+    """A tensor in another dtype; itself where it has that."""
+    return tensor if dtype_of(tensor) == dtype else relax.op.astype(tensor, dtype)

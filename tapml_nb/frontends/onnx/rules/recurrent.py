@@ -1,0 +1,271 @@
+"""Recurrent networks, ``LSTM``, ``GRU`` and ``RNN``, unrolled: all steps share their kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from tvm import relax
+
+from tapml_nb.frontends.onnx.recurrence import GATES, Activation, Recurrence, recurrence
+from tapml_nb.frontends.onnx.rules.call import Call, Expr, Rule, constant, dtype_of, shape_of
+
+MOST_STEPS = 1024
+"""Steps of the longest sequence that is unrolled."""
+
+_PART = 32
+"""Tensors that one kernel takes or yields at most."""
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One direction of a node.
+
+    Attributes:
+        call: the node.
+        told: its attributes.
+        activations: of its gates.
+        products: what its state is multiplied with and what is added then, gates side by side.
+        peepholes: what the input, output and forget gate see of the cell; None for nothing.
+    """
+
+    call: Call
+    told: Recurrence
+    activations: Sequence[Activation]
+    products: Sequence[tuple[Expr, Expr | None]]
+    peepholes: Sequence[Expr] | None
+
+    def product(self, h: Expr, which: int = 0) -> Expr:
+        """What a state adds to gates."""
+        weights, bias = self.products[which]
+        product = relax.op.matmul(h, weights)
+        return product if bias is None else relax.op.add(product, bias)
+
+    def gates(self, x: Expr) -> list[Expr]:
+        """Gates that stand side by side."""
+        return _parts(self.call, x, shape_of(x)[-1] // self.hidden, -1)
+
+    @property
+    def hidden(self) -> int:
+        """The size of a state."""
+        return shape_of(self.products[0][0])[0]
+
+    def gate(self, x: Expr, activation: int) -> Expr:
+        """A gate's value of its sum."""
+        if self.told.clip:
+            x = relax.op.clip(x, -self.told.clip, self.told.clip)
+        return self.active(x, activation)
+
+    def active(self, x: Expr, activation: int) -> Expr:
+        """A function of what is not bounded."""
+        return _function(self.activations[activation], self.call.emit(x))
+
+    def peeped(self, x: Expr, which: int, c: Expr) -> Expr:
+        """A gate's sum with what it sees of the cell."""
+        if self.peepholes is None:
+            return x
+        return relax.op.add(x, relax.op.multiply(self.peepholes[which], c))
+
+
+def _lstm(cell: _Cell, x: Expr, h: Expr, c: Expr) -> tuple[Expr, Expr]:
+    emit, add, multiply = cell.call.emit, relax.op.add, relax.op.multiply
+    i, o, f, g = cell.gates(emit(add(x, cell.product(h))))
+    i = emit(cell.gate(cell.peeped(i, 0, c), 0))
+    if cell.told.coupled:
+        f = relax.op.subtract(constant(1, i), i)
+    else:
+        f = cell.gate(cell.peeped(f, 2, c), 0)
+    c = emit(add(multiply(f, c), multiply(i, cell.gate(g, 1))))
+    o = cell.gate(cell.peeped(o, 1, c), 0)
+    return emit(multiply(o, cell.active(c, 2))), c
+
+
+def _gru(cell: _Cell, x: Expr, h: Expr, c: Expr) -> tuple[Expr, Expr]:
+    emit, add, multiply = cell.call.emit, relax.op.add, relax.op.multiply
+    xs, hs = cell.gates(x), cell.gates(emit(cell.product(h)))
+    z = emit(cell.gate(add(xs[0], hs[0]), 0))
+    r = emit(cell.gate(add(xs[1], hs[1]), 0))
+    if cell.told.linear_before_reset:
+        inner = multiply(r, hs[2])
+    else:
+        inner = cell.product(emit(multiply(r, h)), 1)
+    new = cell.gate(add(xs[2], inner), 1)
+    kept = multiply(z, h)
+    return emit(add(multiply(relax.op.subtract(constant(1, z), z), new), kept)), c
+
+
+def _rnn(cell: _Cell, x: Expr, h: Expr, c: Expr) -> tuple[Expr, Expr]:
+    return cell.call.emit(cell.gate(relax.op.add(x, cell.product(h)), 0)), c
+
+
+_STEPS: dict[str, Callable[[_Cell, Expr, Expr, Expr], tuple[Expr, Expr]]] = {
+    "LSTM": _lstm,
+    "GRU": _gru,
+    "RNN": _rnn,
+}
+
+
+def recurrent(
+    kind: str,
+    call: Call,
+    x: Expr,
+    w: Expr,
+    r: Expr,
+    b: Expr | None = None,
+    lengths: Expr | None = None,
+    h: Expr | None = None,
+    c: Expr | None = None,
+    p: Expr | None = None,
+) -> tuple[Expr, ...]:
+    """All outputs of a recurrent node: the sequence of states, the last state, the last cell.
+
+    Raises:
+        ValueError: for sequences that are too long to be unrolled.
+    """
+    told = recurrence(kind, call.attributes)
+    if told.batch_first:
+        x = call.emit(relax.op.permute_dims(x, [1, 0, 2]))
+        h, c = (None if s is None else _swapped(call, s) for s in (h, c))
+    steps, batch, _ = shape_of(x)
+    if not 0 < steps <= MOST_STEPS:
+        raise ValueError(f"a sequence of {steps} steps, and it unrolls 1 to {MOST_STEPS}")
+    alive = None if lengths is None else _alive(call, lengths, steps, batch)
+    sequences, states, memories = [], [], []
+    for d, reverse in enumerate(told.reverse):
+        cell, inputs = _direction(kind, call, told, x, w, r, b, p, d)
+        first = relax.op.zeros([batch, cell.hidden], dtype_of(x))
+        own_h, own_c = (call.emit(first if s is None else _taken(s, d)) for s in (h, c))
+        made: dict[int, Expr] = {}
+        for t in range(steps)[:: -1 if reverse else 1]:
+            new_h, new_c = _STEPS[kind](cell, inputs[t], own_h, own_c)
+            if alive is None:
+                made[t], own_h, own_c = new_h, new_h, new_c
+            else:
+                made[t] = relax.op.where(alive[t], new_h, constant(0, new_h))
+                own_h = call.emit(relax.op.where(alive[t], new_h, own_h))
+                own_c = call.emit(relax.op.where(alive[t], new_c, own_c))
+        sequences.append(_stacked(call, [made[t] for t in range(steps)]))
+        states.append(own_h)
+        memories.append(own_c)
+    y = call.emit(relax.op.stack(sequences, 1))
+    h, c = (call.emit(relax.op.stack(found, 0)) for found in (states, memories))
+    if told.batch_first:
+        y = relax.op.permute_dims(y, [2, 0, 1, 3])
+        h, c = _swapped(call, h), _swapped(call, c)
+    return (y, h, c)
+
+
+def _direction(
+    kind: str,
+    call: Call,
+    told: Recurrence,
+    x: Expr,
+    w: Expr,
+    r: Expr,
+    b: Expr | None,
+    p: Expr | None,
+    d: int,
+) -> tuple[_Cell, list[Expr]]:
+    """One direction, and what the input adds to its gates, step by step."""
+    steps, batch, width = shape_of(x)
+    gates, hidden = GATES[kind], shape_of(r)[-1]
+    weights, recurrent = (call.emit(relax.op.permute_dims(_taken(m, d), [1, 0])) for m in (w, r))
+    rows = relax.op.reshape(x, [steps * batch, width])
+    of_input = call.emit(relax.op.matmul(rows, weights))
+    bias = None
+    if b is not None:
+        input_bias, bias = _parts(call, call.emit(_taken(b, d)), 2, 0)
+        of_input = call.emit(relax.op.add(of_input, input_bias))
+    of_input = call.emit(relax.op.reshape(of_input, [steps, batch, gates * hidden]))
+    # A GRU resets the state that its last gate is multiplied with, or else the product.
+    apart = [gates - 1, 1] if kind == "GRU" and not told.linear_before_reset else [gates]
+    at = [hidden * sum(apart[:k]) for k in range(1, len(apart))]
+    products = list(zip(_split(call, recurrent, at, -1), _split(call, bias, at, 0), strict=True))
+    peepholes = None if p is None else _parts(call, call.emit(_taken(p, d)), 3, 0)
+    return _Cell(call, told, told.activations[d], products, peepholes), _steps(call, of_input)
+
+
+def _alive(call: Call, lengths: Expr, steps: int, batch: int) -> list[Expr]:
+    """For each step, which sequences of the batch are not at their end."""
+    numbers = relax.const(np.arange(steps, dtype=dtype_of(lengths)).reshape(steps, 1, 1))
+    ends = relax.op.reshape(lengths, [1, batch, 1])
+    return _steps(call, call.emit(relax.op.less(numbers, ends)))
+
+
+def _steps(call: Call, x: Expr) -> list[Expr]:
+    """A sequence step by step, taken apart by kernels that are the same for all its parts."""
+    count = shape_of(x)[0]
+    starts = list(range(0, count, _PART))
+    found: list[Expr] = []
+    for part in _split(call, x, starts[1:], 0):
+        sizes = shape_of(part)
+        found += [
+            call.emit(relax.op.reshape(step, sizes[1:])) for step in _parts(call, part, sizes[0], 0)
+        ]
+    return found
+
+
+def _stacked(call: Call, steps: Sequence[Expr]) -> Expr:
+    """The inverse of :func:`_steps`."""
+    parts = [
+        call.emit(relax.op.stack(list(steps[k : k + _PART]), 0))
+        for k in range(0, len(steps), _PART)
+    ]
+    return parts[0] if len(parts) == 1 else call.emit(relax.op.concat(parts, 0))
+
+
+def _parts(call: Call, x: Expr, count: int, axis: int) -> list[Expr]:
+    size = shape_of(x)[axis] // count
+    return _split(call, x, [size * k for k in range(1, count)], axis)
+
+
+def _split(call: Call, x: Expr | None, at: Sequence[int], axis: int) -> list[Any]:
+    """Parts of a tensor that begin at these indices, and at 0; of None, as many times None."""
+    if x is None or not at:
+        return [x] * (len(at) + 1)
+    parts = call.emit(relax.op.split(x, list(at), axis))
+    return [call.emit(parts[k]) for k in range(len(at) + 1)]
+
+
+def _taken(x: Expr, d: int) -> Expr:
+    """What belongs to a direction."""
+    return relax.op.take(x, relax.const(d, "int64"), 0)
+
+
+def _swapped(call: Call, state: Expr) -> Expr:
+    return call.emit(relax.op.permute_dims(state, [1, 0, 2]))
+
+
+def _function(activation: Activation, x: Expr) -> Expr:
+    """An activation of a bound tensor."""
+    add, multiply = relax.op.add, relax.op.multiply
+    one, zero, alpha, beta = (
+        constant(number, x) for number in (1.0, 0.0, activation.alpha, activation.beta)
+    )
+    functions: dict[str, Callable[[], Expr]] = {
+        "affine": lambda: add(multiply(alpha, x), beta),
+        "elu": lambda: relax.op.where(
+            relax.op.greater(x, zero),
+            x,
+            multiply(alpha, relax.op.subtract(relax.op.exp(x), one)),
+        ),
+        "hardsigmoid": lambda: relax.op.clip(add(multiply(alpha, x), beta), 0.0, 1.0),
+        "leakyrelu": lambda: relax.op.where(relax.op.less(x, zero), multiply(alpha, x), x),
+        "relu": lambda: relax.op.where(relax.op.less(x, zero), zero, x),
+        "scaledtanh": lambda: multiply(alpha, relax.op.tanh(multiply(beta, x))),
+        "sigmoid": lambda: relax.op.sigmoid(x),
+        "softplus": lambda: add(
+            relax.op.maximum(x, zero),
+            relax.op.log(add(one, relax.op.exp(relax.op.negative(relax.op.abs(x))))),
+        ),
+        "softsign": lambda: relax.op.divide(x, add(one, relax.op.abs(x))),
+        "tanh": lambda: relax.op.tanh(x),
+        "thresholdedrelu": lambda: relax.op.where(relax.op.greater(x, alpha), x, zero),
+    }
+    return functions[activation.name]()
+
+
+RULES: dict[str, Rule] = {kind: partial(recurrent, kind) for kind in GATES}
