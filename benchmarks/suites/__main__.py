@@ -1,0 +1,120 @@
+"""The command: take a suite through sessions, and compare verdicts with ``assert_close``.
+
+    python -m benchmarks.suites opinfo|onnx [NAME ...] [--jobs N] [--out FILE] [--summary]
+
+A name is that of a group or a pattern (``'nn.functional.*/bfloat16'``); default all.  Results are
+kept in ``build/suites-opinfo.jsonl`` and ``build/suites-onnx.jsonl``, a line for each sample; what
+was measured with the same programs is not measured again.  At the end, or with ``--summary``
+at once, the figures are printed and ``docs/suites.md`` is written.  Ends with 1 where a process
+ended, an exception is not documented, or a disagreement has no explanation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from pathlib import Path
+from threading import Lock
+
+# The source is the CPU, also where there is a GPU, which a forked process could not use anyway.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+from benchmarks.suites.apart import ROOT, SUITES, apart, complete, line, newest, programs, suite
+from benchmarks.suites.apart import read as read_record
+from benchmarks.suites.measure import Record
+from benchmarks.suites.results import disagreement, document, failed, figures
+
+BUILD = ROOT / "build"
+BATCH = 50
+"""Groups that one process takes: it grows by what PyTorch's tracing leaves behind."""
+
+TITLES = {"opinfo": "OpInfo and ModuleInfo", "onnx": "ONNX's node tests"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.suites", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("suite", choices=list(SUITES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help="groups, or patterns of them")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "suites.md")
+    parser.add_argument("--summary", action="store_true", help="measure nothing")
+    options = parser.parse_args(arguments)
+    os.environ.setdefault("TAPML_CACHE", str(BUILD / "suites-kernels"))  # thousands, for one use
+    if not options.summary:
+        groups = chosen(suite(options.suite).groups(), options.names)
+        if not groups:
+            parser.error(f"no group is called {', '.join(options.names)}")
+        take(options.suite, groups, options.jobs)
+    found = {name: list(newest(kept(name)).values()) for name in SUITES}
+    options.out.write_text(document({TITLES[n]: r for n, r in found.items() if r}))
+    print("\n".join(figures(found[options.suite])))
+    return int(failed(found[options.suite]))
+
+
+def chosen(groups: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Groups by name or pattern; all if there are none."""
+    patterns = names or ["*"]
+    return [g for g in groups if any(fnmatchcase(g, pattern) for pattern in patterns)]
+
+
+def take(name: str, groups: Sequence[str], jobs: int) -> None:
+    """Measure what is not known yet of some groups."""
+    current = [record for record in kept(name) if record.key == programs()]
+    known = {record.name for record in current}
+    done = complete(newest(current).values())
+    due = [group for group in groups if group not in done]
+    batches = [due[k : k + BATCH] for k in range(0, len(due), BATCH)]
+    lock = Lock()
+
+    def one(batch: Sequence[str]) -> None:
+        for record in apart(name, batch, known):
+            with lock:
+                print(f"\n{line(record)}", file=file, flush=True)  # after what a kill cut off
+                print(f"{record.name}: {in_words(record)}", file=sys.stderr, flush=True)
+
+    BUILD.mkdir(exist_ok=True)
+    with file_of(name).open("a") as file, ThreadPoolExecutor(jobs) as pool:
+        try:
+            list(pool.map(one, batches))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def kept(name: str) -> list[Record]:
+    """What earlier runs have found; others may have written other records."""
+    found: list[Record] = []
+    for text in file_of(name).read_text().splitlines() if file_of(name).exists() else []:
+        try:
+            found.append(read_record(text))
+        except (ValueError, TypeError, KeyError):  # of a run that was killed, or another version
+            continue
+    return found
+
+
+def file_of(name: str) -> Path:
+    """Where a suite's records are."""
+    return BUILD / f"suites-{name}.jsonl"
+
+
+def in_words(record: Record) -> str:
+    """A record in a line."""
+    if record.error:
+        return record.error
+    raised = [f"{e.type} out of {e.out_of}()" for e in record.raised]
+    verdicts = [
+        f"{op.kind} {op.verdict}" + (f" ({kind})" if (kind := disagreement(op)) else "")
+        for op in record.ops
+    ]
+    return f"{', '.join(raised + verdicts) or 'nothing'}; {record.seconds:.2f} s"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Why verdicts and ``torch.testing.assert_close`` disagree: every known reason once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.suites.measure import Judged
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A reason for disagreements.
+
+    Attributes:
+        title: the reason in a few words.
+        text: what happens, and who is right.
+        agrees: whether the tensors are close, by ``assert_close``.
+        kinds: operators that it explains; empty for all.
+        says: what the verdict's message contains.
+        dtype: of an input, what it begins with; empty for any.
+    """
+
+    title: str
+    text: str
+    agrees: bool
+    kinds: Sequence[str] = ()
+    says: str = ""
+    dtype: str = ""
+
+    def explains(self, op: Judged) -> bool:
+        """Whether a disagreement is for this reason."""
+        return (
+            op.agrees is self.agrees
+            and (not self.kinds or op.kind in self.kinds)
+            and self.says in op.message
+            and op.inputs.startswith(self.dtype)
+        )
+
+
+EXPLANATIONS: tuple[Explanation, ...] = ()

@@ -1,0 +1,216 @@
+"""One sample through a session: what is noted of it."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import tapml_nb as tapml
+from benchmarks.suites.sample import Sample
+from tapml_nb.compile.trouble import CompilerTrouble
+from tapml_nb.execute.given import ModelChanged
+from tapml_nb.frontends.program import FrontendError
+from tapml_nb.frontends.torch.tensors import from_numpy
+from tapml_nb.graph import Op
+from tapml_nb.judge.results import OpResult
+from tapml_nb.judge.verdict import Verdict
+from tapml_nb.numerics import is_float
+from tapml_nb.session import Session
+from tapml_nb.targets.wire.errors import TargetError, TargetLost
+
+_DOCUMENTED = (
+    *(ValueError, TypeError, FrontendError),  # of debug()
+    *(ModelChanged, CompilerTrouble, TargetError, TargetLost),  # of run()
+)
+
+_RAN = (
+    *(Verdict.PASS, Verdict.SKIPPED, Verdict.FAIL),
+    *(Verdict.NONFINITE, Verdict.NONDETERMINISTIC),
+)
+"""Verdicts on values, which can be looked at."""
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An exception that reached the user.
+
+    Attributes:
+        out_of: ``"debug"``, ``"run"`` or ``"tensor"``.
+        type: its type's name.
+        message: its message.
+        documented: whether the method's documentation names it and tapml_nb raises it itself;
+            what comes from within a library only has a type by the same name.
+        at: where it was raised, file and function.
+    """
+
+    out_of: str
+    type: str
+    message: str
+    documented: bool
+    at: str
+
+    @classmethod
+    def of(cls, out_of: str, error: Exception) -> Raised:
+        """As a record."""
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        ours = Path(tapml.__file__).parent in Path(frame.filename).parents
+        return cls(
+            out_of,
+            type(error).__name__,
+            " ".join(str(error).split())[:400],
+            ours and isinstance(error, _DOCUMENTED),
+            f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.name}",
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An operator's verdict beside what ``torch.testing.assert_close`` says.
+
+    Attributes:
+        kind: the operator's.
+        verdict, ratio, message: of its result.
+        pattern: what its error looks like; empty for nothing known.
+        defined: whether it computes a tensor whose values are defined.
+        agrees: whether all outputs of the target are close to the source's; None where there are
+            none to compare.
+        beyond: whether they differ by more than the source's own error explains.
+        inputs: what it takes, as text.
+    """
+
+    kind: str
+    verdict: str
+    ratio: float
+    message: str
+    pattern: str
+    defined: bool
+    agrees: bool | None
+    beyond: bool
+    inputs: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one sample.
+
+    Attributes:
+        name: the sample's.
+        group: its group's.
+        of: how many samples the group has.
+        key: of the programs and versions that this was measured with.
+        error: why there is no result: what became of the process.
+        raised: exceptions that reached the user.
+        ops: the model's operators.
+        seconds: from the model to the last tensor.
+    """
+
+    name: str
+    group: str
+    of: int
+    key: str
+    error: str = ""
+    raised: Sequence[Raised] = ()
+    ops: Sequence[Judged] = ()
+    seconds: float = 0.0
+
+
+def measure(sample: Sample, group: str, of: int, key: str) -> Record:
+    """Judge every operator of a sample, and compare its values by PyTorch's own tolerances."""
+    begin = time.perf_counter()
+    raised: list[Raised] = []
+    ops: list[Judged] = []
+    try:
+        session = tapml.debug(sample.model, sample.inputs, target="llvm", name=sample.name)
+    except Exception as error:
+        raised.append(Raised.of("debug", error))
+    else:
+        with session:
+            try:
+                session.run()
+            except Exception as error:
+                raised.append(Raised.of("run", error))
+            ops = [_judged(session, op, raised) for op in session.graph.ops if not op.host]
+    seconds = time.perf_counter() - begin
+    return Record(sample.name, group, of, key, "", tuple(raised), tuple(ops), seconds)
+
+
+def _judged(session: Session, op: Op, raised: list[Raised]) -> Judged:
+    """An operator's record; what ``tensor()`` raises is noted, too."""
+    values = session.graph.values
+    result = session.report.introduced.get((op.id, 0), OpResult(op.id, 0, Verdict.UNKNOWN))
+    undefined = result.verdict is Verdict.SKIPPED and result.statistics is None
+    agrees, beyond = None, False
+    if result.verdict in _RAN and not undefined:
+        try:
+            agrees, beyond = _compared(session, op)
+        except Exception as error:
+            raised.append(Raised.of("tensor", error))
+    return Judged(
+        op.kind,
+        str(result.verdict),
+        result.ratio,
+        " ".join(result.message.split())[:400],
+        str(result.diagnosis.pattern) if result.diagnosis else "",
+        not undefined,
+        agrees,
+        beyond,
+        ", ".join(str(values[v].spec) for v in op.inputs)[:200],
+    )
+
+
+def _compared(session: Session, op: Op) -> tuple[bool | None, bool]:
+    """``agrees`` and ``beyond`` of :class:`Judged`."""
+    apart = beyond = False
+    for k in range(len(op.outputs)):
+        target, source = (session.tensor(op.id, which, output=k) for which in ("target", "source"))
+        if not close(target, source):
+            apart = True
+            beyond = beyond or is_beyond(target, source, session.tensor(op.id, "float64", output=k))
+    return not apart, beyond
+
+
+def close(target: np.ndarray, source: np.ndarray) -> bool:
+    """Whether two tensors agree by ``torch.testing.assert_close``, with its tolerances for the
+    dtype; integers have to be the same."""
+    if target.dtype != source.dtype or target.shape != source.shape:
+        return False
+    if not (is_float(source.dtype) or source.dtype.kind == "c"):
+        return np.array_equal(target, source)
+    try:
+        torch.testing.assert_close(_tensor(target), _tensor(source), equal_nan=True)
+    except AssertionError:
+        return False
+    return True
+
+
+def is_beyond(target: np.ndarray, source: np.ndarray, exact: np.ndarray) -> bool:
+    """Whether a target that is not close to the source is farther from the exact result than the
+    source's largest error and the dtype's tolerances explain."""
+    if target.dtype != source.dtype or target.shape != source.shape:
+        return True
+    if not (is_float(source.dtype) or source.dtype.kind == "c"):
+        return True
+    dtype = _tensor(source).dtype
+    rtol, atol = torch.testing._comparison.default_tolerances(dtype)
+    wide: Any = np.complex128 if source.dtype.kind == "c" else np.float64
+    t, s, e = (x.astype(wide) for x in (target, source, exact))
+    finite = np.isfinite(t) & np.isfinite(s) & np.isfinite(e)
+    same = (t == s) | (np.isnan(t) & np.isnan(s))
+    if not np.all(finite | same):
+        return True
+    own = np.abs(s - e)[finite].max(initial=0.0)
+    return bool(np.any(np.abs(t - e)[finite] > own + atol + rtol * np.abs(e)[finite]))
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    tensor = from_numpy(array, torch.empty(0))
+    return (
+        tensor.float() if tensor.element_size() == 1 else tensor
+    )  # float8, which has no tolerance
