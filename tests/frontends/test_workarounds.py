@@ -91,6 +91,28 @@ CASES = {
         normal(2, 4, 5, 5).half(),
         normal(6, 4, 3, 3).half(),
     ),
+    "batch_norm in float16": (
+        "product_dtype",
+        lambda x, mean, variance: F.batch_norm(x, mean, variance),
+        normal(3, 4, 5).half(),
+        normal(4).half(),
+        normal(4).half().abs(),
+    ),
+    "batch_norm in bfloat16": (
+        "product_dtype",
+        F.batch_norm,
+        normal(3, 4, 5).bfloat16(),
+        normal(4).bfloat16(),
+        normal(4).abs().bfloat16(),
+        normal(4).bfloat16(),
+        normal(4).bfloat16(),
+    ),
+    "a number beside bfloat16": ("narrow_numbers", lambda x: x * 0.1, normal(64, 64).bfloat16()),
+    "a number beside float16": (
+        "narrow_numbers",
+        lambda x: x * 0.1,
+        normal(64, 64).half(),
+    ),
     "layer_norm in bfloat16": (
         "narrow_floats",
         lambda x, w, b: F.layer_norm(x, (8,), w, b),

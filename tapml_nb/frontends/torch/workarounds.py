@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from tvm import relax
 
 from tapml_nb.frontends.torch.rules.along_axis import any_true
@@ -113,6 +114,15 @@ def _of_narrow(rule: Rule, call: Call, *arguments: Any) -> Any:
     return rule(call, *arguments) if dtypes & {"float16", "bfloat16"} else NotImplemented
 
 
+def _beside_number(call: Call, *arguments: Any) -> Any:
+    """TVM's own rule in float32 where a number is none of the result's narrow dtype."""
+    numbers = [number for number in arguments if isinstance(number, int | float)]
+    dtype = getattr(torch, call.dtype)
+    rounded = [torch.tensor(number, dtype=dtype).item() for number in numbers]
+    narrow = dtype in (torch.float16, torch.bfloat16)
+    return in_float32(call) if narrow and rounded != numbers else NotImplemented
+
+
 def _clamp(call: Call, x: Expr, low: Any, high: Any) -> Expr:
     bounded = all(isinstance(bound, int) for bound in (low, high))
     if dtype_of(x) == call.dtype and (bounded or is_floating(call.dtype)):
@@ -163,7 +173,8 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     ),
     Workaround(
         "product_dtype",
-        "matrix products and convolutions yield float32 whatever their operands' dtype",
+        "matrix products, convolutions and batch normalizations yield float32 whatever their "
+        "operands' dtype",
         {
             "aten.mm.default": partial(_narrow_only, _product),
             "aten.bmm.default": partial(_narrow_only, _product),
@@ -171,6 +182,7 @@ WORKAROUNDS: tuple[Workaround, ...] = (
             "aten.addmm.default": partial(_narrow_only, addmm),
             "aten.baddbmm.default": partial(_narrow_only, addmm),
             "aten.convolution.default": partial(_narrow_only, in_float32),
+            "aten._native_batch_norm_legit_no_training.default": partial(_narrow_only, in_float32),
         },
     ),
     Workaround(
@@ -187,6 +199,16 @@ WORKAROUNDS: tuple[Workaround, ...] = (
                 *(f"{name}.default" for name in _TRIGONOMETRY),
                 *("sum.default", "sum.dim_IntList", "mean.default", "mean.dim"),
             )
+        },
+    ),
+    Workaround(
+        "narrow_numbers",
+        "a number beside a tensor of bfloat16 or float16 is rounded to that dtype, as 0.1 is to "
+        "0.10009765625: PyTorch computes in float32",
+        {
+            f"aten.{name}.{kind}": _beside_number
+            for name in ("add", "sub", "mul", "div")
+            for kind in ("Tensor", "Scalar")
         },
     ),
     Workaround(

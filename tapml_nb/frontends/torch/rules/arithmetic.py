@@ -163,8 +163,8 @@ def in_float32(call: Call, *_: Any) -> Any:
             if is_floating(dtype_of(tensor))
         }
     )
-    if isinstance(call.node.meta["val"], torch.Tensor):
-        return cast(result, call.dtype)
+    if isinstance(result, relax.Expr) and isinstance(result.ty, relax.TensorType):
+        return cast(result, call.dtype)  # of what yields several, TVM may give the first alone
     return call.narrowed(*(result[k] for k in range(len(call.node.meta["val"]))))
 
 
