@@ -15,14 +15,14 @@ import torch
 from benchmarks.zoo import __main__ as command
 from benchmarks.zoo.apart import apart, key, line, read
 from benchmarks.zoo.architecture import rms, settle
-from benchmarks.zoo.architectures import ALL, ARCHITECTURES
-from benchmarks.zoo.document import document, unexplained
+from benchmarks.zoo.architectures import ALL, ARCHITECTURES, EVERYDAY
+from benchmarks.zoo.document import document, replaced, unexplained
 from benchmarks.zoo.explanations import EXPLANATIONS
 from benchmarks.zoo.measure import Finding, Record
 from benchmarks.zoo.stock import check
 from tapml_nb.frontends.torch.workarounds import choose
 
-NOTHING = Record("LSTM", "sequence", key("LSTM"))
+NOTHING = Record("LSTM", "sequence", key("LSTM", "float32"))
 FINDING = Finding("aten.relu", "FAIL", "", "a | b", 2, "a/relu", "float32[2]")
 
 
@@ -57,9 +57,17 @@ def test_settled_weights_keep_the_scale():
     assert rms([model(torch.randn(50, 64))]) == pytest.approx(1.0, rel=0.2)
 
 
-@pytest.mark.parametrize("name", ["LSTM", "GAT", "NeRF", "PointNet", "RetNet"])
-def test_from_end_to_end(name):
-    record = apart(name)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, "float32") for name in ("LSTM", "GAT", "NeRF", "PointNet", "RetNet")),
+        ("VGG", "bfloat16"),
+        ("VGG", "float16"),
+    ],
+)
+def test_from_end_to_end(name, dtype):
+    record = apart(name, dtype)
+    assert record.dtype == dtype
     assert record.error == ""
     assert record.operators == sum(record.verdicts.values())
     assert record.share >= 0.95
@@ -90,9 +98,23 @@ def test_a_record_survives_its_line():
 
 def test_what_has_changed_is_measured_again():
     stale = replace(NOTHING, key="of another version")
-    assert command.valid([NOTHING]) == {"LSTM": NOTHING}
-    assert command.valid([NOTHING, stale]) == {}
-    assert command.valid([stale, NOTHING]) == {"LSTM": NOTHING}
+    assert command.valid([NOTHING], "float32") == {"LSTM": NOTHING}
+    assert command.valid([NOTHING, stale], "float32") == {}
+    assert command.valid([stale, NOTHING], "float32") == {"LSTM": NOTHING}
+
+
+def test_a_record_is_of_one_dtype():
+    narrow = replace(NOTHING, dtype="bfloat16", key=key("LSTM", "bfloat16"))
+    assert command.valid([NOTHING, narrow], "bfloat16") == {"LSTM": narrow}
+    assert command.valid([narrow, NOTHING], "float32") == {"LSTM": NOTHING}
+    assert command.valid([replace(NOTHING, dtype="bfloat16")], "bfloat16") == {}
+
+
+def test_narrow_models_are_everyday_ones():
+    assert len(EVERYDAY) == len(set(EVERYDAY)) >= 60
+    assert set(EVERYDAY) <= set(ARCHITECTURES)
+    assert set(command.measured("float16")) == set(EVERYDAY)
+    assert set(command.measured("float32")) == set(ARCHITECTURES)
 
 
 def test_the_page_hides_nothing():
@@ -104,6 +126,19 @@ def test_the_page_hides_nothing():
     assert "Oops: \\<b> \\| it died" in page
     assert "### Not explained" in page
     assert "`aten.relu` FAIL" in page
+
+
+def test_a_part_of_the_page_leaves_the_others():
+    narrow = replace(NOTHING, dtype="bfloat16", operators=2, workarounds={"product_dtype": 2})
+    wide, first = document([NOTHING]), document([narrow], ["ViT"], "bfloat16")
+    assert "`product_dtype` 2" in first
+    page = replaced(replaced(wide, first), document([], ["GAT"]))
+    assert page.index("# Models\n") < page.index("# Models in bfloat16\n")
+    assert page.count("# Models in bfloat16\n") == 1
+    assert "Not measured yet: GAT." in page
+    assert "Not measured yet: ViT." in page
+    assert "| LSTM | 2 |" in page
+    assert "| LSTM | 2 |" not in replaced(page, document([], [], "bfloat16"))
 
 
 def test_a_name_that_is_unknown(capsys):

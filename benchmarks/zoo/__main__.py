@@ -1,10 +1,11 @@
 """The command: take every architecture through a session and write ``docs/models.md``.
 
-    python -m benchmarks.zoo [NAME ...] [--out FILE] [--jobs N]
+    python -m benchmarks.zoo [NAME ...] [--dtype DTYPE] [--out FILE] [--jobs N]
 
-Each architecture has a process of its own and five minutes.  Results are kept in
-``build/zoo.jsonl``, a line each; what was measured with the same model and versions is not measured
-again, unless it is named.  Ends with 1 where one does not get to its end, a fault has no
+In bfloat16 and float16, the language and vision models of everyday use are taken, and each dtype
+has a part of the page.  Each architecture has a process of its own and five minutes.  Results are
+kept in ``build/zoo.jsonl``, a line each; what was measured with the same model and versions is not
+measured again, unless it is named.  Ends with 1 where one does not get to its end, a fault has no
 explanation, or the model is wrong with what passes on the target.
 """
 
@@ -15,6 +16,7 @@ import os
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,8 +24,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from benchmarks.zoo.apart import apart, key, line, read
-from benchmarks.zoo.architectures import ARCHITECTURES
-from benchmarks.zoo.document import document, summary, unexplained
+from benchmarks.zoo.architectures import ARCHITECTURES, EVERYDAY
+from benchmarks.zoo.document import DTYPES, document, replaced, summary, unexplained
 from benchmarks.zoo.measure import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,38 +38,48 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m benchmarks.zoo", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="measure these anew, only")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "models.md")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(ARCHITECTURES)
     if unknown:
         parser.error(f"no architecture is called {', '.join(sorted(unknown))}")
-    records = take(options.names, options.jobs)
-    missing = set(ARCHITECTURES) - {record.name for record in records}
-    options.out.write_text(document(records, sorted(missing)))
+    records = take(options.names, options.dtype, options.jobs)
+    missing = set(measured(options.dtype)) - {record.name for record in records}
+    page = options.out.read_text() if options.out.exists() else ""
+    part = document(records, sorted(missing), options.dtype)
+    options.out.write_text(replaced(page, part))
     print("\n".join(summary(records)))
     failed = [r for r in records if not r.ended or any(unexplained(r)) or r.outputs != "PASS"]
     return int(bool(failed))
 
 
-def take(names: Iterable[str], jobs: int) -> list[Record]:
+def measured(dtype: str) -> Iterable[str]:
+    """The architectures that are measured in a dtype."""
+    return ARCHITECTURES if dtype == "float32" else EVERYDAY
+
+
+def take(names: Iterable[str], dtype: str, jobs: int) -> list[Record]:
     """Measure these, or what is not known yet; returns all that is known, in the zoo's order."""
-    current = valid(kept())
-    due = list(names) or [name for name in ARCHITECTURES if name not in current]
+    current = valid(kept(), dtype)
+    due = list(names) or [name for name in measured(dtype) if name not in current]
     KEPT.parent.mkdir(exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool, KEPT.open("a") as lines:
-        for record in pool.map(apart, due):
+        for record in pool.map(partial(apart, dtype=dtype), due):
             current[record.name] = record
             print(line(record), file=lines, flush=True)
             print(f"{record.name}: {in_words(record)}", file=sys.stderr, flush=True)
     return [current[name] for name in ARCHITECTURES if name in current]
 
 
-def valid(records: Iterable[Record]) -> dict[str, Record]:
-    """The last record of each architecture that is as it was when it was measured."""
-    last = {record.name: record for record in records}
+def valid(records: Iterable[Record], dtype: str) -> dict[str, Record]:
+    """The last record in a dtype of each architecture that is as it was when it was measured."""
+    last = {record.name: record for record in records if record.dtype == dtype}
     return {
-        name: last[name] for name in ARCHITECTURES if name in last and last[name].key == key(name)
+        name: last[name]
+        for name in ARCHITECTURES
+        if name in last and last[name].key == key(name, dtype)
     }
 
 

@@ -16,18 +16,18 @@ SECONDS = 300
 """After which an architecture's process is ended."""
 
 
-def apart(name: str, seconds: float = SECONDS) -> Record:
+def apart(name: str, dtype: str = "float32", *, seconds: float = SECONDS) -> Record:
     """Measure one in a process of its own; whatever happens to it, there is a record."""
-    nothing = Record(name, ARCHITECTURES[name].group, key(name))
+    nothing = Record(name, ARCHITECTURES[name].group, key(name, dtype), dtype)
     try:
-        (record,) = isolated(_measure, name, seconds=seconds)
+        (record,) = isolated(_measure, name, dtype, seconds=seconds)
     except Failed as failed:
         return replace(nothing, error=str(failed).splitlines()[0])
     return record
 
 
-def _measure(name: str) -> Iterator[Record]:
-    yield measure(ARCHITECTURES[name], key(name))
+def _measure(name: str, dtype: str) -> Iterator[Record]:
+    yield measure(ARCHITECTURES[name], dtype, key(name, dtype))
 
 
 def line(record: Record) -> str:
@@ -41,8 +41,8 @@ def read(line: str) -> Record:
     return Record(**{**values, "findings": tuple(Finding(**f) for f in values["findings"])})
 
 
-def key(name: str) -> str:
-    """Of a model and of the versions that matter to it."""
+def key(name: str, dtype: str) -> str:
+    """Of a model in a dtype, and of the versions that matter to it."""
     packages = ("torch", "transformers", "apache-tvm", "tapml_nb")
-    text = " ".join([ARCHITECTURES[name].digest, *map(version, packages)])
+    text = " ".join([ARCHITECTURES[name].digest, dtype, *map(version, packages)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

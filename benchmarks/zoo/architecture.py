@@ -40,12 +40,16 @@ class Architecture:
     make: Callable[[], Made]
     recipe: str
 
-    def build(self) -> Made:
-        """The model in eval mode with activations of scale one, and its inputs.  Deterministic."""
+    def build(self, dtype: torch.dtype = torch.float32) -> Made:
+        """The model in eval mode with activations of scale one, and its inputs.  Deterministic.
+
+        In a narrow dtype it is the same model, its weights and inputs rounded.
+        """
         torch.manual_seed(0)
         model, inputs = self.make()
         settle(model)
-        return model.eval(), inputs
+        floats = {name: x.to(dtype) for name, x in inputs.items() if x.is_floating_point()}
+        return model.eval().to(dtype), {**inputs, **floats}
 
     @property
     def digest(self) -> str:

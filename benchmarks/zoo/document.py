@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from benchmarks.zoo.explanations import EXPLANATIONS
 from benchmarks.zoo.measure import Finding, Record
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 _INTRODUCTION = """\
 # Models
@@ -32,6 +35,17 @@ measured again.
   the noise floor of the model as a whole; "the same" is said of a second, unobserved run.
 """
 
+_NARROW_INTRODUCTION = """\
+# Models in {dtype}
+
+{count} language and vision models of everyday use, with weights and inputs in {dtype}:
+
+    python -m benchmarks.zoo --dtype {dtype}
+
+TVM's importer is wrong about narrow dtypes so often that little else would be seen: here all
+workarounds ([importer.md](importer.md)) are in force. All else is as above.
+"""
+
 _FAULTS = """\
 ## What does not pass, and why
 
@@ -46,11 +60,12 @@ compares with PyTorch.
 _NOT_JUDGED = ("UNSUPPORTED", "COMPILE_ERROR", "UNKNOWN")
 
 
-def document(records: Sequence[Record], missing: Sequence[str] = ()) -> str:
-    """The page; ``missing`` are architectures of the zoo without a record."""
+def document(records: Sequence[Record], missing: Sequence[str] = (), dtype: str = "float32") -> str:
+    """The page's part on one dtype; ``missing`` are architectures without a record."""
     ended = [record for record in records if record.ended]
+    introduction = _INTRODUCTION if dtype == "float32" else _NARROW_INTRODUCTION
     parts = [
-        _INTRODUCTION.format(count=len(records) + len(missing)),
+        introduction.format(count=len(records) + len(missing), dtype=dtype),
         "## In short\n",
         *summary(records),
         *([f"- Not measured yet: {', '.join(missing)}."] if missing else []),
@@ -66,6 +81,13 @@ def document(records: Sequence[Record], missing: Sequence[str] = ()) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+def replaced(page: str, part: str) -> str:
+    """A page with one of its parts, each of which has a first-level heading, replaced or added."""
+    parts = {text.partition("\n")[0]: text for text in re.split(r"(?m)^(?=# )", page) if text}
+    parts[part.partition("\n")[0]] = part
+    return "\n".join(text.rstrip() + "\n" for text in parts.values())
+
+
 def summary(records: Sequence[Record]) -> list[str]:
     """The figures of all architectures, a line of Markdown each."""
     ended = [record for record in records if record.ended]
@@ -73,14 +95,19 @@ def summary(records: Sequence[Record]) -> list[str]:
     judged = _percent(sum(record.judged for record in ended), operators)
     nearly_all = sum(record.share >= 0.99 for record in ended)
     right = sum(record.outputs == "PASS" for record in ended)
+    helped = Counter[str]()
+    for record in ended:
+        helped.update(record.workarounds)
+    by = ", ".join(f"`{name}` {count}" for name, count in helped.items())
     minutes = sum(record.seconds for record in ended) / 60
-    return [
+    lines = [
         f"- {len(ended)} of {len(records)} architectures run from end to end.",
         f"- {operators} operators, {judged} judged; in {nearly_all} architectures at least 99 %.",
         f"- {right} are right with all operators on the target that pass.",
         f"- {sum(len(list(unexplained(r))) for r in ended)} findings lack an explanation.",
         f"- {minutes:.0f} minutes of sessions, of which two run at a time.",
     ]
+    return [*lines, f"- Operators by workarounds: {by}."] if by else lines
 
 
 def unexplained(record: Record) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import resource
 import statistics
 import time
@@ -10,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 import tapml_nb as tapml
 from benchmarks.zoo.architecture import Architecture, rms
+from tapml_nb.frontends.torch.rules.call import is_floating
+from tapml_nb.frontends.torch.workarounds import WORKAROUNDS
 from tapml_nb.graph import Graph, Op
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.verdict import FAULTS, Verdict
@@ -58,10 +62,12 @@ class Record:
         name: the architecture's.
         group: what it computes on.
         key: of the model and the versions that this was measured with.
+        dtype: of its weights and inputs.
         error: why the tool got no further; empty where it got to the end.
         operators: operators that compute a defined tensor.
         converted: how many of them are converted to Relax.
         ours: how many of these by rules of tapml_nb's, because TVM's has none that works.
+        workarounds: in how many which workaround had a part.
         judged: how many have a verdict from running, or from a comparison of values.
         verdicts: how many have which verdict.
         findings: those that do not pass.
@@ -77,10 +83,12 @@ class Record:
     name: str
     group: str
     key: str
+    dtype: str = "float32"
     error: str = ""
     operators: int = 0
     converted: int = 0
     ours: int = 0
+    workarounds: dict[str, int] = field(default_factory=dict)
     judged: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
     findings: Sequence[Finding] = ()
@@ -102,16 +110,20 @@ class Record:
         return self.judged / self.operators if self.operators else 0.0
 
 
-def measure(one: Architecture, key: str) -> Record:
+def measure(one: Architecture, dtype: str, key: str) -> Record:
     """Judge every operator of an architecture, then run it with all that pass on the target.
+
+    In float32 what TVM's importer produces is judged as it is.  Of narrow dtypes so much is wrong
+    there that little else would be seen: every workaround is in force.
 
     Raises:
         RuntimeError: if its activations are so small or large that errors say little.
     """
     begin = time.perf_counter()
-    model, inputs = one.build()
+    model, inputs = one.build(getattr(torch, dtype))
     given: Any = inputs if _takes_keywords(model) else tuple(inputs.values())
-    with tapml.debug(model, given, target="llvm", name=one.name) as session:
+    names = [] if dtype == "float32" else [workaround.name for workaround in WORKAROUNDS]
+    with tapml.debug(model, given, target="llvm", name=one.name, workarounds=names) as session:
         scale = _scale(session)
         report = session.run()
         graph = report.graph
@@ -126,9 +138,11 @@ def measure(one: Architecture, key: str) -> Record:
         name=one.name,
         group=one.group,
         key=key,
+        dtype=dtype,
         operators=len(results),
         converted=sum(r.verdict is not Verdict.UNSUPPORTED for r in results),
-        ours=len(report.conversions),
+        ours=sum("by rules of tapml_nb's" in words for words in report.conversions.values()),
+        workarounds=_worked_around(report),
         judged=sum(r.verdict not in _NOT_JUDGED for r in results),
         verdicts=_count(results),
         findings=_findings(graph, results),
@@ -164,13 +178,23 @@ def _scale(session: Session) -> float:
     floats = [
         op.id
         for op in graph.ops
-        if not op.host and graph.values[op.outputs[0]].spec.dtype.startswith("float")
+        if not op.host and is_floating(graph.values[op.outputs[0]].spec.dtype)
     ]
-    scales = [rms([torch.from_numpy(session.tensor(op))]) for op in floats]
+    scales = [rms([torch.from_numpy(session.tensor(op).astype(np.float64))]) for op in floats]
     middle = statistics.median(scale for scale in scales if not math.isnan(scale))
     if not SCALES[0] < middle < SCALES[1]:
         raise RuntimeError(f"activations have a root mean square of {middle:.3g}: near one is due")
     return middle
+
+
+def _worked_around(report: Report) -> dict[str, int]:
+    """Operators by the workarounds that had a part in them."""
+    said = list(report.conversions.values())
+    counts = {
+        workaround.name: sum(bool(re.search(rf"\b{workaround.name}\b", words)) for words in said)
+        for workaround in WORKAROUNDS
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def _count(results: Sequence[OpResult]) -> dict[str, int]:
