@@ -54,7 +54,7 @@ class CarvedProgram(ArrayProgram):
                 values[entry["value"]] = entry["number"]
         return values
 
-    def may_be_random(self, op: OpId) -> bool:
+    def draws(self, op: OpId, values: Mapping[ValueId, Any]) -> bool:
         """No: what was recorded stays."""
         return False
 

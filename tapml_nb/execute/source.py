@@ -26,8 +26,8 @@ RANDOM = (
 """Why an operator that :meth:`SourceRun.is_random` tells of has no kernel."""
 
 _DRAWS = {1 << 16: 16, math.inf: 2}
-"""How often an operator that may draw random numbers is run again, by elements that it gives at
-most: a few booleans may well be the same twice."""
+"""How often an operator of which nobody knows whether it draws random numbers is run again, by
+elements that it gives at most: a few booleans may well be the same twice."""
 
 Again = Callable[[Mapping[ValueId, SourceTensor]], list[SourceTensor]]
 
@@ -303,12 +303,12 @@ class SourceRun:
                 raise Stopped
             reading = _Reading(values)
             given = reading if isinstance(values, _Values) else values
-            may_be_random = self.program.may_be_random(op.id)
-            again = self.program.repeatable(op.id) if may_be_random else None
+            draws = self.program.draws(op.id, given)
+            again = None if draws is False else self.program.repeatable(op.id)
             begin = time.perf_counter()
             outputs = self.program.run(op.id, given)
             record.ms[op.id] = (time.perf_counter() - begin) * 1e3
-            if may_be_random and self._draws(op, given, outputs):
+            if self._varies(op, given, outputs) if draws is None else draws:
                 record.random[op.id] = again
             made = dict(zip(op.outputs, outputs, strict=True))
             if isinstance(values, _Values):
@@ -321,7 +321,7 @@ class SourceRun:
                 )
         return record
 
-    def _draws(
+    def _varies(
         self, op: Op, inputs: Mapping[ValueId, SourceTensor], outputs: Sequence[SourceTensor]
     ) -> bool:
         """Whether an operator gives something else when it is run again."""

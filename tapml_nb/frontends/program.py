@@ -250,8 +250,9 @@ class Program(Protocol):
             Exception: whatever the framework says of these ``values``.
         """
 
-    def may_be_random(self, op: OpId) -> bool:
-        """Whether an operator may draw random numbers: its outputs tell whether it does."""
+    def draws(self, op: OpId, values: Mapping[ValueId, SourceTensor]) -> bool | None:
+        """Whether what an operator makes of these values depends on random numbers that it draws;
+        None where nobody but its outputs can tell."""
 
     def repeatable(
         self, op: OpId

@@ -25,7 +25,7 @@ class Subprogram:
         """Take the operators ``ops`` of a program; ``given`` holds values for every step."""
         self._program = program
         self.run, self.run_exact, self.unit = program.run, program.run_exact, program.unit
-        self.may_be_random, self.repeatable = program.may_be_random, program.repeatable
+        self.draws, self.repeatable = program.draws, program.repeatable
         self.to_numpy, self.from_numpy = program.to_numpy, program.from_numpy
         self.memory = program.memory
         self._given, self.steps = given, len(given)

@@ -59,15 +59,27 @@ _RANDOM = {
     "RandomUniform",
     "RandomUniformLike",
 }
-"""Operators that draw random numbers; ``Dropout`` only if it is told that it trains."""
+"""Operators that draw random numbers."""
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
-def draws(node: Any) -> bool:
-    """Whether a ``NodeProto``, or one in a graph that it runs, may draw random numbers."""
-    inside = (inner for graph in _graphs(node) for inner in graph.node)
-    return node.op_type in _RANDOM or any(map(draws, inside))
+def draws(node: Any, values: Mapping[str, Any]) -> bool:
+    """Whether the result of a ``NodeProto``, or of one in a graph that it runs, depends on random
+    numbers that it draws; ``values`` are those of its inputs, by name."""
+    if any(draws(inner, {}) for graph in _graphs(node) for inner in graph.node):
+        return True
+    if node.op_type not in _RANDOM:
+        return False
+    given = [values.get(name) for name in node.input]
+    if node.op_type == "Bernoulli" and given[0] is not None:
+        return not np.isin(given[0], (0, 1)).all()
+    if node.op_type == "Dropout":  # of the ratio, if it is told that it trains
+        ratio, trains = [*given[1:], None, None][:2]
+        if len(node.input) < 3 or not node.input[2]:
+            return False
+        return (trains is None or bool(trains)) and (ratio is None or bool(ratio != 0))
+    return True
 
 
 @dataclass(frozen=True)

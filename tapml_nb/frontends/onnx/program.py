@@ -70,9 +70,10 @@ class OnnxProgram(ArrayProgram):
         """Inputs and parameters of a step."""
         return {**self._parameters, **self._steps[step], **state}
 
-    def may_be_random(self, op: OpId) -> bool:
+    def draws(self, op: OpId, values: Mapping[ValueId, Any]) -> bool:
         """Whether the node, or one inside it, is one of ONNX's random operators."""
-        return draws(self._ops[op].node.proto)
+        program = self._ops[op]
+        return draws(program.node.proto, self._feeds(program, values))
 
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
         """Run one node on onnxruntime; outputs in graph order."""

@@ -125,12 +125,13 @@ class RelaxProgram(ArrayProgram):
         results = [key for key in self._bindings.outputs if self._holds_object(key)]
         return dict(zip(made, results, strict=False))
 
-    def may_be_random(self, op: OpId) -> bool:
-        """Whether it calls a function that TVM knows nothing of, and that may be called again;
-        none of Relax's own operators draws random numbers."""
+    def draws(self, op: OpId, values: Mapping[ValueId, Any]) -> bool | None:
+        """Not known of a function that TVM knows nothing of, and that may be called again; none of
+        Relax's own operators draws random numbers."""
         program = self._ops[op]
         ends = (*program.inputs, *program.outputs)
-        return program.calls_packed and not any(map(self._holds_object, ends))
+        unknown = program.calls_packed and not any(map(self._holds_object, ends))
+        return None if unknown else False
 
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
         """Run one operator on TVM's virtual machine; outputs in graph order."""

@@ -126,6 +126,12 @@ def origin(node: fx.Node) -> str:
     return str(history[-1].name) if history else str(node.name)
 
 
+def origin_target(node: fx.Node) -> str:
+    """What that call calls, e.g. ``aten.bernoulli.default``."""
+    history = node.meta.get("from_node")
+    return str(history[-1].target if history else node.target)
+
+
 def is_tensor(value: object) -> bool:
     """Whether a node's example value is a tensor."""
     return isinstance(value, torch.Tensor)

@@ -40,6 +40,7 @@ class ExportedModel:
         name: what to call the model.
         graph: its nodes.
         nodes: the same by name.
+        graphs: what calls such as ``torch.cond`` run, by the names of the nodes that hold it.
         steps: the leaves of each step's inputs, in the program's order.
     """
 
@@ -61,11 +62,13 @@ class ExportedModel:
         self.nodes = {node.name: node for node in exported.graph.nodes}
         self._exported = exported
         self._owner = weakref.ref(owner) if owner is not None else lambda: None
-        self._constants = {
+        held = {
             node.name: getattr(exported.graph_module, str(node.target))
             for node in exported.graph.nodes
             if node.op == "get_attr"
         }
+        self.graphs = {key: value for key, value in held.items() if not is_tensor(value)}
+        self._constants = {key: value for key, value in held.items() if is_tensor(value)}
         self.steps = [self._leaves(args, kwargs, i) for i, (args, kwargs) in enumerate(steps)]
 
     @cached_property
@@ -109,8 +112,7 @@ class ExportedModel:
             if role == "input":
                 given.append(key)
         for key, value in self._constants.items():
-            if is_tensor(value):
-                builder.add_value(key, "constant", spec_of(value))
+            builder.add_value(key, "constant", spec_of(value))
         return given
 
     def bind(self, step: int, state: Mapping[ValueId, Any]) -> dict[ValueId, Any]:

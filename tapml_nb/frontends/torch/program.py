@@ -12,9 +12,10 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from tapml_nb.frontends.program import Decide, FrontendError, Granularity, Unit, first_line
+from tapml_nb.frontends.torch.chance import draws
 from tapml_nb.frontends.torch.coarse import fused_groups, module_groups
 from tapml_nb.frontends.torch.export import decompose, export, step_arguments
-from tapml_nb.frontends.torch.graph import GroupedGraph, build_graph, constants
+from tapml_nb.frontends.torch.graph import GroupedGraph, build_graph
 from tapml_nb.frontends.torch.grouping import TorchOp, group_nodes, is_assertion, is_tensor
 from tapml_nb.frontends.torch.model import ExportedModel, tensor_specs
 from tapml_nb.frontends.torch.sizes import OpenSizes
@@ -124,7 +125,7 @@ class TorchProgram:
         """
         program = self._grouped.ops[op]
         try:
-            return _run(program, {node: values[node.name] for node in program.inputs}, {})
+            return _run(program, self._operands(program, values), {})
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -133,13 +134,9 @@ class TorchProgram:
                 f"whether the model itself runs on these inputs"
             ) from error
 
-    def may_be_random(self, op: OpId) -> bool:
+    def draws(self, op: OpId, values: Mapping[ValueId, Any]) -> bool:
         """Whether PyTorch says of a node of the operator that its result depends on a seed."""
-        return any(
-            torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-            and constants(node).get("dropout_p") != 0
-            for node in self._grouped.ops[op].nodes
-        )
+        return any(draws(node, values) for node in self._grouped.ops[op].nodes)
 
     def repeatable(self, op: OpId) -> Callable[[Mapping[ValueId, Any]], list[Any]]:
         """What runs an operator from the state in which PyTorch's generators are now."""
@@ -159,7 +156,7 @@ class TorchProgram:
     def run_exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any] | None:
         """Run one operator in float64: inputs widened, and dtypes named inside it, too."""
         program = self._grouped.ops[op]
-        wide = {node: _widen(values[node.name]) for node in program.inputs}
+        wide = {node: _widen(v) for node, v in self._operands(program, values).items()}
         try:
             return _run(program, wide, _EXACT)
         except (RuntimeError, TypeError, NotImplementedError):
@@ -168,7 +165,7 @@ class TorchProgram:
     def unit(self, op: OpId, values: Mapping[ValueId, Any], *, symbolic: bool = False) -> Unit:
         """The operator as a Relax function (see :class:`~tapml_nb.frontends.program.Program`)."""
         program = self._grouped.ops[op]
-        env = {node: values[node.name] for node in program.inputs}
+        env = self._operands(program, values)
         sizes = OpenSizes(program.inputs) if symbolic and self._model.has_open_sizes else None
         if sizes and not (sizes.variables and sizes.fit(env)):
             sizes = None  # a derived input's shape need not be one of the model's
@@ -183,12 +180,17 @@ class TorchProgram:
         module, conversion = built
         return Unit(
             module,
-            tensor_specs(values[node.name] for node in program.inputs),
+            tensor_specs(env.values()),
             tensor_specs(values[node.name] for node in program.outputs),
             conversion,
             sizes is not None,
             tuple(int(env[node]) for node in sizes.numbers) if sizes else (),
         )
+
+    def _operands(self, program: TorchOp, values: Mapping[ValueId, Any]) -> dict[fx.Node, Any]:
+        """What an operator reads: values, and the graphs that a call like ``torch.cond`` runs."""
+        graphs = self._model.graphs
+        return {n: graphs[n.name] if n.name in graphs else values[n.name] for n in program.inputs}
 
 
 def _run(
