@@ -95,7 +95,7 @@ class _Drawing:
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
         return [np.zeros(())]
 
-    def may_be_random(self, op: OpId) -> bool:
+    def draws(self, op: OpId, values: Mapping[ValueId, Any]) -> bool:
         return False
 
     def repeatable(self, op: OpId) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -97,13 +97,11 @@ def _made() -> dict[str, Callable[[], Iterator[Call]]]:
         for op in op_db:
             if dtype in op.dtypes:
                 name = ".".join(filter(None, (op.name, op.variant_test_name)))
-                made[f"{name}/{short}"] = lambda op=op, dtype=dtype: _op_calls(op, dtype)
+                made[f"{name}/{short}"] = partial(_op_calls, op, dtype)
         for module in module_db:
             if dtype in module.dtypes:
-                name = f"{module.name.replace('_', '.')}"
-                made[f"{name}/{short}"] = lambda module=module, dtype=dtype: _module_calls(
-                    module, dtype
-                )
+                name = module.name.replace("_", ".")
+                made[f"{name}/{short}"] = partial(_module_calls, module, dtype)
     return made
 
 

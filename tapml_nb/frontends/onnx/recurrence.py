@@ -116,7 +116,7 @@ def recurrent_exact(node: OnnxNode, values: Mapping[str, Any]) -> list[np.ndarra
     """The outputs of a recurrent node in float64; its floating-point inputs are float64."""
     kind = str(node.proto.op_type)
     told = recurrence(kind, node.attributes())
-    inputs = [values[name] if name else None for name in node.proto.input]
+    inputs: list[Any] = [values[name] if name else None for name in node.proto.input]
     x, w, r, b, lengths, h, c, p = inputs + [None] * (8 - len(inputs))
     h, c = (None if s is None else np.swapaxes(s, 0, 1) if told.batch_first else s for s in (h, c))
     x = np.swapaxes(x, 0, 1) if told.batch_first else x
