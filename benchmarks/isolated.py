@@ -21,6 +21,12 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 PRELOADED = ["benchmarks.preloaded"]
 _PROCESSES.set_forkserver_preload(PRELOADED)
 
+
+def preload(*modules: str) -> None:
+    """Have the server import these, in place of what models need; before the first process."""
+    _PROCESSES.set_forkserver_preload([*modules])
+
+
 _SECONDS_TO_END = 10.0
 """For a process to clear up when its work is done."""
 

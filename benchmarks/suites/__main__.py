@@ -16,22 +16,21 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatchcase
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 
 # The source is the CPU, also where there is a GPU, which a forked process could not use anyway.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-from benchmarks.suites.apart import ROOT, SUITES, apart, complete, line, newest, programs, suite
-from benchmarks.suites.apart import read as read_record
-from benchmarks.suites.measure import Record
+from benchmarks import isolated
+from benchmarks.suites.apart import ROOT, apart, programs
+from benchmarks.suites.records import Record, line, newest
+from benchmarks.suites.records import read as read_record
 from benchmarks.suites.results import disagreement, document, failed, figures
 
 BUILD = ROOT / "build"
-BATCH = 50
-"""Groups that one process takes: it grows by what PyTorch's tracing leaves behind."""
 
+SUITES = {"opinfo": "benchmarks.suites.opinfo", "onnx": "benchmarks.suites.onnx_nodes"}
 TITLES = {"opinfo": "OpInfo and ModuleInfo", "onnx": "ONNX's node tests"}
 
 
@@ -48,44 +47,41 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     os.environ.setdefault("TAPML_CACHE", str(BUILD / "suites-kernels"))  # thousands, for one use
     if not options.summary:
-        groups = chosen(suite(options.suite).groups(), options.names)
-        if not groups:
-            parser.error(f"no group is called {', '.join(options.names)}")
-        take(options.suite, groups, options.jobs)
+        isolated.preload("benchmarks.suites.preloaded")
+        try:
+            take(options.suite, options.names or ["*"], options.jobs)
+        except RuntimeError as error:
+            parser.error(str(error))
     found = {name: list(newest(kept(name)).values()) for name in SUITES}
     options.out.write_text(document({TITLES[n]: r for n, r in found.items() if r}))
     print("\n".join(figures(found[options.suite])))
     return int(failed(found[options.suite]))
 
 
-def chosen(groups: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Groups by name or pattern; all if there are none."""
-    patterns = names or ["*"]
-    return [g for g in groups if any(fnmatchcase(g, pattern) for pattern in patterns)]
+def take(name: str, patterns: Sequence[str], jobs: int) -> None:
+    """Measure what is not known yet of some groups.
 
+    Raises:
+        RuntimeError: if there are none.
+    """
+    current = newest(record for record in kept(name) if record.key == programs())
+    known = list(current.values())
+    lock, stopped = Lock(), Event()
 
-def take(name: str, groups: Sequence[str], jobs: int) -> None:
-    """Measure what is not known yet of some groups."""
-    current = [record for record in kept(name) if record.key == programs()]
-    known = {record.name for record in current}
-    done = complete(newest(current).values())
-    due = [group for group in groups if group not in done]
-    batches = [due[k : k + BATCH] for k in range(0, len(due), BATCH)]
-    lock = Lock()
-
-    def one(batch: Sequence[str]) -> None:
-        for record in apart(name, batch, known):
+    def one(part: int) -> None:
+        for record in apart(SUITES[name], patterns, known, (part, jobs)):
             with lock:
                 print(f"\n{line(record)}", file=file, flush=True)  # after what a kill cut off
                 print(f"{record.name}: {in_words(record)}", file=sys.stderr, flush=True)
+            if stopped.is_set():
+                return
 
     BUILD.mkdir(exist_ok=True)
     with file_of(name).open("a") as file, ThreadPoolExecutor(jobs) as pool:
         try:
-            list(pool.map(one, batches))
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            list(pool.map(one, range(jobs)))
+        finally:
+            stopped.set()  # for Ctrl-C reaches this thread alone
 
 
 def kept(name: str) -> list[Record]:

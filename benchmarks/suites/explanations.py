@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.suites.measure import Judged
+from benchmarks.suites.records import Judged
 
 
 @dataclass(frozen=True)

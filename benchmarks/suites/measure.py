@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 import torch
 
 import tapml_nb as tapml
+from benchmarks.suites.records import Judged, Raised, Record
 from benchmarks.suites.sample import Sample
 from tapml_nb.compile.trouble import CompilerTrouble
 from tapml_nb.execute.given import ModelChanged
@@ -37,90 +36,6 @@ _RAN = (
 """Verdicts on values, which can be looked at."""
 
 
-@dataclass(frozen=True)
-class Raised:
-    """An exception that reached the user.
-
-    Attributes:
-        out_of: ``"debug"``, ``"run"`` or ``"tensor"``.
-        type: its type's name.
-        message: its message.
-        documented: whether the method's documentation names it and tapml_nb raises it itself;
-            what comes from within a library only has a type by the same name.
-        at: where it was raised, file and function.
-    """
-
-    out_of: str
-    type: str
-    message: str
-    documented: bool
-    at: str
-
-    @classmethod
-    def of(cls, out_of: str, error: Exception) -> Raised:
-        """As a record."""
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        ours = Path(tapml.__file__).parent in Path(frame.filename).parents
-        return cls(
-            out_of,
-            type(error).__name__,
-            " ".join(str(error).split())[:400],
-            ours and isinstance(error, _DOCUMENTED),
-            f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.name}",
-        )
-
-
-@dataclass(frozen=True)
-class Judged:
-    """An operator's verdict beside what ``torch.testing.assert_close`` says.
-
-    Attributes:
-        kind: the operator's.
-        verdict, ratio, message: of its result.
-        pattern: what its error looks like; empty for nothing known.
-        defined: whether it computes a tensor whose values are defined.
-        agrees: whether all outputs of the target are close to the source's; None where there are
-            none to compare.
-        beyond: whether they differ by more than the source's own error explains.
-        inputs: what it takes, as text.
-    """
-
-    kind: str
-    verdict: str
-    ratio: float
-    message: str
-    pattern: str
-    defined: bool
-    agrees: bool | None
-    beyond: bool
-    inputs: str
-
-
-@dataclass(frozen=True)
-class Record:
-    """What is known of one sample.
-
-    Attributes:
-        name: the sample's.
-        group: its group's.
-        of: how many samples the group has.
-        key: of the programs and versions that this was measured with.
-        error: why there is no result: what became of the process.
-        raised: exceptions that reached the user.
-        ops: the model's operators.
-        seconds: from the model to the last tensor.
-    """
-
-    name: str
-    group: str
-    of: int
-    key: str
-    error: str = ""
-    raised: Sequence[Raised] = ()
-    ops: Sequence[Judged] = ()
-    seconds: float = 0.0
-
-
 def measure(sample: Sample, group: str, of: int, key: str) -> Record:
     """Judge every operator of a sample, and compare its values by PyTorch's own tolerances."""
     begin = time.perf_counter()
@@ -129,16 +44,28 @@ def measure(sample: Sample, group: str, of: int, key: str) -> Record:
     try:
         session = tapml.debug(sample.model, sample.inputs, target="llvm", name=sample.name)
     except Exception as error:
-        raised.append(Raised.of("debug", error))
+        raised.append(_raised("debug", error))
     else:
         with session:
             try:
                 session.run()
             except Exception as error:
-                raised.append(Raised.of("run", error))
+                raised.append(_raised("run", error))
             ops = [_judged(session, op, raised) for op in session.graph.ops if not op.host]
     seconds = time.perf_counter() - begin
     return Record(sample.name, group, of, key, "", tuple(raised), tuple(ops), seconds)
+
+
+def _raised(out_of: str, error: Exception) -> Raised:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(tapml.__file__).parent in Path(frame.filename).parents
+    return Raised(
+        out_of,
+        type(error).__name__,
+        " ".join(str(error).split())[:400],
+        ours and isinstance(error, _DOCUMENTED),
+        f"{'/'.join(Path(frame.filename).parts[-3:])}:{frame.name}",
+    )
 
 
 def _judged(session: Session, op: Op, raised: list[Raised]) -> Judged:
@@ -151,7 +78,7 @@ def _judged(session: Session, op: Op, raised: list[Raised]) -> Judged:
         try:
             agrees, beyond = _compared(session, op)
         except Exception as error:
-            raised.append(Raised.of("tensor", error))
+            raised.append(_raised("tensor", error))
     return Judged(
         op.kind,
         str(result.verdict),

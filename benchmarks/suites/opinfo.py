@@ -95,13 +95,14 @@ def _made() -> dict[str, Callable[[], Iterator[Call]]]:
     for dtype in _DTYPES:
         short = str(dtype).removeprefix("torch.")
         for op in op_db:
+            name = ".".join(filter(None, (op.name, op.variant_test_name)))
             if dtype in op.dtypes:
-                name = ".".join(filter(None, (op.name, op.variant_test_name)))
                 made[f"{name}/{short}"] = partial(_op_calls, op, dtype)
         for module in module_db:
             if dtype in module.dtypes:
-                name = module.name.replace("_", ".")
-                made[f"{name}/{short}"] = partial(_module_calls, module, dtype)
+                made[f"{module.name.replace('_', '.')}/{short}"] = partial(
+                    _module_calls, module, dtype
+                )
     return made
 
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.suites.explanations import EXPLANATIONS
-from benchmarks.suites.measure import Judged, Record
-from benchmarks.zoo.document import essence
+from benchmarks.suites.records import Judged, Record
 
 _GOOD = ("PASS", "SKIPPED")
 _FAULTS = ("FAIL", "NONFINITE", "NONDETERMINISTIC")
@@ -39,6 +38,8 @@ what changed is measured again. `--summary` makes this page of what is there.
 - *judged*: those with a verdict that a run, or a comparison of values, stands behind.
 - *differs beyond the source's own error*: the target passes, is not close to the source, and is
   farther from the float64 result than the source is anywhere, by more than those tolerances.
+- *differs by rounding*: it passes and is not close, but the source is as far from the float64
+  result somewhere; that explains itself.
 - *documented* exceptions are those that the documentation of `debug()` and `run()` names and that
   tapml_nb raises itself: refusals with a reason.
 """
@@ -65,9 +66,7 @@ def figures(records: Sequence[Record]) -> list[str]:
     undocumented = sum(not e.documented for e in raised)
     seconds = sum(r.seconds for r in samples)
     found = Counter(kind for r in samples for op in r.ops if (kind := disagreement(op)))
-    unexplained = Counter(
-        kind for r in samples for op in r.ops if (kind := disagreement(op)) and not _explained(op)
-    )
+    unexplained = Counter(disagreement(op) for r in samples for op in r.ops if not explained(op))
     groups, keys = ({r.group for r in samples}, {r.key for r in samples})
     return [
         f"- {len(samples)} samples in {len(groups)} groups, of {len(keys)} version(s).",
@@ -78,8 +77,9 @@ def figures(records: Sequence[Record]) -> list[str]:
         f"- Exceptions: {undocumented} not documented, {len(raised) - undocumented} documented.",
         *(
             f"- {kind.capitalize()}: {found[kind]}, {unexplained[kind]} of them not explained."
-            for kind in (BEYOND, DIFFERS, AGREES)
+            for kind in (BEYOND, AGREES)
         ),
+        f"- {DIFFERS.capitalize()}: {found[DIFFERS]}.",
         f"- {seconds / max(1, len(samples)):.2f} s a sample, {seconds / 60:.0f} minutes.",
     ]
 
@@ -96,15 +96,14 @@ def disagreement(op: Judged) -> str:
 def failed(records: Iterable[Record]) -> bool:
     """Whether something is there that must not be."""
     return any(
-        r.error
-        or any(not e.documented for e in r.raised)
-        or any(disagreement(op) and not _explained(op) for op in r.ops)
+        r.error or any(not e.documented for e in r.raised) or not all(map(explained, r.ops))
         for r in records
     )
 
 
-def _explained(op: Judged) -> bool:
-    return any(e.explains(op) for e in EXPLANATIONS)
+def explained(op: Judged) -> bool:
+    """Whether the two agree about an operator, or it is known why not."""
+    return disagreement(op) in ("", DIFFERS) or any(e.explains(op) for e in EXPLANATIONS)
 
 
 def _by_dtype(records: Sequence[Record]) -> Iterator[str]:
@@ -140,19 +139,20 @@ def _lists(records: Sequence[Record]) -> Iterator[tuple[str, list[str]]]:
                 lambda r, documented=documented: [  # type: ignore[misc]
                     e for e in r.raised if e.documented is documented
                 ],
-                lambda e: f"`{e.type}` out of {e.out_of}() at {e.at}: {essence(e.message)[:200]}",
+                lambda e: f"`{e.type}` out of {e.out_of}() at {e.at}: {_outline(e.message)}",
             ),
         )
-    for kind in (BEYOND, DIFFERS, AGREES):
+    for kind in (BEYOND, AGREES):
         for explanation in EXPLANATIONS:
             yield (
                 f"{kind.capitalize()}: {explanation.title}",
-                _explanation(records, kind, explanation.explains, explanation.text),
+                _disagreements(records, kind, explanation.explains, explanation.text),
             )
         yield (
             f"{kind.capitalize()}: not explained",
-            _explanation(records, kind, lambda op: not _explained(op)),
+            _disagreements(records, kind, lambda op: not explained(op)),
         )
+    yield DIFFERS.capitalize(), _disagreements(records, DIFFERS, explained)
     yield (
         "What fails",
         _grouped(
@@ -167,7 +167,7 @@ def _lists(records: Sequence[Record]) -> Iterator[tuple[str, list[str]]]:
     )
 
 
-def _explanation(
+def _disagreements(
     records: Sequence[Record], kind: str, holds: Callable[[Judged], bool], text: str = ""
 ) -> list[str]:
     found = _grouped(
@@ -182,8 +182,9 @@ def _in_words(op: Judged) -> str:
 
 
 def _outline(message: str) -> str:
-    """A message without what differs from sample to sample."""
-    return re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?", "#", essence(message))[:160]
+    """A message without what differs from sample to sample, at most 160 characters."""
+    words = re.sub(r"\S*/site-packages/|(?<![\w/])/\S*/", "", " ".join(message.split()))
+    return re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?", "#", words)[:160]
 
 
 def _grouped(
@@ -198,7 +199,7 @@ def _grouped(
         for one in what(record):
             found.setdefault(words(one), []).append(record.name)
     ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [f"- {len(names)} times {_plain(text)} ({names[0]})" for text, names in ordered]
+    return [f"- {len(names)}x {_plain(text)} ({names[0]})" for text, names in ordered]
 
 
 def _plain(text: str) -> str:
