@@ -67,13 +67,15 @@ def figures(records: Sequence[Record]) -> list[str]:
     seconds = sum(r.seconds for r in samples)
     found = Counter(kind for r in samples for op in r.ops if (kind := disagreement(op)))
     unexplained = Counter(disagreement(op) for r in samples for op in r.ops if not explained(op))
+    refused = sum(e.out_of == "debug" for e in raised)
     groups, keys = ({r.group for r in samples}, {r.key for r in samples})
     return [
         f"- {len(samples)} samples in {len(groups)} groups, of {len(keys)} version(s).",
         f"- {sum(bool(r.error) for r in records)} ended their process, or came to no end.",
         f"- {len(ops)} operators, {_percent(len(judged), len(ops))} judged: "
         + ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common())
-        + ".",
+        + f". {refused} samples are refused as a whole; if each counts as one operator that is not "
+        + f"judged, {_percent(len(judged), len(ops) + refused)} are.",
         f"- Exceptions: {undocumented} not documented, {len(raised) - undocumented} documented.",
         *(
             f"- {kind.capitalize()}: {found[kind]}, {unexplained[kind]} of them not explained."
@@ -184,7 +186,7 @@ def _in_words(op: Judged) -> str:
 def _outline(message: str) -> str:
     """A message without what differs from sample to sample, at most 160 characters."""
     words = re.sub(r"\S*/site-packages/|(?<![\w/])/\S*/", "", " ".join(message.split()))
-    return re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?", "#", words)[:160]
+    return re.sub(r"(?<![\w.])-?\d+(\.\d+)?(e[+-]?\d+)?", "#", words)[:160]
 
 
 def _grouped(
