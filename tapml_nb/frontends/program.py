@@ -18,6 +18,10 @@ from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
 SourceTensor = Any
 """A tensor of the source framework (``torch.Tensor``)."""
 
+_OPERATOR = re.compile(r"\b(?:ir|I|relax|R)\.Op\(")
+_TOKEN = re.compile(r"""\bname=["'](?P<name>[^"']*)["']|"[^"]*"|'[^']*'|[()\[\]{}]""")
+"""What tells where an operator that is written out has its name, and where it ends."""
+
 _FORM = re.compile(r"(operator|fused|module)(?::([1-9]\d*))?")
 
 
@@ -47,8 +51,35 @@ def last_line(error: BaseException) -> str:
 
 
 def _line(error: BaseException, which: int) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in _by_name(str(error)).splitlines() if line.strip()]
     return (lines[which] if lines else type(error).__name__)[:300]
+
+
+def _by_name(text: str) -> str:
+    """A message in which TVM's operators have their names alone: it writes out all that they are,
+    and the reason stands behind that."""
+    parts, rest = list[str](), text
+    while found := _OPERATOR.search(rest):
+        parts.append(rest[: found.start()])
+        name, rest = _operator(rest[found.end() :])
+        parts.append(name)
+    return "".join([*parts, rest])
+
+
+def _operator(text: str) -> tuple[str, str]:
+    """The name in an operator that is written out, and what stands behind its last parenthesis."""
+    name, depth = "", 1
+    for token in _TOKEN.finditer(text):
+        word = token[0]
+        if token["name"] is not None and depth == 1:
+            name = token["name"]
+        elif word in "([{":
+            depth += 1
+        elif word in ")]}":
+            depth -= 1
+        if not depth:
+            return name or "an operator", text[token.end() :]
+    return name or "an operator", ""  # TVM itself has cut it
 
 
 @dataclass(frozen=True)
