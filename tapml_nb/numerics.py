@@ -56,6 +56,20 @@ def digest(array: np.ndarray) -> str:
     return hasher.hexdigest()
 
 
+def as_complex(parts: np.ndarray) -> np.ndarray:
+    """Real and imaginary parts on a last axis as complex numbers, the narrowest that NumPy has for
+    them (complex64, complex128)."""
+    wide = parts.astype(np.float64 if parts.dtype == np.float64 else np.float32, order="C")
+    return np.asarray(wide.view(f"c{2 * wide.dtype.itemsize}")[..., 0])
+
+
+def as_parts(array: np.ndarray) -> np.ndarray:
+    """Complex numbers as real and imaginary parts on a last axis; anything else as it is."""
+    if array.dtype.kind != "c":
+        return array
+    return np.stack([array.real, array.imag], axis=-1)
+
+
 def as_bytes(array: np.ndarray) -> np.ndarray:
     """Booleans as the bytes that they are in memory, anything else as it is.
 

@@ -288,7 +288,7 @@ class Session:
     def tensor(
         self, op: Selector, which: Which = "source", step: int = 0, output: int = 0
     ) -> np.ndarray:
-        """A tensor of an operator.
+        """A tensor of an operator; complex numbers in complex64 or complex128.
 
         Args:
             op: the operator, or a selector that names exactly one.

@@ -174,7 +174,7 @@ def reproduce(engine: Engine, selector: Selector, path: Path, step: int) -> Path
 
 
 def _write(engine: Engine, path: Path, op: Op, step: int) -> Path:
-    inputs = inspection.inputs(engine, op, step)
+    inputs = inspection.input_parts(engine, op, step)
     engine.source.vouch_for(op, step)
     kernels = engine.kernels
     unit = kernels.unit_key(op.id, step)

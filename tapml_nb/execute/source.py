@@ -169,9 +169,10 @@ class SourceRun:
         return self.program.to_numpy(self._step(step).values[value])
 
     def shape(self, value: ValueId, step: int) -> tuple[int, ...]:
-        """The shape of a tensor of a step."""
+        """The shape of a tensor of a step, as an array."""
         values = self._step(step).values
-        return values.shape(value) if isinstance(values, _Values) else tuple(values[value].shape)
+        shape = values.shape(value) if isinstance(values, _Values) else tuple(values[value].shape)
+        return (*shape, 2) if self.program.graph.values[value].spec.complex else shape
 
     def key(self, value: ValueId, step: int) -> str:
         """The content address of a tensor: for one that was given, of what it was in the first
@@ -235,9 +236,9 @@ class SourceRun:
         self._given_tensors.vouch(self._roots(op.inputs, step))
         values = self._step(step).values
         made_up = zip(self.program.graph.tensor_inputs(op), arrays, strict=True)
-        inputs = {v: values[v] for v in op.inputs} | self._tensors(step, dict(made_up))
         begin = time.perf_counter()
         try:
+            inputs = {v: values[v] for v in op.inputs} | self._tensors(step, dict(made_up))
             outputs = self.program.run(op.id, inputs)
         except Exception:  # whatever a framework raises where an operator is not defined
             return None

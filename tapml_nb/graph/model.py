@@ -25,11 +25,13 @@ Role = Literal["input", "parameter", "buffer", "constant", "operator"]
 class TensorSpec:
     """Shape (elements per axis) and dtype name (``"float32"``, ``"bool"``, …) of a tensor.
 
-    A size that depends on values, so that only a run tells it, is -1.
+    A size that depends on values, so that only a run tells it, is -1.  Of a ``complex`` tensor the
+    last axis, of two, holds real and imaginary parts, and the dtype is theirs.
     """
 
     shape: tuple[int, ...]
     dtype: str
+    complex: bool = False
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join('?' if n < 0 else str(n) for n in self.shape)}]"

@@ -153,7 +153,9 @@ class References:
 
         inputs = [source.array(v, step) for v in tensors]
         dtypes = [source.array(v, step).dtype for v in op.outputs]
-        return beside(op, inputs, dtypes, exact, run)
+        known = source.program.graph.values
+        complex_ = [[known[v].spec.complex for v in ends] for ends in (tensors, op.outputs)]
+        return beside(op, inputs, dtypes, exact, run, *complex_)
 
     def _redrawn(self, op: Op, step: int, values: Mapping[ValueId, Any]) -> list[Any]:
         """A random operator on exact inputs, with the numbers that the source drew: it draws
@@ -187,7 +189,9 @@ class References:
     def _references(
         self, op: Op, step: int, exact: Any, length: int, scales: Sequence[np.ndarray | None] = ()
     ) -> list[_Stored]:
-        kind = arithmetic_of(op) if scales else Arithmetic.ROWS
+        known = self._source.program.graph.values
+        complex_ = any(known[value].spec.complex for value in (*op.inputs, *op.outputs))
+        kind = arithmetic_of(op, complex_) if scales else Arithmetic.ROWS
         found = [
             reference_of(
                 self._source.array(value, step),

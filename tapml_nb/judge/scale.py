@@ -12,6 +12,8 @@ times its own magnitude *plus what stands beside it*, and what that is depends o
 * of a product or quotient nothing;
 * of a function what a rounding of its argument moves, and 1 where it is made of numbers of order
   one (``tanh`` near 0);
+* of a complex number, in both of its parts, its magnitude: libraries add the products that they are
+  made of in their own ways;
 * of what is normalized row by row, and of all else, what roundings of all inputs move along the
   row, or its root mean square if that is larger: its elements share what they are divided by.
 
@@ -20,7 +22,7 @@ Elements that share nothing thus share no scale: a massive token excuses nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -57,10 +59,17 @@ _SPREAD = 8.0
 
 _SEED = 0x7A9
 
+_ROUND_COMPLEX = ("abs", "sgn", "sign")
+"""What only selects of real numbers, and computes of complex ones."""
 
-def arithmetic_of(op: Op) -> Arithmetic:
-    """What kind of arithmetic an operator is."""
-    return arithmetic(op.primitives, several=len(op.members) > 1)
+
+def arithmetic_of(op: Op, complex_: bool = False) -> Arithmetic:
+    """What kind of arithmetic an operator is, of real or of complex numbers."""
+    kind = arithmetic(op.primitives, several=len(op.members) > 1)
+    rounds = kind in (Arithmetic.ROUNDED, Arithmetic.ADDED) or any(
+        bare(name) in _ROUND_COMPLEX for name in op.primitives
+    )
+    return Arithmetic.FUNCTION if complex_ and rounds else kind
 
 
 def beside(
@@ -69,6 +78,8 @@ def beside(
     outputs: Sequence[np.dtype],
     exact: Sequence[np.ndarray],
     run: Exact,
+    complex_inputs: Sequence[bool] = (),
+    complex_outputs: Sequence[bool] = (),
 ) -> list[np.ndarray | None]:
     """What stands beside each element of an operator's outputs, in the outputs' own unit.
 
@@ -78,6 +89,8 @@ def beside(
         outputs: the dtypes of its outputs.
         exact: its outputs in float64.
         run: how to run it in float64 on others.
+        complex_inputs, complex_outputs: which inputs and outputs have real and imaginary parts on
+            their last axis; none, if empty.
 
     Returns:
         For each output float32 of its shape, or of its shape with one column where rows share it;
@@ -85,7 +98,9 @@ def beside(
     """
     if not any(map(is_float, outputs)):
         return [None] * len(outputs)
-    kind = arithmetic_of(op)
+    pairs = frozenset(k for k, is_complex in enumerate(complex_inputs) if is_complex)
+    joint = frozenset(k for k, is_complex in enumerate(complex_outputs) if is_complex)
+    kind = arithmetic_of(op, bool(pairs or joint))
     floats = {k: x.astype(np.float64) for k, x in enumerate(inputs) if is_float(x.dtype)}
     found: list[np.ndarray] | None = None
     with np.errstate(all="ignore"):
@@ -96,9 +111,10 @@ def beside(
         elif kind is Arithmetic.FUNCTION:
             found = _of_function(op, floats, exact, run)
         elif kind is Arithmetic.SUMMED:
-            found = _terms(op, floats, exact, run)
+            found = _terms(op, floats, exact, run, pairs)
         if found is None:
-            found = _rows(op, floats, outputs, exact, run)
+            found = _rows(op, floats, outputs, exact, run, joint)
+        found = [_joint(x, exact[k]) if k in joint else x for k, x in enumerate(found)]
         return [
             _plain(x) if is_float(dtype) else None for x, dtype in zip(found, outputs, strict=True)
         ]
@@ -140,11 +156,30 @@ def _of_function(
     return total
 
 
+def _joint(beside: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """What stands beside both parts of complex numbers: beside either, and their magnitude."""
+    either = np.hypot(*np.moveaxis(np.broadcast_to(beside, exact.shape), -1, 0))
+    whole = either + np.hypot(*np.moveaxis(_finite(exact), -1, 0))
+    return np.asarray(np.broadcast_to(whole[..., None], exact.shape))
+
+
+def _squared(x: np.ndarray, is_complex: bool) -> np.ndarray:
+    """Squares of magnitudes; those of complex numbers as complex numbers."""
+    if not is_complex:
+        return np.asarray(x * x)
+    power = np.asarray(np.square(x).sum(-1))
+    return np.stack([power, np.zeros_like(power)], axis=-1)
+
+
 def _terms(
-    op: Op, floats: Mapping[int, np.ndarray], exact: Sequence[np.ndarray], run: Exact
+    op: Op,
+    floats: Mapping[int, np.ndarray],
+    exact: Sequence[np.ndarray],
+    run: Exact,
+    pairs: Collection[int],
 ) -> list[np.ndarray] | None:
-    """Root of the sum of the squared terms."""
-    squares = run({k: x * x for k, x in floats.items()})
+    """Root of the sum of the squared terms; ``pairs``: the inputs that are complex."""
+    squares = run({k: _squared(x, k in pairs) for k, x in floats.items()})
     if squares is None or any(s.shape != r.shape for s, r in zip(squares, exact, strict=True)):
         return None
     terms = 1.0
@@ -160,6 +195,7 @@ def _rows(
     outputs: Sequence[np.dtype],
     exact: Sequence[np.ndarray],
     run: Exact,
+    joint: Collection[int],
 ) -> list[np.ndarray]:
     """Along each row, what roundings of the inputs move, or the row's own magnitude."""
     powers = [np.zeros(result.shape) for result in exact]
@@ -174,9 +210,10 @@ def _rows(
             if m.shape == result.shape and result.dtype == m.dtype == np.float64:
                 power += np.square(_smooth(m - result, result) / _STEP) / draws
     axis = op.constants.get("dim", op.constants.get("axis", -1))
+    whole = axis if isinstance(axis, int) else -1
     return [
-        _along(power, result, axis if isinstance(axis, int) else -1, dtype)
-        for power, result, dtype in zip(powers, exact, outputs, strict=True)
+        _along(power, result, -1 if k in joint else whole, dtype)
+        for k, (power, result, dtype) in enumerate(zip(powers, exact, outputs, strict=True))
     ]
 
 

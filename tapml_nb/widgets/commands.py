@@ -27,6 +27,7 @@ from tapml_nb.graph import Graph, Op, OpId, Selector, ValueId
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.tokens import ErrorByToken, token_input
 from tapml_nb.migrate import Localization, Migration
+from tapml_nb.numerics import as_parts
 from tapml_nb.report import Report
 from tapml_nb.widgets import messages
 from tapml_nb.widgets.kernel_text import kernel_from_text, primfunc_text
@@ -263,7 +264,7 @@ class Commands:
         if op.host:
             return {"facts": self._facts(op, step), "values": [], "note": "computes no tensor"}, []
         for value, array in zip(tensors, session.inputs(op.id, step), strict=True):
-            shown.append((values[value].name, "input", array))
+            shown.append((values[value].name, "input", as_parts(array)))
         for k, value in enumerate(op.outputs):
             for which in _SHOWN:
                 try:
@@ -316,7 +317,7 @@ class Commands:
         version = id(self._session.report.introduced.get((op.id, step)))
         key = (op.id, which, step, output, self._session.overrides.get(op.id), version)
         if key not in self._tensors:
-            self._tensors[key] = self._session.tensor(op.id, which, step, output)
+            self._tensors[key] = as_parts(self._session.tensor(op.id, which, step, output))
             for old in list(self._tensors)[:-_KEPT_TENSORS]:
                 self._tensors.pop(old, None)
         return self._tensors[key]

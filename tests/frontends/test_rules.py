@@ -292,26 +292,6 @@ def test_what_tvm_converts_is_left_to_it(overload, function, inputs):
     assert program.unit(op.id, values).conversion == ""
 
 
-def test_a_complex_boundary_is_not_judged():
-    class Shared(nn.Module):
-        def forward(self, x, angles):
-            turn = torch.polar(torch.ones_like(angles), angles)
-            pairs = torch.view_as_complex(x)
-            return torch.view_as_real(pairs * turn), torch.view_as_real(pairs + turn)
-
-    program = import_torch(Shared().eval(), (normal(3, 2), normal(3)))
-    values = program.bind(0, {})
-    reasons = []
-    for op in program.graph.ops:
-        values.update(zip(op.outputs, program.run(op.id, values), strict=True))
-        try:
-            program.unit(op.id, values)
-        except Unsupported as reason:
-            reasons.append(str(reason))
-    assert any("it yields torch.complex64" in reason for reason in reasons)
-    assert any("it reads torch.complex64" in reason for reason in reasons)
-
-
 def test_a_call_that_a_rule_does_not_take_says_so():
     program = import_torch(
         Case(lambda e, s, x: torch.searchsorted(e, x, sorter=s)).eval(),

@@ -13,6 +13,7 @@ from tapml_nb.engine.engine import Engine
 from tapml_nb.engine.verbs import runs
 from tapml_nb.graph import Op, Selector
 from tapml_nb.judge.verdict import Verdict
+from tapml_nb.numerics import as_complex
 from tapml_nb.report import Report
 from tapml_nb.targets.client.supervisor import State
 
@@ -84,6 +85,13 @@ def status(engine: Engine) -> SessionStatus:
 def tensor(engine: Engine, op: Op, which: Which, step: int, output: int) -> np.ndarray:
     """A tensor of an operator; see :meth:`Session.tensor <tapml_nb.session.Session.tensor>`."""
     engine.complete()
+    parts = _parts(engine, op, which, step, output)
+    is_complex = engine.graph.values[op.outputs[output]].spec.complex
+    return as_complex(parts) if is_complex and parts.shape[-1:] == (2,) else parts
+
+
+def _parts(engine: Engine, op: Op, which: Which, step: int, output: int) -> np.ndarray:
+    """The same with complex numbers as real and imaginary parts."""
     source = engine.source.array(op.outputs[output], step)
     if which == "source":
         return source.copy()
@@ -110,6 +118,14 @@ def check_tensor(op: Op, which: str, output: int) -> None:
 
 def inputs(engine: Engine, op: Op, step: int) -> list[np.ndarray]:
     """The tensors that an operator reads."""
+    known = [engine.graph.values[value].spec for value in engine.graph.tensor_inputs(op)]
+    arrays = input_parts(engine, op, step)
+    pairs = zip(arrays, known, strict=True)
+    return [as_complex(array) if spec.complex else array for array, spec in pairs]
+
+
+def input_parts(engine: Engine, op: Op, step: int) -> list[np.ndarray]:
+    """The same as a kernel takes them: complex numbers as real and imaginary parts."""
     engine.complete()
     return [engine.source.array(v, step).copy() for v in engine.graph.tensor_inputs(op)]
 

@@ -2,9 +2,8 @@
 
 ``run_decompositions`` turns ``aten.linear`` into permute, view and mm; people wrote ``linear``.
 Every decomposed node remembers the call it came from (``meta["from_node"]``), and that is the
-key.  ``getitem`` belongs to the producer of its tuple, and a complex value, which no kernel can
-yield, to its only reader.  No kernel yields sizes either: those that a call computes and others
-read, too, are an operator of their own.  A group must be convex (no path leaves
+key.  ``getitem`` belongs to the producer of its tuple.  No kernel yields sizes: those that a call
+computes and others read, too, are an operator of their own.  A group must be convex (no path leaves
 it and comes back), or it could not run as one kernel; one that is not is cut where it must be.
 """
 
@@ -38,7 +37,7 @@ def group_nodes(graph: fx.Graph) -> list[Group]:
     for node in graph.nodes:
         if node.op != "call_function":
             continue
-        key = key_of[node.args[0]] if is_getitem(node) else origin(_reader(node))
+        key = key_of[node.args[0]] if is_getitem(node) else origin(node)
         key_of[node] = key
         members.setdefault(key, []).append(node)
     return executable(graph, (part for nodes in members.values() for part in _sizes_apart(nodes)))
@@ -90,17 +89,6 @@ def _sizes_apart(nodes: list[fx.Node]) -> list[list[fx.Node]]:
             del rest[node]
     shared = any(user not in nodes for node in sizes for user in node.users)
     return [sizes, list(rest)] if shared and rest else [nodes]
-
-
-def _reader(node: fx.Node) -> fx.Node:
-    """The first real value that a complex one leads to, as far as each has only one reader; of
-    real values the node itself."""
-    while is_complex(node) and len(node.users) == 1:
-        (user,) = node.users
-        if user.op != "call_function":
-            break
-        node = user
-    return node
 
 
 def is_complex(node: fx.Node) -> bool:

@@ -205,11 +205,14 @@ class ExportedModel:
 
 
 def spec_of(value: Any) -> TensorSpec | None:
-    """Shape and dtype of a tensor or an example of one; None for what is no tensor."""
+    """Shape and dtype of a tensor or an example of one, as
+    :func:`~tapml_nb.frontends.torch.tensors.to_numpy` gives it; None for what is no tensor."""
     if not is_tensor(value):
         return None
     shape = tuple(-1 if (n := exported_size(size)) is None else n for size in value.shape)
-    return TensorSpec(shape, str(value.dtype).removeprefix("torch."))
+    if value.is_complex():
+        return TensorSpec((*shape, 2), _name(value.dtype.to_real()), complex=True)
+    return TensorSpec(shape, _name(value.dtype))
 
 
 def tensor_specs(values: Iterable[Any]) -> tuple[TensorSpec, ...]:
@@ -217,8 +220,15 @@ def tensor_specs(values: Iterable[Any]) -> tuple[TensorSpec, ...]:
     return tuple(spec for value in values if (spec := spec_of(value)))
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _describe(value: Any) -> str:
-    return str(spec_of(value) or f"a {type(value).__name__}")
+    if not is_tensor(value):
+        return f"a {type(value).__name__}"
+    shape = [-1 if (n := exported_size(size)) is None else n for size in value.shape]
+    return str(TensorSpec(tuple(shape), _name(value.dtype)))
 
 
 def _fits(leaf: torch.Tensor, expected: Any) -> bool:

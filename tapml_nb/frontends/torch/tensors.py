@@ -26,12 +26,15 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor's values as a contiguous array; bfloat16 and float8 as ml_dtypes."""
+    """The tensor's values as a contiguous array; bfloat16 and float8 as ml_dtypes, complex numbers
+    as a last axis of real and imaginary parts: so they cross to a target, which knows no others."""
     tensor = tensor.detach().cpu().contiguous()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
     if tensor.dtype in _TWINS:
         bits, dtype = _TWINS[tensor.dtype]
         return np.asarray(tensor.view(bits).numpy().view(dtype))
-    return np.asarray(tensor.resolve_conj().resolve_neg().numpy())
+    return np.asarray(tensor.resolve_neg().numpy())
 
 
 def from_numpy(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
@@ -42,7 +45,8 @@ def from_numpy(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
         if array.dtype == np.dtype(twin):
             width = np.dtype(str(bits).removeprefix("torch."))
             return laid_out(torch.from_numpy(array.view(width)).view(dtype), like)
-    return laid_out(torch.from_numpy(array), like)
+    values = torch.from_numpy(array)
+    return laid_out(torch.view_as_complex(values) if like.is_complex() else values, like)
 
 
 def memory_of(tensor: torch.Tensor) -> Memory | None:

@@ -17,7 +17,7 @@ from tvm import relax
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from tapml_nb.frontends.program import Unsupported, first_line, last_line
-from tapml_nb.frontends.torch.grouping import TorchOp, is_complex
+from tapml_nb.frontends.torch.grouping import TorchOp, is_getitem
 from tapml_nb.frontends.torch.rules import COMPLEX_RULES, LEGALIZED, RULES
 from tapml_nb.frontends.torch.rules.call import apply
 from tapml_nb.frontends.torch.rules.complex_numbers import concerns_complex
@@ -44,12 +44,6 @@ def build_module(
     Raises:
         Unsupported: if neither the importer nor we can convert a node.
     """
-    for node in (*op.inputs, *op.outputs):
-        if is_complex(node):
-            does = "reads" if node in op.inputs else "yields"
-            raise Unsupported(
-                f"it {does} {node.meta['val'].dtype} ({node}), and Relax knows no complex numbers"
-            )
     importer = ExportedProgramImporter()
     builder = importer.block_builder = relax.BlockBuilder()
     params: list[Any] = []
@@ -96,7 +90,8 @@ def build_module(
 
 
 def tensor_type(tensor: torch.Tensor, shape: Sequence[Any] | None = None) -> Any:
-    """The Relax type of a tensor's dtype and shape, or of another shape.
+    """The Relax type of a tensor's dtype and shape, or of another shape; of a complex tensor that
+    of its real and imaginary parts, on a last axis.
 
     Of an example value of the export, sizes are those of the export.
 
@@ -105,14 +100,14 @@ def tensor_type(tensor: torch.Tensor, shape: Sequence[Any] | None = None) -> Any
     """
     importer = ExportedProgramImporter()
     try:
-        dtype = importer._convert_data_type(tensor.dtype)
+        dtype = importer._convert_data_type(tensor.dtype.to_real())
     except Exception as error:
         raise Unsupported(f"dtype {tensor.dtype}: {first_line(error)}") from error
     if shape is None:
         shape = [exported_size(size) for size in tensor.shape]
     if None in shape:
         raise Unsupported("a size that values decide is not known before a run")
-    return relax.TensorType(shape, dtype)
+    return relax.TensorType([*shape, 2] if tensor.is_complex() else shape, dtype)
 
 
 def _worked_around(
@@ -138,7 +133,7 @@ def _convert(importer: ExportedProgramImporter, node: fx.Node) -> tuple[Any, boo
     """What a call becomes, and whether by a rule of ours."""
     name = getattr(node.target, "__name__", str(node.target))
     rule, own = importer.convert_map.get(name), RULES.get(str(node.target))
-    if concerns_complex(node):
+    if concerns_complex(node) and not is_getitem(node):
         rule, own = None, COMPLEX_RULES.get(str(node.target))
     reason: Exception | None = None
     theirs: Any = None
