@@ -98,8 +98,10 @@ def read(text: str) -> Record:
 
 def newest(records: Iterable[Record]) -> dict[str, Record]:
     """The last record of each sample, where its group was not measured anew with other programs."""
-    last = {record.name: record for record in records}
-    keys = {record.group: record.key for record in last.values()}
+    last: dict[str, Record] = {}
+    keys: dict[str, str] = {}
+    for record in records:
+        last[record.name], keys[record.group] = record, record.key
     return {name: record for name, record in last.items() if record.key == keys[record.group]}
 
 
