@@ -131,7 +131,8 @@ def test_the_page_hides_nothing():
 def test_a_part_of_the_page_leaves_the_others():
     narrow = replace(NOTHING, dtype="bfloat16", operators=2, workarounds={"product_dtype": 2})
     wide, first = document([NOTHING]), document([narrow], ["ViT"], "bfloat16")
-    assert "`product_dtype` 2" in first
+    assert "| `product_dtype` | 2 | matrix products" in first
+    assert "workarounds do right" not in wide
     page = replaced(replaced(wide, first), document([], ["GAT"]))
     assert page.index("# Models\n") < page.index("# Models in bfloat16\n")
     assert page.count("# Models in bfloat16\n") == 1
@@ -139,6 +140,17 @@ def test_a_part_of_the_page_leaves_the_others():
     assert "Not measured yet: ViT." in page
     assert "| LSTM | 2 |" in page
     assert "| LSTM | 2 |" not in replaced(page, document([], [], "bfloat16"))
+
+
+def test_a_page_of_what_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "KEPT", tmp_path / "zoo.jsonl")
+    narrow = replace(NOTHING, dtype="float16", key=key("LSTM", "float16"), outputs="FAIL")
+    command.KEPT.write_text(f"{line(replace(NOTHING, outputs='PASS'))}\n{line(narrow)}\n")
+    page = tmp_path / "page.md"
+    assert command.main(["--kept", "--out", str(page)]) == 0
+    assert command.main(["--kept", "--dtype", "float16", "--out", str(page)]) == 1
+    assert page.read_text().count("| LSTM |") == 2
+    assert page.read_text().count("Not measured yet: ") == 2
 
 
 def test_a_name_that_is_unknown(capsys):

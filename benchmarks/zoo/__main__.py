@@ -1,6 +1,6 @@
 """The command: take every architecture through a session and write ``docs/models.md``.
 
-    python -m benchmarks.zoo [NAME ...] [--dtype DTYPE] [--out FILE] [--jobs N]
+    python -m benchmarks.zoo [NAME ...] [--dtype DTYPE] [--kept] [--out FILE] [--jobs N]
 
 In bfloat16 and float16, the language and vision models of everyday use are taken, and each dtype
 has a part of the page.  Each architecture has a process of its own and five minutes.  Results are
@@ -39,13 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="measure these anew, only")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--kept", action="store_true", help="measure nothing, write what is kept")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "models.md")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(ARCHITECTURES)
     if unknown:
         parser.error(f"no architecture is called {', '.join(sorted(unknown))}")
-    records = take(options.names, options.dtype, options.jobs)
+    names = () if options.kept else options.names or due(options.dtype)
+    records = take(names, options.dtype, options.jobs)
     missing = set(measured(options.dtype)) - {record.name for record in records}
     page = options.out.read_text() if options.out.exists() else ""
     part = document(records, sorted(missing), options.dtype)
@@ -60,13 +62,18 @@ def measured(dtype: str) -> Iterable[str]:
     return ARCHITECTURES if dtype == "float32" else EVERYDAY
 
 
-def take(names: Iterable[str], dtype: str, jobs: int) -> list[Record]:
-    """Measure these, or what is not known yet; returns all that is known, in the zoo's order."""
+def due(dtype: str) -> list[str]:
+    """Those of which nothing is known yet."""
     current = valid(kept(), dtype)
-    due = list(names) or [name for name in measured(dtype) if name not in current]
+    return [name for name in measured(dtype) if name not in current]
+
+
+def take(names: Iterable[str], dtype: str, jobs: int) -> list[Record]:
+    """Measure these; returns all that is known, in the zoo's order."""
+    current = valid(kept(), dtype)
     KEPT.parent.mkdir(exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool, KEPT.open("a") as lines:
-        for record in pool.map(partial(apart, dtype=dtype), due):
+        for record in pool.map(partial(apart, dtype=dtype), names):
             current[record.name] = record
             print(line(record), file=lines, flush=True)
             print(f"{record.name}: {in_words(record)}", file=sys.stderr, flush=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from benchmarks.zoo.explanations import EXPLANATIONS
 from benchmarks.zoo.measure import Finding, Record
+from tapml_nb.frontends.torch.workarounds import WORKAROUNDS
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -72,6 +72,7 @@ def document(records: Sequence[Record], missing: Sequence[str] = (), dtype: str 
         "",
         *_table(records),
         "",
+        *_worked_around(ended),
         "## What has no kernel\n",
         *_missing(ended),
         "",
@@ -95,19 +96,14 @@ def summary(records: Sequence[Record]) -> list[str]:
     judged = _percent(sum(record.judged for record in ended), operators)
     nearly_all = sum(record.share >= 0.99 for record in ended)
     right = sum(record.outputs == "PASS" for record in ended)
-    helped = Counter[str]()
-    for record in ended:
-        helped.update(record.workarounds)
-    by = ", ".join(f"`{name}` {count}" for name, count in helped.items())
     minutes = sum(record.seconds for record in ended) / 60
-    lines = [
+    return [
         f"- {len(ended)} of {len(records)} architectures run from end to end.",
         f"- {operators} operators, {judged} judged; in {nearly_all} architectures at least 99 %.",
         f"- {right} are right with all operators on the target that pass.",
         f"- {sum(len(list(unexplained(r))) for r in ended)} findings lack an explanation.",
         f"- {minutes:.0f} minutes of sessions, of which two run at a time.",
     ]
-    return [*lines, f"- Operators by workarounds: {by}."] if by else lines
 
 
 def unexplained(record: Record) -> Iterator[Finding]:
@@ -140,6 +136,20 @@ def _row(record: Record) -> str:
         f"| {record.moved}: {record.outputs}{unobserved} | {record.seconds:.0f} "
         f"| {record.megabytes} |"
     )
+
+
+def _worked_around(records: Sequence[Record]) -> Iterator[str]:
+    """What TVM does wrong here and workarounds do right; nothing where none is in force."""
+    counted = [(w, sum(r.workarounds.get(w.name, 0) for r in records)) for w in WORKAROUNDS]
+    if not any(count for _, count in counted):
+        return
+    yield "## What workarounds do right\n"
+    yield "| workaround | operators | what TVM does without it |"
+    yield "| --- | ---: | --- |"
+    for workaround, count in counted:
+        if count:
+            yield f"| `{workaround.name}` | {count} | {_cell(workaround.fault)} |"
+    yield ""
 
 
 def _missing(records: Sequence[Record]) -> Iterator[str]:
