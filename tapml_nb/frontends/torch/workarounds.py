@@ -116,11 +116,12 @@ def _of_narrow(rule: Rule, call: Call, *arguments: Any) -> Any:
 
 def _beside_number(call: Call, *arguments: Any) -> Any:
     """TVM's own rule in float32 where a number is none of the result's narrow dtype."""
+    if call.dtype not in ("float16", "bfloat16"):
+        return NotImplemented
     numbers = [number for number in arguments if isinstance(number, int | float)]
-    dtype = getattr(torch, call.dtype)
-    rounded = [torch.tensor(number, dtype=dtype).item() for number in numbers]
-    narrow = dtype in (torch.float16, torch.bfloat16)
-    return in_float32(call) if narrow and rounded != numbers else NotImplemented
+    exact = torch.tensor(numbers, dtype=torch.float64)
+    rounded = exact.to(getattr(torch, call.dtype)).to(torch.float64)
+    return NotImplemented if torch.equal(rounded, exact) else in_float32(call)
 
 
 def _clamp(call: Call, x: Expr, low: Any, high: Any) -> Expr:
