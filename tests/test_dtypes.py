@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tvm.script import tirx as T
 
 import tapml_nb as tapml
 from tapml_nb import Verdict
+from tapml_nb.frontends.torch.workarounds import WORKAROUNDS
 from tests.models import llama
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -246,3 +249,72 @@ def test_a_whole_llama(dtype):
         migration = session.migrate()
         assert len(migration.offloaded) > 50
         assert session.report.info.outputs is Verdict.PASS
+
+
+def attention(q, k, v, *, scale=16**-0.5):
+    """Attention in float32, as an honest kernel computes it; ``scale`` is the fault."""
+    q, k, v = (x.astype(np.float32) for x in (q, k, v))
+    scores = q @ k.swapaxes(-1, -2) * scale
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v
+
+
+def layer_norm(x, weight, bias, *, freedom=0):
+    """Layer normalization in float32; ``freedom`` is the fault."""
+    x, weight, bias = (t.astype(np.float32) for t in (x, weight, bias))
+    centred = x - x.mean(-1, keepdims=True)
+    deviation = np.sqrt(x.var(-1, keepdims=True, ddof=freedom) + 1e-5)
+    return centred / deviation * weight + bias
+
+
+PLANTED = {
+    "attention by the wrong scale": (
+        "aten.scaled_dot_product_attention",
+        attention,
+        partial(attention, scale=64**-0.5),
+    ),
+    "the deviation of a sample": ("aten.layer_norm", layer_norm, partial(layer_norm, freedom=1)),
+}
+
+
+class Block(nn.Module):
+    """A layer of a transformer, with what workarounds are for in narrow dtypes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = nn.LayerNorm(64), nn.LayerNorm(64)
+        self.qkv, self.out = nn.Linear(64, 192), nn.Linear(64, 64)
+        self.up, self.down = nn.Linear(64, 128), nn.Linear(128, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (
+            t.unflatten(-1, (4, 16)).transpose(1, 2) for t in self.qkv(self.before(x)).chunk(3, -1)
+        )
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(mixed.transpose(1, 2).flatten(-2))
+        return x + self.down(nn.functional.silu(self.up(self.after(x)))) * 0.1
+
+
+@pytest.fixture(scope="module", params=[torch.float16, torch.bfloat16], ids=str)
+def transformer(request):
+    """Session over two layers in a narrow dtype, all workarounds in force."""
+    torch.manual_seed(0)
+    model = nn.Sequential(Block(), Block()).eval().to(request.param)
+    names = [workaround.name for workaround in WORKAROUNDS]
+    x = torch.randn(1, 12, 64).to(request.param)
+    with tapml.debug(model, (x,), workarounds=names) as session:
+        assert session.run().ok
+        yield session
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_fault_in_a_narrow_model_is_named(transformer, fault):
+    kind, honest, wrong = PLANTED[fault]
+    op = [op.id for op in transformer.graph.ops if op.kind == kind][1]
+    transformer.override(op, honest)
+    assert transformer.run().ok
+    transformer.override(op, wrong)
+    report = transformer.run()
+    assert [culprit.op for culprit in report.culprits] == [op]
+    assert report.causes[0].first == op
+    transformer.override(op, None)
