@@ -7,7 +7,8 @@ Some elements are undefined, and any value is right:
 * Integers divided by 0 (C17 §6.5.5), in quotients and remainders.
 * Bits shifted by less than 0 or by the width of the type or more (C17 §6.5.7).
 
-Sort, top-k and argmax may break ties as they like.  An index output is right if what it selects
+Sort, top-k, argmax, a k-th value, a median and a mode may break ties as they like, but for a sort
+that is to be stable.  An index output is right if what it selects
 is right: gathered through the target's indices, the input must give the same elements as through
 the source's.  Where a slice is permuted (sort, top-k) no index may come twice.  What an unsorted
 top-k selects may stand in any order.
@@ -27,7 +28,8 @@ Rule = Callable[[Sequence[np.ndarray], np.ndarray], np.ndarray | None]
 """Tells of an operator's inputs and the source's output which elements are undefined."""
 
 _INDEX_OUTPUT = {
-    **dict.fromkeys(("aten.sort", "aten.topk", "aten.max", "aten.min"), 1),
+    **dict.fromkeys(("aten.sort", "aten.topk", "aten.max", "aten.min", "aten.kthvalue"), 1),
+    **dict.fromkeys(("aten.median", "aten.nanmedian", "aten.mode"), 1),
     **dict.fromkeys(("aten.argsort", "aten.argmax", "aten.argmin"), 0),
     **dict.fromkeys(("onnx.TopK", "relax.topk"), 1),
     **dict.fromkeys(("onnx.ArgMax", "onnx.ArgMin"), 0),
@@ -94,17 +96,21 @@ _RULES: dict[str, Rule] = {
 
 
 def chooses(op: Op, output: int, values: np.ndarray, result: np.ndarray) -> bool:
-    """Whether this output of an operator, ``result``, holds indices into its input, ``values``."""
+    """Whether this output of an operator, on the source ``result``, holds indices into its input,
+    ``values``."""
     place = _INDEX_OUTPUT.get(op.kind)
-    # Outputs that nobody reads are not among an operator's.
+    # Outputs that nobody reads are not among an operator's; elements are all among the input's.
     if place == 1 and len(op.outputs) == 1:
-        return result.dtype.kind == "i" and values.dtype.kind != "i"
+        same_kind = values.dtype.kind == "i"
+        return result.dtype.kind == "i" and not (same_kind and np.isin(result, values).all())
     return place == output
 
 
 def same_choice(op: Op, values: np.ndarray, target: np.ndarray, source: np.ndarray) -> bool:
     """Whether the target's indices into an operator's input, ``values``, select elements equal to
     those that the source's select, which are of the same shape."""
+    if op.constants.get("stable") is True:
+        return False  # then ties stand in the order of the input
     picked = _picked(op, values, target, source)
     return picked is not None and _equal(*picked[:2])
 

@@ -237,7 +237,8 @@ def _smooth(moved: np.ndarray, result: np.ndarray) -> np.ndarray:
     """Moves without jumps: where something inside is counted or compared, a rounding may turn it,
     and no kernel may err by that."""
     size = np.abs(_finite(result))
-    row = np.sqrt(np.square(size).mean(-1, keepdims=True)) if result.ndim else 0.0
+    several = result.ndim and result.size
+    row = np.sqrt(np.square(size).mean(-1, keepdims=True)) if several else 0.0
     return np.asarray(np.where(np.abs(moved) < _JUMP * (size + row), moved, 0.0))
 
 

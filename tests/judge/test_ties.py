@@ -32,6 +32,20 @@ X = np.array([[3.0, 1.0, 3.0, 2.0], [5.0, 5.0, 5.0, 0.0]])
         ("aten.topk", {"dim": -1}, [[2, 2], [1, 2]], [[0, 2], [0, 1]], False),
         ("aten.topk", {"dim": -1}, [[2, 9], [1, 2]], [[0, 2], [0, 1]], False),
         ("aten.sort", {"dim": 1}, [[1, 3, 2, 0], [3, 2, 0, 1]], [[1, 3, 0, 2], [3, 0, 1, 2]], True),
+        ("aten.sort", {"dim": 1, "stable": False}, [[1, 3, 2, 0]] * 2, [[1, 3, 0, 2]] * 2, True),
+        (
+            "aten.sort",
+            {"dim": 1, "stable": True},
+            [[1, 3, 2, 0], [3, 2, 0, 1]],
+            [[1, 3, 0, 2], [3, 0, 1, 2]],
+            False,
+        ),
+        ("aten.kthvalue", {"dim": 1, "keepdim": False}, [2, 1], [0, 0], True),
+        ("aten.kthvalue", {"dim": 1, "keepdim": False}, [3, 1], [0, 0], False),
+        ("aten.median", {"dim": -1, "keepdim": True}, [[3], [2]], [[3], [0]], True),
+        ("aten.nanmedian", {"dim": -1, "keepdim": True}, [[1], [2]], [[3], [0]], False),
+        ("aten.mode", {"dim": -1, "keepdim": False}, [2, 2], [0, 1], True),
+        ("aten.mode", {"dim": -1, "keepdim": False}, [2, 3], [0, 1], False),
         (
             "aten.sort",
             {"dim": 1},
@@ -57,6 +71,9 @@ def test_an_output_that_nobody_reads_is_not_counted():
     alone = replace(make("aten.topk"), outputs=("b",))
     assert chooses(alone, 0, X, np.zeros((2, 2), np.int64))
     assert not chooses(alone, 0, X, X[:, :2])
+    whole = np.array([[-3, -3, 7, 1]])
+    assert chooses(alone, 0, whole, np.array([[2, 3]]))
+    assert not chooses(alone, 0, whole, np.array([[7, 1]]))
 
 
 class Sorts(nn.Module):
@@ -80,6 +97,60 @@ def test_in_a_session(order, verdict):
         session.override("sort", lambda x: (np.sort(x, axis=-1), order(x)))
         report = session.run()
         assert report.verdict("sort") is verdict
+
+
+class Chooses(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def _reversed(x):
+    """Places in the order of the elements, equal ones from the last to the first."""
+    return x.shape[-1] - 1 - np.argsort(x[..., ::-1], -1, kind="stable")
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize(
+    ("function", "place"),
+    [
+        (lambda x: torch.kthvalue(x, 2), 1),
+        (lambda x: torch.median(x, -1), 2),
+        (lambda x: torch.nanmedian(x, -1), 2),
+        (torch.mode, 0),
+    ],
+    ids=["kthvalue", "median", "nanmedian", "mode"],
+)
+def test_one_of_several_equal_elements_in_a_session(function, place):
+    x = torch.tensor([[2, 0, 0, 1, 1, 2], [5, 0, 0, 7, 7, 8]]).float()
+    with tapml.debug(Chooses(function).eval(), (x,)) as session:
+        (op,) = session.graph.ops
+        assert session.run().verdict(op.id) is Verdict.PASS
+        for wrong, verdict in ((0, Verdict.PASS), (3, Verdict.FAIL)):
+
+            def kernel(x, wrong=wrong):
+                places = _reversed(x)[..., place]
+                found = np.take_along_axis(x, places[..., None], -1)[..., 0]
+                return found, (places + wrong) % x.shape[-1] if wrong else places
+
+            session.override(op.id, kernel)
+            assert session.run().verdict(op.id) is verdict
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize(
+    ("stable", "verdict"), [(True, Verdict.FAIL), (False, Verdict.PASS), (None, Verdict.PASS)]
+)
+def test_a_stable_sort_leaves_equal_elements_in_order(stable, verdict):
+    x = torch.tensor([[2, 1, 2, 1, 0, 2]])
+    options = {} if stable is None else {"stable": stable}
+    with tapml.debug(Chooses(lambda x: torch.sort(x, dim=-1, **options)).eval(), (x,)) as session:
+        assert session.run().verdict("sort") is Verdict.PASS
+        session.override("sort", lambda x: (np.sort(x, axis=-1), _reversed(x)))
+        assert session.run().verdict("sort") is verdict
 
 
 class Unsorted(nn.Module):

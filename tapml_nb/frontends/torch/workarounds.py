@@ -19,8 +19,6 @@ from tapml_nb.frontends.torch.rules.along_axis import any_true
 from tapml_nb.frontends.torch.rules.arithmetic import (
     addmm,
     clamp,
-    in_float32,
-    in_floats,
     layer_norm,
     wide_product,
 )
@@ -34,6 +32,7 @@ from tapml_nb.frontends.torch.rules.call import (
     shape_of,
 )
 from tapml_nb.frontends.torch.rules.indexing import index, index_put
+from tapml_nb.frontends.torch.rules.operands import in_float32, in_floats
 
 
 @dataclass(frozen=True)

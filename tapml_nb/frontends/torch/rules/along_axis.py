@@ -17,8 +17,10 @@ from tapml_nb.frontends.torch.rules.call import (
     cast,
     constant,
     dtype_of,
+    is_floating,
     shape_of,
 )
+from tapml_nb.frontends.torch.rules.operands import along_axes, on_an_axis, widened
 
 
 def extreme(function: Callable[..., Expr], call: Call, x: Expr, dims: Any, keepdim: bool) -> Expr:
@@ -29,8 +31,12 @@ def min_dim(call: Call, x: Expr, dim: int, keepdim: bool) -> tuple[Expr, Expr]:
     return relax.op.min(x, dim, keepdim), relax.op.argmin(x, dim, keepdim)
 
 
+def max_dim(call: Call, x: Expr, dim: int, keepdim: bool) -> tuple[Expr, Expr]:
+    return relax.op.max(x, dim, keepdim), relax.op.argmax(x, dim, keepdim)
+
+
 def prod_dim(call: Call, x: Expr, dim: int, keepdim: bool, dtype: str | None) -> Expr:
-    return relax.op.prod(cast(x, call.dtype), dim, keepdim)
+    return relax.op.prod(cast(x, call.wide), dim, keepdim)
 
 
 def any_true(call: Call, x: Expr, dims: Any = None, keepdim: bool = False) -> Expr:
@@ -45,7 +51,8 @@ def var_mean(
     shape = shape_of(x)
     axes = axes_of(dims, len(shape))
     count = math.prod(shape[axis] for axis in axes)
-    scale = count / (count - (1 if correction is None else correction))
+    freedom = count - (1 if correction is None else correction)
+    scale = count / freedom if freedom > 0 else math.inf
     variance = relax.op.variance(x, axes, keepdim)
     return relax.op.multiply(variance, constant(scale, x)), relax.op.mean(x, axes, keepdim)
 
@@ -111,6 +118,56 @@ def kthvalue(call: Call, x: Expr, k: int, dim: int, keepdim: bool) -> tuple[Expr
     return last(0), last(1)
 
 
+def sort(call: Call, x: Expr, dim: int, descending: bool) -> tuple[Expr, Expr]:
+    return sort_stable(call, x, True, dim, descending)
+
+
+def mode(call: Call, x: Expr, dim: int, keepdim: bool) -> tuple[Expr, Expr]:
+    """The least of the values that are most often there, and where the first such is."""
+    axis = dim % len(shape_of(x))
+    number = call.emit(cast(x, "int32")) if dtype_of(x) == "bool" else x
+    pairs = relax.op.equal(
+        relax.op.expand_dims(number, axis), relax.op.expand_dims(number, axis + 1)
+    )
+    counts = call.emit(relax.op.sum(relax.op.astype(pairs, "int32"), axis))
+    often = call.emit(relax.op.equal(counts, relax.op.max(counts, axis, True)))
+    dtype = dtype_of(number)
+    largest = math.inf if is_floating(dtype) else tirx.max_value(dtype).value
+    kept = relax.op.where(often, number, relax.const(largest, dtype))
+    least = call.emit(relax.op.min(kept, axis, True))
+    return _first_equal(call, number, least, axis, keepdim)
+
+
+def nanmedian(call: Call, x: Expr) -> Expr:
+    flat = call.emit(relax.op.reshape(x, [-1]))
+    return nanmedian_dim(call, flat, 0, False)[0]
+
+
+def nanmedian_dim(call: Call, x: Expr, dim: int, keepdim: bool) -> tuple[Expr, Expr]:
+    """The lower median of what is no NaN, which sorts behind everything, and where it is."""
+    axis = dim % len(shape_of(x))
+    if not is_floating(dtype_of(x)):
+        middle = (shape_of(x)[axis] + 1) // 2
+        return kthvalue(call, x, middle, axis, keepdim)
+    missing = call.emit(relax.op.isnan(x))
+    ordered = call.emit(relax.op.sort(relax.op.where(missing, constant(math.inf, x), x), axis))
+    present = relax.op.astype(relax.op.logical_not(missing), "int64")
+    count = call.emit(relax.op.sum(present, axis, True))
+    zero, one, two = (relax.const(n, "int64") for n in range(3))
+    middle = relax.op.floor_divide(relax.op.maximum(relax.op.subtract(count, one), zero), two)
+    median = relax.op.gather_elements(ordered, call.emit(middle), axis)
+    none = relax.op.equal(count, zero)
+    median = call.emit(relax.op.where(none, constant(math.nan, x), median))
+    return _first_equal(call, x, median, axis, keepdim)
+
+
+def _first_equal(call: Call, x: Expr, found: Expr, axis: int, keepdim: bool) -> tuple[Expr, Expr]:
+    """A value of each slice, of which the axis is kept so far, and where it first is."""
+    same = relax.op.astype(relax.op.equal(x, found), "int32")
+    index = relax.op.argmax(call.emit(same), axis, keepdim)
+    return (found if keepdim else relax.op.squeeze(found, axis)), index
+
+
 def searchsorted(
     call: Call,
     edges: Expr,
@@ -136,7 +193,7 @@ def searchsorted(
 
 def histc(call: Call, x: Expr, bins: int, low: float, high: float) -> Expr:
     """Bins of equal width, the last one closed; without bounds, those of the values."""
-    values = call.emit(relax.op.reshape(cast(x, "float32"), [-1]))
+    values = call.emit(relax.op.reshape(call.emit(cast(x, "float32")), [-1]))
     if low == high:
         bounds = [call.emit(relax.op.min(values)), call.emit(relax.op.max(values))]
     else:
@@ -157,19 +214,39 @@ def histc(call: Call, x: Expr, bins: int, low: float, high: float) -> Expr:
 
 
 RULES: dict[str, Rule] = {
-    "aten.amax.default": partial(extreme, relax.op.max),
-    "aten.amin.default": partial(extreme, relax.op.min),
-    "aten.min.dim": min_dim,
-    "aten.prod.dim_int": prod_dim,
-    "aten.any.default": any_true,
-    "aten.var_mean.correction": var_mean,
-    "aten.cummax.default": partial(running_extreme, tirx.max, "cummax"),
-    "aten.cummin.default": partial(running_extreme, tirx.min, "cummin"),
-    "aten.logcumsumexp.default": logcumsumexp,
-    "aten.topk.default": topk,
-    "aten.sort.stable": sort_stable,
-    "aten.kthvalue.default": kthvalue,
+    **{
+        f"aten.{name}": along_axes(widened(rule))
+        for name, rule in {
+            "amax.default": partial(extreme, relax.op.max),
+            "amin.default": partial(extreme, relax.op.min),
+            "max.dim": max_dim,
+            "min.dim": min_dim,
+            "cummax.default": partial(running_extreme, tirx.max, "cummax"),
+            "cummin.default": partial(running_extreme, tirx.min, "cummin"),
+            "logcumsumexp.default": logcumsumexp,
+            "topk.default": topk,
+            "sort.default": sort,
+            "sort.stable": sort_stable,
+            "kthvalue.default": kthvalue,
+            "mode.default": mode,
+            "nanmedian.dim": nanmedian_dim,
+        }.items()
+    },
+    "aten.prod.dim_int": along_axes(widened(prod_dim), of_nothing=1),
+    **{
+        f"aten.any.{overload}": along_axes(widened(any_true), of_nothing=False)
+        for overload in ("default", "dim", "dims")
+    },
+    "aten.var_mean.correction": along_axes(widened(var_mean), of_nothing=math.nan),
+    "aten.nanmedian.default": along_axes(widened(nanmedian), of_nothing=math.nan),
+    "aten.histc.default": along_axes(histc, of_nothing=0),
+    **{
+        f"aten.{name}": on_an_axis
+        for name in (
+            *("sum.dim_IntList", "mean.dim", "median.dim"),
+            *("argmax.default", "argmin.default", "_softmax.default", "_log_softmax.default"),
+        )
+    },
     "aten.searchsorted.Tensor": searchsorted,
     "aten.searchsorted.Scalar": searchsorted,
-    "aten.histc.default": histc,
 }

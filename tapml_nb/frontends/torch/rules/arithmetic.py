@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from tvm import relax, te, tirx
 
 from tapml_nb.frontends.torch.rules.call import (
+    NARROW,
     Call,
     Expr,
     Rule,
@@ -19,27 +19,11 @@ from tapml_nb.frontends.torch.rules.call import (
     is_floating,
     shape_of,
 )
-
-
-def in_floats(call: Call, *_: Any) -> Any:
-    """TVM's own rule on operands of the floating-point dtype that PyTorch computes in, where they
-    are integers or booleans."""
-    operands = {
-        node: tensor
-        for node in call.node.all_input_nodes
-        if isinstance(tensor := call.importer.env[node], relax.Expr)
-    }
-    return call.by_tvm(
-        {
-            node: call.promoted(tensor)
-            for node, tensor in operands.items()
-            if not is_floating(dtype_of(tensor))
-        }
-    )
+from tapml_nb.frontends.torch.rules.operands import along_axes, in_float32, in_floats, widened
 
 
 def exp2(call: Call, x: Expr) -> Expr:
-    x = call.promoted(x)
+    x = call.emit(cast(x, call.wide))
     return relax.op.power(constant(2.0, x), x)
 
 
@@ -72,8 +56,8 @@ def shift(function: Callable[[Expr, Expr], Expr], call: Call, a: Expr, b: Expr |
 
 
 def ldexp(call: Call, a: Expr, b: Expr) -> Expr:
-    power = relax.op.power(relax.const(2.0, call.dtype), call.promoted(b))
-    return relax.op.multiply(call.promoted(a), power)
+    power = relax.op.power(relax.const(2.0, call.wide), call.emit(cast(b, call.wide)))
+    return relax.op.multiply(call.emit(cast(a, call.wide)), power)
 
 
 def where(call: Call, condition: Expr, a: Expr, b: Expr) -> Expr:
@@ -111,8 +95,7 @@ def layer_norm(
 
 def _widened(call: Call, x: Expr) -> Expr:
     """A tensor in the dtype that PyTorch computes in: narrow ones in float32."""
-    narrow = dtype_of(x) in ("float16", "bfloat16")
-    return call.emit(cast(x, "float32")) if narrow else x
+    return call.emit(cast(x, "float32")) if dtype_of(x) in NARROW else x
 
 
 def _standardized(call: Call, x: Expr, axes: list[int], epsilon: float) -> tuple[Expr, Expr, Expr]:
@@ -149,29 +132,9 @@ def group_norm(
     return call.narrowed(result, relax.op.reshape(mean, rows), relax.op.reshape(inverse, rows))
 
 
-def in_float32(call: Call, *_: Any) -> Any:
-    """TVM's own rule on floating-point operands widened to float32, its results narrowed again."""
-    tensors = {
-        node: call.importer.env[node]
-        for node in call.node.all_input_nodes
-        if isinstance(node.meta.get("val"), torch.Tensor)
-    }
-    result = call.by_tvm(
-        {
-            node: call.emit(cast(tensor, "float32"))
-            for node, tensor in tensors.items()
-            if is_floating(dtype_of(tensor))
-        }
-    )
-    if isinstance(result, relax.Expr) and isinstance(result.ty, relax.TensorType):
-        return cast(result, call.dtype)  # of what yields several, TVM may give the first alone
-    return call.narrowed(*(result[k] for k in range(len(call.node.meta["val"]))))
-
-
 def wide_product(call: Call, a: Expr, b: Expr) -> Expr:
     """A matrix product, of narrow operands as it is summed up: in float32."""
-    wide = "float32" if call.dtype in ("float16", "bfloat16") else call.dtype
-    return call.emit(relax.op.matmul(a, b, out_dtype=wide))
+    return call.emit(relax.op.matmul(a, b, out_dtype=call.wide))
 
 
 def addmm(call: Call, bias: Expr, a: Expr, b: Expr, beta: float, alpha: float) -> Expr:
@@ -252,8 +215,8 @@ def dist(call: Call, a: Expr, b: Expr, p: float) -> Expr:
 def _norm(call: Call, magnitude: Expr, p: float) -> Expr:
     """The p-norm along the last axis."""
     magnitude = call.emit(magnitude)
-    if p == float("inf"):
-        return relax.op.max(magnitude, -1)
+    if abs(p) == float("inf"):
+        return (relax.op.max if p > 0 else relax.op.min)(magnitude, -1)
     if p == 0:
         present = relax.op.not_equal(magnitude, constant(0, magnitude))
         return relax.op.sum(relax.op.astype(present, dtype_of(magnitude)), -1)
@@ -274,10 +237,10 @@ OF_FLOATS = (
 yields floating-point numbers."""
 
 RULES: dict[str, Rule] = {
-    "aten.exp2.default": exp2,
-    "aten.fmax.default": partial(without_nan, relax.op.maximum),
-    "aten.fmin.default": partial(without_nan, relax.op.minimum),
-    "aten.hypot.default": hypot,
+    "aten.exp2.default": widened(exp2),
+    "aten.fmax.default": widened(partial(without_nan, relax.op.maximum)),
+    "aten.fmin.default": widened(partial(without_nan, relax.op.minimum)),
+    "aten.hypot.default": widened(hypot),
     "aten.div.Tensor_mode": div_mode,
     "aten.div.Scalar_mode": div_mode,
     "aten.bitwise_left_shift.Tensor": partial(shift, relax.op.left_shift),
@@ -286,18 +249,18 @@ RULES: dict[str, Rule] = {
     "aten.__rshift__.Scalar": partial(shift, relax.op.right_shift),
     "aten.__lshift__.Tensor": partial(shift, relax.op.left_shift),
     "aten.__rshift__.Tensor": partial(shift, relax.op.right_shift),
-    "aten.ldexp.Tensor": ldexp,
+    "aten.ldexp.Tensor": widened(ldexp),
     "aten.where.self": where,
     "aten.clamp.Tensor": clamp,
-    "aten.native_group_norm.default": group_norm,
+    "aten.native_group_norm.default": along_axes(group_norm),
     "aten.addmm.default": addmm,
     "aten.addmv.default": addmm,
-    "aten.addbmm.default": addbmm,
+    "aten.addbmm.default": widened(addbmm),
     "aten._int_mm.default": int_mm,
     "aten._grouped_mm.default": grouped_mm,
     "transformers.grouped_mm_fallback.default": grouped_mm,
     "aten.convolution.default": in_float32,
-    "aten._cdist_forward.default": cdist,
-    "aten.dist.default": dist,
+    "aten._cdist_forward.default": widened(cdist),
+    "aten.dist.default": widened(dist),
     **{f"aten.{name}.default": in_floats for name in OF_FLOATS},
 }

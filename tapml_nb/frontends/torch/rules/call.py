@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 from torch.utils import _pytree as pytree
@@ -23,6 +24,10 @@ expression, or a tuple of them for a call that yields several tensors; a workaro
 ``NotImplemented`` where TVM's own rule is right."""
 
 
+NARROW = ("float16", "bfloat16")
+"""Dtypes that PyTorch computes in float32."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A call of an ATen overload whose inputs are converted already.
@@ -36,11 +41,29 @@ class Call:
     node: fx.Node
 
     @property
+    def values(self) -> list[torch.Tensor]:
+        """The tensors that PyTorch yields, as the export foresees them."""
+        value = self.node.meta["val"]
+        return list(value) if isinstance(value, list | tuple) else [value]
+
+    @property
     def dtype(self) -> str:
         """The dtype that PyTorch gives the result, or the first of several."""
-        value = self.node.meta["val"]
-        first = value[0] if isinstance(value, list | tuple) else value
-        return dtype_name(first.dtype)
+        return dtype_name(self.values[0].dtype)
+
+    @property
+    def wide(self) -> str:
+        """The dtype that PyTorch computes such a result in."""
+        return "float32" if self.dtype in NARROW else self.dtype
+
+    @property
+    def operands(self) -> dict[fx.Node, Expr]:
+        """The tensors that the call reads."""
+        return {
+            node: self.importer.env[node]
+            for node in self.node.all_input_nodes
+            if isinstance(node.meta.get("val"), torch.Tensor)
+        }
 
     def emit(self, expr: Expr) -> Expr:
         """Bind an expression, so that its shape and dtype are known."""
@@ -54,7 +77,7 @@ class Call:
 
     def narrowed(self, *results: Expr) -> tuple[Expr, ...]:
         """Results of a call that yields several tensors, in the dtypes that PyTorch gives them."""
-        dtypes = [dtype_name(value.dtype) for value in self.node.meta["val"]]
+        dtypes = [dtype_name(value.dtype) for value in self.values]
         return tuple(
             cast(self.emit(result), dtype) for result, dtype in zip(results, dtypes, strict=True)
         )
@@ -136,6 +159,14 @@ def axes_of(dims: int | Sequence[int] | None, rank: int) -> list[int]:
 def constant(value: float, like: Expr) -> Expr:
     """A scalar of another tensor's dtype."""
     return relax.const(value, dtype_of(like))
+
+
+def literal(array: np.ndarray, dtype: str) -> Expr:
+    """An array as part of the unit; one without elements is written as zeros, for TVM cannot read
+    such a constant."""
+    if not array.size:
+        return relax.op.zeros(array.shape, dtype)
+    return relax.const(array.astype(dtype), dtype)
 
 
 def cast(tensor: Expr, dtype: str) -> Expr:

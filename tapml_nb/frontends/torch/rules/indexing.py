@@ -18,9 +18,11 @@ from tapml_nb.frontends.torch.rules.call import (
     dtype_of,
     is_floating,
     is_open,
+    literal,
     shape_of,
     sizes_of,
 )
+from tapml_nb.frontends.torch.rules.operands import along_axes, on_an_axis, widened
 
 _REDUCTIONS = {
     "add": "add",
@@ -185,6 +187,23 @@ def scatter_reduce(
     return divide(total, counts)
 
 
+def select(call: Call, x: Expr, dim: int, place: int) -> Expr:
+    """An element of an axis whose number the values of a tensor tell: part of the unit."""
+    axis = dim % len(shape_of(x))
+    return relax.op.take(x, relax.const(place % shape_of(x)[axis], "int64"), axis)
+
+
+def gather(call: Call, x: Expr, dim: int, places: Expr, *_: Any) -> Expr:
+    return relax.op.gather_elements(x, places, dim % len(shape_of(x)))
+
+
+def put(call: Call, x: Expr, places: Expr, source: Expr, accumulate: bool) -> Expr:
+    """``index_put`` in the elements one behind the other."""
+    flat, places, values = (call.emit(relax.op.reshape(t, [-1])) for t in (x, places, source))
+    written = index_put(call, flat, [places], values, accumulate)
+    return relax.op.reshape(call.emit(written), shape_of(x))
+
+
 def diagonal_scatter(call: Call, x: Expr, source: Expr, offset: int, dim1: int, dim2: int) -> Expr:
     shape = shape_of(x)
     row, column = dim1 % len(shape), dim2 % len(shape)
@@ -215,7 +234,9 @@ def masked_scatter(call: Call, x: Expr, mask: Expr, source: Expr) -> Expr:
 
 def unfold(call: Call, x: Expr, dim: int, size: int, step: int) -> Expr:
     shape = shape_of(x)
-    axis = dim % len(shape) if shape else 0
+    if not shape:
+        return relax.op.reshape(x, [size])
+    axis = dim % len(shape)
     windows = list(shape)
     windows[axis] = (shape[axis] - size) // step + 1
 
@@ -233,18 +254,27 @@ def unfold(call: Call, x: Expr, dim: int, size: int, step: int) -> Expr:
 def triangle(
     indices: Callable[..., Any], call: Call, rows: int, columns: int, offset: int, *_: Any
 ) -> Expr:
-    return relax.const(np.array(indices(rows, offset, columns), call.dtype), call.dtype)
+    return literal(np.array(indices(rows, offset, columns)), call.dtype)
 
 
 RULES: dict[str, Rule] = {
     "aten.index.Tensor": index,
     "aten.index_put.default": index_put,
-    "aten.scatter_add.default": partial(scatter, reduce="add"),
-    "aten.scatter.reduce": scatter,
-    "aten.scatter.value_reduce": scatter_value,
-    "aten.scatter_reduce.two": scatter_reduce,
+    **{
+        f"aten.{name}": along_axes(widened(rule))
+        for name, rule in {
+            "gather.default": gather,
+            "scatter_add.default": partial(scatter, reduce="add"),
+            "scatter.reduce": scatter,
+            "scatter.value_reduce": scatter_value,
+            "scatter_reduce.two": scatter_reduce,
+            "masked_scatter.default": masked_scatter,
+        }.items()
+    },
+    "aten.index_select.default": on_an_axis,
+    "aten.select.int": select,
+    "aten.put.default": widened(put),
     "aten.diagonal_scatter.default": diagonal_scatter,
-    "aten.masked_scatter.default": masked_scatter,
     "aten.unfold.default": unfold,
     "aten.tril_indices.default": partial(triangle, np.tril_indices),
     "aten.triu_indices.default": partial(triangle, np.triu_indices),
