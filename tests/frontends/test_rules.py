@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -106,7 +107,78 @@ NOTHINGS = {
 }
 """Calls on tensors without elements."""
 
+VOLUME, PLACES = normal(1, 2, 5, 4, 3), normal(1, 3, 4, 2, 3)
+IMAGE = normal(1, 2, 5, 4)
+ROWS, BAGS = whole(9, 10), torch.tensor([0, 3, 3, 7])
+FAR = torch.cat([torch.linspace(-30, 30, 301), torch.tensor([0.0, 0.5, 1, 2, -2, 1e6])])
+
+COVERAGE = {
+    **{
+        f"grid_sample by the {kernel} with {padding}": (
+            partial(F.grid_sample, mode=kernel, padding_mode=padding, align_corners=corners),
+            VOLUME,
+            PLACES,
+        )
+        for kernel in ("bilinear", "nearest")
+        for padding, corners in (("zeros", False), ("border", True), ("reflection", False))
+    },
+    "grid_sample in float16": (
+        partial(F.grid_sample, padding_mode="reflection", align_corners=True),
+        VOLUME.half(),
+        PLACES.half(),
+    ),
+    "interpolate antialiased": (
+        partial(F.interpolate, size=(3, 9), mode="bicubic", antialias=True),
+        IMAGE,
+    ),
+    "adaptive_max_pool": (partial(F.adaptive_max_pool2d, output_size=(3, 3)), IMAGE),
+    "adaptive_max_pool with places": (
+        partial(F.adaptive_max_pool3d, output_size=(3, 2, 1), return_indices=True),
+        VOLUME.bfloat16(),
+    ),
+    "adaptive_max_pool of one axis": (
+        partial(F.adaptive_max_pool1d, output_size=3, return_indices=True),
+        normal(2, 7),
+    ),
+    "conv_transpose3d": (
+        partial(F.conv_transpose3d, stride=(2, 3, 1), padding=(1, 0, 1), output_padding=(1, 2, 0)),
+        VOLUME,
+        normal(2, 3, 2, 3, 2),
+        normal(3),
+    ),
+    "conv_transpose3d in groups": (
+        partial(F.conv_transpose3d, groups=2, dilation=(2, 1, 3)),
+        VOLUME.half(),
+        normal(2, 3, 2, 3, 2).half(),
+    ),
+    **{
+        f"embedding_bag {mode}": (
+            lambda i, w, o, mode=mode: F.embedding_bag(i, w, o, mode=mode, padding_idx=2),
+            ROWS,
+            normal(9, 4),
+            BAGS,
+        )
+        for mode in ("sum", "mean", "max")
+    },
+    "embedding_bag with weights": (
+        lambda i, w, o, p: F.embedding_bag(
+            i, w, o, mode="sum", per_sample_weights=p, include_last_offset=True
+        ),
+        ROWS,
+        normal(9, 4).half(),
+        BAGS,
+        normal(10).half(),
+    ),
+    "erfc": (torch.erfc, FAR),
+    "erfc in float64": (torch.erfc, FAR.double()),
+    "lgamma": (torch.lgamma, FAR),
+    "digamma": (torch.digamma, FAR),
+    "lgamma of integers": (torch.lgamma, whole(9, 4, 5)),
+}
+"""What TVM's importer has no rule for."""
+
 CASES = {
+    **COVERAGE,
     **{
         f"{name} in {dtype}": (function, *(_in(dtype, tensor) for tensor in tensors))
         for name, (function, *tensors) in AS_PYTORCH_SUMS.items()

@@ -136,6 +136,27 @@ CASES = {
     ),
     "sinh in float16": ("narrow_floats", torch.sinh, normal(4, 8).half()),
     "a sum in float16": ("narrow_floats", lambda x: x.sum(0), (normal(4096, 4) + 1).half()),
+    "bilinear by a scale": (
+        "resize",
+        lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear"),
+        normal(1, 2, 4, 4),
+    ),
+    "nearest by a scale": (
+        "resize",
+        lambda x: F.interpolate(x, scale_factor=0.6),
+        normal(1, 2, 4, 4),
+    ),
+    "antialiased": (
+        "resize",
+        lambda x: F.interpolate(x, (3, 3), mode="bilinear", antialias=True),
+        normal(1, 2, 8, 8),
+    ),
+    "grid_sample": (
+        "grid_sample",
+        lambda x, g: F.grid_sample(x, g, mode="bicubic", align_corners=False),
+        normal(1, 3, 5, 5),
+        normal(1, 7, 4, 2),
+    ),
     "any of numbers": ("any_dtype", lambda x: torch.any(x, 1), normal(4, 7)),
     "clamp of integers": ("integer_clamp", lambda x: x.clamp(min=1), whole(19, 4, 5)),
     "clamp_max of integers": (

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tvm import relax
 
+from tapml_nb.frontends.torch.rules import resampling
 from tapml_nb.frontends.torch.rules.along_axis import any_true
 from tapml_nb.frontends.torch.rules.arithmetic import (
     addmm,
@@ -210,6 +211,21 @@ WORKAROUNDS: tuple[Workaround, ...] = (
             for name in ("add", "sub", "mul", "div")
             for kind in ("Tensor", "Scalar")
         },
+    ),
+    Workaround(
+        "resize",
+        "interpolate takes a scale that is given for the ratio of the sizes, and leaves out "
+        "antialiasing",
+        {
+            overload: rule
+            for overload, rule in resampling.RULES.items()
+            if overload.startswith(("aten.upsample", "aten._upsample"))
+        },
+    ),
+    Workaround(
+        "grid_sample",
+        "grid_sample yields another shape, and samples other places",
+        {"aten.grid_sampler_2d.default": resampling.RULES["aten.grid_sampler_2d.default"]},
     ),
     Workaround(
         "any_dtype",

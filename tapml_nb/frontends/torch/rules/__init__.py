@@ -9,6 +9,9 @@ from tapml_nb.frontends.torch.rules import (
     arithmetic,
     complex_numbers,
     indexing,
+    resampling,
+    special,
+    windows,
 )
 from tapml_nb.frontends.torch.rules.call import Rule
 
@@ -16,6 +19,9 @@ RULES: dict[str, Rule] = {
     **along_axis.RULES,
     **arithmetic.RULES,
     **indexing.RULES,
+    **resampling.RULES,
+    **special.RULES,
+    **windows.RULES,
 }
 """The rules by ATen overload."""
 

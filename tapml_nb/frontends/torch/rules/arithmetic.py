@@ -19,7 +19,7 @@ from tapml_nb.frontends.torch.rules.call import (
     is_floating,
     shape_of,
 )
-from tapml_nb.frontends.torch.rules.operands import along_axes, in_float32, in_floats, widened
+from tapml_nb.frontends.torch.rules.operands import along_axes, in_floats, widened
 
 
 def exp2(call: Call, x: Expr) -> Expr:
@@ -259,7 +259,6 @@ RULES: dict[str, Rule] = {
     "aten._int_mm.default": int_mm,
     "aten._grouped_mm.default": grouped_mm,
     "transformers.grouped_mm_fallback.default": grouped_mm,
-    "aten.convolution.default": in_float32,
     "aten._cdist_forward.default": widened(cdist),
     "aten.dist.default": widened(dist),
     **{f"aten.{name}.default": in_floats for name in OF_FLOATS},
