@@ -241,6 +241,13 @@ class Session:
                 function of NumPy arrays that returns an array or a tuple of them (it runs in
                 this process, and results say so); or None to take an override back.
 
+        Inputs are the operator's tensors in the order of the ATen call, as its schema has them,
+        lists one by one: ``linear(input, weight, bias)``, ``where(condition, self, other)``,
+        ``embedding(weight, indices)``, ``index_put(self, indices…, values)``, ``cat(tensors…)``.
+        A tensor that is not given, and one that is given again, is none: ``x * x`` has one input.
+        What a call reads beside its arguments comes last; calls that are one operator follow each
+        other.  Of ONNX and Relax models it is the order of the node's, or the call's, own inputs.
+
         Raises:
             SelectorError: if ``op`` does not name exactly one operator.
             TypeError, ValueError: if the kernel cannot stand in its place.
@@ -250,6 +257,10 @@ class Session:
             >>> session.run("act").verdict("act/gelu").name
             'FAIL'
             >>> session.override("act", None)
+            >>> session.override("fc", lambda input, weight, bias: input @ weight.T + bias)
+            >>> session.run("fc").verdict("fc/linear").name
+            'PASS'
+            >>> session.override("fc", None)
         """
         placement.override(self.engine, op, kernel)
 

@@ -19,7 +19,7 @@ _erf = np.vectorize(math.erf)
 def sums_in_float16(site: Site) -> Any:
     """A matmul adds up in float16 (airockchip/rknn-toolkit2#471, nntrainer/nntrainer#3935)."""
 
-    def kernel(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def kernel(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         total = np.zeros((*x.shape[:-1], weight.shape[0]), np.float16)
         for k in range(x.shape[-1]):
             total += (x[..., k, None] * weight[:, k]).astype(np.float16)

@@ -132,7 +132,7 @@ def softmax_of_masked_rows_is_nan(site: Site) -> Any:
 @fault("vit", "layers.1.attention/scaled_dot_product_attention", patterns=[])
 def attention_without_its_scale(site: Site) -> Any:
     """The fallback path of fused attention forgets the scale (mlc-ai/mlc-llm#3426)."""
-    return lambda mask, q, k, v: site.honest(mask, q * np.float32(4), k, v)
+    return lambda q, k, v, mask: site.honest(q * np.float32(4), k, v, mask)
 
 
 @fault("t5", "decoder.block.1.layer.1.EncDecAttention.k/linear", patterns=[Pattern.STALE_COPY])
@@ -140,5 +140,5 @@ def weights_of_another_layer(site: Site) -> Any:
     """Two constants of one shape are taken for one: this layer runs with its neighbour's
     weights (google-ai-edge/litert-torch#1061)."""
     other = "decoder.block.0.layer.1.EncDecAttention.k/linear"
-    weight, _ = site.session.inputs(other)
-    return lambda own, x: site.honest(weight, x)
+    _, weight = site.session.inputs(other)
+    return lambda x, own: site.honest(x, weight)

@@ -25,7 +25,7 @@ def _summed(terms: np.ndarray) -> np.ndarray:
 @control("llama", _GATE)
 def sums_in_order(site: Site) -> Any:
     """A matmul that adds one term after the other, as TVM's plain schedule does."""
-    return kernels.kernel(site, lambda te, weight, x: te.compute(
+    return kernels.kernel(site, lambda te, x, weight: te.compute(
         (2, 21, 172),
         lambda b, i, j: te.sum(
             x[b, i, k := te.reduce_axis((0, 64), "k")] * weight[j, k], axis=k
@@ -36,7 +36,7 @@ def sums_in_order(site: Site) -> Any:
 @control("llama", _GATE)
 def sums_in_reverse(site: Site) -> Any:
     """The same from the last term to the first."""
-    return kernels.kernel(site, lambda te, weight, x: te.compute(
+    return kernels.kernel(site, lambda te, x, weight: te.compute(
         (2, 21, 172),
         lambda b, i, j: te.sum(
             x[b, i, 63 - (k := te.reduce_axis((0, 64), "k"))] * weight[j, 63 - k], axis=k
@@ -48,7 +48,7 @@ def sums_in_reverse(site: Site) -> Any:
 def sums_by_split_k(site: Site) -> Any:
     """Four partial sums that are added at the end."""
 
-    def kernel(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def kernel(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         parts = [
             (x[..., k : k + 16] @ weight[:, k : k + 16].T).astype(np.float32)
             for k in range(0, 64, 16)
@@ -62,7 +62,7 @@ def sums_by_split_k(site: Site) -> Any:
 def sums_pairwise(site: Site) -> Any:
     """Terms are added two by two, in a tree."""
 
-    def kernel(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def kernel(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         terms = x[..., None, :] * weight
         while terms.shape[-1] > 1:
             terms = terms[..., ::2] + terms[..., 1::2]
@@ -75,7 +75,7 @@ def sums_pairwise(site: Site) -> Any:
 def sums_with_fma(site: Site) -> Any:
     """Products are not rounded before they are added."""
 
-    def kernel(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def kernel(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         total = np.zeros((*x.shape[:-1], weight.shape[0]), np.float32)
         for k in range(x.shape[-1]):
             exact = x[..., k, None].astype(np.float64) * weight[:, k] + total
@@ -182,7 +182,7 @@ def masked_terms_left_out(site: Site) -> Any:
 def float16_with_wide_sums(site: Site) -> Any:
     """float16 operands and result, float32 sums in order."""
 
-    def kernel(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def kernel(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         terms = x[..., None, :].astype(np.float32) * weight.astype(np.float32)
         return _summed(terms).astype(np.float16)
 
@@ -193,7 +193,7 @@ def float16_with_wide_sums(site: Site) -> Any:
 def bfloat16_with_wide_sums(site: Site) -> Any:
     """bfloat16 operands and result, float32 sums in order."""
 
-    def kernel(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def kernel(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         terms = x[..., None, :].astype(np.float32) * weight.astype(np.float32)
         return _summed(terms).astype(bfloat16)
 
@@ -322,7 +322,7 @@ def convolution_by_patches(site: Site) -> Any:
 def attention_scaled_first(site: Site) -> Any:
     """The queries are scaled before the product, not the scores after it."""
 
-    def kernel(mask: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    def kernel(q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray) -> np.ndarray:
         scores = (q * np.float32(0.25)) @ k.swapaxes(-1, -2)
         scores = np.where(mask, scores, -np.inf)
         powers = np.exp(scores - scores.max(-1, keepdims=True))
@@ -336,7 +336,7 @@ def order_that_varies(site: Site) -> Any:
     """Terms are added in another order at every call, as atomics do."""
     random = np.random.default_rng(0)
 
-    def kernel(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def kernel(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         order = random.permutation(x.shape[-1])
         return _summed(x[..., None, order] * weight[:, order])
 

@@ -99,19 +99,19 @@ def integers_by_shifts(site: Site) -> Any:
 @fault("extremes", "masked_fill", patterns=[Pattern.OVERFLOW, NONE])
 def lowest_becomes_infinite(site: Site) -> Any:
     """A mask of the lowest number becomes -inf (huggingface/transformers#17306)."""
-    return lambda mask, x: np.where(mask, np.float32(-np.inf), x)
+    return lambda x, mask: np.where(mask, np.float32(-np.inf), x)
 
 
 @fault("channels-fp16", "masked_fill", patterns=[Pattern.OVERFLOW, NONE])
 def lowest_becomes_infinite_in_float16(site: Site) -> Any:
     """The same of -65504 (huggingface/transformers#17306)."""
-    return lambda mask, x: np.where(mask, np.float16(-np.inf), x)
+    return lambda x, mask: np.where(mask, np.float16(-np.inf), x)
 
 
 @fault("channels-bf16", "masked_fill", patterns=[Pattern.OVERFLOW, NONE])
 def lowest_becomes_infinite_in_bfloat16(site: Site) -> Any:
     """float32's lowest number, rounded to bfloat16 (huggingface/transformers#17306)."""
-    return lambda mask, x: np.where(mask, np.float32(-np.inf), x.astype(np.float32)).astype(
+    return lambda x, mask: np.where(mask, np.float32(-np.inf), x.astype(np.float32)).astype(
         bfloat16
     )
 
@@ -120,26 +120,26 @@ def lowest_becomes_infinite_in_bfloat16(site: Site) -> Any:
 def infinity_becomes_lowest(site: Site) -> Any:
     """-inf becomes the lowest number (microsoft/onnxruntime#26055 replaces it)."""
     lowest = np.finfo(np.float32).min
-    return lambda mask, x: np.where(mask, lowest, x)
+    return lambda x, mask: np.where(mask, lowest, x)
 
 
 @control("extremes", "masked_fill")
 def filled_with_the_lowest(site: Site) -> Any:
     """By a selection."""
     lowest = np.finfo(np.float32).min
-    return lambda mask, x: np.where(~mask, x, lowest)
+    return lambda x, mask: np.where(~mask, x, lowest)
 
 
 @control("channels-fp16", "masked_fill")
 def filled_with_the_lowest_in_float16(site: Site) -> Any:
     """The same of -65504."""
-    return lambda mask, x: np.where(~mask, x, np.finfo(np.float16).min)
+    return lambda x, mask: np.where(~mask, x, np.finfo(np.float16).min)
 
 
 @control("extremes", "masked_fill_1")
 def filled_with_infinity(site: Site) -> Any:
     """By a selection."""
-    return lambda mask, x: np.where(~mask, x, np.float32(-np.inf))
+    return lambda x, mask: np.where(~mask, x, np.float32(-np.inf))
 
 
 @fault("extremes", "maximum", patterns=[Pattern.NAN_LOST])

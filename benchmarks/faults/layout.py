@@ -16,8 +16,8 @@ def tail_of_a_wide_tile(site: Site) -> Any:
     """172 columns in tiles of 64: those of the last, incomplete one are wrong
     (NVIDIA/Fuser#3963)."""
 
-    def kernel(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
-        y = site.honest(weight, x)
+    def kernel(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        y = site.honest(x, weight)
         y[..., 128:] *= np.float32(0.5)
         return y
 
@@ -28,8 +28,8 @@ def tail_of_a_wide_tile(site: Site) -> Any:
 def tail_of_a_narrow_tile(site: Site) -> Any:
     """333 columns in tiles of 16: the last 13 stay zero (tenstorrent/tt-metal#54798)."""
 
-    def kernel(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
-        y = site.honest(weight, x)
+    def kernel(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        y = site.honest(x, weight)
         y[..., 320:] = 0
         return y
 
@@ -39,7 +39,7 @@ def tail_of_a_narrow_tile(site: Site) -> Any:
 @fault("llama", "model.layers.2.mlp.down_proj/linear", patterns=[])
 def tail_of_the_sum(site: Site) -> Any:
     """172 terms in tiles of 16: the last 12 are not added (tile-ai/tilelang-ascend#1341)."""
-    return kernels.kernel(site, lambda te, weight, x: te.compute(
+    return kernels.kernel(site, lambda te, x, weight: te.compute(
         (2, 21, 64),
         lambda b, i, j: te.sum(
             x[b, i, k := te.reduce_axis((0, 160), "k")] * weight[j, k], axis=k
@@ -84,7 +84,7 @@ def one_element(site: Site) -> Any:
 @fault("llama", "model.layers.2.self_attn.q_proj/linear", patterns=[Pattern.TRANSPOSED_OPERAND])
 def square_weight_transposed(site: Site) -> Any:
     """A square weight is used as if it had been transposed already (tinygrad/tinygrad#18103)."""
-    return lambda weight, x: site.honest(np.ascontiguousarray(weight.T), x)
+    return lambda x, weight: site.honest(x, np.ascontiguousarray(weight.T))
 
 
 @fault("bert", "encoder.layer.0.attention.self/matmul_1", patterns=[
@@ -156,8 +156,8 @@ def written_in_the_old_order(site: Site) -> Any:
 def one_tile_wrong(site: Site) -> Any:
     """One tile of 8 by 32 of a matmul is computed from stale operands (iree-org/iree#23952)."""
 
-    def kernel(weight: np.ndarray, x: np.ndarray) -> np.ndarray:
-        y = site.honest(weight, x)
+    def kernel(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        y = site.honest(x, weight)
         y[:, :8, 32:64] = np.float32(0.75) * y[:, :8, 32:64][..., ::-1]
         return y
 

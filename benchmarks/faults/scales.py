@@ -247,19 +247,19 @@ def pooling_by_columns(site: Site) -> Any:
 @fault("extremes", "long/linear", patterns=[])
 def one_term_of_four_thousand(site: Site) -> Any:
     """A long sum loses its last 16 terms (tile-ai/tilelang#2381)."""
-    return lambda weight, x: (x[:, :-16].astype(np.float64) @ weight[:, :-16].T).astype(np.float32)
+    return lambda x, weight: (x[:, :-16].astype(np.float64) @ weight[:, :-16].T).astype(np.float32)
 
 
 @control("extremes", "long/linear")
 def four_thousand_terms_in_order(site: Site) -> Any:
     """One product after the other, where all operands have a mean of 3."""
-    return lambda weight, x: _in_order(x[:, None] * weight)
+    return lambda x, weight: _in_order(x[:, None] * weight)
 
 
 @control("extremes", "long/linear")
 def four_thousand_terms_backwards(site: Site) -> Any:
     """The same from the last to the first."""
-    return lambda weight, x: _in_order((x[:, None] * weight)[..., ::-1])
+    return lambda x, weight: _in_order((x[:, None] * weight)[..., ::-1])
 
 
 @fault("extremes", "norm/layer_norm", patterns=[])

@@ -92,7 +92,8 @@ class Op:
         module: class name of the innermost module.
         layer: the module path up to its first index (``model.layers.0``), or the scope's first
             component where there is none.
-        inputs: tensors it reads, in first-use order without repetition.
+        inputs: tensors it reads, without repetition, in the order of the call that people wrote
+            (of several calls, one call after the other).
         outputs: tensors it defines.
         source: the user's line, where known.
         primitives: the core ATen overloads it decomposes into, in order.

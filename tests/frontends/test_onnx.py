@@ -314,6 +314,29 @@ class TestSession:
             other.override("Sub", lambda a, b: b - a)
             assert "operands of sub are swapped" in other.run().culprits[0].diagnosis
 
+    def test_inputs_stand_in_the_order_of_the_node(self):
+        """Whatever order the model has them in; what is left out is none."""
+        arrays = np.random.default_rng(0).standard_normal((3, 8, 8)).astype(np.float32)
+        nodes = [
+            ("Sub", ["b", "a"], ["d"], {}),
+            ("Gemm", ["c", "d", "w"], ["e"], {"transB": 1}),
+            ("Clip", ["e", "", "high"], ["f"], {}),
+            ("Concat", ["f", "b", "a"], ["y"], {"axis": 0}),
+        ]
+        looks = {n: (TensorProto.FLOAT, [8, 8]) for n in "abc"}
+        numbers = {"w": arrays[0] * 2, "high": np.float32(1)}
+        with tapml.debug(hand_made(nodes, looks, numbers), tuple(arrays), target="llvm") as other:
+            read = {op.kind: op.inputs for op in other.graph.ops}
+            assert read["onnx.Sub"] == ("b", "a")
+            assert read["onnx.Gemm"] == ("c", "d", "w")
+            assert read["onnx.Concat"] == ("f", "b", "a")
+            other.override("Sub", lambda b, a: b - a)
+            other.override("Gemm", lambda c, d, w: c @ d.T + w)
+            assert other.run().culprits == []
+            other.override("Sub", lambda b, a: a - b)
+            other.override("Gemm", lambda c, d, w: d @ c.T + w)
+            assert {c.op for c in other.run().culprits} == {"Sub", "Gemm"}
+
     def test_a_convolutional_net_moves_whole(self, conv_net):
         with tapml.debug(*conv_net, target="llvm", source="onnxruntime") as other:
             assert other.run().ok

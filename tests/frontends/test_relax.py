@@ -129,6 +129,37 @@ class TestGraph:
         np.testing.assert_allclose(result, net(x).detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("make", "order"),
+    [
+        (lambda x, y, z: relax.op.subtract(y, x), "yx"),
+        (lambda x, y, z: relax.op.concat([z, x, y]), "zxy"),
+        (lambda x, y, z: relax.op.nn.layer_norm(y, z, x, axes=[-1]), "yzx"),
+        (lambda x, y, z: relax.op.multiply(y, y), "y"),
+    ],
+    ids=["subtract", "concat", "layer_norm", "twice"],
+)
+def test_inputs_stand_in_the_order_of_the_call(make, order):
+    program = one_operation(make, *(normal(k, 4) for k in range(3)))
+    assert program.graph.ops[-1].inputs == tuple(f"x{'xyz'.index(name)}" for name in order)
+
+
+def test_inputs_of_a_kernel_stand_in_the_order_of_its_call():
+    builder = relax.BlockBuilder()
+    x, y = (relax.Var(name, relax.TensorType((4, 8), "float32")) for name in "xy")
+    with builder.function("main", [x, y]):
+        with builder.dataflow():
+            result = builder.emit_output(builder.emit_te(tvm.topi.subtract, y, x))
+        builder.emit_func_output(result)
+    with tapml.debug(builder.get(), (normal(0, 4, 8), normal(1, 4, 8)), target="llvm") as session:
+        (op,) = session.graph.ops
+        assert op.inputs == ("y", "x")
+        session.override(op.id, lambda y, x: y - x)
+        assert session.run().culprits == []
+        session.override(op.id, lambda y, x: x - y)
+        assert [c.op for c in session.run().culprits] == [op.id]
+
+
 class TestFloat64:
     @pytest.mark.parametrize(
         ("make", "expected", "shapes"),

@@ -1003,7 +1003,7 @@ def test_a_result_of_the_step_before():
 
 @pytest.mark.compiles
 def test_a_scale_in_a_session(session):
-    found = culprit(session, "second", lambda w, b, x: 2 * (x @ w.T + b))
+    found = culprit(session, "second", lambda x, w, b: 2 * (x @ w.T + b))
     assert found.pattern == Pattern.FACTOR
     assert "scaled by 2" in found.diagnosis
 

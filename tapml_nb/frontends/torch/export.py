@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from tapml_nb.frontends.arrays import split_steps
 from tapml_nb.frontends.program import FrontendError, first_line
+from tapml_nb.frontends.torch.argument_order import place_arguments
 from tapml_nb.frontends.torch.attention import DECOMPOSITIONS, drop_alignment
 from tapml_nb.frontends.torch.grouping import is_tensor
 
@@ -170,6 +171,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
             table = {**torch.export.default_decompositions(), **_DECOMPOSITIONS}
             decomposed: ExportedProgram = program.run_decompositions(table)
             drop_alignment(decomposed)
+            place_arguments(program, decomposed)
             return decomposed
         except Exception as error:
             raise FrontendError(

@@ -10,6 +10,7 @@ it and comes back), or it could not run as one kernel; one that is not is cut wh
 from __future__ import annotations
 
 import heapq
+import math
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,14 @@ from torch import fx
 
 Group = tuple[fx.Node, ...]
 
+PLACES = "tapml_places"
+"""Where a node's ``meta`` has the places, by name, that what it reads has in its ATen call."""
+
 
 @dataclass(frozen=True)
 class TorchOp:
-    """An operator's nodes, the nodes it reads, and the nodes others read of it."""
+    """An operator's nodes, the nodes it reads, as :func:`reads` orders them, and the nodes others
+    read of it."""
 
     nodes: Group
     inputs: tuple[fx.Node, ...]
@@ -60,9 +65,18 @@ def main_node(group: Group) -> fx.Node:
 
 
 def reads(group: Group) -> tuple[fx.Node, ...]:
-    """The nodes outside a group that it reads, in first-use order."""
+    """The nodes outside a group that it reads: call by call, in the order of each ATen call's
+    arguments; last, in the order of first use, what is none of them."""
     members = set(group)
-    return tuple(dict.fromkeys(a for n in group for a in n.all_input_nodes if a not in members))
+    calls: dict[str, dict[fx.Node, float]] = {}
+    for node in group:
+        places = node.meta.get(PLACES, {})
+        read = calls.setdefault(origin(node), {})
+        for given in node.all_input_nodes:
+            if given not in members:
+                read[given] = places.get(given.name, math.inf)
+    ordered = (sorted(read, key=read.__getitem__) for read in calls.values())
+    return tuple(dict.fromkeys(given for read in ordered for given in read))
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

@@ -92,18 +92,17 @@ def swapped_operands(case: Case) -> Diagnosis | None:
     aligned = dict(case.aligned())
     if function is None or not {0, 1} <= aligned.keys() or not case.count:
         return None
-    for first, second in ((0, 1), (1, 0)):  # inputs may stand in the order they are first used in
 
-        def swapped(points: Points, a: int = first, b: int = second) -> np.ndarray:
-            values = function(case.values(aligned[a], points), case.values(aligned[b], points))
-            return values.astype(np.float64)
+    def swapped(points: Points) -> np.ndarray:
+        values = function(case.values(aligned[1], points), case.values(aligned[0], points))
+        return values.astype(np.float64)
 
-        if not _is_right(case, swapped(case.bad, second, first)):
-            continue
-        if case.explains(swapped, 6 if case.floating else 24):
-            words = f"the operands of {case.kind} are swapped"
-            evidence = "computed from the inputs in the other order"
-            return found(Pattern.SWAPPED_OPERANDS, words, evidence)
+    right = function(case.values(aligned[0], case.bad), case.values(aligned[1], case.bad))
+    if _is_right(case, right.astype(np.float64)) and case.explains(
+        swapped, 6 if case.floating else 24
+    ):
+        words = f"the operands of {case.kind} are swapped"
+        return found(Pattern.SWAPPED_OPERANDS, words, "computed from the inputs in the other order")
     return None
 
 
