@@ -9,7 +9,7 @@ const NUMPY = `import numpy as np
 
 
 def kernel(*inputs):
-    # NumPy arrays in, an array (or a tuple of arrays) out
+    # NumPy arrays in, in the order of the call; an array (or a tuple of arrays) out
     raise NotImplementedError
 `;
 
