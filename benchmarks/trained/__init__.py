@@ -1,0 +1,1 @@
+"""Trained ONNX models that PyPI packages ship, through the tool as they are."""
