@@ -215,10 +215,10 @@ def _fits(array: np.ndarray, declared: Any, sizes: dict[str, int]) -> bool:
 
 
 def _fits_axis(size: int, dim: Any, sizes: dict[str, int]) -> bool:
-    """Sizes of one name are one size; -1, 0 and nothing at all are what exporters write of any."""
+    """Sizes of one name are one size; -1, 0, nothing and ``?`` are what exporters write of any."""
     if dim.dim_value > 0:
         return bool(size == dim.dim_value)
-    return not dim.dim_param or size == sizes.setdefault(dim.dim_param, size)
+    return dim.dim_param in ("", "?") or size == sizes.setdefault(dim.dim_param, size)
 
 
 def _declared(declared: Any) -> str:
