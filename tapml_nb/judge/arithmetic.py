@@ -142,7 +142,7 @@ def bare(name: str) -> str:
 
 
 _CONTRACTION = re.compile(
-    r"\.(\w*mm\b|matmul|linear|einsum|lstm|gru|rnn|\w*conv\w*|\w*attention\w*)", re.IGNORECASE
+    r"\.(\w*mm\b|matmul|linear|einsum|\w*lstm|gru|rnn|\w*conv\w*|\w*attention\w*)", re.IGNORECASE
 )
 _REDUCTION = re.compile(
     r"\.(sum|mean|var\w*|std\w*|prod|cumsum|cumprod|logsumexp|logcumsumexp|\w*norm\w*|\w*softmax|"

@@ -1,4 +1,4 @@
-"""What ``LSTM``, ``GRU`` and ``RNN`` are told by their attributes, and their float64 run.
+"""What recurrent nodes are told by their attributes, and their float64 run.
 
 onnx's reference implementation leaves out activations, clipping, lengths of sequences and coupled
 gates, and onnxruntime has no kernel for float64.
@@ -14,13 +14,17 @@ import numpy as np
 
 from tapml_nb.frontends.onnx.model import OnnxNode
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+QUANTIZED = "com.microsoft.DynamicQuantizeLSTM"
+"""An LSTM whose weights are integers, and whose input and state become such before each product."""
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, QUANTIZED: 4}
 """How many gates have weights, by operator."""
 
 _DEFAULTS = {
     "LSTM": ("sigmoid", "tanh", "tanh"),
     "GRU": ("sigmoid", "tanh"),
     "RNN": ("tanh",),
+    QUANTIZED: ("sigmoid", "tanh", "tanh"),
 }
 
 _NUMBERS: dict[str, tuple[float | None, float | None]] = {
@@ -112,27 +116,40 @@ def _activations(
     return tuple(found)
 
 
-def recurrent_exact(node: OnnxNode, values: Mapping[str, Any]) -> list[np.ndarray]:
-    """The outputs of a recurrent node in float64; its floating-point inputs are float64."""
-    kind = str(node.proto.op_type)
+Product = Callable[[Any], Any]
+"""What makes of rows what they add to gates."""
+
+
+def recurrent_exact(node: OnnxNode, values: Mapping[str, Any]) -> list[np.ndarray] | None:
+    """The outputs of a recurrent node in float64; its floating-point inputs are float64.
+
+    None for a quantized LSTM of several sequences or with their lengths, of which it is not known
+    over what onnxruntime takes the range that it quantizes.
+    """
+    kind = node.kind
     told = recurrence(kind, node.attributes())
     inputs: list[Any] = [values[name] if name else None for name in node.proto.input]
-    x, w, r, b, lengths, h, c, p = inputs + [None] * (8 - len(inputs))
+    x, w, r, b, lengths, h, c, p, *scales = inputs + [None] * (8 - len(inputs))
     h, c = (None if s is None else np.swapaxes(s, 0, 1) if told.batch_first else s for s in (h, c))
     x = np.swapaxes(x, 0, 1) if told.batch_first else x
-    hidden, batch = r.shape[-1], x.shape[1]
-    zeros = np.zeros((len(told.reverse), batch, hidden))
-    b = np.zeros((len(told.reverse), 2 * GATES[kind] * hidden)) if b is None else b
-    p = np.zeros((len(told.reverse), 3 * hidden)) if p is None else p
+    if kind == QUANTIZED and (x.shape[1] != 1 or lengths is not None):
+        return None
+    directions, batch = len(told.reverse), x.shape[1]
+    hidden = r.shape[1] if kind == QUANTIZED else r.shape[2]
+    zeros = np.zeros((directions, batch, hidden))
+    b = np.zeros((directions, 2 * GATES[kind] * hidden)) if b is None else b
+    p = np.zeros((directions, 3 * hidden)) if p is None else p
     lengths = np.full(batch, len(x)) if lengths is None else lengths
     h, c = (zeros.copy() if state is None else state.copy() for state in (h, c))
-    y = np.zeros((len(x), len(told.reverse), batch, hidden))
+    y = np.zeros((len(x), directions, batch, hidden))
     for d, reverse in enumerate(told.reverse):
-        act = [_function(activation) for activation in told.activations[d]]
+        matrices = [(w[d], *(s[d] for s in scales[:2])), (r[d], *(s[d] for s in scales[2:]))]
+        of_input, of_state = (_quantized(*m) if scales else _plain(*m) for m in matrices)
         bw, br = np.split(b[d], 2)
+        inner = _Direction(told, [_function(a) for a in told.activations[d]], of_state, br, p[d])
+        sums = of_input(x.reshape(len(x) * batch, -1)).reshape(len(x), batch, -1) + bw
         for t in range(len(x))[:: -1 if reverse else 1]:
-            step = _STEPS[kind]
-            new_h, new_c = step(told, act, x[t] @ w[d].T + bw, r[d], br, p[d], h[d], c[d])
+            new_h, new_c = _STEPS[kind](inner, sums[t], h[d], c[d])
             alive = (t < lengths)[:, None]
             y[t, d] = np.where(alive, new_h, 0.0)
             h[d], c[d] = np.where(alive, new_h, h[d]), np.where(alive, new_c, c[d])
@@ -141,40 +158,70 @@ def recurrent_exact(node: OnnxNode, values: Mapping[str, Any]) -> list[np.ndarra
     return [made for name, made in zip(node.proto.output, (y, h, c), strict=False) if name]
 
 
-def _lstm(
-    told: Recurrence, act: Any, xw: Any, r: Any, br: Any, p: Any, h: Any, c: Any
-) -> tuple[Any, Any]:
-    i, o, f, g = np.split(xw + h @ r.T + br, 4, -1)
-    pi, po, pf = np.split(p, 3)
-    i = act[0](_clipped(told, i + pi * c))
-    f = 1 - i if told.coupled else act[0](_clipped(told, f + pf * c))
-    c = f * c + i * act[1](_clipped(told, g))
-    o = act[0](_clipped(told, o + po * c))
-    return o * act[2](c), c
+@dataclass(frozen=True)
+class _Direction:
+    """One direction: what it is told, and its own functions and numbers."""
+
+    told: Recurrence
+    functions: Sequence[Callable[[Any], Any]]
+    product: Product
+    bias: np.ndarray
+    peepholes: np.ndarray
+
+    def gate(self, x: Any, which: int) -> Any:
+        """A gate's value of its sum."""
+        clip = self.told.clip
+        return self.functions[which](np.clip(x, -clip, clip) if clip else x)
 
 
-def _gru(
-    told: Recurrence, act: Any, xw: Any, r: Any, br: Any, p: Any, h: Any, c: Any
-) -> tuple[Any, Any]:
-    (xz, xr, xh), (rz, rr, rh) = np.split(xw, 3, -1), np.split(r, 3)
-    bz, br_, bh = np.split(br, 3)
-    z = act[0](_clipped(told, xz + h @ rz.T + bz))
-    reset = act[0](_clipped(told, xr + h @ rr.T + br_))
-    inner = reset * (h @ rh.T + bh) if told.linear_before_reset else (reset * h) @ rh.T + bh
-    return (1 - z) * act[1](_clipped(told, xh + inner)) + z * h, c
+def _plain(weights: np.ndarray) -> Product:
+    return lambda rows: rows @ weights.T
 
 
-def _rnn(
-    told: Recurrence, act: Any, xw: Any, r: Any, br: Any, p: Any, h: Any, c: Any
-) -> tuple[Any, Any]:
-    return act[0](_clipped(told, xw + h @ r.T + br)), c
+def _quantized(weights: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> Product:
+    centred = weights.astype(np.float64) - zero.astype(np.float64)
+
+    def product(rows: np.ndarray) -> np.ndarray:
+        low, high = min(rows.min(), 0.0), max(rows.max(), 0.0)
+        step = (high - low) / 255 or 1.0
+        middle = np.rint(np.clip(-low / step, 0, 255))
+        steps = np.clip(np.rint(rows / step) + middle, 0, 255) - middle
+        return np.asarray((steps @ centred) * (step * scale))
+
+    return product
 
 
-_STEPS: dict[str, Callable[..., tuple[Any, Any]]] = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
+def _lstm(own: _Direction, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
+    i, o, f, g = np.split(x + own.product(h) + own.bias, 4, -1)
+    pi, po, pf = np.split(own.peepholes, 3)
+    i = own.gate(i + pi * c, 0)
+    f = 1 - i if own.told.coupled else own.gate(f + pf * c, 0)
+    c = f * c + i * own.gate(g, 1)
+    o = own.gate(o + po * c, 0)
+    return o * own.functions[2](c), c
 
 
-def _clipped(told: Recurrence, x: Any) -> Any:
-    return np.clip(x, -told.clip, told.clip) if told.clip else x
+def _gru(own: _Direction, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
+    xz, xr, xh = np.split(x, 3, -1)
+    z, r, inner = np.split(own.product(h) + own.bias, 3, -1)
+    z, r = own.gate(xz + z, 0), own.gate(xr + r, 0)
+    if own.told.linear_before_reset:
+        inner = r * inner
+    else:
+        inner = (own.product(r * h) + own.bias)[..., 2 * h.shape[-1] :]
+    return (1 - z) * own.gate(xh + inner, 1) + z * h, c
+
+
+def _rnn(own: _Direction, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
+    return own.gate(x + own.product(h) + own.bias, 0), c
+
+
+_STEPS: dict[str, Callable[[_Direction, Any, Any, Any], tuple[Any, Any]]] = {
+    "LSTM": _lstm,
+    "GRU": _gru,
+    "RNN": _rnn,
+    QUANTIZED: _lstm,
+}
 
 
 def _function(activation: Activation) -> Callable[[Any], Any]:

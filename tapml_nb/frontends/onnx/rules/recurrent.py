@@ -10,14 +10,19 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from tapml_nb.frontends.onnx.recurrence import GATES, Activation, Recurrence, recurrence
+from tapml_nb.frontends.onnx.recurrence import GATES, QUANTIZED, Activation, Recurrence, recurrence
 from tapml_nb.frontends.onnx.rules.call import Call, Expr, Rule, constant, dtype_of, shape_of
+from tapml_nb.frontends.onnx.rules.quantized import quantized_dynamically
 
 MOST_STEPS = 1024
 """Steps of the longest sequence that is unrolled."""
 
 _PART = 32
 """Tensors that one kernel takes or yields at most."""
+
+
+Product = Callable[[Expr], Expr]
+"""What makes of rows what they add to gates."""
 
 
 @dataclass(frozen=True)
@@ -28,30 +33,19 @@ class _Cell:
         call: the node.
         told: its attributes.
         activations: of its gates.
-        products: what its state is multiplied with and what is added then, gates side by side.
+        products: what makes of its state what that adds to gates, which stand side by side.
         peepholes: what the input, output and forget gate see of the cell; None for nothing.
     """
 
     call: Call
     told: Recurrence
     activations: Sequence[Activation]
-    products: Sequence[tuple[Expr, Expr | None]]
+    products: Sequence[Product]
     peepholes: Sequence[Expr] | None
 
-    def product(self, h: Expr, which: int = 0) -> Expr:
-        """What a state adds to gates."""
-        weights, bias = self.products[which]
-        product = relax.op.matmul(h, weights)
-        return product if bias is None else relax.op.add(product, bias)
-
-    def gates(self, x: Expr) -> list[Expr]:
-        """Gates that stand side by side."""
-        return _parts(self.call, x, shape_of(x)[-1] // self.hidden, -1)
-
-    @property
-    def hidden(self) -> int:
-        """The size of a state."""
-        return shape_of(self.products[0][0])[0]
+    def gates(self, x: Expr, h: Expr) -> list[Expr]:
+        """Gates that stand side by side, of the size of a state."""
+        return _parts(self.call, x, shape_of(x)[-1] // shape_of(h)[-1], -1)
 
     def gate(self, x: Expr, activation: int) -> Expr:
         """A gate's value of its sum."""
@@ -72,7 +66,7 @@ class _Cell:
 
 def _lstm(cell: _Cell, x: Expr, h: Expr, c: Expr) -> tuple[Expr, Expr]:
     emit, add, multiply = cell.call.emit, relax.op.add, relax.op.multiply
-    i, o, f, g = cell.gates(emit(add(x, cell.product(h))))
+    i, o, f, g = cell.gates(emit(add(x, cell.products[0](h))), h)
     i = emit(cell.gate(cell.peeped(i, 0, c), 0))
     if cell.told.coupled:
         f = relax.op.subtract(constant(1, i), i)
@@ -85,20 +79,20 @@ def _lstm(cell: _Cell, x: Expr, h: Expr, c: Expr) -> tuple[Expr, Expr]:
 
 def _gru(cell: _Cell, x: Expr, h: Expr, c: Expr) -> tuple[Expr, Expr]:
     emit, add, multiply = cell.call.emit, relax.op.add, relax.op.multiply
-    xs, hs = cell.gates(x), cell.gates(emit(cell.product(h)))
+    xs, hs = cell.gates(x, h), cell.gates(emit(cell.products[0](h)), h)
     z = emit(cell.gate(add(xs[0], hs[0]), 0))
     r = emit(cell.gate(add(xs[1], hs[1]), 0))
     if cell.told.linear_before_reset:
         inner = multiply(r, hs[2])
     else:
-        inner = cell.product(emit(multiply(r, h)), 1)
+        inner = cell.products[1](emit(multiply(r, h)))
     new = cell.gate(add(xs[2], inner), 1)
     kept = multiply(z, h)
     return emit(add(multiply(relax.op.subtract(constant(1, z), z), new), kept)), c
 
 
 def _rnn(cell: _Cell, x: Expr, h: Expr, c: Expr) -> tuple[Expr, Expr]:
-    return cell.call.emit(cell.gate(relax.op.add(x, cell.product(h)), 0)), c
+    return cell.call.emit(cell.gate(relax.op.add(x, cell.products[0](h)), 0)), c
 
 
 _STEPS: dict[str, Callable[[_Cell, Expr, Expr, Expr], tuple[Expr, Expr]]] = {
@@ -120,31 +114,125 @@ def recurrent(
     c: Expr | None = None,
     p: Expr | None = None,
 ) -> tuple[Expr, ...]:
-    """All outputs of a recurrent node: the sequence of states, the last state, the last cell.
+    """All outputs of a recurrent node: the sequence of states, the last state, the last cell."""
+    told = recurrence(kind, call.attributes)
+    gates, hidden = GATES[kind], shape_of(r)[-1]
+    # A GRU resets the state that its last gate is multiplied with, or else the product.
+    apart = [gates - 1] if kind == "GRU" and not told.linear_before_reset else []
+    at = [hidden * gate for gate in apart]
+
+    def products(d: int, bias: Expr | None) -> tuple[Product, list[Product]]:
+        of_input, of_state = (
+            call.emit(relax.op.permute_dims(_taken(call, m, d), [1, 0])) for m in (w, r)
+        )
+        parts = zip(_split(call, of_state, at, -1), _split(call, bias, at, 0), strict=True)
+        return _product(call, of_input, None), [_product(call, *part) for part in parts]
+
+    return _unrolled(kind, call, told, products, hidden, x, b, lengths, h, c, p)
+
+
+def dynamic_quantize_lstm(
+    call: Call,
+    x: Expr,
+    w: Expr,
+    r: Expr,
+    b: Expr | None,
+    lengths: Expr | None,
+    h: Expr | None,
+    c: Expr | None,
+    p: Expr | None,
+    *scales: Expr,
+) -> tuple[Expr, ...]:
+    """The same of an LSTM with quantized weights; ``scales`` are a scale and a zero point for the
+    weights of its input, and two for those of its state.
+
+    Raises:
+        ValueError: for several sequences, or parts, whose range onnxruntime takes otherwise.
+    """
+    if shape_of(x)[1] != 1 or lengths is not None:
+        raise ValueError("a quantized LSTM of several sequences, or with their lengths")
+    told = recurrence(QUANTIZED, call.attributes)
+
+    def products(d: int, bias: Expr | None) -> tuple[Product, list[Product]]:
+        own = [_taken(call, tensor, d) for tensor in (w, *scales[:2], r, *scales[2:])]
+        return _quantized_product(call, *own[:3], None), [_quantized_product(call, *own[3:], bias)]
+
+    return _unrolled("LSTM", call, told, products, shape_of(r)[1], x, b, lengths, h, c, p)
+
+
+def _product(call: Call, weights: Expr, bias: Expr | None) -> Product:
+    def product(rows: Expr) -> Expr:
+        made = relax.op.matmul(rows, weights)
+        return made if bias is None else relax.op.add(made, bias)
+
+    return product
+
+
+def _quantized_product(
+    call: Call, weights: Expr, scale: Expr, zero: Expr, bias: Expr | None
+) -> Product:
+    wide = relax.op.astype(weights, "int32")
+    weights = call.emit(relax.op.subtract(wide, relax.op.astype(zero, "int32")))
+
+    def product(rows: Expr) -> Expr:
+        steps, step, middle = quantized_dynamically(call, rows)
+        sums = relax.op.matmul(call.emit(relax.op.subtract(steps, middle)), weights)
+        factor = call.emit(relax.op.multiply(step, scale))
+        made = relax.op.multiply(relax.op.astype(call.emit(sums), "float32"), factor)
+        return made if bias is None else relax.op.add(made, bias)
+
+    return product
+
+
+def _unrolled(
+    kind: str,
+    call: Call,
+    told: Recurrence,
+    products: Callable[[int, Expr | None], tuple[Product, list[Product]]],
+    hidden: int,
+    x: Expr,
+    b: Expr | None,
+    lengths: Expr | None,
+    h: Expr | None,
+    c: Expr | None,
+    p: Expr | None,
+) -> tuple[Expr, ...]:
+    """All steps of all directions.
+
+    Args:
+        products: for a direction and the bias of its state, what makes of inputs and of states
+            what they add to gates.
+        hidden: the size of a state.
 
     Raises:
         ValueError: for sequences that are too long to be unrolled.
     """
-    told = recurrence(kind, call.attributes)
     if told.batch_first:
         x = call.emit(relax.op.permute_dims(x, [1, 0, 2]))
         h, c = (None if s is None else _swapped(call, s) for s in (h, c))
-    steps, batch, _ = shape_of(x)
+    steps, batch, width = shape_of(x)
     if not 0 < steps <= MOST_STEPS:
         raise ValueError(f"a sequence of {steps} steps, and it unrolls 1 to {MOST_STEPS}")
+    rows = call.emit(relax.op.reshape(x, [steps * batch, width]))
+    zeros = call.emit(relax.op.zeros([batch, hidden], dtype_of(x)))
     alive = None if lengths is None else _alive(call, lengths, steps, batch)
     sequences, states, memories = [], [], []
     for d, reverse in enumerate(told.reverse):
-        cell, inputs = _direction(kind, call, told, x, w, r, b, p, d)
-        first = relax.op.zeros([batch, cell.hidden], dtype_of(x))
-        own_h, own_c = (call.emit(first if s is None else _taken(s, d)) for s in (h, c))
+        bias, state_bias = (None, None) if b is None else _parts(call, _taken(call, b, d), 2, 0)
+        of_input, of_state = products(d, state_bias)
+        sums = call.emit(of_input(rows))
+        sums = sums if bias is None else call.emit(relax.op.add(sums, bias))
+        inputs = _steps(call, call.emit(relax.op.reshape(sums, [steps, batch, -1])))
+        peepholes = None if p is None else _parts(call, _taken(call, p, d), 3, 0)
+        cell = _Cell(call, told, told.activations[d], of_state, peepholes)
+        own_h, own_c = (zeros if s is None else _taken(call, s, d) for s in (h, c))
         made: dict[int, Expr] = {}
         for t in range(steps)[:: -1 if reverse else 1]:
             new_h, new_c = _STEPS[kind](cell, inputs[t], own_h, own_c)
             if alive is None:
                 made[t], own_h, own_c = new_h, new_h, new_c
             else:
-                made[t] = relax.op.where(alive[t], new_h, constant(0, new_h))
+                made[t] = call.emit(relax.op.where(alive[t], new_h, constant(0, new_h)))
                 own_h = call.emit(relax.op.where(alive[t], new_h, own_h))
                 own_c = call.emit(relax.op.where(alive[t], new_c, own_c))
         sequences.append(_stacked(call, [made[t] for t in range(steps)]))
@@ -156,36 +244,6 @@ def recurrent(
         y = relax.op.permute_dims(y, [2, 0, 1, 3])
         h, c = _swapped(call, h), _swapped(call, c)
     return (y, h, c)
-
-
-def _direction(
-    kind: str,
-    call: Call,
-    told: Recurrence,
-    x: Expr,
-    w: Expr,
-    r: Expr,
-    b: Expr | None,
-    p: Expr | None,
-    d: int,
-) -> tuple[_Cell, list[Expr]]:
-    """One direction, and what the input adds to its gates, step by step."""
-    steps, batch, width = shape_of(x)
-    gates, hidden = GATES[kind], shape_of(r)[-1]
-    weights, recurrent = (call.emit(relax.op.permute_dims(_taken(m, d), [1, 0])) for m in (w, r))
-    rows = relax.op.reshape(x, [steps * batch, width])
-    of_input = call.emit(relax.op.matmul(rows, weights))
-    bias = None
-    if b is not None:
-        input_bias, bias = _parts(call, call.emit(_taken(b, d)), 2, 0)
-        of_input = call.emit(relax.op.add(of_input, input_bias))
-    of_input = call.emit(relax.op.reshape(of_input, [steps, batch, gates * hidden]))
-    # A GRU resets the state that its last gate is multiplied with, or else the product.
-    apart = [gates - 1, 1] if kind == "GRU" and not told.linear_before_reset else [gates]
-    at = [hidden * sum(apart[:k]) for k in range(1, len(apart))]
-    products = list(zip(_split(call, recurrent, at, -1), _split(call, bias, at, 0), strict=True))
-    peepholes = None if p is None else _parts(call, call.emit(_taken(p, d)), 3, 0)
-    return _Cell(call, told, told.activations[d], products, peepholes), _steps(call, of_input)
 
 
 def _alive(call: Call, lengths: Expr, steps: int, batch: int) -> list[Expr]:
@@ -230,9 +288,10 @@ def _split(call: Call, x: Expr | None, at: Sequence[int], axis: int) -> list[Any
     return [call.emit(parts[k]) for k in range(len(at) + 1)]
 
 
-def _taken(x: Expr, d: int) -> Expr:
+def _taken(call: Call, x: Expr, d: int) -> Expr:
     """What belongs to a direction."""
-    return relax.op.take(x, relax.const(d, "int64"), 0)
+    count, *sizes = shape_of(x)
+    return call.emit(relax.op.reshape(_parts(call, x, count, 0)[d], sizes))
 
 
 def _swapped(call: Call, state: Expr) -> Expr:
@@ -268,4 +327,7 @@ def _function(activation: Activation, x: Expr) -> Expr:
     return functions[activation.name]()
 
 
-RULES: dict[str, Rule] = {kind: partial(recurrent, kind) for kind in GATES}
+RULES: dict[str, Rule] = {
+    **{kind: partial(recurrent, kind) for kind in _STEPS},
+    QUANTIZED: dynamic_quantize_lstm,
+}
