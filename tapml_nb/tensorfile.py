@@ -44,6 +44,11 @@ _LARGEST_HEADER = 100 << 20
 """Bytes; the format's own limit."""
 
 
+def holds(dtype: np.dtype) -> bool:
+    """Whether a file can hold tensors of a dtype."""
+    return dtype.name in _CODES
+
+
 def dump(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Arrays as the bytes of a safetensors file.
 

@@ -12,7 +12,7 @@ from torch._higher_order_ops.while_loop import while_loop
 
 import tapml_nb as tapml
 from tapml_nb import Verdict
-from tapml_nb.frontends.onnx.model import draws
+from tapml_nb.frontends.onnx.subgraphs import draws
 from tapml_nb.frontends.torch.program import import_torch
 
 

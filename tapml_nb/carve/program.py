@@ -130,6 +130,7 @@ class CarvedProgram(ArrayProgram):
                 kind=test["kind"],
                 scope=test["scope"],
                 module=test["module"],
+                beyond=test["unsupported"] or "" if test["host"] else "",
                 inputs=[entry["value"] for entry in (*test["inputs"], *scalars)],
                 outputs={e["value"]: self._spec(e) for e in last[test["op"]]["outputs"]},
                 source=_line(test["source"]),

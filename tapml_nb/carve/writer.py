@@ -74,7 +74,7 @@ class _Carver:
             "unit": None,
             "numbers": [],
             "conversion": self._kernels.conversions.get(op.id, ""),
-            "unsupported": None,
+            "unsupported": op.beyond or None,
             "verdict": str(result.verdict) if result else None,
             "message": result.message if result else "",
         }

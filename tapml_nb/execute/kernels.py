@@ -130,7 +130,7 @@ class KernelTable:
             return self.overrides.functions[op].code()
         nothing = KernelCode("", "", "", self.target.kind.name, "")
         if self._graph[op].host and op not in self.overrides:
-            return replace(nothing, message=HOST_OPERATOR)
+            return replace(nothing, message=self._graph[op].beyond or HOST_OPERATOR)
         try:
             module = self._module(op, step)
         except Unsupported as reason:

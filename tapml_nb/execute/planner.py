@@ -85,7 +85,7 @@ class Planner:
             return self._plans[slot], None
         try:
             if self._graph[op].host:
-                raise Unsupported(HOST_OPERATOR)
+                raise Unsupported(self._graph[op].beyond or HOST_OPERATOR)
             unit = self.unit(op, step)
         except Unsupported as reason:
             self._plans[slot] = Failure("unsupported", str(reason))

@@ -63,6 +63,7 @@ class GraphBuilder:
         source: SourceLine | None,
         primitives: Iterable[str],
         module: str = "",
+        beyond: str = "",
         constants: Mapping[str, Constant] | None = None,
         members: Iterable[Member] = (),
     ) -> None:
@@ -85,6 +86,7 @@ class GraphBuilder:
                 source=source,
                 primitives=tuple(primitives),
                 host=all(spec is None for spec in outputs.values()),
+                beyond=beyond,
                 constants=constants or {},
                 members=tuple(members),
             )

@@ -100,6 +100,8 @@ class Op:
         host: computes no tensor (shape arithmetic, assertions) and always runs on the host.
         constants: numbers among the arguments of its last primitive, by parameter name
             (``{"dim": -1, "keepdim": True}``).
+        beyond: why no kernel could ever do it, if it is the host's because of what it reads or
+            yields (a sequence, text); empty for all others.
         members: the ATen calls it holds, in order; empty at operator granularity.
 
     Example:
@@ -118,6 +120,7 @@ class Op:
     source: SourceLine | None
     primitives: tuple[str, ...]
     host: bool = False
+    beyond: str = ""
     constants: Mapping[str, Constant] = field(default_factory=dict)
     members: tuple[Member, ...] = ()
 

@@ -57,7 +57,8 @@ class IntroducedRun:
         """
         base = OpResult(op.id, step, Verdict.SKIPPED, source_ms=self._source.ms(op.id, step))
         if op.host:
-            return replace(base, message=HOST_OPERATOR)
+            verdict = Verdict.UNSUPPORTED if op.beyond else Verdict.SKIPPED
+            return replace(base, verdict=verdict, message=op.beyond or HOST_OPERATOR)
         if _UNDEFINED.fullmatch(op.kind) and op.id not in self._kernels.overrides:
             message = "allocates memory and writes nothing: its values are undefined"
             return replace(base, message=message)

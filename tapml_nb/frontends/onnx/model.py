@@ -1,4 +1,5 @@
-"""From a file to a flat ONNX graph: functions inlined, constants as arrays, and its nodes.
+"""From a file to a flat ONNX graph: functions inlined, constants as arrays, branches
+that are sure to be taken in the place of their ``If``, and its nodes.
 
 A node knows what it reads, what people call it, and a model that holds it alone.
 """
@@ -6,8 +7,9 @@ A node knows what it reads, what people call it, and a model that holds it alone
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 from onnx.inliner import inline_local_functions
-from onnx.reference import ReferenceEvaluator
+from onnx.shape_inference import InferenceError, infer_shapes
 
 from tapml_nb.frontends.builder import user_line
+from tapml_nb.frontends.onnx.subgraphs import Straightened, graphs, reads
 from tapml_nb.frontends.program import FrontendError, first_line
 from tapml_nb.graph import SourceLine
 from tapml_nb.graph.model import Constant
@@ -50,45 +53,18 @@ _FIXED: dict[str, tuple[int, ...]] = {
 }
 """Inputs that say what an operator does, not what with: TVM's importer wants their numbers."""
 
-_RANDOM = {
-    "Bernoulli",
-    "Dropout",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-}
-"""Operators that draw random numbers."""
-
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-
-
-def draws(node: Any, values: Mapping[str, Any]) -> bool:
-    """Whether the result of a ``NodeProto``, or of one in a graph that it runs, depends on random
-    numbers that it draws; ``values`` are those of its inputs, by name."""
-    if any(draws(inner, {}) for graph in _graphs(node) for inner in graph.node):
-        return True
-    if node.op_type not in _RANDOM:
-        return False
-    given = [values.get(name) for name in node.input]
-    if node.op_type == "Bernoulli" and given[0] is not None:
-        return not np.isin(given[0], (0, 1)).all()
-    if node.op_type == "Dropout":  # of the ratio, if it is told that it trains
-        ratio, trains = [*given[1:], None, None][:2]
-        if len(node.input) < 3 or not node.input[2]:
-            return False
-        return (trains is None or bool(trains)) and (ratio is None or bool(ratio != 0))
-    return True
 
 
 @dataclass(frozen=True)
 class OnnxNode:
-    """A node with what its meaning depends on: operator set versions and IR version."""
+    """A node with what its meaning depends on: operator set versions, IR version, and the types of
+    values that are no tensors, by name."""
 
     proto: Any
     opsets: Mapping[str, int]
     ir_version: int
+    types: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -104,12 +80,12 @@ class OnnxNode:
     @property
     def subgraphs(self) -> bool:
         """Whether it runs graphs of its own: ``If``, ``Loop``, ``Scan``."""
-        return any(True for _ in _graphs(self.proto))
+        return any(True for _ in graphs(self.proto))
 
     @cached_property
     def reads(self) -> tuple[str, ...]:
         """Every value that it reads, once: its inputs, and what its subgraphs take from outside."""
-        return tuple(dict.fromkeys(_read(self.proto)))
+        return tuple(dict.fromkeys(reads(self.proto)))
 
     @property
     def label(self) -> str:
@@ -183,8 +159,8 @@ class OnnxNode:
         ``r0``, ``r1``, ….  A node with subgraphs keeps its own, because they read them.
 
         Args:
-            values: what the model takes, by the node's names: arrays, or lists of them for
-                sequences.
+            values: what the model takes, by the node's names: arrays, lists of them for sequences,
+                None for an optional without a value.
             baked: what it holds as initializers.
             shapes: whether its inputs have these very shapes, or any.
             wide: whether floating-point dtypes that the node names become float64.
@@ -211,12 +187,23 @@ class OnnxNode:
         graph = helper.make_graph(
             [node],
             "operator",
-            [_value_info(new[name], value, shapes) for name, value in values.items()],
+            [self._value_info(name, new[name], value, shapes) for name, value in values.items()],
             [onnx.ValueInfoProto(name=new[name]) for name in self.outputs],
             [numpy_helper.from_array(array, new[name]) for name, array in baked.items()],
         )
         imports = [helper.make_opsetid(domain, number) for domain, number in self.opsets.items()]
         return helper.make_model(graph, opset_imports=imports, ir_version=self.ir_version)
+
+    def _value_info(self, name: str, new: str, value: Any, shapes: bool) -> Any:
+        if name in self.types:
+            return helper.make_value_info(new, self.types[name])
+        if isinstance(value, list):
+            element = element_of(value[0] if value else np.float32())
+            return helper.make_tensor_sequence_value_info(new, element, None)
+        array = np.asarray(value)
+        return helper.make_tensor_value_info(
+            new, element_of(array), array.shape if shapes else None
+        )
 
     def _metadata(self, key: str) -> str:
         """What PyTorch's exporter wrote under a key; empty if nothing."""
@@ -274,14 +261,11 @@ def load(model: Any) -> OnnxModel:
     if model.functions:
         graph = inline_local_functions(model, convert_version=True).graph
     opsets = {entry.domain.removeprefix("ai.onnx"): entry.version for entry in model.opset_import}
-    constants = {tensor.name: _array(tensor) for tensor in graph.initializer}
-    nodes: list[OnnxNode] = []
-    for node in graph.node:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            constants[node.output[0]] = _constant(node, opsets)
-        else:
-            nodes.append(OnnxNode(node, opsets, model.ir_version))
+    straight = Straightened(graph, opsets)
+    constants = straight.constants
     inputs = {value.name: value for value in graph.input if value.name not in constants}
+    types = _types(graph, straight, inputs, opsets)
+    nodes = [OnnxNode(node, opsets, model.ir_version, types) for node in straight.nodes]
     known = {*inputs, *constants}
     for node in nodes:
         for read in node.reads:
@@ -309,42 +293,29 @@ def _from_file(path: Path) -> Any:
     return model
 
 
-def _array(tensor: Any) -> np.ndarray:
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise ValueError(
-            f"model: the weight {tensor.name!r} is in another file; give the model's path"
-        )
-    return np.asarray(numpy_helper.to_array(tensor), order="C")
-
-
-def _constant(node: Any, opsets: dict[str, int]) -> np.ndarray:
+def _types(
+    graph: Any, straight: Straightened, inputs: Mapping[str, Any], opsets: Mapping[str, int]
+) -> dict[str, Any]:
+    """The types of values that are no tensors, as far as the model and its operators tell them; an
+    empty sequence does not tell its own."""
+    kinds = {value.type.WhichOneof("value") for value in inputs.values()}
+    if kinds <= {"tensor_type"} and not any(
+        "Sequence" in node.op_type or "Optional" in node.op_type for node in straight.nodes
+    ):
+        return {}
+    constants = [
+        helper.make_tensor_value_info(name, element_of(array), array.shape)
+        for name, array in straight.constants.items()
+    ]
+    ends = [*inputs.values(), *constants]
+    whole = helper.make_graph(straight.nodes, "types", ends, graph.output)
     imports = [helper.make_opsetid(domain, number) for domain, number in opsets.items()]
-    output = onnx.ValueInfoProto(name=node.output[0])
-    graph = helper.make_graph([node], "constant", [], [output])
-    model = helper.make_model(graph, opset_imports=imports)
-    (value,) = ReferenceEvaluator(model).run([node.output[0]], {})
-    return np.asarray(value)
-
-
-def _read(node: Any) -> Iterator[str]:
-    yield from (name for name in node.input if name)
-    for graph in _graphs(node):
-        yield from _free(graph)
-
-
-def _graphs(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _free(graph: Any) -> Iterator[str]:
-    bound = {value.name for value in (*graph.input, *graph.initializer)}
-    for node in graph.node:
-        yield from (name for name in _read(node) if name not in bound)
-        bound.update(node.output)
-    yield from (value.name for value in graph.output if value.name not in bound)
+    with contextlib.suppress(InferenceError):
+        whole = infer_shapes(helper.make_model(whole, opset_imports=imports)).graph
+    known = (*whole.input, *whole.value_info, *whole.output)
+    return {
+        v.name: v.type for v in known if v.type.WhichOneof("value") not in (None, "tensor_type")
+    }
 
 
 def _value(attribute: Any) -> Any:
@@ -373,16 +344,9 @@ def _widen(attribute: Any) -> None:
         attribute.t.CopyFrom(numpy_helper.from_array(wide))
 
 
-def _value_info(name: str, value: Any, shapes: bool) -> Any:
-    if isinstance(value, list):
-        return helper.make_tensor_sequence_value_info(name, _element(value), None)
-    array = np.asarray(value)
-    shape = array.shape if shapes else None
-    return helper.make_tensor_value_info(name, _element([array]), shape)
-
-
-def _element(arrays: list[Any]) -> int:
-    dtype = np.asarray(arrays[0]).dtype if arrays else np.dtype(np.float32)
+def element_of(array: Any) -> int:
+    """What ONNX calls an array's dtype."""
+    dtype = np.asarray(array).dtype
     if dtype.kind in "OUS":
         return int(onnx.TensorProto.STRING)
     return int(helper.np_dtype_to_tensor_dtype(dtype))

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 
-from tapml_nb.frontends.arrays import ArrayProgram, by_name, spec_of, split_steps, to_array
+from tapml_nb.frontends.arrays import ArrayProgram, by_name, spec_of, split_steps
 from tapml_nb.frontends.builder import GraphBuilder, trace_first_step, under
-from tapml_nb.frontends.onnx.model import OnnxModel, OnnxNode, draws, load
-from tapml_nb.frontends.onnx.runtime import Runtime
+from tapml_nb.frontends.onnx import types
+from tapml_nb.frontends.onnx.model import OnnxModel, OnnxNode, load
+from tapml_nb.frontends.onnx.runtime import NoKernel, Runtime
+from tapml_nb.frontends.onnx.subgraphs import draws, is_kind
 from tapml_nb.frontends.onnx.units import build_module
-from tapml_nb.frontends.program import Unit, Unsupported, first_line
+from tapml_nb.frontends.program import FrontendError, Unit, Unsupported, first_line
 from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
 from tapml_nb.numerics import is_float, np_dtype
 
@@ -59,10 +60,16 @@ class OnnxProgram(ArrayProgram):
         read = {v for op in self._ops.values() for v in op.inputs} | set(model.outputs)
         self._parameters = {v: model.constants[v] for v in model.constants if v in read}
         ends = {op: (program.inputs, program.node.outputs) for op, program in self._ops.items()}
-        specs = trace_first_step(
-            ends, self.bind(0, {}), self.run, tell=_spec_or_none, failure=self._failure
+        self._absent: dict[ValueId, str] = {}
+        """Values that the source cannot compute, with the reason."""
+        told = trace_first_step(
+            ends, self.bind(0, {}), self._run_first, tell=types.told, failure=self._failure
         )
-        self.graph = self._build_graph(builder, name, specs)
+        made = {value for program in self._ops.values() for value in program.node.outputs}
+        if self._absent and self._absent.keys() >= made:
+            op, reason = next(iter(self._ops)), next(iter(self._absent.values()))
+            raise FrontendError(self._failure(op, NoKernel(reason)))
+        self.graph = self._build_graph(builder, name, told)
 
     # -- Program -----------------------------------------------------------------------------
 
@@ -76,8 +83,11 @@ class OnnxProgram(ArrayProgram):
         return draws(program.node.proto, self._feeds(program, values))
 
     def run(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
-        """Run one node on onnxruntime; outputs in graph order."""
+        """Run one node on onnxruntime, or else by onnx's reference implementation; outputs in
+        graph order, None where neither can compute them."""
         program = self._ops[op]
+        if self._absent.keys() >= set(program.node.outputs):
+            return [None] * len(program.node.outputs)
         return self._runtime.run(program.node, self._feeds(program, values))
 
     def run_exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any] | None:
@@ -92,10 +102,9 @@ class OnnxProgram(ArrayProgram):
         hosts = {v for v in program.inputs if self.graph.values[v].host}
         inputs = {v: values[v] for v in program.inputs if v not in hosts}
         numbers = {v: values[v] for v in hosts}
-        for name in (*hosts, *program.node.outputs):
-            if what := _no_tensor(values[name]):
-                does = "reads" if name in hosts else "yields"
-                raise Unsupported(f"it {does} {what} ({name}), and Relax knows tensors alone")
+        names = (*hosts, *program.node.outputs)
+        if reason := self._beyond(program, {name: types.told(values[name]) for name in names}):
+            raise Unsupported(reason)
         module, by = build_module(program.node, inputs, {**program.baked, **numbers})
         outputs = (values[v] for v in self.graph[op].outputs)
         takes, gives = tuple(map(spec_of, inputs.values())), tuple(map(spec_of, outputs))
@@ -103,19 +112,46 @@ class OnnxProgram(ArrayProgram):
 
     # -- import ------------------------------------------------------------------------------
 
-    def _bound(self, step: Any, index: int) -> dict[str, np.ndarray]:
+    def _bound(self, step: Any, index: int) -> dict[str, Any]:
         """One step's inputs by name, checked against what the model declares."""
         given = by_name(step, list(self._model.inputs), index)
-        arrays = {name: to_array(value, name) for name, value in given.items()}
         sizes: dict[str, int] = {}
-        for name, array in arrays.items():
-            declared = self._model.inputs[name].type.tensor_type
-            if not _fits(array, declared, sizes):
+        bound = {}
+        for name, value in given.items():
+            declared = self._model.inputs[name].type
+            bound[name] = types.bound(value, declared, name)
+            if not types.fits(bound[name], declared, sizes):
                 raise ValueError(
-                    f"inputs: step {index}: {name} is {spec_of(array)}, the model takes "
-                    f"{_declared(declared)}"
+                    f"inputs: step {index}: {name} is {types.look(bound[name])}, the model takes "
+                    f"{types.words(declared)}"
                 )
-        return arrays
+        return bound
+
+    def _run_first(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any]:
+        """Run a node for the first time: what the source cannot compute is absent from then on."""
+        program = self._ops[op]
+        missing = next((name for name in program.inputs if name in self._absent), None)
+        if missing is None:
+            try:
+                return self.run(op, values)
+            except NoKernel as error:
+                reason = f"the source has no kernel for it: {error}"
+        else:
+            reason = f"it reads {missing}, which the source cannot compute"
+        self._absent.update(dict.fromkeys(program.node.outputs, reason))
+        return [None] * len(program.node.outputs)
+
+    def _beyond(self, program: _OnnxOp, told: Mapping[ValueId, TensorSpec | str]) -> str:
+        """Why no kernel can do what a node does, whatever rules there are; "" if one might.  Of a
+        value that is no tensor ``told`` says what it is instead."""
+        made = program.node.outputs
+        if lost := next((name for name in made if name in self._absent), None):
+            return self._absent[lost]
+        for name in (*program.inputs, *made):
+            if isinstance(what := told.get(name), str):
+                does = "yields" if name in made else "reads"
+                return f"it {does} {what} ({name}), which no target takes"
+        return ""
 
     def _named_ops(self, builder: GraphBuilder) -> dict[OpId, _OnnxOp]:
         constants = self._model.constants
@@ -140,12 +176,13 @@ class OnnxProgram(ArrayProgram):
         )
 
     def _build_graph(
-        self, builder: GraphBuilder, name: str, specs: Mapping[ValueId, TensorSpec | None]
+        self, builder: GraphBuilder, name: str, told: Mapping[ValueId, TensorSpec | str]
     ) -> Graph:
-        hosts = self._hosts(specs)
+        numbers = self._numbers(told)
 
         def spec(key: ValueId) -> TensorSpec | None:
-            return None if key in hosts else specs[key]
+            found = told[key]
+            return None if key in numbers or isinstance(found, str) else found
 
         for key in self._model.inputs:
             builder.add_value(key, "input", spec(key))
@@ -155,79 +192,43 @@ class OnnxProgram(ArrayProgram):
             node = program.node
             scope, module = node.scope_and_class
             kind = f"{node.proto.domain or 'onnx'}.{node.proto.op_type}"
+            outputs = {key: spec(key) for key in node.outputs}
             builder.add_op(
                 op,
                 kind=kind,
                 scope=scope,
                 module=module,
                 inputs=program.inputs,
-                outputs={key: spec(key) for key in node.outputs},
+                outputs=outputs,
+                beyond="" if any(outputs.values()) else self._beyond(program, told),
                 source=node.source,
                 primitives=(kind,),
                 constants=node.constants(program.baked),
             )
         return builder.build(name, inputs=self._model.inputs, outputs=self._model.outputs)
 
-    def _hosts(self, specs: Mapping[ValueId, TensorSpec | None]) -> set[ValueId]:
-        """Values that never leave the host: no tensors, numbers that say what an operator does,
-        and the shape arithmetic that leads to them."""
-        hosts = {key for key, spec in specs.items() if spec is None}
+    def _numbers(self, told: Mapping[ValueId, TensorSpec | str]) -> set[ValueId]:
+        """Values that never leave the host though they are tensors: sizes, numbers that say what an
+        operator does, and the arithmetic that leads to them."""
+        numbers: set[ValueId] = set()
         readers: dict[ValueId, list[_OnnxOp]] = {}
         for program in self._ops.values():
-            hosts |= program.node.fixed().intersection(program.inputs)
+            numbers |= program.node.fixed().intersection(program.inputs)
+            if is_kind(program.node.proto, "Shape") or is_kind(program.node.proto, "Size"):
+                numbers.update(program.node.outputs)
             for key in program.inputs:
                 readers.setdefault(key, []).append(program)
         for program in reversed(self._ops.values()):
             for key in program.node.outputs:
-                spec, users = specs[key], readers.get(key, ())
-                if spec is None or is_float(np_dtype(spec.dtype)) or key in self._model.outputs:
+                spec, users = told[key], readers.get(key, ())
+                if isinstance(spec, str) or is_float(np_dtype(spec.dtype)):
                     continue
-                if users and all(hosts.issuperset(user.node.outputs) for user in users):
-                    hosts.add(key)
-        return hosts
+                if key in self._model.outputs:
+                    continue
+                if users and all(numbers.issuperset(user.node.outputs) for user in users):
+                    numbers.add(key)
+        return numbers
 
     def _feeds(self, program: _OnnxOp, values: Mapping[ValueId, Any]) -> dict[str, Any]:
         baked = program.baked
         return {n: baked[n] if n in baked else values[n] for n in program.node.reads}
-
-
-def _spec_or_none(value: Any) -> TensorSpec | None:
-    """None of sequences and texts: they stay on the host."""
-    return None if _no_tensor(value) else spec_of(value)
-
-
-def _no_tensor(value: Any) -> str:
-    """What a value is that is no tensor of numbers; empty if it is one."""
-    if not isinstance(value, np.ndarray):
-        return "nothing" if value is None else "a sequence"
-    return "text" if value.dtype.kind in "OUS" else ""
-
-
-def _fits(array: np.ndarray, declared: Any, sizes: dict[str, int]) -> bool:
-    if array.dtype.kind not in "OUS" and array.dtype != _dtype(declared):
-        return False
-    if not declared.HasField("shape"):
-        return True
-    dims = declared.shape.dim
-    return len(dims) == array.ndim and all(
-        _fits_axis(size, dim, sizes) for size, dim in zip(array.shape, dims, strict=True)
-    )
-
-
-def _fits_axis(size: int, dim: Any, sizes: dict[str, int]) -> bool:
-    """Sizes of one name are one size; -1, 0, nothing and ``?`` are what exporters write of any."""
-    if dim.dim_value > 0:
-        return bool(size == dim.dim_value)
-    return dim.dim_param in ("", "?") or size == sizes.setdefault(dim.dim_param, size)
-
-
-def _declared(declared: Any) -> str:
-    dims = [
-        str(dim.dim_value if dim.dim_value > 0 else dim.dim_param or "?")
-        for dim in declared.shape.dim
-    ]
-    return f"{_dtype(declared).name}[{', '.join(dims)}]"
-
-
-def _dtype(declared: Any) -> np.dtype:
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(declared.elem_type))

@@ -1,19 +1,28 @@
-"""Nodes on onnxruntime, one session for all that are alike, and in float64."""
+"""What runs a node: onnxruntime, one session for all that are alike, else onnx's reference
+implementation; and the same in float64."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
+import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.shape_inference import InferenceError, infer_shapes
 
 from tapml_nb.frontends.arrays import widened
 from tapml_nb.frontends.onnx.model import OnnxNode
 from tapml_nb.frontends.onnx.recurrence import GATES, recurrent_exact
+from tapml_nb.frontends.program import first_line
+from tapml_nb.numerics import is_float
 
 _NARROW = frozenset(("Shrink",))
 """Operators in which onnxruntime computes in float32 though their dtype is float64."""
@@ -25,7 +34,18 @@ _OWN: dict[str, Callable[..., np.ndarray]] = {"Erf": np.vectorize(math.erf, otyp
 """Those that neither computes in float64."""
 
 _MOST = 1 << 22
-"""Elements of an input up to which onnx's reference implementation, in NumPy, is asked."""
+"""Elements of an input up to which onnx's reference implementation, in NumPy, is asked for a
+float64 run."""
+
+_UNKNOWN_TO_NUMPY = re.compile(r"tensor\((bfloat16|float[468]\w+|u?int[24])\)")
+"""Tensors that onnxruntime's binding does not exchange with NumPy."""
+
+_Source = Callable[[Mapping[str, Any]], list[Any]]
+"""What runs a node on its values by name."""
+
+
+class NoKernel(Exception):
+    """Nothing can run a node; the message tells what onnxruntime says."""
 
 
 class Runtime:
@@ -38,20 +58,37 @@ class Runtime:
         self._options.intra_op_num_threads = 1  # or every session has threads of its own
         self._options.log_severity_level = 4
         self._sessions: dict[bytes, Any] = {}
-        self._by_call: dict[tuple[Any, ...], Any] = {}
+        self._by_call: dict[tuple[Any, ...], _Source] = {}
 
     def run(self, node: OnnxNode, values: Mapping[str, Any]) -> list[Any]:
         """The node's outputs as arrays, or lists of arrays for sequences.
 
+        What runs it is found out once for each kind of values, by trying.
+
         Raises:
-            Exception: onnxruntime's, if it has no kernel or the node fails.
+            NoKernel: if there is none for it.
+            Exception: onnxruntime's, if the node fails on these values.
         """
-        dtypes = (getattr(value, "dtype", type(value)) for value in values.values())
-        call = (id(node.proto), *dtypes)
-        session = self._by_call.get(call)
-        if session is None:
-            session = self._by_call[call] = self._session(node, values)
-        return _run(session, node, values)
+        call = (id(node.proto), *map(_look, values.values()))
+        if source := self._by_call.get(call):
+            return source(values)
+        lacks: list[Exception] = []
+        fails: list[Exception] = []
+        # Operators that are functions, and subgraphs, may need to know shapes.
+        for find in (self._open, self._for_shapes, _reference):
+            source: _Source | None = None
+            try:
+                source = find(node, values)
+                results = source(values)
+            except Exception as error:  # whatever they say of what they cannot do
+                # With a session there is a kernel, which does not take these values.
+                (fails if source and find is not _reference else lacks).append(error)
+                continue
+            self._by_call[call] = source
+            return results
+        if fails:
+            raise fails[0]
+        raise NoKernel(first_line(lacks[0]))
 
     def run_exact(self, node: OnnxNode, values: Mapping[str, Any]) -> list[Any] | None:
         """The same in float64, by onnxruntime where it can, else by onnx's reference
@@ -60,7 +97,7 @@ class Runtime:
         Outputs that hold no floating-point numbers may have any dtype.
         """
         wide = {name: widened(value) for name, value in values.items()}
-        if node.subgraphs or any(isinstance(value, list) for value in wide.values()):
+        if node.subgraphs or not all(isinstance(value, np.ndarray) for value in wide.values()):
             return None
         kind = node.proto.op_type
         if node.kind in GATES:
@@ -68,25 +105,102 @@ class Runtime:
         if kind in _OWN:
             return [_OWN[kind](*wide.values())]
         if kind not in _NARROW:
-            with contextlib.suppress(Exception):  # no kernel for float64
-                return _run(self._session(node, wide, wide=True), node, wide)
+            for find in (self._open, self._for_shapes):
+                with contextlib.suppress(Exception):  # no kernel for float64
+                    return find(node, wide, wide=True)(wide)
         if kind in _NARROW_REFERENCE or any(np.size(value) > _MOST for value in wide.values()):
             return None
-        model = node.alone(wide, {}, shapes=False, wide=True)
-        with contextlib.suppress(Exception), np.errstate(all="ignore"):
-            return _run(ReferenceEvaluator(model), node, wide)
+        with contextlib.suppress(Exception):
+            return _reference(node, wide, wide=True)(wide)
         return None
 
-    def _session(self, node: OnnxNode, values: Mapping[str, Any], *, wide: bool = False) -> Any:
-        model = node.alone(values, {}, shapes=False, wide=wide).SerializeToString()
-        if model not in self._sessions:
-            self._sessions[model] = ort.InferenceSession(
-                model, self._options, providers=["CPUExecutionProvider"]
+    def _open(self, node: OnnxNode, values: Mapping[str, Any], *, wide: bool = False) -> _Source:
+        return self._session(node, node.alone(values, {}, shapes=False, wide=wide))
+
+    def _for_shapes(
+        self, node: OnnxNode, values: Mapping[str, Any], *, wide: bool = False
+    ) -> _Source:
+        return self._session(node, node.alone(values, {}, shapes=True, wide=wide))
+
+    def _session(self, node: OnnxNode, model: Any) -> _Source:
+        key = model.SerializeToString()
+        if key not in self._sessions:
+            self._sessions[key] = ort.InferenceSession(
+                key, self._options, providers=["CPUExecutionProvider"]
             )
-        return self._sessions[model]
+        return partial(_on_onnxruntime, self._sessions[key], node)
 
 
-def _run(session: Any, node: OnnxNode, values: Mapping[str, Any]) -> list[Any]:
+def _on_onnxruntime(session: Any, node: OnnxNode, values: Mapping[str, Any]) -> list[Any]:
+    feeds = _feeds(node, values)
+    ends = (*session.get_inputs(), *session.get_outputs())
+    if any(_UNKNOWN_TO_NUMPY.fullmatch(end.type) for end in ends):
+        given = {name: _given(value) for name, value in feeds.items()}
+        return [_taken(value) for value in session.run_with_ort_values(None, given)]
+    return [_as(result) for result in session.run(None, feeds)]
+
+
+def _given(array: np.ndarray) -> Any:
+    """An array as onnxruntime takes it, whatever its dtype; packed where that is less than a
+    byte."""
+    buffer = np.zeros_like(array, order="C")
+    raw = np.frombuffer(numpy_helper.from_array(array).raw_data, np.uint8)
+    buffer.reshape(-1).view(np.uint8)[: raw.size] = raw
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(buffer, kind)
+
+
+def _taken(value: Any) -> np.ndarray:
+    """The array that onnxruntime gives out, whatever its dtype."""
+    data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    tensor = onnx.TensorProto(data_type=value.element_type(), dims=value.shape(), raw_data=data)
+    return np.asarray(numpy_helper.to_array(tensor))
+
+
+def _reference(node: OnnxNode, values: Mapping[str, Any], *, wide: bool = False) -> _Source:
+    """The node by onnx's reference implementation."""
+    model = node.alone(values, {}, shapes=False, wide=wide)
+    evaluator = ReferenceEvaluator(model)
+    with contextlib.suppress(InferenceError):
+        model = infer_shapes(model)
+    dtypes = [_declared_dtype(output) for output in model.graph.output]
+
+    def run(values: Mapping[str, Any]) -> list[Any]:
+        with np.errstate(all="ignore"):
+            results = evaluator.run(None, _feeds(node, values))
+        return [_as(result, dtype) for result, dtype in zip(results, dtypes, strict=True)]
+
+    return run
+
+
+def _declared_dtype(output: Any) -> np.dtype | None:
+    """What ONNX says that an output is; None if it says nothing."""
+    kind = output.type.tensor_type.elem_type
+    return np.dtype(helper.tensor_dtype_to_np_dtype(kind)) if kind else None
+
+
+def _as(result: Any, dtype: np.dtype | None = None) -> Any:
+    """A result as it is, a tensor as an array of that dtype: where NumPy has no product of a narrow
+    one, the reference implementation leaves it in a wider one.
+
+    Raises:
+        TypeError: if it is another one that is no matter of width.
+    """
+    if result is None or isinstance(result, list):
+        return result
+    array = np.asarray(result)
+    if dtype is None or array.dtype.kind in "OUS" or array.dtype == dtype:
+        return array
+    if is_float(array.dtype) and is_float(dtype):
+        return array.astype(dtype)
+    raise TypeError(f"onnx's reference implementation gives {array.dtype}, and not {dtype}")
+
+
+def _feeds(node: OnnxNode, values: Mapping[str, Any]) -> dict[str, Any]:
     names = list(values) if node.subgraphs else [f"p{k}" for k in range(len(values))]
-    outputs = session.run(None, dict(zip(names, values.values(), strict=True)))
-    return [o if isinstance(o, list) or o is None else np.asarray(o) for o in outputs]
+    return dict(zip(names, values.values(), strict=True))
+
+
+def _look(value: Any) -> tuple[Any, ...]:
+    """What of a value may decide what can run a node."""
+    return (value.dtype, value.shape) if isinstance(value, np.ndarray) else (type(value),)

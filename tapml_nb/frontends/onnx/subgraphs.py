@@ -1,0 +1,176 @@
+"""Graphs inside nodes: what they read from outside, and what stands in the place of an ``If`` whose
+condition is known."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+_RANDOM = {
+    "Bernoulli",
+    "Dropout",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
+"""Operators that draw random numbers."""
+
+
+def is_kind(node: Any, kind: str) -> bool:
+    """Whether a ``NodeProto`` is one of ONNX's own operators."""
+    return node.op_type == kind and node.domain in ("", "ai.onnx")
+
+
+def graphs(node: Any) -> Iterator[Any]:
+    """The graphs that a node runs, each a ``GraphProto``."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def draws(node: Any, values: Mapping[str, Any]) -> bool:
+    """Whether the result of a ``NodeProto``, or of one in a graph that it runs, depends on random
+    numbers that it draws; ``values`` are those of its inputs, by name."""
+    if any(draws(inner, {}) for graph in graphs(node) for inner in graph.node):
+        return True
+    if node.op_type not in _RANDOM:
+        return False
+    given = [values.get(name) for name in node.input]
+    if node.op_type == "Bernoulli" and given[0] is not None:
+        return not np.isin(given[0], (0, 1)).all()
+    if node.op_type == "Dropout":  # of the ratio, if it is told that it trains
+        ratio, trains = [*given[1:], None, None][:2]
+        if len(node.input) < 3 or not node.input[2]:
+            return False
+        return (trains is None or bool(trains)) and (ratio is None or bool(ratio != 0))
+    return True
+
+
+def reads(node: Any) -> Iterator[str]:
+    """Every value that a node reads: its inputs, and what its graphs take from outside."""
+    yield from (name for name in node.input if name)
+    for graph in graphs(node):
+        yield from _free(graph)
+
+
+def array_of(tensor: Any) -> np.ndarray:
+    """A ``TensorProto`` as an array.
+
+    Raises:
+        ValueError: if its numbers are in a file that is not at hand.
+    """
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise ValueError(
+            f"model: the weight {tensor.name!r} is in another file; give the model's path"
+        )
+    return np.asarray(numpy_helper.to_array(tensor), order="C")
+
+
+class Straightened:
+    """The nodes of a graph without its constants, and without every ``If`` whose condition is a
+    constant, or computed from constants alone: in its place stand the nodes of its branch, their
+    values called after it.
+
+    Attributes:
+        constants: initializers and the values of ``Constant`` nodes, by name.
+        nodes: all other nodes, in executable order.
+    """
+
+    def __init__(self, graph: Any, opsets: Mapping[str, int]) -> None:
+        self.constants = {tensor.name: array_of(tensor) for tensor in graph.initializer}
+        self.nodes: list[Any] = []
+        self._opsets = opsets
+        self._static: dict[str, Any] = {}
+        """Values that are computed from constants alone, with the node that does."""
+        self._add(graph.node)
+
+    def _add(self, nodes: Iterable[Any]) -> None:
+        for node in nodes:
+            if is_kind(node, "Constant"):
+                self.constants[node.output[0]] = self._evaluated([node], node.output[0])
+            elif is_kind(node, "If") and (condition := self._known(node.input[0])) is not None:
+                name = "then_branch" if condition.all() else "else_branch"
+                branch = next(a.g for a in node.attribute if a.name == name)
+                self._add(self._opened(branch, node))
+            else:
+                self.nodes.append(node)
+                read = set(reads(node))
+                if not draws(node, {}) and read <= self.constants.keys() | self._static.keys():
+                    self._static.update(dict.fromkeys(node.output, node))
+
+    def _known(self, name: str) -> np.ndarray | None:
+        """The value of a constant, or of what is computed from constants alone."""
+        if name in self.constants or name not in self._static:
+            return self.constants.get(name)
+        wanted, made_by = [name], {}
+        for value in wanted:
+            if (node := self._static.get(value)) is not None and id(node) not in made_by:
+                made_by[id(node)] = node
+                wanted.extend(reads(node))
+        nodes = [node for node in self.nodes if id(node) in made_by]
+        with contextlib.suppress(Exception):  # whatever onnx's reference implementation lacks
+            return self._evaluated(nodes, name)
+        return None
+
+    def _evaluated(self, nodes: list[Any], name: str) -> np.ndarray:
+        needed = {read for node in nodes for read in reads(node)} & self.constants.keys()
+        constants = [numpy_helper.from_array(self.constants[key], key) for key in needed]
+        graph = helper.make_graph(nodes, "", [], [onnx.ValueInfoProto(name=name)], constants)
+        imports = [helper.make_opsetid(domain, number) for domain, number in self._opsets.items()]
+        model = helper.make_model(graph, opset_imports=imports)
+        return np.asarray(ReferenceEvaluator(model).run([name], {})[0])
+
+    def _opened(self, branch: Any, node: Any) -> Iterator[Any]:
+        """The nodes of a branch of ``node``, which yield what that is to yield."""
+        prefix = f"{node.name or node.output[0]}/"
+        made = [name for inner in branch.node for name in inner.output if name]
+        new = {name: prefix + name for name in (*(t.name for t in branch.initializer), *made)}
+        for tensor in branch.initializer:
+            self.constants[new[tensor.name]] = array_of(tensor)
+        passed: dict[str, str] = {}
+        """Of the outputs, what the branch does not make itself, or yields twice."""
+        for inside, outside in zip((v.name for v in branch.output), node.output, strict=True):
+            if outside and inside in made:
+                made.remove(inside)
+                new[inside] = outside
+            elif outside:
+                passed[outside] = inside
+        for inner in branch.node:
+            yield _renamed(inner, new)
+        for outside, inside in passed.items():
+            yield helper.make_node("Identity", [new.get(inside, inside)], [outside])
+
+
+def _free(graph: Any) -> Iterator[str]:
+    bound = {value.name for value in (*graph.input, *graph.initializer)}
+    for node in graph.node:
+        yield from (name for name in reads(node) if name not in bound)
+        bound.update(node.output)
+    yield from (value.name for value in graph.output if value.name not in bound)
+
+
+def _renamed(node: Any, new: Mapping[str, str]) -> Any:
+    """A copy of a node with other names for what it reads and yields."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.input[:] = [new.get(name, name) for name in node.input]
+    copy.output[:] = [new.get(name, name) for name in node.output]
+    for graph in graphs(copy):
+        bound = {value.name for value in (*graph.input, *graph.initializer)}
+        bound.update(name for inner in graph.node for name in inner.output)
+        outer = {old: name for old, name in new.items() if old not in bound}
+        nodes = [_renamed(inner, outer) for inner in graph.node]
+        del graph.node[:]
+        graph.node.extend(nodes)
+        for value in graph.output:
+            value.name = outer.get(value.name, value.name)
+    return copy
