@@ -180,6 +180,16 @@ class TestFunctions:
         expected = sum(padded[..., k : k + 5] * w[:, 0, k, None] for k in range(3))
         np.testing.assert_allclose(values["y"], expected, rtol=1e-5, atol=1e-6)
 
+    def test_it_is_converted_by_its_definition(self):
+        """TVM's importer knows no Celu, but all that ONNX defines it by."""
+        model = hand_made([("Celu", ["x"], ["y"], {"alpha": 2.0})], TAKES_X)
+        report, blamed = judged(model, (X,), "Celu", lambda x: np.maximum(x, 0))
+        assert report.verdict("Celu") is Verdict.PASS
+        assert blamed == ["Celu"]
+        program = import_onnx(model, (X,))
+        unit = program.unit("Celu", run(program))
+        assert unit.conversion == "Celu as ONNX defines it by other operators"
+
     def test_a_scan_whose_outputs_have_no_shape(self):
         """onnxruntime makes no session of it unless the shapes of what it reads are known."""
         body = helper.make_graph(

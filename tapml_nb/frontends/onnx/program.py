@@ -105,10 +105,10 @@ class OnnxProgram(ArrayProgram):
         names = (*hosts, *program.node.outputs)
         if reason := self._beyond(program, {name: types.told(values[name]) for name in names}):
             raise Unsupported(reason)
-        module, by = build_module(program.node, inputs, {**program.baked, **numbers})
-        outputs = (values[v] for v in self.graph[op].outputs)
-        takes, gives = tuple(map(spec_of, inputs.values())), tuple(map(spec_of, outputs))
-        return Unit(module, takes, gives, by)
+        module, conversion = build_module(program.node, inputs, {**program.baked, **numbers})
+        takes = tuple(map(spec_of, inputs.values()))
+        gives = tuple(spec_of(values[v]) for v in self.graph[op].outputs)
+        return Unit(module, takes, gives, conversion)
 
     # -- import ------------------------------------------------------------------------------
 

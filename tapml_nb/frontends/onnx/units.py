@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 from tvm import relax
 from tvm.error import OpNotImplemented
-from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
+from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter, _get_convert_map
 
+from tapml_nb.frontends.onnx.definitions import defined
 from tapml_nb.frontends.onnx.model import OnnxNode
 from tapml_nb.frontends.onnx.rules import RULES
 from tapml_nb.frontends.onnx.rules.call import build
@@ -26,10 +28,11 @@ def build_module(
     node: OnnxNode, inputs: Mapping[str, np.ndarray], baked: Mapping[str, np.ndarray]
 ) -> tuple[Any, str]:
     """An ``IRModule`` whose ``main`` computes the node's outputs, and in words by what it was
-    converted, where not by the importer.
+    converted where that is not the importer's rule for it.
 
-    Its parameters are the ``inputs``, of which shapes and dtypes count; ``baked`` are the numbers
-    that are part of it.
+    Where the importer has none, or it fails, a rule of ours is taken; where there is neither, the
+    definition that ONNX has of the operator.  Its parameters are the ``inputs``, of which shapes
+    and dtypes count; ``baked`` are the numbers that are part of it.
 
     Raises:
         Unsupported: if neither the importer nor we can convert the node.
@@ -37,11 +40,13 @@ def build_module(
     kind = node.kind
     if node.subgraphs:
         raise Unsupported(f"{kind} runs subgraphs: which and how often is known only at run time")
+    model = node.alone(inputs, baked, shapes=True)
+    if kind not in RULES:
+        model, conversion = _in_known_ones(model, kind)
+        return _imported(model, node), conversion
     try:
-        return _imported(node, inputs, baked), ""
+        return _imported(model, node), ""
     except Unsupported as reason:
-        if kind not in RULES:
-            raise
         try:
             module = build(RULES[kind], node, inputs, baked)
         except Exception as error:
@@ -51,31 +56,50 @@ def build_module(
     return module, f"{kind} converted by rules of tapml_nb's"
 
 
-def _imported(
-    node: OnnxNode, inputs: Mapping[str, np.ndarray], baked: Mapping[str, np.ndarray]
-) -> Any:
-    """What TVM's importer makes of a node.
+def _in_known_ones(model: Any, kind: str) -> tuple[Any, str]:
+    """A model of operators that the importer has rules for, and in words whether it is another one.
+
+    Raises:
+        Unsupported: if ONNX defines one that the importer lacks by no others.
+    """
+    conversion = ""
+    while missing := {n.op_type for n in model.graph.node} - _known():
+        model = defined(model, missing)
+        if model is None:
+            raise Unsupported(f"TVM's ONNX importer has no rule for {kind}")
+        conversion = f"{kind} as ONNX defines it by other operators"
+    return model, conversion
+
+
+def _imported(model: Any, node: OnnxNode) -> Any:
+    """What TVM's importer makes of a model that stands for a node.
 
     Raises:
         Unsupported: if it has no rule for the node, or its rule fails.
     """
-    kind = node.kind
-    model = node.alone(inputs, baked, shapes=True)
     importer = _Importer({}, {}, sanitize=False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = importer.from_onnx(model.graph, node.opsets.get("", 1))
     except OpNotImplemented as error:
-        raise Unsupported(f"TVM's ONNX importer has no rule for {kind}") from error
+        raise Unsupported(f"TVM's ONNX importer has no rule for {node.kind}") from error
     except (_Failed, Exception) as failed:
         reason = failed.error if isinstance(failed, _Failed) else failed
-        raise Unsupported(f"TVM's ONNX importer fails on {kind}: {last_line(reason)}") from reason
+        raise Unsupported(
+            f"TVM's ONNX importer fails on {node.kind}: {last_line(reason)}"
+        ) from reason
     result = module["main"].ret_ty
     for ty in result.fields if isinstance(result, relax.TupleType) else [result]:
         if not isinstance(ty, relax.TensorType):
-            raise Unsupported(f"TVM's ONNX importer makes a {ty} of {kind}, and no tensor")
+            raise Unsupported(f"TVM's ONNX importer makes a {ty} of {node.kind}, and no tensor")
     return module
+
+
+@cache
+def _known() -> frozenset[str]:
+    """The operators that TVM's importer has a rule for."""
+    return frozenset(_get_convert_map()) | {"Constant"}
 
 
 class _Failed(BaseException):
