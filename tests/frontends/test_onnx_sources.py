@@ -204,6 +204,24 @@ class TestFunctions:
         np.testing.assert_allclose(values["y"], X[0] + X[1], rtol=1e-6)
 
 
+class TestRandomHostValues:
+    def test_drawn_sizes_and_sequences_end_no_run(self):
+        """They are compared to see whether the source draws others the next time."""
+        nodes = [
+            ("Bernoulli", ["half"], ["drawn"], {"dtype": TensorProto.INT64}),
+            ("Mul", ["drawn", "zero"], ["nothing"], {}),
+            ("Add", ["nothing", "sizes"], ["shape"], {}),
+            ("Reshape", ["x", "shape"], ["r"], {}),
+            ("Exp", ["r"], ["y"], {}),
+        ]
+        half = np.full(2, 0.5, np.float32)
+        constants = {"half": half, "zero": np.zeros(2, np.int64), "sizes": np.array([3, 2])}
+        model = hand_made(nodes, TAKES_X, constants)
+        report, blamed = judged(model, (X,), "Exp", lambda r: r)
+        assert report.verdict("Exp") is Verdict.PASS
+        assert blamed == ["Exp"]
+
+
 def takes(**kinds):
     """What ``hand_made`` cannot: inputs of any type."""
     return [helper.make_value_info(name, kind) for name, kind in kinds.items()]
