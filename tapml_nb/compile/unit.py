@@ -18,6 +18,7 @@ from typing import Any
 
 import tvm
 import tvm_ffi
+from tvm import relax
 
 from tapml_nb.compile.cache import SIZES, UNIT, write_file
 from tapml_nb.compile.lowering import PIPELINE
@@ -47,10 +48,42 @@ def key_of(module: Any, salt: str) -> str:
 def texts_of(module: Any) -> tuple[str, str]:
     """TVM's JSON, and the sizes to fill in, if any."""
     if not isinstance(module, WrittenModule):
-        return str(tvm.ir.save_json(module)), ""
+        return str(tvm.ir.save_json(_readable(module))), ""
     if module.shapes is None:
         return module.text, ""
     return module.text, json.dumps([module.shapes, module.numbers])
+
+
+def _readable(module: Any) -> Any:
+    """A module that TVM's reader takes: constants without elements, which it refuses, are made by
+    an operation."""
+    empty: list[Any] = []
+
+    def note(expr: Any) -> None:
+        if _is_empty(expr):
+            empty.append(expr)
+
+    functions = {v: f for v, f in module.functions.items() if isinstance(f, relax.Function)}
+    for function in functions.values():
+        relax.analysis.post_order_visit(function, note)
+    if not empty:
+        return module
+    made = _MadeEmpty()
+    changed = {v: made.visit_expr(f) for v, f in functions.items()}
+    return tvm.IRModule({**module.functions, **changed}, module.attrs)
+
+
+@relax.expr_functor.mutator
+class _MadeEmpty(relax.PyExprMutator):  # type: ignore[misc]
+    def visit_generic_const_(self, op: Any) -> Any:
+        if not _is_empty(op):
+            return super().visit_generic_const_(op)
+        return relax.op.zeros(tuple(op.value.shape), str(op.value.dtype))
+
+
+def _is_empty(expr: Any) -> bool:
+    constant = isinstance(expr, tvm.ir.GenericConst)
+    return constant and isinstance(expr.value, tvm.runtime.Tensor) and 0 in expr.value.shape
 
 
 def write_unit(module: Any, folder: Path) -> None:

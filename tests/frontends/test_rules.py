@@ -514,3 +514,17 @@ def test_every_rule_is_for_an_operation_that_exists(overload):
     if namespace == "transformers":
         import transformers.integrations.moe  # noqa: F401  registers it
     assert name in getattr(getattr(torch.ops, namespace), packet).overloads()
+
+
+def test_a_constant_without_elements_is_no_trouble():
+    """TVM's reader refuses it in a module's JSON, in which units travel."""
+
+    class Model(nn.Module):
+        def forward(self, x):
+            return x + torch.triu_indices(20, 0).sum()
+
+    with tapml.debug(Model().eval(), (normal(3),), target="llvm") as session:
+        found = session.run()
+        assert set(found.counts) == {Verdict.PASS, Verdict.SKIPPED}
+        session.override("sum", lambda x: x.sum() + 1)
+        assert [culprit.op for culprit in session.run().culprits] == ["sum"]
