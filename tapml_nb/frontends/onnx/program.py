@@ -148,7 +148,10 @@ class OnnxProgram(ArrayProgram):
         if lost := next((name for name in made if name in self._absent), None):
             return self._absent[lost]
         for name in (*program.inputs, *made):
-            if isinstance(what := told.get(name), str):
+            what = told.get(name)
+            if name in program.node.types and not isinstance(what, str):
+                what = "an optional"
+            if isinstance(what, str):
                 does = "yields" if name in made else "reads"
                 return f"it {does} {what} ({name}), which no target takes"
         return ""

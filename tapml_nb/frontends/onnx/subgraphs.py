@@ -111,7 +111,8 @@ class Straightened:
         """The value of a constant, or of what is computed from constants alone."""
         if name in self.constants or name not in self._static:
             return self.constants.get(name)
-        wanted, made_by = [name], {}
+        wanted = [name]
+        made_by: dict[int, Any] = {}
         for value in wanted:
             if (node := self._static.get(value)) is not None and id(node) not in made_by:
                 made_by[id(node)] = node
