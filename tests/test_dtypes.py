@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -267,7 +268,7 @@ def layer_norm(x, weight, bias, *, freedom=0):
     return centred / deviation * weight + bias
 
 
-PLANTED = {
+PLANTED: dict[str, tuple[str, Any, Any]] = {
     "attention by the wrong scale": (
         "aten.scaled_dot_product_attention",
         attention,

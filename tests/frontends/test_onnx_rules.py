@@ -415,7 +415,7 @@ def test_a_deformable_convolution_is_what_the_standard_says(group, offset_group,
     module, by = build_module(node, values, {})
     assert "rules of tapml_nb" in by
     (found,) = outputs_of(module, feeds)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found, np.asarray(expected), rtol=1e-4, atol=1e-4)
 
 
 def outputs_of(module, arrays):

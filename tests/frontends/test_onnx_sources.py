@@ -1,6 +1,8 @@
 """ONNX: what runs a node, and what stays of a model where nothing can, or where a value is no
 tensor."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -89,7 +91,7 @@ class TestNarrow:
     @pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.UINT4])
     def test_what_no_target_takes_stays_on_the_source(self, kind):
         """Weights of 4 bits, as of quantized language models."""
-        nodes = [
+        nodes: list[Any] = [
             ("DequantizeLinear", ["w", "s"], ["d"], {}),
             ("Add", ["x", "d"], ["y"], {}),
         ]
@@ -108,7 +110,7 @@ class TestNarrow:
 
     def test_float8_between_two_nodes(self):
         """What TVM's importer has no rule for is the only thing that is missing."""
-        nodes = [
+        nodes: list[Any] = [
             ("QuantizeLinear", ["x", "s", "z"], ["q"], {}),
             ("DequantizeLinear", ["q", "s", "z"], ["d"], {}),
             ("Exp", ["d"], ["y"], {}),
@@ -171,7 +173,7 @@ class TestFunctions:
     def test_an_operator_that_runs_by_its_definition_alone(self):
         """onnxruntime has no kernel, and opens the definition where it knows the shapes."""
         looks = {"x": (TensorProto.FLOAT, [1, 2, 5]), "w": (TensorProto.FLOAT, [2, 1, 3])}
-        node = ("CausalConvWithState", ["x", "w"], ["y", "state"], {})
+        node: Any = ("CausalConvWithState", ["x", "w"], ["y", "state"], {})
         model = hand_made([node], looks, results=("y", "state"), opset=27)
         rng = np.random.default_rng(0)
         x, w = (rng.standard_normal(look[1]).astype(np.float32) for look in looks.values())
@@ -354,7 +356,7 @@ def branches(condition, *, then, otherwise=None, constants=(), opset=20):
 
 
 class TestBranches:
-    EXP = (
+    EXP: Any = (
         [("Exp", ["x"], ["e"], {}), ("Mul", ["e", "two"], ["m"], {})],
         "m",
         {"two": np.float32(2)},

@@ -70,8 +70,8 @@ class Runtime:
             Exception: onnxruntime's, if the node fails on these values.
         """
         call = (id(node.proto), *map(_look, values.values()))
-        if source := self._by_call.get(call):
-            return source(values)
+        if call in self._by_call:
+            return self._by_call[call](values)
         lacks: list[Exception] = []
         fails: list[Exception] = []
         # Operators that are functions, and subgraphs, may need to know shapes.

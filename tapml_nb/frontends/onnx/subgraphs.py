@@ -128,7 +128,8 @@ class Straightened:
         graph = helper.make_graph(nodes, "", [], [onnx.ValueInfoProto(name=name)], constants)
         imports = [helper.make_opsetid(domain, number) for domain, number in self._opsets.items()]
         model = helper.make_model(graph, opset_imports=imports)
-        return np.asarray(ReferenceEvaluator(model).run([name], {})[0])
+        (value,) = ReferenceEvaluator(model).run([name], {})
+        return np.asarray(value)
 
     def _opened(self, branch: Any, node: Any) -> Iterator[Any]:
         """The nodes of a branch of ``node``, which yield what that is to yield."""

@@ -89,7 +89,7 @@ def look(value: Any) -> str:
 def _opened(declared: Any) -> tuple[str, Any]:
     """The kind of a ``TypeProto``, and what is inside: an element's type, or a tensor's look."""
     which = str(declared.WhichOneof("value") or "unknown")
-    inner = getattr(declared, which, None)
+    inner: Any = getattr(declared, which, None)
     if which in ("sequence_type", "optional_type"):
         inner = inner.elem_type
     return which.removesuffix("_type"), inner

@@ -95,7 +95,7 @@ class _Calls:
 
 
 def _look(node: fx.Node) -> tuple[Any, ...]:
-    value = node.meta.get("val")
+    value: Any = node.meta.get("val")
     return (value.dtype, *map(str, value.shape)) if is_tensor(value) else ()
 
 

@@ -154,8 +154,13 @@ def dynamic_quantize_lstm(
     told = recurrence(QUANTIZED, call.attributes)
 
     def products(d: int, bias: Expr | None) -> tuple[Product, list[Product]]:
-        own = [_taken(call, tensor, d) for tensor in (w, *scales[:2], r, *scales[2:])]
-        return _quantized_product(call, *own[:3], None), [_quantized_product(call, *own[3:], bias)]
+        of_input, of_state = (
+            [_taken(call, tensor, d) for tensor in tensors]
+            for tensors in ((w, *scales[:2]), (r, *scales[2:]))
+        )
+        return _quantized_product(call, None, *of_input), [
+            _quantized_product(call, bias, *of_state)
+        ]
 
     return _unrolled("LSTM", call, told, products, shape_of(r)[1], x, b, lengths, h, c, p)
 
@@ -169,7 +174,7 @@ def _product(call: Call, weights: Expr, bias: Expr | None) -> Product:
 
 
 def _quantized_product(
-    call: Call, weights: Expr, scale: Expr, zero: Expr, bias: Expr | None
+    call: Call, bias: Expr | None, weights: Expr, scale: Expr, zero: Expr
 ) -> Product:
     wide = relax.op.astype(weights, "int32")
     weights = call.emit(relax.op.subtract(wide, relax.op.astype(zero, "int32")))

@@ -213,25 +213,24 @@ def histc(call: Call, x: Expr, bins: int, low: float, high: float) -> Expr:
     return cast(call.compute(count, values, *bounds, name="histc"), dtype_of(x))
 
 
+_ALONG_AXES: dict[str, Rule] = {
+    "amax.default": partial(extreme, relax.op.max),
+    "amin.default": partial(extreme, relax.op.min),
+    "max.dim": max_dim,
+    "min.dim": min_dim,
+    "cummax.default": partial(running_extreme, tirx.max, "cummax"),
+    "cummin.default": partial(running_extreme, tirx.min, "cummin"),
+    "logcumsumexp.default": logcumsumexp,
+    "topk.default": topk,
+    "sort.default": sort,
+    "sort.stable": sort_stable,
+    "kthvalue.default": kthvalue,
+    "mode.default": mode,
+    "nanmedian.dim": nanmedian_dim,
+}
+
 RULES: dict[str, Rule] = {
-    **{
-        f"aten.{name}": along_axes(widened(rule))
-        for name, rule in {
-            "amax.default": partial(extreme, relax.op.max),
-            "amin.default": partial(extreme, relax.op.min),
-            "max.dim": max_dim,
-            "min.dim": min_dim,
-            "cummax.default": partial(running_extreme, tirx.max, "cummax"),
-            "cummin.default": partial(running_extreme, tirx.min, "cummin"),
-            "logcumsumexp.default": logcumsumexp,
-            "topk.default": topk,
-            "sort.default": sort,
-            "sort.stable": sort_stable,
-            "kthvalue.default": kthvalue,
-            "mode.default": mode,
-            "nanmedian.dim": nanmedian_dim,
-        }.items()
-    },
+    **{f"aten.{name}": along_axes(widened(rule)) for name, rule in _ALONG_AXES.items()},
     "aten.prod.dim_int": along_axes(widened(prod_dim), of_nothing=1),
     **{
         f"aten.any.{overload}": along_axes(widened(any_true), of_nothing=False)

@@ -257,20 +257,19 @@ def triangle(
     return literal(np.array(indices(rows, offset, columns)), call.dtype)
 
 
+_ALONG_AXES: dict[str, Rule] = {
+    "gather.default": gather,
+    "scatter_add.default": partial(scatter, reduce="add"),
+    "scatter.reduce": scatter,
+    "scatter.value_reduce": scatter_value,
+    "scatter_reduce.two": scatter_reduce,
+    "masked_scatter.default": masked_scatter,
+}
+
 RULES: dict[str, Rule] = {
     "aten.index.Tensor": index,
     "aten.index_put.default": index_put,
-    **{
-        f"aten.{name}": along_axes(widened(rule))
-        for name, rule in {
-            "gather.default": gather,
-            "scatter_add.default": partial(scatter, reduce="add"),
-            "scatter.reduce": scatter,
-            "scatter.value_reduce": scatter_value,
-            "scatter_reduce.two": scatter_reduce,
-            "masked_scatter.default": masked_scatter,
-        }.items()
-    },
+    **{f"aten.{name}": along_axes(widened(rule)) for name, rule in _ALONG_AXES.items()},
     "aten.index_select.default": on_an_axis,
     "aten.select.int": select,
     "aten.put.default": widened(put),

@@ -46,7 +46,7 @@ def _tail() -> tuple[float, ...]:
     """What ``log(erfc(x) exp(x²) / t)`` is, for t = 2 / (2 + x) = (1 + u) / 2, as a polynomial of u
     through Chebyshev's points."""
 
-    def exact(u: np.ndarray) -> np.ndarray:
+    def exact(u: Any) -> Any:
         t = np.maximum((1 + u) / 2, 1e-300)
         scaled = torch.special.erfcx(torch.from_numpy(2 / t - 2)).numpy()
         return np.log(scaled / t)
