@@ -71,6 +71,8 @@ def take(name: str, patterns: Sequence[str], jobs: int) -> None:
 
     def one(part: int) -> None:
         for record in apart(SUITES[name], patterns, known, (part, jobs)):
+            if record.error and stopped.wait(1):
+                return  # Ctrl-C reached its process, too
             with lock:
                 print(f"\n{line(record)}", file=file, flush=True)  # after what a kill cut off
                 print(f"{record.name}: {in_words(record)}", file=sys.stderr, flush=True)
