@@ -50,8 +50,8 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(
         title="Digits lost where values are small",
         text="`assert_close` forgives 1e-5 whatever the value. TVM writes these as a logarithm of "
-        "a sum, or `expm1` as a difference: what is small loses its digits there, and PyTorch keeps "
-        "them.",
+        "a sum, or `expm1` as a difference: what is small loses its digits there, and PyTorch "
+        "keeps them.",
         agrees=True,
         kinds=(
             *("aten.atanh", "onnx.Atanh", "aten.expm1", "aten.softplus", "aten.log_sigmoid"),
