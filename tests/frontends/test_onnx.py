@@ -175,10 +175,10 @@ class TestFloat64:
                         np.testing.assert_allclose(exact, values[value], rtol=1e-4, atol=1e-4)
 
     @pytest.mark.parametrize(
-        "op_type", ["Softmax", "LayerNormalization", "Erf", "GridSample", "Mish"]
+        "op_type", ["Softmax", "LayerNormalization", "Erf", "GridSample", "Mish", "Sigmoid"]
     )
     def test_it_really_is_float64(self, op_type):
-        """By onnxruntime, by onnx's reference (Mish), or by what is ours (Erf)."""
+        """By onnxruntime, by onnx's reference (Mish), or by what is ours (Erf, Sigmoid)."""
         rng = np.random.default_rng(0)
         arrays = {
             "LayerNormalization": [rng.standard_normal((4, 64)), np.ones(64)],
@@ -194,10 +194,21 @@ class TestFloat64:
             "Softmax": lambda: torch.softmax(wide[0], -1),
             "LayerNormalization": lambda: nn.functional.layer_norm(wide[0], (64,)),
             "Erf": lambda: torch.erf(wide[0]),
+            "Sigmoid": lambda: torch.sigmoid(wide[0]),
             "Mish": lambda: nn.functional.mish(wide[0]),
             "GridSample": lambda: nn.functional.grid_sample(wide[0], wide[1], align_corners=False),
         }[op_type]()
         np.testing.assert_allclose(exact, expected.numpy(), rtol=1e-12, atol=1e-12)
+
+    def test_a_target_that_knows_small_sigmoids_is_not_blamed(self):
+        """onnxruntime's are 0, in float64 as well: the float64 run must know better."""
+        x = np.random.default_rng(0).standard_normal((4, 1024)).astype(np.float32)
+        x[0, :3] = -25, -37, -60
+        model = hand_made([("Sigmoid", ["x"], ["y"], {})], {"x": (TensorProto.FLOAT, [4, 1024])})
+        with tapml.debug(model, x, target="llvm") as session:
+            assert session.run().verdict("Sigmoid") is Verdict.PASS
+            session.override("Sigmoid", lambda x: (1.001 / (1 + np.exp(-x))).astype(np.float32))
+            assert session.run().verdict("Sigmoid") is Verdict.FAIL
 
     def test_where_there_is_none_it_is_none(self):
         """A loop has no float64 run."""

@@ -381,7 +381,7 @@ def test_a_batch_may_come_first(kind):
     module, by = build_module(node, values, {})
     assert "rules of tapml_nb" in by
     found = outputs_of(module, values.values())
-    exact = recurrent_exact(node, values)
+    exact: Any = recurrent_exact(node, values)
     turned = {**case.attributes, "layout": 0}
     inputs = [
         a.swapaxes(0, 1) if k in (0, 5, 6) and a is not None else a
@@ -411,7 +411,8 @@ def test_a_deformable_convolution_is_what_the_standard_says(group, offset_group,
     model, feeds = together({"case": Case("DeformConv", inputs, attributes)}, 22)
     (node,) = load(model).nodes
     values = dict(zip(node.reads, feeds, strict=True))
-    (expected,) = ReferenceEvaluator(model).run(None, values)
+    reference: Any = ReferenceEvaluator(model)
+    (expected,) = reference.run(None, values)
     module, by = build_module(node, values, {})
     assert "rules of tapml_nb" in by
     (found,) = outputs_of(module, feeds)
