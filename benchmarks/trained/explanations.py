@@ -35,4 +35,13 @@ class Explanation:
         )
 
 
-EXPLANATIONS: tuple[Explanation, ...] = ()
+EXPLANATIONS: tuple[Explanation, ...] = (
+    Explanation(
+        title="A branch that a value decides",
+        text="Which branch runs depends on an input, the sampling rate: the source runs it, and "
+        "nothing inside it is judged. In two files that is the whole model.",
+        kinds=("onnx.If",),
+        verdict="UNSUPPORTED",
+        says="known only at run time",
+    ),
+)
