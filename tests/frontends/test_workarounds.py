@@ -261,3 +261,13 @@ def test_a_bundle_remembers_them(mended, folder):
 def test_an_unknown_one_is_refused_with_the_known():
     with pytest.raises(ValueError, match=r"none called 'negativ'.*negative_index, index_put"):
         tapml.debug(Case(torch.relu).eval(), (normal(2),), workarounds=["negativ"])
+
+
+def test_gelu_in_float16_compiles_in_time():
+    """Without it LLVM works beyond the deadline, which nobody wants to wait for here."""
+    model = Case(torch.nn.functional.gelu).eval()
+    with tapml.debug(model, (normal(1, 24, 256).half(),), workarounds=["narrow_floats"]) as session:
+        report = session.run()
+    (op,) = (op.id for op in report.graph.ops)
+    assert report.verdict(op) is Verdict.PASS
+    assert report.conversions[op] == "workaround narrow_floats"
