@@ -189,8 +189,8 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     Workaround(
         "narrow_floats",
         "in bfloat16, normalizations, powers, selections by order and tests for NaN do not compile "
-        "or crash, as inverse and hyperbolic functions do in float16, sums are kept narrow, and LLVM "
-        "spends minutes on gelu in float16 for x86-64 without an mcpu",
+        "or crash, as inverse and hyperbolic functions do in float16, sums are kept narrow, and "
+        "LLVM spends minutes on gelu in float16 for x86-64 without an mcpu",
         {"aten.native_layer_norm.default": partial(_of_narrow, layer_norm)}
         | {
             f"aten.{name}": partial(_of_narrow, in_float32)
