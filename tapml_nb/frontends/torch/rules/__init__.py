@@ -10,6 +10,7 @@ from tapml_nb.frontends.torch.rules import (
     complex_numbers,
     indexing,
     resampling,
+    selection,
     special,
     windows,
 )
@@ -20,6 +21,7 @@ RULES: dict[str, Rule] = {
     **arithmetic.RULES,
     **indexing.RULES,
     **resampling.RULES,
+    **selection.RULES,
     **special.RULES,
     **windows.RULES,
 }
