@@ -141,9 +141,11 @@ def _convert(
     rule, own = importer.convert_map.get(name), RULES.get(str(node.target))
     if concerns_complex(node) and not is_getitem(node):
         rule, own = None, COMPLEX_RULES.get(str(node.target))
-    elif seen and own is not None and decided_by_values(node):
-        rule = None  # TVM leaves such sizes to its virtual machine, which a kernel has not
     reason: Exception | None = None
+    if rule is not None and own is not None and seen and decided_by_values(node):
+        rule = None  # what it makes needs TVM's virtual machine, which a kernel has not
+        reason = ValueError("it leaves a size that values decide to TVM's virtual machine")
+    refused = ""
     theirs: Any = None
     if rule is not None:
         try:
@@ -157,17 +159,14 @@ def _convert(
         try:
             return apply(own, importer, node, seen), True
         except Exception as error:
-            if reason is None:
-                raise Unsupported(
-                    f"TVM's PyTorch importer has no rule for {node.target}, and ours does not "
-                    f"take this call: {last_line(error)}"
-                ) from error
+            if reason is None or last_line(error) != last_line(reason):
+                refused = f", and ours does not take this call: {last_line(error)}"
     if theirs is not None:
         return theirs, False
     if reason is None:
-        raise Unsupported(f"TVM's PyTorch importer has no rule for {node.target}")
+        raise Unsupported(f"TVM's PyTorch importer has no rule for {node.target}{refused}")
     raise Unsupported(
-        f"TVM's PyTorch importer fails on {node.target}: {last_line(reason)}"
+        f"TVM's PyTorch importer fails on {node.target}: {last_line(reason)}{refused}"
     ) from reason
 
 

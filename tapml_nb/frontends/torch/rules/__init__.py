@@ -12,6 +12,7 @@ from tapml_nb.frontends.torch.rules import (
     resampling,
     selection,
     special,
+    views,
     windows,
 )
 from tapml_nb.frontends.torch.rules.call import Rule
@@ -23,6 +24,7 @@ RULES: dict[str, Rule] = {
     **resampling.RULES,
     **selection.RULES,
     **special.RULES,
+    **views.RULES,
     **windows.RULES,
 }
 """The rules by ATen overload."""

@@ -102,6 +102,10 @@ class Call:
         """Bind what a function of tensor expressions computes, as a PrimFunc called ``name``."""
         return self.importer.block_builder.emit_te(function, *tensors, primfunc_name_hint=name)
 
+    def as_tvm(self, name: str) -> Expr:
+        """What TVM's own rule for another call, ``permute.default``, makes of these arguments."""
+        return self.importer.convert_map[name](self.node)
+
     def by_tvm(self, instead: Mapping[fx.Node, Expr]) -> Expr:
         """What TVM's own rule makes of the call with other expressions in inputs' places."""
         importer = self.importer
