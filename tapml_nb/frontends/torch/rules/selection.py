@@ -79,6 +79,31 @@ def repeat_interleave(call: Call, repeats: Expr, output_size: int | None) -> Exp
     return if_complete(call, call.emit(complete), call.emit(cast(places, dtype_of(repeats))))
 
 
+def bincount(call: Call, x: Expr, weights: Expr | None, least: int) -> Expr:
+    """How often each number up to the largest is there, or the sum of its weights."""
+    (size,) = call.sizes()
+    (length,) = shape_of(x)
+    if not length or not size:
+        return relax.op.zeros([size], call.dtype)
+    given = [] if weights is None else [call.emit(cast(weights, call.dtype))]
+
+    def count(numbers: te.Tensor, *weight: te.Tensor) -> te.Tensor:
+        k = te.reduce_axis((0, length), "k")
+
+        def often(b: Any) -> Any:
+            one = weight[0](k) if weight else tirx.const(1, call.dtype)
+            zero = tirx.const(0, call.dtype)
+            return te.sum(tirx.if_then_else(numbers(k) == b, one, zero), axis=k)
+
+        return te.compute([size], often)
+
+    found = call.compute(count, x, *given, name="bincount")
+    most = call.emit(relax.op.astype(call.emit(relax.op.max(x, [0], True)), "int64"))
+    up_to = relax.op.maximum(most, relax.const(least - 1, "int64"))
+    complete = relax.op.equal(call.emit(up_to), relax.const(size - 1, "int64"))
+    return if_complete(call, call.emit(complete), found)
+
+
 def unique(
     call: Call, x: Expr, in_order: bool, with_inverse: bool, with_counts: bool
 ) -> tuple[Expr, Expr, Expr]:
@@ -338,6 +363,7 @@ RULES: dict[str, Rule] = {
     "aten.nonzero.default": widened(nonzero),
     "aten.nonzero_static.default": widened(nonzero_static),
     "aten.masked_select.default": widened(masked_select),
+    "aten.bincount.default": bincount,
     "aten.repeat_interleave.Tensor": repeat_interleave,
     "aten._unique2.default": widened(unique),
     "aten.unique_consecutive.default": widened(unique_consecutive),
