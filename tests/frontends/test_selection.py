@@ -104,6 +104,9 @@ VIEWS = {
 }
 
 
+_RIGHT = (Verdict.PASS, Verdict.SKIPPED)
+
+
 class Case(nn.Module):
     def __init__(self, function):
         super().__init__()
@@ -173,6 +176,28 @@ def test_a_kernel_that_counts_otherwise_gives_no_right_element():
         found, chosen = (session.engine.hybrid.array(v, 0) for v in session.graph.outputs)
         assert (found < 0).all()
         assert np.isnan(chosen).all()
+
+
+def test_more_than_one_operator_with_such_sizes():
+    """Other granularities, sizes that are open beside them, inputs made of the real ones, and a
+    bundle."""
+
+    class Model(nn.Module):
+        def forward(self, x):
+            chosen = x[x[:, 0] > 0]
+            return torch.softmax(chosen, 1), (x > 0).nonzero() + 1, torch.unique(x.round()) * 3
+
+    inputs, rows = (normal(12, 4),), torch.export.Dim.DYNAMIC
+    for granularity in ("operator", "module", "fused"):
+        with tapml.debug(Model().eval(), inputs, granularity=granularity) as session:
+            report = session.run(augment=granularity == "operator")
+            assert set(report.counts) <= {Verdict.PASS, Verdict.SKIPPED}
+            assert all(found.result.verdict in _RIGHT for found in report.augmented)
+    steps = [inputs, (normal(9, 4),)]
+    with tapml.debug(Model().eval(), steps, dynamic_shapes=({0: rows},)) as session:
+        report = session.run()
+        assert set(report.counts) <= {Verdict.PASS, Verdict.SKIPPED}
+        assert "the values of what it reads decide" in report.conversions["index"]
 
 
 def test_memory_around_a_tensor_is_not_read():

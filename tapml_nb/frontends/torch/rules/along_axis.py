@@ -178,7 +178,7 @@ def searchsorted(
     sorter: Expr | None,
 ) -> Expr:
     if sorter is not None:
-        raise ValueError("searchsorted with a sorter")
+        edges = call.emit(relax.op.gather_elements(edges, sorter, len(shape_of(edges)) - 1))
     if not isinstance(x, relax.Expr):
         x = call.emit(relax.op.full([], constant(x, edges), dtype_of(edges)))
     scalar = not shape_of(x)
