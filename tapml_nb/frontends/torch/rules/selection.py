@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tvm import relax, te, tirx, topi
+from tvm import relax, te, tirx
 
 from tapml_nb.frontends.torch.rules.call import (
     Call,
@@ -45,7 +45,7 @@ def nonzero_static(call: Call, x: Expr, size: int, fill: int) -> Expr:
     if not size or not shape or 0 in shape:
         return relax.op.full([size, len(shape)], relax.const(fill, "int64"), "int64")
     running = _running(call, not_zero(call, x))
-    places = call.compute(_kth(size), running, name="places")
+    places = _kth(call, running, size)
     found = call.compute(_coordinates(shape), places, name="coordinates")
     total = _last(call, running)
     number = call.emit(relax.op.reshape(relax.op.arange(0, size, 1, "int32"), [size, 1]))
@@ -74,7 +74,7 @@ def repeat_interleave(call: Call, repeats: Expr, output_size: int | None) -> Exp
     if not count:
         return relax.op.zeros([0], dtype_of(repeats))
     running = call.emit(relax.op.cumsum(call.emit(cast(repeats, "int32")), 0))
-    places = call.emit(_inside(call.compute(_kth(count), running, name="places"), running))
+    places = call.emit(_inside(_kth(call, running, count), running))
     complete = relax.op.equal(_last(call, running), relax.const(count, "int32"))
     return if_complete(call, call.emit(complete), call.emit(cast(places, dtype_of(repeats))))
 
@@ -187,7 +187,7 @@ def places_of(call: Call, mask: Expr, count: int) -> tuple[Expr, Expr]:
     """Where in a mask's elements, one behind the other, so many are that are true, and whether
     there are so many: int32 ``[count]``, bool ``[1]``."""
     running = _running(call, mask)
-    places = call.compute(_kth(count), running, name="places")
+    places = _kth(call, running, count)
     complete = relax.op.equal(_last(call, running), relax.const(count, "int32"))
     return call.emit(_inside(places, running)), call.emit(complete)
 
@@ -230,14 +230,10 @@ def _inside(places: Expr, running: Expr) -> Expr:
     return relax.op.minimum(places, relax.const(shape_of(running)[0] - 1, "int32"))
 
 
-def _kth(count: int) -> Any:
-    """A function of running counts: where they first are 1, 2, …, ``count``."""
-
-    def search(running: te.Tensor) -> te.Tensor:
-        wanted = te.compute([count], lambda k: tirx.Cast("int32", k + 1), "wanted")
-        return topi.searchsorted(running, wanted, False, "int32")
-
-    return search
+def _kth(call: Call, running: Expr, count: int) -> Expr:
+    """Where running counts first are 1, 2, …, ``count``; where none is, behind them all."""
+    wanted = call.emit(relax.op.arange(1, count + 1, 1, "int32"))
+    return call.emit(relax.op.bucketize(wanted, running, out_int32=True))
 
 
 def _coordinates(shape: list[int]) -> Any:
