@@ -41,30 +41,31 @@ def _names(text: str) -> frozenset[str]:
 
 MOVES = _names(
     """
-    abs adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d alias alias_copy amax amin
-    argwhere as_strided as_strided_copy as_strided_scatter bincount broadcast broadcast_to cat
-    ceil channel_shuffle chunk clamp clamp_max clamp_min clip clone complex compress concat
-    concatenate conj conj_physical constant constant_of_shape constant_pad_nd constantofshape
-    contiguous copy cummax cummin depth_to_space depthtospace detach detach_copy diagonal
-    diagonal_copy diagonal_scatter dropout embedding expand expand_copy expand_dims fill flatten
-    flip floor full full_like gather gather_elements gather_nd gatherelements gathernd getitem
-    globalmaxpool hardtanh histc identity imag index index_select kthvalue layout_transform
-    lift_fresh lift_fresh_copy masked_fill masked_scatter masked_select max max_pool1d
-    max_pool2d max_pool2d_with_indices max_pool3d max_pool3d_with_indices maximum maxpool min
-    minimum narrow narrow_copy neg negative new_full new_ones new_zeros nonzero nonzero_static
-    numpy_T ones ones_like pad permute permute_copy permute_dims pixel_shuffle pixel_unshuffle
-    real reducemax reducemin reflection_pad1d reflection_pad2d reflection_pad3d relu relu6
-    repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape
-    reshape_alias roll round scalar_tensor scatter scatter_elements scatter_nd scatterelements
-    scatternd select select_copy select_scatter sign slice slice_copy slice_scatter sort
-    space_to_depth spacetodepth split split_copy split_with_sizes split_with_sizes_copy squeeze
-    squeeze_copy stack strided_slice t t_copy take tile topk transpose transpose_copy tril trilu
-    triu trunc unbind unbind_copy unfold unfold_copy unique unique2 unique_consecutive
-    unique_dim unsafe_view unsqueeze unsqueeze_copy upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d view view_as_complex view_as_real view_copy where zeros zeros_like
+    abs adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d alias amax amin as_strided
+    bincount broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min
+    clip clone complex compress concat concatenate conj conj_physical constant constant_of_shape
+    constant_pad_nd constantofshape contiguous copy cummax cummin depth_to_space depthtospace
+    detach diagonal dropout embedding expand expand_dims fill flatten flip floor full full_like
+    gather gather_elements gather_nd gatherelements gathernd getitem globalmaxpool hardtanh histc
+    identity imag index index_select kthvalue layout_transform lift_fresh lift_fresh_copy
+    masked_fill masked_scatter max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d
+    max_pool3d_with_indices maximum maxpool min minimum narrow neg negative new_full new_ones
+    new_zeros numpy_T ones ones_like pad permute permute_dims pixel_shuffle pixel_unshuffle
+    reducemax reducemin reflection_pad1d reflection_pad2d reflection_pad3d real relu relu6 repeat
+    repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape roll round
+    scalar_tensor scatter scatter_elements scatter_nd scatterelements scatternd select
+    select_scatter sign slice slice_scatter sort space_to_depth spacetodepth split
+    split_with_sizes squeeze stack strided_slice t take tile topk transpose tril trilu triu
+    trunc unbind unfold unsqueeze unsafe_view upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d view view_as_complex view_as_real where zeros zeros_like
     bitwise_and bitwise_not bitwise_or bitwise_xor eq equal ge greater greater_equal
     greaterorequal gt isfinite isinf isnan le less less_equal lessorequal logical_and logical_not
     logical_or logical_xor lt ne not_equal
+    argwhere masked_select nonzero nonzero_static unique unique2 unique_consecutive unique_dim
+    alias_copy as_strided_copy as_strided_scatter detach_copy diagonal_copy diagonal_scatter
+    expand_copy narrow_copy permute_copy reshape_alias select_copy slice_copy split_copy
+    split_with_sizes_copy squeeze_copy t_copy transpose_copy unbind_copy unfold_copy
+    unsqueeze_copy view_copy
     """
 )
 """Primitives that move, select or count."""
