@@ -160,6 +160,16 @@ def test_a_wrong_kernel_in_a_rules_place_is_blamed(function, inputs, wrong):
         assert session.run().verdict(op) is Verdict.FAIL
 
 
+def test_weights_that_are_counted_in_another_order_are_no_fault():
+    inputs = whole(9, 900), normal(900)
+    with tapml.debug(Case(torch.bincount).eval(), inputs) as session:
+        assert session.run().verdict("bincount") is Verdict.PASS
+        session.override("bincount", lambda x, w: np.bincount(x[::-1], w[::-1]))
+        assert session.run().verdict("bincount") is Verdict.PASS
+        session.override("bincount", lambda x, w: np.bincount(x[1:], w[1:]))
+        assert session.run().verdict("bincount") is Verdict.FAIL
+
+
 def test_a_kernel_that_counts_otherwise_gives_no_right_element():
     """A hybrid run in which a wrong operator before it changes how many there are."""
 
