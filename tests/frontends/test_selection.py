@@ -100,6 +100,10 @@ VIEWS = {
         normal(3, 2),
     ),
     "resize": (lambda x: aten.resize(x, [3, 2]), X),
+    "pools without a batch": (
+        lambda x: (F.adaptive_avg_pool1d(x, 4), F.avg_pool1d(x, 2)),
+        X,
+    ),
     "conj_physical": (torch.fft.ihfft2, X),
 }
 

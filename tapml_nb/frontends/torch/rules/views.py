@@ -39,6 +39,14 @@ def narrow(call: Call, x: Expr, dim: int, start: int, length: int) -> Expr:
     return relax.op.strided_slice(x, [axis], [begin], [begin + length])
 
 
+def squeeze(call: Call, x: Expr, dims: Sequence[int]) -> Expr:
+    """Without axes of 1; TVM's rule needs the shape of what its rules for pools leave unbound."""
+    x = call.emit(x)
+    shape = shape_of(x)
+    axes = [dim % len(shape) for dim in dims if shape and shape[dim] == 1]
+    return relax.op.squeeze(x, axes) if axes else x
+
+
 def as_strided(
     call: Call, x: Expr, size: Sequence[int], stride: Sequence[int], offset: int | None
 ) -> Expr:
@@ -123,6 +131,7 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": partial(copied, view) for name, view in _VIEWS.items()},
     "aten.narrow_copy.default": narrow,
     "aten.select_copy.int": select,
+    "aten.squeeze.dims": squeeze,
     "aten.as_strided.default": as_strided,
     "aten.as_strided_copy.default": as_strided,
     "aten.as_strided_scatter.default": as_strided_scatter,
