@@ -338,8 +338,22 @@ class TestOpenSizes:
             assert (
                 str(session.graph.values[session.graph["nonzero"].outputs[0]].spec) == "int64[?, 1]"
             )
-            assert report.verdict("nonzero") is Verdict.UNSUPPORTED
+            assert report.verdict("nonzero") is Verdict.PASS
             assert report.verdict("add") is Verdict.PASS
+
+    def test_sizes_that_values_decide_are_each_steps_own(self):
+        class Select(torch.nn.Module):
+            def forward(self, x):
+                return x[x > 0] * 2
+
+        torch.manual_seed(0)
+        steps = [(torch.randn(50),), (torch.randn(50),)]
+        with tapml.debug(Select().eval(), steps) as session:
+            sizes = {len(session.tensor("index", step=step)) for step in range(2)}
+            assert len(sizes) == 2
+            report = session.run()
+            for op in ("index", "mul"):
+                assert [report.verdict(op, step) for step in range(2)] == [Verdict.PASS] * 2
 
 
 def test_the_manual(manual):

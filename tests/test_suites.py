@@ -20,8 +20,17 @@ from benchmarks.suites.apart import apart
 from benchmarks.suites.explanations import EXPLANATIONS
 from benchmarks.suites.measure import close, is_beyond, measure
 from benchmarks.suites.records import Judged, Raised, Record, complete, line, newest, read
-from benchmarks.suites.results import AGREES, BEYOND, DIFFERS, disagreement, document, failed
+from benchmarks.suites.results import (
+    AGREES,
+    BEYOND,
+    DIFFERS,
+    disagreement,
+    document,
+    explained,
+    failed,
+)
 from benchmarks.suites.sample import Sample
+from benchmarks.suites.ties import breaks_ties
 from tests.conftest import wait_until
 
 OP = Judged("aten.add", "PASS", 0.1, "", "", True, True, False, "float32[2]")
@@ -205,3 +214,30 @@ def test_what_is_close_and_what_is_beyond():
 
 def test_explanations_are_distinct():
     assert len({explanation.title for explanation in EXPLANATIONS}) == len(EXPLANATIONS)
+
+
+def test_a_tie_is_explained_and_another_element_is_not():
+    given = np.array([3, 1, 2, 1, 3], np.float16)
+    source = np.array([1, 3, 2, 0, 4])
+    assert breaks_ties("aten.sort", {"dim": -1}, given, np.array([3, 1, 2, 4, 0]), source)
+    assert not breaks_ties("aten.sort", {"dim": -1}, given, np.array([1, 1, 2, 0, 4]), source)
+    assert not breaks_ties("aten.sort", {"dim": -1}, given, np.array([3, 1, 0, 2, 4]), source)
+    assert not breaks_ties("aten.sort", {"stable": True}, given, np.array([3, 1, 2, 4, 0]), source)
+    assert not breaks_ties("aten.add", {"dim": -1}, given, np.array([3, 1, 2, 4, 0]), source)
+    rows = np.array([[np.nan, 2, np.nan], [1, 1, 0]], np.float32)
+    one = {"dim": 1, "keepdim": False}
+    assert breaks_ties("aten.max", one, rows, np.array([2, 1]), np.array([0, 0]))
+    assert not breaks_ties("aten.max", one, rows, np.array([2, 2]), np.array([0, 0]))
+    assert not breaks_ties("aten.max", one, rows, np.array([3, 1]), np.array([0, 0]))
+    both = replace(OP, kind="aten.sort", agrees=False, beyond=True)
+    assert explained(replace(both, tied=True))
+    assert not explained(both)
+
+
+def test_narrow_sums_are_explained_within_one_noise_floor():
+    pooled = replace(
+        OP, kind="aten.adaptive_avg_pool2d", inputs="float16[9]", agrees=False, beyond=True
+    )
+    assert explained(replace(pooled, ratio=0.7))
+    assert not explained(replace(pooled, ratio=1.7))
+    assert not explained(replace(pooled, ratio=0.7, inputs="float32[9]"))

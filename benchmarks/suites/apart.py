@@ -76,7 +76,7 @@ def _work(*arguments: Any) -> Iterator[Record]:
 def programs() -> str:
     """A key of what decides the result: our programs and the versions of others."""
     here = Path(__file__).parent
-    sources = [here / f"{n}.py" for n in ("opinfo", "onnx_nodes", "measure", "work")]
+    sources = [here / f"{n}.py" for n in ("opinfo", "onnx_nodes", "measure", "ties", "work")]
     digest = hashlib.sha256()
     for file in [*sources, *sorted((ROOT / "tapml_nb").rglob("*.py"))]:
         digest.update(file.read_bytes())

@@ -13,6 +13,7 @@ import torch
 import tapml_nb as tapml
 from benchmarks.suites.records import Judged, Raised, Record
 from benchmarks.suites.sample import Sample
+from benchmarks.suites.ties import breaks_ties
 from tapml_nb.compile.trouble import CompilerTrouble
 from tapml_nb.execute.given import ModelChanged
 from tapml_nb.frontends.program import FrontendError
@@ -73,10 +74,10 @@ def _judged(session: Session, op: Op, raised: list[Raised]) -> Judged:
     values = session.graph.values
     result = session.report.introduced.get((op.id, 0), OpResult(op.id, 0, Verdict.UNKNOWN))
     undefined = result.verdict is Verdict.SKIPPED and result.statistics is None
-    agrees, beyond = None, False
+    agrees, beyond, tied = None, False, False
     if result.verdict in _RAN and not undefined:
         try:
-            agrees, beyond = _compared(session, op)
+            agrees, beyond, tied = _compared(session, op)
         except Exception as error:
             raised.append(_raised("tensor", error))
     return Judged(
@@ -89,18 +90,22 @@ def _judged(session: Session, op: Op, raised: list[Raised]) -> Judged:
         agrees,
         beyond,
         ", ".join(str(values[v].spec) for v in op.inputs)[:200],
+        tied,
     )
 
 
-def _compared(session: Session, op: Op) -> tuple[bool | None, bool]:
-    """``agrees`` and ``beyond`` of :class:`Judged`."""
-    apart = beyond = False
+def _compared(session: Session, op: Op) -> tuple[bool | None, bool, bool]:
+    """``agrees``, ``beyond`` and ``tied`` of :class:`Judged`."""
+    apart = beyond = other = False
     for k in range(len(op.outputs)):
         target, source = (session.tensor(op.id, which, output=k) for which in ("target", "source"))
         if not close(target, source):
             apart = True
             beyond = beyond or is_beyond(target, source, session.tensor(op.id, "float64", output=k))
-    return not apart, beyond
+            given = session.inputs(op.id)
+            tied = given and breaks_ties(op.kind, op.constants, given[0], target, source)
+            other = other or not tied
+    return not apart, beyond, apart and not other
 
 
 def close(target: np.ndarray, source: np.ndarray) -> bool:

@@ -45,6 +45,7 @@ class Judged:
             none to compare.
         beyond: whether they differ by more than the source's own error explains.
         inputs: what it takes, as text.
+        tied: whether all that differs are places at which the same stands.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class Judged:
     agrees: bool | None
     beyond: bool
     inputs: str
+    tied: bool = False
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def _names(text: str) -> frozenset[str]:
 MOVES = _names(
     """
     abs adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d alias amax amin as_strided
-    bincount broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min
+    broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min
     clip clone complex compress concat concatenate conj conj_physical constant constant_of_shape
     constant_pad_nd constantofshape contiguous copy cummax cummin depth_to_space depthtospace
     detach diagonal dropout embedding expand expand_dims fill flatten flip floor full full_like
@@ -61,6 +61,11 @@ MOVES = _names(
     bitwise_and bitwise_not bitwise_or bitwise_xor eq equal ge greater greater_equal
     greaterorequal gt isfinite isinf isnan le less less_equal lessorequal logical_and logical_not
     logical_or logical_xor lt ne not_equal
+    argwhere masked_select nonzero nonzero_static unique unique2 unique_consecutive unique_dim
+    alias_copy as_strided_copy as_strided_scatter detach_copy diagonal_copy diagonal_scatter
+    expand_copy narrow_copy permute_copy reshape_alias select_copy slice_copy split_copy
+    split_with_sizes_copy squeeze_copy t_copy transpose_copy unbind_copy unfold_copy
+    unsqueeze_copy view_copy
     """
 )
 """Primitives that move, select or count."""
@@ -146,7 +151,7 @@ _CONTRACTION = re.compile(
 )
 _REDUCTION = re.compile(
     r"\.(sum|mean|var\w*|std\w*|prod|cumsum|cumprod|logsumexp|logcumsumexp|\w*norm\w*|\w*softmax|"
-    r"\w*pool\w*|scatter_add|index_add|index_put\w*|histc|_fft\w*|upsample\w*|grid_sampler\w*|"
+    r"\w*pool\w*|scatter_add|index_add|index_put\w*|histc|bincount|_fft\w*|upsample\w*|grid_sampler\w*|"
     r"dot|mv|dist|_cdist\w*|reduce\w*|lrn|resize\w*|gridsample|scatter\w+)",
     re.IGNORECASE,
 )

@@ -113,6 +113,24 @@ ROWS, BAGS = whole(9, 10), torch.tensor([0, 3, 3, 7])
 FAR = torch.cat([torch.linspace(-30, 30, 301), torch.tensor([0.0, 0.5, 1, 2, -2, 1e6])])
 
 COVERAGE = {
+    "searchsorted by a sorter": (
+        lambda e, x: torch.searchsorted(e, x, sorter=e.argsort()),
+        normal(3, 7),
+        normal(3, 5),
+    ),
+    "greatest common divisors": (torch.gcd, 9 - whole(20, 4, 1), whole(60, 5)),
+    "least common multiples": (torch.lcm, 9 - whole(20, 4, 1).int(), whole(60, 5)),
+    **{
+        f"booleans: {name}": (call, whole(2, 4, 5).bool())
+        for name, call in {
+            "amax": lambda x: x.amax(1),
+            "amin": torch.amin,
+            "cummax": lambda x: x.cummax(1),
+            "cummin": lambda x: x.cummin(0),
+            "the least": lambda x: x.min(0),
+            "stable sort": lambda x: torch.sort(x, stable=True, dim=0),
+        }.items()
+    },
     **{
         f"grid_sample by the {kernel} with {padding}": (
             partial(F.grid_sample, mode=kernel, padding_mode=padding, align_corners=corners),
@@ -499,12 +517,12 @@ def test_what_tvm_converts_is_left_to_it(overload, function, inputs):
 
 def test_a_call_that_a_rule_does_not_take_says_so():
     program = import_torch(
-        Case(lambda e, s, x: torch.searchsorted(e, x, sorter=s)).eval(),
-        (normal(7), torch.arange(7), normal(3)),
+        Case(lambda x: torch.ops.aten.as_strided_copy(x, [3], [2])).eval(), (normal(3, 4)[1:],)
     )
     values = program.bind(0, {})
     (op,) = program.graph.ops
-    with pytest.raises(Unsupported, match=r"has no rule for aten\.searchsorted.*a sorter"):
+    values.update(zip(op.outputs, program.run(op.id, values), strict=True))
+    with pytest.raises(Unsupported, match=r"has no rule for aten\.as_strided_copy.*memory around"):
         program.unit(op.id, values)
 
 

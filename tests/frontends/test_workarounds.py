@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -158,6 +160,23 @@ CASES = {
         normal(1, 7, 4, 2),
     ),
     "any of numbers": ("any_dtype", lambda x: torch.any(x, 1), normal(4, 7)),
+    "a sum of booleans": (
+        "boolean_numbers",
+        torch.add,
+        whole(2, 4, 5).bool(),
+        whole(2, 4, 5).bool(),
+    ),
+    "isfinite": (
+        "boolean_numbers",
+        torch.isfinite,
+        torch.tensor([1.5, math.inf, math.nan, -math.inf, 0.0]),
+    ),
+    "booleans that are true": ("boolean_numbers", torch.count_nonzero, whole(2, 4, 5).bool()),
+    "the largest of booleans": (
+        "boolean_numbers",
+        lambda x: torch.max(x, 1),
+        whole(2, 4, 5).bool(),
+    ),
     "clamp of integers": ("integer_clamp", lambda x: x.clamp(min=1), whole(19, 4, 5)),
     "clamp_max of integers": (
         "integer_clamp",

@@ -181,7 +181,7 @@ def _fusion_module(
                         known[node] = unread[node] = item
                     else:
                         ends.append(item)
-            ends += [expression(node) for node in results]
+            ends += [expression(node) for node in results if _has_sizes(env[node])]
             result = builder.emit_output(relax.Tuple([*ends, *unread.values()]))
         builder.emit_func_output(result, params)
     return builder.get(), made
@@ -194,6 +194,11 @@ def _concrete(value: Any) -> Any:
     if isinstance(value, torch.SymFloat | torch.SymBool):
         return value.node.hint  # None if it depends on data: who needs it cannot be converted
     return value
+
+
+def _has_sizes(tensor: torch.Tensor) -> bool:
+    """Whether values decide none of a tensor's sizes; what yields such a one is not fused."""
+    return None not in map(exported_size, tensor.shape)
 
 
 def _producer(node: fx.Node) -> fx.Node:

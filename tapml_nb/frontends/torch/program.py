@@ -18,7 +18,7 @@ from tapml_nb.frontends.torch.export import decompose, export, step_arguments
 from tapml_nb.frontends.torch.graph import GroupedGraph, build_graph
 from tapml_nb.frontends.torch.grouping import TorchOp, group_nodes, is_assertion, is_tensor
 from tapml_nb.frontends.torch.model import ExportedModel, tensor_specs
-from tapml_nb.frontends.torch.sizes import OpenSizes
+from tapml_nb.frontends.torch.sizes import OpenSizes, SeenSizes
 from tapml_nb.frontends.torch.tensors import from_numpy, memory_of, to_numpy
 from tapml_nb.frontends.torch.units import build_module
 from tapml_nb.frontends.torch.workarounds import Workaround, choose
@@ -175,7 +175,9 @@ class TorchProgram:
         slot = (op, *map(repr, baked))
         built = self._open_units.get(slot) if sizes else None
         if built is None:
-            built = build_module(program, env, self._workarounds, sizes)
+            made = {node: values[node.name] for node in program.outputs}
+            seen = None if sizes else SeenSizes({**env, **made})
+            built = build_module(program, env, self._workarounds, sizes, seen)
             if sizes:
                 self._open_units[slot] = built
         module, conversion = built

@@ -1,4 +1,4 @@
-"""Sizes that an exported model leaves open, as one operator sees them.
+"""Sizes that an exported model leaves open, or leaves to values, as one operator sees them.
 
 ``torch.export`` has a sympy expression for every such size.  In an operator's unit each becomes an
 expression of TVM's over variables ``n0``, ``n1``, …: one for every expression that is an axis of an
@@ -14,6 +14,8 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils._pytree import tree_leaves
 from torch.utils._sympy.functions import FloorDiv, Mod
 from tvm import tirx
 
@@ -98,6 +100,45 @@ class OpenSizes:
         if isinstance(expression, Mod):
             return tirx.floormod(*parts)
         return None
+
+
+class SeenSizes:
+    """Sizes that an exported model does not know, as one operator met them on the source.
+
+    What values decide (how many elements a mask selects) nothing tells before a run.  The source
+    has run: its results tell, and nothing but their sizes is looked at.
+    """
+
+    def __init__(self, values: Mapping[fx.Node, Any]) -> None:
+        """``values``: what the operator has read and yielded."""
+        self._known: dict[sympy.Expr, int] = {}
+        for node, value in values.items():
+            if is_tensor(value):
+                for size, number in zip(_shape(node), value.shape, strict=False):
+                    if isinstance(size, torch.SymInt):
+                        self._known.setdefault(_expression(size), int(number))
+
+    def like(self, example: torch.Tensor) -> torch.Tensor:
+        """An example tensor of the export with the sizes that it has here; itself where they are
+        not known."""
+        if all(isinstance(size, int) for size in example.shape):
+            return example
+        shape = [_expression(size).xreplace(self._known) for size in example.shape]
+        if not all(isinstance(size, int | sympy.Integer) for size in shape):
+            return example
+        return torch.empty([int(size) for size in shape], dtype=example.dtype, device="meta")
+
+
+def decided_by_values(node: fx.Node) -> bool:
+    """Whether a call yields a size that no axis of what it reads tells, but values do."""
+    told = {symbol for given in node.all_input_nodes for symbol in _undecided(given)}
+    return not _undecided(node) <= told
+
+
+def _undecided(node: fx.Node) -> set[sympy.Symbol]:
+    value = node.meta.get("val")
+    tensors = [member for member in tree_leaves(value) if is_tensor(member)]
+    return {symbol for tensor in tensors for symbol in free_unbacked_symbols(tensor)}
 
 
 def exported_size(size: int | torch.SymInt) -> int | None:

@@ -21,7 +21,7 @@ from tapml_nb.frontends.torch.grouping import TorchOp, is_getitem
 from tapml_nb.frontends.torch.rules import COMPLEX_RULES, LEGALIZED, RULES
 from tapml_nb.frontends.torch.rules.call import apply
 from tapml_nb.frontends.torch.rules.complex_numbers import concerns_complex
-from tapml_nb.frontends.torch.sizes import OpenSizes, exported_size
+from tapml_nb.frontends.torch.sizes import OpenSizes, SeenSizes, decided_by_values, exported_size
 from tapml_nb.frontends.torch.workarounds import Workaround
 
 
@@ -30,6 +30,7 @@ def build_module(
     env: Mapping[fx.Node, Any],
     workarounds: Sequence[Workaround],
     sizes: OpenSizes | None = None,
+    seen: SeenSizes | None = None,
 ) -> tuple[Any, str]:
     """An ``IRModule`` whose ``main`` computes an operator, and in words by what it was converted,
     where not by the importer alone.
@@ -40,6 +41,7 @@ def build_module(
             modules are baked in.
         workarounds: what is to stand in for rules of the importer's.
         sizes: sizes that are to stay open; those that no tensor tells are in a last parameter.
+        seen: sizes that values decide, as the source's run has them.
 
     Raises:
         Unsupported: if neither the importer nor we can convert a node.
@@ -71,11 +73,13 @@ def build_module(
                     importer.env[node] = sizes.of(node.meta["val"])
                     if importer.env[node] is not None:
                         continue
+                if sizes and decided_by_values(node):
+                    raise Unsupported("the values of what it reads decide how much it yields")
                 if fixed := _worked_around(importer, node, workarounds):
                     name, importer.env[node] = fixed
                     used[name] = None
                     continue
-                importer.env[node], ours = _convert(importer, node)
+                importer.env[node], ours = _convert(importer, node, seen)
                 if ours:
                     rules[str(node.target)] = None
             results = [_expression(importer, node) for node in op.outputs]
@@ -129,13 +133,19 @@ def _worked_around(
     return None
 
 
-def _convert(importer: ExportedProgramImporter, node: fx.Node) -> tuple[Any, bool]:
+def _convert(
+    importer: ExportedProgramImporter, node: fx.Node, seen: SeenSizes | None
+) -> tuple[Any, bool]:
     """What a call becomes, and whether by a rule of ours."""
     name = getattr(node.target, "__name__", str(node.target))
     rule, own = importer.convert_map.get(name), RULES.get(str(node.target))
     if concerns_complex(node) and not is_getitem(node):
         rule, own = None, COMPLEX_RULES.get(str(node.target))
     reason: Exception | None = None
+    if rule is not None and own is not None and seen and decided_by_values(node):
+        rule = None  # what it makes needs TVM's virtual machine, which a kernel has not
+        reason = ValueError("it leaves a size that values decide to TVM's virtual machine")
+    refused = ""
     theirs: Any = None
     if rule is not None:
         try:
@@ -147,19 +157,16 @@ def _convert(importer: ExportedProgramImporter, node: fx.Node) -> tuple[Any, boo
             reason = error
     if own is not None:
         try:
-            return apply(own, importer, node), True
+            return apply(own, importer, node, seen), True
         except Exception as error:
-            if reason is None:
-                raise Unsupported(
-                    f"TVM's PyTorch importer has no rule for {node.target}, and ours does not "
-                    f"take this call: {last_line(error)}"
-                ) from error
+            if reason is None or last_line(error) != last_line(reason):
+                refused = f", and ours does not take this call: {last_line(error)}"
     if theirs is not None:
         return theirs, False
     if reason is None:
-        raise Unsupported(f"TVM's PyTorch importer has no rule for {node.target}")
+        raise Unsupported(f"TVM's PyTorch importer has no rule for {node.target}{refused}")
     raise Unsupported(
-        f"TVM's PyTorch importer fails on {node.target}: {last_line(reason)}"
+        f"TVM's PyTorch importer fails on {node.target}: {last_line(reason)}{refused}"
     ) from reason
 
 

@@ -81,6 +81,26 @@ def _cumsum(call: Call, x: Expr, dim: int, dtype: str | None) -> Expr:
     return relax.op.cumsum(call.promoted(x), dim)
 
 
+def _of_booleans(
+    function: Callable[..., Expr], call: Call, a: Expr, b: Expr, alpha: float = 1
+) -> Expr:
+    """A sum or a product of two truth values."""
+    if call.dtype != "bool" or alpha != 1:
+        return NotImplemented
+    return function(call.promoted(a), call.promoted(b))
+
+
+def _as_numbers(call: Call, *_: Any) -> Any:
+    """TVM's own rule on integers in booleans' place."""
+    booleans = {node: x for node, x in call.operands.items() if dtype_of(x) == "bool"}
+    if not booleans:
+        return NotImplemented
+    result = call.by_tvm({node: call.emit(cast(x, "int32")) for node, x in booleans.items()})
+    if len(call.values) == 1:
+        return cast(call.emit(result), call.dtype)
+    return call.narrowed(*(result[k] for k in range(len(call.values))))
+
+
 def _scaled(
     combine: Callable[[Expr, Expr], Expr], call: Call, a: Any, b: Any, alpha: float
 ) -> Expr:
@@ -227,6 +247,19 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         "grid_sample",
         "grid_sample yields another shape, and samples other places",
         {"aten.grid_sampler_2d.default": resampling.RULES["aten.grid_sampler_2d.default"]},
+    ),
+    Workaround(
+        "boolean_numbers",
+        "sums, products and comparisons of booleans do not compile, which isfinite and isclose are "
+        "made of, and sorting and their largest one crash",
+        {
+            "aten.add.Tensor": partial(_of_booleans, relax.op.logical_or),
+            "aten.mul.Tensor": partial(_of_booleans, relax.op.logical_and),
+            **{
+                f"aten.{name}": _as_numbers
+                for name in ("ne.Scalar", "eq.Scalar", "sort.default", "max.dim")
+            },
+        },
     ),
     Workaround(
         "any_dtype",

@@ -10,7 +10,9 @@ from tapml_nb.frontends.torch.rules import (
     complex_numbers,
     indexing,
     resampling,
+    selection,
     special,
+    views,
     windows,
 )
 from tapml_nb.frontends.torch.rules.call import Rule
@@ -20,7 +22,9 @@ RULES: dict[str, Rule] = {
     **arithmetic.RULES,
     **indexing.RULES,
     **resampling.RULES,
+    **selection.RULES,
     **special.RULES,
+    **views.RULES,
     **windows.RULES,
 }
 """The rules by ATen overload."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from tvm import relax, te, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
 
 from tapml_nb.frontends.torch.rules.call import (
     NARROW,
@@ -236,7 +239,48 @@ OF_FLOATS = (
 """Functions that Relax has for floating-point numbers alone: of integers and booleans PyTorch
 yields floating-point numbers."""
 
+
+def gcd(call: Call, a: Expr, b: Expr) -> Expr:
+    """The greatest common divisor by Euclid's algorithm, a loop for each pair of elements."""
+    shape = call.sizes()
+    pair = [call.emit(relax.op.broadcast_to(call.promoted(x), shape)) for x in (a, b)]
+    if 0 in shape:
+        return relax.op.zeros(shape, call.dtype)
+    count = math.prod(shape)
+    flat = [call.emit(relax.op.reshape(call.emit(relax.op.abs(x)), [count])) for x in pair]
+
+    def loop(one: Any, other: Any, found: Any) -> Any:
+        with IRBuilder() as builder:
+            one, other, found = (T.buffer_proxy(buffer) for buffer in (one, other, found))
+            with T.serial(0, count) as i:
+                rest = T.buffer_proxy(T.decl_buffer([2], call.dtype, scope="local"))
+                found[i] = one[i]
+                rest[0] = other[i]
+                with T.While(rest[0] != 0):
+                    rest[1] = tirx.truncmod(found[i], rest[0])
+                    found[i] = rest[0]
+                    rest[0] = rest[1]
+            return builder.get()
+
+    def euclid(one: te.Tensor, other: te.Tensor) -> te.Tensor:
+        return te.extern(
+            [count], [one, other], lambda ins, outs: loop(*ins, *outs), "gcd", dtype=call.dtype
+        )
+
+    return relax.op.reshape(call.compute(euclid, *flat, name="gcd"), shape)
+
+
+def lcm(call: Call, a: Expr, b: Expr) -> Expr:
+    """The least common multiple; with 0 it is 0."""
+    divisor = call.emit(gcd(call, a, b))
+    one = call.emit(relax.op.maximum(divisor, relax.const(1, call.dtype)))
+    part = relax.op.floor_divide(relax.op.abs(call.promoted(a)), one)
+    return relax.op.multiply(call.emit(part), relax.op.abs(call.promoted(b)))
+
+
 RULES: dict[str, Rule] = {
+    "aten.gcd.default": gcd,
+    "aten.lcm.default": lcm,
     "aten.exp2.default": widened(exp2),
     "aten.fmax.default": widened(partial(without_nan, relax.op.maximum)),
     "aten.fmin.default": widened(partial(without_nan, relax.op.minimum)),

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from tvm import relax, tirx
 
 from tapml_nb.frontends.torch.grouping import arguments
+from tapml_nb.frontends.torch.sizes import SeenSizes
 
 Expr = Any
 """A ``relax.Expr``."""
@@ -35,16 +36,31 @@ class Call:
     Attributes:
         importer: TVM's importer, whose environment holds the inputs.
         node: the call.
+        seen: sizes that values decide, as the source's run has them; None where it has not run.
     """
 
     importer: Any
     node: fx.Node
+    seen: SeenSizes | None = None
 
     @property
     def values(self) -> list[torch.Tensor]:
-        """The tensors that PyTorch yields, as the export foresees them."""
+        """The tensors that PyTorch yields, as the export foresees them; where it does not foresee
+        a size, that of the source's run."""
         value = self.node.meta["val"]
-        return list(value) if isinstance(value, list | tuple) else [value]
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        return [self.seen.like(value) for value in values] if self.seen else values
+
+    def sizes(self, output: int = 0) -> list[int]:
+        """The sizes of a tensor that PyTorch yields.
+
+        Raises:
+            ValueError: if values decide one, and none of them are known.
+        """
+        shape = self.values[output].shape
+        if not all(isinstance(size, int) for size in shape):
+            raise ValueError("a size that values decide is not known before a run")
+        return list(shape)
 
     @property
     def dtype(self) -> str:
@@ -86,6 +102,10 @@ class Call:
         """Bind what a function of tensor expressions computes, as a PrimFunc called ``name``."""
         return self.importer.block_builder.emit_te(function, *tensors, primfunc_name_hint=name)
 
+    def as_tvm(self, name: str) -> Expr:
+        """What TVM's own rule for another call, ``permute.default``, makes of these arguments."""
+        return self.importer.convert_map[name](self.node)
+
     def by_tvm(self, instead: Mapping[fx.Node, Expr]) -> Expr:
         """What TVM's own rule makes of the call with other expressions in inputs' places."""
         importer = self.importer
@@ -97,7 +117,7 @@ class Call:
             importer.env.update(before)
 
 
-def apply(rule: Rule, importer: Any, node: fx.Node) -> Any:
+def apply(rule: Rule, importer: Any, node: fx.Node, seen: SeenSizes | None = None) -> Any:
     """What a rule makes of a call, as the importer keeps it: bound, and a list where the call
     yields several tensors."""
 
@@ -109,7 +129,7 @@ def apply(rule: Rule, importer: Any, node: fx.Node) -> Any:
     def bound(expr: Expr) -> Expr:
         return expr if isinstance(expr, relax.Var) else call.emit(expr)
 
-    call = Call(importer, node)
+    call = Call(importer, node, seen)
     result = rule(call, *pytree.tree_map(resolve, list(arguments(node).values())))
     if result is NotImplemented:
         return result

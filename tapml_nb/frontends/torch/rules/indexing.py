@@ -23,6 +23,7 @@ from tapml_nb.frontends.torch.rules.call import (
     sizes_of,
 )
 from tapml_nb.frontends.torch.rules.operands import along_axes, on_an_axis, widened
+from tapml_nb.frontends.torch.rules.selection import coordinates, if_complete, places_of
 
 _REDUCTIONS = {
     "add": "add",
@@ -36,8 +37,12 @@ _REDUCTIONS = {
 
 
 def index(call: Call, x: Expr, indices: Sequence[Expr | None]) -> Expr:
-    """NumPy's advanced indexing with integers: index tensors broadcast to one shape, which takes
-    the place of the indexed axes if those stand side by side, else comes first."""
+    """NumPy's advanced indexing: index tensors broadcast to one shape, which takes the place of the
+    indexed axes if those stand side by side, else comes first; a mask is the indices of what it
+    selects."""
+    masks = [tensor for tensor in indices if tensor is not None and dtype_of(tensor) == "bool"]
+    if masks:
+        return _index_by_mask(call, x, indices, masks)
     shape, axes, tensors, common = _indexed(x, indices)
     beside = axes[-1] - axes[0] + 1 == len(axes)
     first = axes[0] if beside else 0
@@ -60,6 +65,33 @@ def index(call: Call, x: Expr, indices: Sequence[Expr | None]) -> Expr:
         return te.compute(result, element)
 
     return call.compute(gather, x, *tensors, name="index")
+
+
+def _index_by_mask(
+    call: Call, x: Expr, indices: Sequence[Expr | None], masks: Sequence[Expr]
+) -> Expr:
+    others = [t for t in indices if t is not None and dtype_of(t) != "bool"]
+    if len(masks) > 1 or any(math.prod(shape_of(other)) != 1 for other in others):
+        raise ValueError("a mask as index beside another mask or several places")
+    if 0 in call.sizes():
+        return relax.op.zeros(call.sizes(), dtype_of(x))
+    (mask,) = masks
+    by_axis: list[Expr | None] = []
+    for tensor in indices:
+        by_axis += [None] * len(shape_of(mask)) if tensor is mask else [tensor]
+    first = sum(len(shape_of(t)) if t is mask else 1 for t in indices[: _place(mask, indices)])
+    axes = [k for k, t in enumerate(by_axis) if t is not None]
+    axes += range(first, first + len(shape_of(mask)))
+    beside = max(axes) - min(axes) + 1 == len(axes)
+    wide = max([1, *(len(shape_of(other)) for other in others)])
+    count = call.sizes()[(min(axes) if beside else 0) + wide - 1]
+    places, complete = places_of(call, mask, count)
+    by_axis[first : first + len(shape_of(mask))] = coordinates(call, places, shape_of(mask))
+    return if_complete(call, complete, call.emit(index(call, x, by_axis)))
+
+
+def _place(mask: Expr, indices: Sequence[Expr | None]) -> int:
+    return next(k for k, tensor in enumerate(indices) if tensor is mask)
 
 
 def _indexed(
@@ -97,7 +129,7 @@ def index_put(
 ) -> Expr:
     """Indexed axes go first, ``scatter_nd`` writes, and axes go back."""
     if len(indices) == 1 and indices[0] is not None and dtype_of(indices[0]) == "bool":
-        return _put_by_mask(x, indices[0], values, accumulate)
+        return _put_by_mask(call, x, indices[0], values, accumulate)
     shape, axes, tensors, common = _indexed(x, indices)
     if any(_is(size, 0) for size in (*shape, *common)):
         return x  # nothing is written, which TVM's kernel divides by
@@ -136,18 +168,38 @@ def index_put(
     return relax.op.permute_dims(written, [order.index(axis) for axis in range(len(shape))])
 
 
-def _put_by_mask(x: Expr, mask: Expr, values: Expr, accumulate: bool) -> Expr:
-    """Values that are the same for all the mask selects, or one for each axis behind it."""
+def _put_by_mask(call: Call, x: Expr, mask: Expr, values: Expr, accumulate: bool) -> Expr:
+    """Values that are the same for all the mask selects, or one for each axis behind it, or for
+    each that it selects."""
     rank = len(shape_of(x))
     below = rank - len(shape_of(mask))
     alike = shape_of(values)
     if len(alike) == below + 1 and alike[0] == 1:
         alike = alike[1:]
     if len(alike) > below:
-        raise ValueError("a mask as index with a value for each element that it selects")
+        return _put_one_by_one(call, x, mask, values, accumulate)
     mask = relax.op.reshape(mask, [*shape_of(mask), *[1] * below])
     value = relax.op.reshape(values, [*[1] * (rank - len(alike)), *alike])
     return relax.op.where(mask, relax.op.add(x, value) if accumulate else value, x)
+
+
+def _put_one_by_one(call: Call, x: Expr, mask: Expr, values: Expr, accumulate: bool) -> Expr:
+    """The k-th that the mask selects gets the k-th value, counted by a running sum."""
+    shape, selected = shape_of(x), shape_of(mask)
+    rest = shape[len(selected) :]
+    count = shape_of(values)[0]
+    if not count or 0 in shape:
+        return x
+    below = [1] * (len(rest) - len(shape_of(values)) + 1)
+    values = call.emit(relax.op.reshape(values, [count, *below, *shape_of(values)[1:]]))
+    values = call.emit(relax.op.broadcast_to(values, [count, *rest]))
+    flat = call.emit(relax.op.reshape(mask, [math.prod(selected)]))
+    running = call.emit(relax.op.cumsum(call.emit(relax.op.astype(flat, "int32")), 0))
+    number = relax.op.subtract(running, relax.const(1, "int32"))
+    taken = call.emit(relax.op.take(values, call.emit(number), 0, mode="clip"))
+    taken = call.emit(relax.op.reshape(taken, shape))
+    mask = call.emit(relax.op.reshape(mask, [*selected, *[1] * len(rest)]))
+    return relax.op.where(mask, relax.op.add(x, taken) if accumulate else taken, x)
 
 
 def scatter(call: Call, x: Expr, dim: int, places: Expr, source: Expr, reduce: str) -> Expr:

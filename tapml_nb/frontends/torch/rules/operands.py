@@ -78,6 +78,27 @@ def widened(rule: Rule) -> Rule:
     return convert
 
 
+def numbered(rule: Rule) -> Rule:
+    """A rule of ours with booleans as numbers, of which TVM knows the least and the largest, and
+    which it sorts."""
+
+    def convert(call: Call, *arguments: Any) -> Any:
+        if not any(map(_is_boolean, arguments)):
+            return rule(call, *arguments)
+        result = rule(
+            call, *(call.emit(cast(a, "int32")) if _is_boolean(a) else a for a in arguments)
+        )
+        if isinstance(result, tuple):
+            return call.narrowed(*result)
+        return cast(call.emit(result), call.dtype)
+
+    return convert
+
+
+def _is_boolean(argument: Any) -> bool:
+    return isinstance(argument, relax.Expr) and dtype_of(argument) == "bool"
+
+
 def _is_narrow(argument: Any) -> bool:
     return isinstance(argument, relax.Expr) and dtype_of(argument) in NARROW
 
