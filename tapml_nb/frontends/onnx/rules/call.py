@@ -14,6 +14,9 @@ from tapml_nb.frontends.onnx.model import OnnxNode
 Expr = Any
 """A ``relax.Expr``."""
 
+NARROW = ("float16", "bfloat16")
+"""Dtypes that are computed in float32, and rounded once."""
+
 Rule = Callable[..., Any]
 """A function of a :class:`Call` and of the node's inputs in the order of its schema, None for those
 left out.  It returns a Relax expression, or a tuple of them for a node with several outputs."""
@@ -98,3 +101,8 @@ def constant(value: float, like: Expr) -> Expr:
 def cast(tensor: Expr, dtype: str) -> Expr:
     """A tensor in another dtype; itself where it has that."""
     return tensor if dtype_of(tensor) == dtype else relax.op.astype(tensor, dtype)
+
+
+def wide(tensor: Expr) -> Expr:
+    """A tensor as it is computed with: what is narrower than float32 as that."""
+    return cast(tensor, "float32") if dtype_of(tensor) in NARROW else tensor
