@@ -28,18 +28,24 @@ from tapml_nb.graph.model import Constant
 
 _FIXED: dict[str, tuple[int, ...]] = {
     "AffineGrid": (1,),
+    "BlackmanWindow": (0,),
     "CenterCropPad": (1,),
     "ConstantOfShape": (0,),
     "CumSum": (1,),
+    "DFT": (1, 2),
     "Dropout": (1, 2),
     "Expand": (1,),
+    "HammingWindow": (0,),
+    "HannWindow": (0,),
     "MaxUnpool": (2,),
+    "MelWeightMatrix": (0, 1, 2, 3, 4),
     "NonMaxSuppression": (2, 3, 4),
     "OneHot": (1, 2),
     "Pad": (1, 2, 3),
     "Range": (0, 1, 2),
     "Reshape": (1,),
     "Resize": (1, 2, 3),
+    "STFT": (1, 3),
     "Slice": (1, 2, 3, 4),
     "Split": (1,),
     "SplitToSequence": (1,),
@@ -220,7 +226,7 @@ class OnnxNode:
 
     def _schema(self) -> Any:
         domain = self.proto.domain
-        version = self.opsets.get(domain.removeprefix("ai.onnx"), 1)
+        version = self.opsets.get("" if domain == "ai.onnx" else domain, 1)
         try:
             return onnx.defs.get_schema(self.proto.op_type, version, domain)
         except onnx.defs.SchemaError:  # another vendor's operator
@@ -260,7 +266,10 @@ def load(model: Any) -> OnnxModel:
     graph = model.graph
     if model.functions:
         graph = inline_local_functions(model, convert_version=True).graph
-    opsets = {entry.domain.removeprefix("ai.onnx"): entry.version for entry in model.opset_import}
+    opsets = {
+        "" if entry.domain == "ai.onnx" else entry.domain: entry.version
+        for entry in model.opset_import
+    }
     straight = Straightened(graph, opsets)
     constants = straight.constants
     inputs = {value.name: value for value in graph.input if value.name not in constants}

@@ -21,6 +21,7 @@ from tapml_nb.frontends.onnx.definitions import defined
 from tapml_nb.frontends.onnx.model import OnnxNode
 from tapml_nb.frontends.onnx.rules import RULES
 from tapml_nb.frontends.onnx.rules.call import build
+from tapml_nb.frontends.onnx.subgraphs import graphs
 from tapml_nb.frontends.program import Unsupported, last_line
 
 
@@ -38,11 +39,9 @@ def build_module(
         Unsupported: if neither the importer nor we can convert the node.
     """
     kind = node.kind
-    if node.subgraphs:
-        raise Unsupported(f"{kind} runs subgraphs: which and how often is known only at run time")
     model = node.alone(inputs, baked, shapes=True)
     if kind not in RULES:
-        model, conversion = _in_known_ones(model, kind)
+        model, conversion = _in_known_ones(model, node)
         return _imported(model, node), conversion
     try:
         return _imported(model, node), ""
@@ -56,18 +55,25 @@ def build_module(
     return module, f"{kind} converted by rules of tapml_nb's"
 
 
-def _in_known_ones(model: Any, kind: str) -> tuple[Any, str]:
+def _in_known_ones(model: Any, node: OnnxNode) -> tuple[Any, str]:
     """A model of operators that the importer has rules for, and in words whether it is another one.
 
     Raises:
-        Unsupported: if ONNX defines one that the importer lacks by no others.
+        Unsupported: if ONNX defines one that the importer lacks by no others, or a subgraph is left:
+            some definitions have a node's subgraph in its place, once.
     """
     conversion = ""
     while missing := {n.op_type for n in model.graph.node} - _known():
-        model = defined(model, missing)
-        if model is None:
-            raise Unsupported(f"TVM's ONNX importer has no rule for {kind}")
-        conversion = f"{kind} as ONNX defines it by other operators"
+        inlined = defined(model, missing)
+        if inlined is None:
+            break
+        model, conversion = inlined, f"{node.kind} as ONNX defines it by other operators"
+    if any(True for inner in model.graph.node for _ in graphs(inner)) and node.subgraphs:
+        raise Unsupported(
+            f"{node.kind} runs subgraphs: which and how often is known only at run time"
+        )
+    if missing:
+        raise Unsupported(f"TVM's ONNX importer has no rule for {node.kind}")
     return model, conversion
 
 
