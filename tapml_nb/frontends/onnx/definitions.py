@@ -98,10 +98,9 @@ def _sizes(model: Any) -> dict[str, tuple[int, ...]]:
     graph = infer_shapes(model, data_prop=True).graph
     found = {}
     for value in (*graph.input, *graph.value_info):
-        shape = value.type.tensor_type.shape
-        if value.type.tensor_type.HasField("shape"):
-            if all(dim.HasField("dim_value") for dim in shape.dim):
-                found[value.name] = tuple(dim.dim_value for dim in shape.dim)
+        told = value.type.tensor_type
+        if told.HasField("shape") and all(dim.HasField("dim_value") for dim in told.shape.dim):
+            found[value.name] = tuple(dim.dim_value for dim in told.shape.dim)
     return found
 
 

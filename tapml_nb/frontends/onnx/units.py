@@ -59,8 +59,8 @@ def _in_known_ones(model: Any, node: OnnxNode) -> tuple[Any, str]:
     """A model of operators that the importer has rules for, and in words whether it is another one.
 
     Raises:
-        Unsupported: if ONNX defines one that the importer lacks by no others, or a subgraph is left:
-            some definitions have a node's subgraph in its place, once.
+        Unsupported: if ONNX defines one that the importer lacks by no others, or a subgraph is
+            left: some definitions have a node's subgraph in its place, once.
     """
     conversion = ""
     while missing := {n.op_type for n in model.graph.node} - _known():

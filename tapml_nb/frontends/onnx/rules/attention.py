@@ -37,8 +37,8 @@ def attention(
 ) -> tuple[Expr, ...]:
     """All outputs of attention: the result, keys and values with those of the past, the scores.
 
-    Masks of all kinds are a bias that is added, as the definition has it: -inf where a query may not
-    look, so a NaN that is masked stays one.  Rows in which nothing is left are 0.
+    Masks of all kinds are a bias that is added, as the definition has it: -inf where a query may
+    not look, so a NaN that is masked stays one.  Rows in which nothing is left are 0.
     """
     told, given = call.attributes, dtype_of(q)
     flat = len(shape_of(q)) == 3

@@ -1,4 +1,4 @@
-"""A sequence in parts: what unrolls takes it apart step by step, by kernels that all steps share."""
+"""A sequence in parts: what unrolls it takes it apart by kernels that all steps share."""
 
 from __future__ import annotations
 

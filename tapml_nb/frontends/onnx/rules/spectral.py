@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+from onnx.helper import tensor_dtype_to_np_dtype
 from tvm import relax, te, tirx
 
 from tapml_nb.frontends.onnx.rules.call import (
@@ -95,6 +96,31 @@ def stft(
     return cast(call.compute(transform, x, waves, window, name="stft"), given)
 
 
+def mel_weight_matrix(
+    call: Call, bins: Expr, length: Expr, rate: Expr, lower: Expr, upper: Expr
+) -> Expr:
+    """Triangles over the terms of a spectrum: a constant, for all that it is made of are numbers.
+
+    Raises:
+        ValueError: if its numbers are known only at run time.
+    """
+    count, terms, sampled = (_number(x) for x in (bins, length, rate))
+    low, high = (2595 * np.log10(1 + _value(edge) / 700) for edge in (lower, upper))
+    edges = low + np.arange(count + 2) * (high - low) / (count + 2)
+    edges = 700 * (10 ** (edges / 2595) - 1)
+    begin, top, end = (
+        (np.floor((terms + 1) * edges / sampled).astype(int))[k : k + count] for k in range(3)
+    )
+    term = np.arange(terms // 2 + 1)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rising, falling = (term - begin) / (top - begin), (end - term) / (end - top)
+    rises = (begin <= term) & (term <= top) & (begin < top)
+    falls = (top <= term) & (term < end)
+    matrix = np.where(falls, falling, np.where(rises, rising, term == top))
+    dtype = tensor_dtype_to_np_dtype(call.attributes["output_datatype"]).name
+    return relax.const(matrix.astype(np_dtype(dtype)), dtype)
+
+
 def _waves(size: int, numbers: int, inverse: bool) -> np.ndarray:
     """What real and imaginary parts (if ``numbers`` is 2) add to either part, by the turn.
 
@@ -114,9 +140,13 @@ def _table(numbers: np.ndarray, like: Expr) -> Expr:
 
 
 def _number(x: Expr) -> int:
+    return int(_value(x))
+
+
+def _value(x: Expr) -> float:
     if not isinstance(x, tvm.ir.GenericConst):
-        raise ValueError("a length, a step or an axis is known only at run time")
-    return int(x.value.numpy().reshape(()))
+        raise ValueError("what says its size or its axis is known only at run time")
+    return float(x.value.numpy().reshape(()))
 
 
-RULES: dict[str, Rule] = {"DFT": dft, "STFT": stft}
+RULES: dict[str, Rule] = {"DFT": dft, "MelWeightMatrix": mel_weight_matrix, "STFT": stft}
