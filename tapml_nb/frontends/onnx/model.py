@@ -59,6 +59,9 @@ _FIXED: dict[str, tuple[int, ...]] = {
 }
 """Inputs that say what an operator does, not what with: TVM's importer wants their numbers."""
 
+_DTYPES = ("to", "dtype", "output_dtype", "softmax_precision")
+"""Attributes that name the dtype of a result, or of what is computed inside."""
+
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
@@ -346,7 +349,7 @@ def _plain(attribute: Any) -> Constant:
 
 
 def _widen(attribute: Any) -> None:
-    if attribute.name in ("to", "dtype", "output_dtype") and attribute.i in _FLOATS:
+    if attribute.name in _DTYPES and attribute.i in _FLOATS:
         attribute.i = onnx.TensorProto.DOUBLE
     elif attribute.HasField("t") and attribute.t.data_type in _FLOATS:
         wide = numpy_helper.to_array(attribute.t).astype(np.float64)

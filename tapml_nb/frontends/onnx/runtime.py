@@ -21,6 +21,7 @@ from onnx.shape_inference import InferenceError, infer_shapes
 from tapml_nb.frontends.arrays import widened
 from tapml_nb.frontends.onnx.model import OnnxNode
 from tapml_nb.frontends.onnx.recurrence import GATES, recurrent_exact
+from tapml_nb.frontends.onnx.stateful import STATEFUL, stateful_exact
 from tapml_nb.frontends.program import first_line
 from tapml_nb.numerics import is_float
 
@@ -112,6 +113,8 @@ class Runtime:
         kind = node.proto.op_type
         if node.kind in GATES:
             return recurrent_exact(node, wide)
+        if node.kind in STATEFUL:
+            return stateful_exact(node, wide)
         if kind in _OWN:
             return [_OWN[kind](*wide.values())]
         if kind not in _NARROW:

@@ -63,12 +63,12 @@ def _eliminated(a: te.Tensor, row: te.Tensor, k: te.Tensor) -> te.Tensor:
     nothing = tirx.const(0.0, a.dtype)
 
     def element(b: Any, i: Any, j: Any) -> Any:
-        chosen, step = (tirx.Cast(i.dtype, number) for number in (row(b), k()))
-        here = tirx.Select(i == step, chosen, tirx.Select(i == chosen, step, i))
+        chosen, step, own = row(b), k(), tirx.Cast("int32", i)
+        here = tirx.Select(own == step, chosen, tirx.Select(own == chosen, step, own))
         pivot = a(b, chosen, step)
         share = tirx.Select(pivot == nothing, nothing, a(b, here, step) / pivot)
         value = a(b, here, j)
-        return tirx.Select(i > step, value - share * a(b, chosen, j), value)
+        return tirx.Select(own > step, value - share * a(b, chosen, j), value)
 
     return te.compute(a.shape, element)
 
