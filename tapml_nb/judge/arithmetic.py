@@ -45,8 +45,8 @@ MOVES = _names(
     bincount broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min
     clip clone complex compress concat concatenate conj conj_physical constant constant_of_shape
     constant_pad_nd constantofshape contiguous copy cummax cummin depth_to_space depthtospace
-    detach diagonal dropout embedding expand expand_dims eyelike fill flatten flip floor full full_like
-    gather gather_elements gather_nd gatherelements gathernd getitem globalmaxpool hardtanh histc
+    detach diagonal dropout embedding expand expand_dims eyelike fill flatten flip floor full
+    full_like gather gather_elements gather_nd gatherelements gathernd getitem globalmaxpool hardtanh histc
     identity imag index index_select kthvalue layout_transform lift_fresh lift_fresh_copy
     masked_fill masked_scatter max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d
     max_pool3d_with_indices maximum maxpool min minimum narrow neg negative new_full new_ones

@@ -1,5 +1,5 @@
-"""The float64 runs of what carries a state: onnx's definitions of these operators, and its reference
-implementation, compute parts of them in float32 whatever they are given."""
+"""The float64 runs of what carries a state: onnx's definitions of these operators, and its
+reference implementation, compute parts of them in float32 whatever they are given."""
 
 from __future__ import annotations
 
