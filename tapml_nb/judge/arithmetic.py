@@ -46,8 +46,8 @@ MOVES = _names(
     clip clone complex compress concat concatenate conj conj_physical constant constant_of_shape
     constant_pad_nd constantofshape contiguous copy cummax cummin depth_to_space depthtospace
     detach diagonal dropout embedding expand expand_dims eyelike fill flatten flip floor full
-    full_like gather gather_elements gather_nd gatherelements gathernd getitem globalmaxpool hardtanh histc
-    identity imag index index_select kthvalue layout_transform lift_fresh lift_fresh_copy
+    full_like gather gather_elements gather_nd gatherelements gathernd getitem globalmaxpool
+    hardtanh histc identity imag index index_select kthvalue layout_transform lift_fresh lift_fresh_copy
     masked_fill masked_scatter max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d
     max_pool3d_with_indices maximum maxpool min minimum narrow neg negative new_full new_ones
     new_zeros numpy_T ones ones_like pad permute permute_dims pixel_shuffle pixel_unshuffle
