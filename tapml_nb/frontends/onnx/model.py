@@ -29,7 +29,9 @@ from tapml_nb.graph.model import Constant
 _FIXED: dict[str, tuple[int, ...]] = {
     "AffineGrid": (1,),
     "CenterCropPad": (1,),
+    "Col2Im": (1, 2),
     "ConstantOfShape": (0,),
+    "CumProd": (1,),
     "CumSum": (1,),
     "Dropout": (1, 2),
     "Expand": (1,),
@@ -220,7 +222,7 @@ class OnnxNode:
 
     def _schema(self) -> Any:
         domain = self.proto.domain
-        version = self.opsets.get(domain.removeprefix("ai.onnx"), 1)
+        version = self.opsets.get("" if domain == "ai.onnx" else domain, 1)
         try:
             return onnx.defs.get_schema(self.proto.op_type, version, domain)
         except onnx.defs.SchemaError:  # another vendor's operator
@@ -260,7 +262,10 @@ def load(model: Any) -> OnnxModel:
     graph = model.graph
     if model.functions:
         graph = inline_local_functions(model, convert_version=True).graph
-    opsets = {entry.domain.removeprefix("ai.onnx"): entry.version for entry in model.opset_import}
+    opsets = {
+        "" if entry.domain == "ai.onnx" else entry.domain: entry.version
+        for entry in model.opset_import
+    }
     straight = Straightened(graph, opsets)
     constants = straight.constants
     inputs = {value.name: value for value in graph.input if value.name not in constants}

@@ -10,16 +10,19 @@ from onnx import helper
 
 from tapml_nb import tensorfile
 from tapml_nb.frontends.arrays import spec_of, to_array
+from tapml_nb.frontends.onnx.carriers import carrier
 from tapml_nb.graph import TensorSpec
+from tapml_nb.numerics import np_dtype
 
 
 def told(value: Any) -> TensorSpec | str:
-    """Shape and dtype of a tensor that a target can take; else, in words, what the value is."""
+    """Shape and dtype of a tensor that can cross to a target; else, in words, what the value is."""
     if not isinstance(value, np.ndarray):
         return "nothing" if value is None else "a sequence"
     if value.dtype.kind in "OUS":
         return "text"
-    return spec_of(value) if tensorfile.holds(value.dtype) else value.dtype.name
+    crosses = tensorfile.holds(np_dtype(carrier(value.dtype.name)))
+    return spec_of(value) if crosses else value.dtype.name
 
 
 def bound(value: Any, declared: Any, name: str) -> Any:

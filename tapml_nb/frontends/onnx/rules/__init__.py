@@ -4,14 +4,45 @@ They stand in only where the importer has no rule, or its rule raises for a lega
 convert is judged as it is.  Whatever one of these converts is marked so in the report.
 """
 
-from tapml_nb.frontends.onnx.rules import attention, indexing, quantized, recurrent, sampling
+from tapml_nb.frontends.onnx.rules import (
+    attention,
+    bits,
+    framing,
+    indexing,
+    powers,
+    quantized,
+    recurrent,
+    resizing,
+    sampling,
+    selection,
+)
 from tapml_nb.frontends.onnx.rules.call import Rule
 
 RULES: dict[str, Rule] = {
     **attention.RULES,
+    **bits.RULES,
+    **framing.RULES,
     **indexing.RULES,
+    **powers.RULES,
     **quantized.RULES,
     **recurrent.RULES,
+    **resizing.RULES,
     **sampling.RULES,
+    **selection.RULES,
 }
 """The rules by operator, with its domain where that is another vendor's."""
+
+DECIDED = frozenset(selection.RULES)
+"""Operators whose values decide how many elements they yield."""
+
+LEGALIZED = frozenset(
+    (*DECIDED, *("Pow", "ReduceMax", "ReduceMin", "Reshape", "Resize", "Split", "Upsample"))
+)
+"""Operators that the importer converts in some cases to what TVM then makes no kernel of: a rule of
+ours stands in there, too."""
+
+CARRYING: frozenset[str] = frozenset()
+"""Operators whose rules know what carries tensors that no target takes."""
+
+OPTIONAL: frozenset[str] = frozenset()
+"""Operators whose rules take an optional, with a value or without."""
