@@ -7,28 +7,36 @@ convert is judged as it is.  Whatever one of these converts is marked so in the 
 from tapml_nb.frontends.onnx.rules import (
     attention,
     bits,
+    formats,
     framing,
     indexing,
+    ngrams,
+    pooling,
     powers,
     quantized,
     recurrent,
     resizing,
     sampling,
     selection,
+    training,
 )
 from tapml_nb.frontends.onnx.rules.call import Rule
 
 RULES: dict[str, Rule] = {
     **attention.RULES,
     **bits.RULES,
+    **formats.RULES,
     **framing.RULES,
     **indexing.RULES,
+    **ngrams.RULES,
+    **pooling.RULES,
     **powers.RULES,
     **quantized.RULES,
     **recurrent.RULES,
     **resizing.RULES,
     **sampling.RULES,
     **selection.RULES,
+    **training.RULES,
 }
 """The rules by operator, with its domain where that is another vendor's."""
 
@@ -41,7 +49,7 @@ LEGALIZED = frozenset(
 """Operators that the importer converts in some cases to what TVM then makes no kernel of: a rule of
 ours stands in there, too."""
 
-CARRYING: frozenset[str] = frozenset()
+CARRYING = frozenset(formats.RULES)
 """Operators whose rules know what carries tensors that no target takes."""
 
 OPTIONAL: frozenset[str] = frozenset()
