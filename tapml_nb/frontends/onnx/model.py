@@ -35,6 +35,7 @@ _FIXED: dict[str, tuple[int, ...]] = {
     "CumSum": (1,),
     "Dropout": (1, 2),
     "Expand": (1,),
+    "Loop": (0, 1),
     "MaxUnpool": (2,),
     "NonMaxSuppression": (2, 3, 4),
     "OneHot": (1, 2),

@@ -147,7 +147,7 @@ class Straightened:
             elif outside:
                 passed[outside] = inside
         for inner in branch.node:
-            yield _renamed(inner, new)
+            yield renamed(inner, new)
         for outside, inside in passed.items():
             yield helper.make_node("Identity", [new.get(inside, inside)], [outside])
 
@@ -160,7 +160,7 @@ def _free(graph: Any) -> Iterator[str]:
     yield from (value.name for value in graph.output if value.name not in bound)
 
 
-def _renamed(node: Any, new: Mapping[str, str]) -> Any:
+def renamed(node: Any, new: Mapping[str, str]) -> Any:
     """A copy of a node with other names for what it reads and yields."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
@@ -170,7 +170,7 @@ def _renamed(node: Any, new: Mapping[str, str]) -> Any:
         bound = {value.name for value in (*graph.input, *graph.initializer)}
         bound.update(name for inner in graph.node for name in inner.output)
         outer = {old: name for old, name in new.items() if old not in bound}
-        nodes = [_renamed(inner, outer) for inner in graph.node]
+        nodes = [renamed(inner, outer) for inner in graph.node]
         del graph.node[:]
         graph.node.extend(nodes)
         for value in graph.output:

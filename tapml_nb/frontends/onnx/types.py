@@ -56,7 +56,7 @@ def fits(value: Any, declared: Any, sizes: dict[str, int]) -> bool:
     if kind == "optional":
         return fits(value, inner, sizes)
     if kind == "sequence":
-        return all(fits(item, inner, sizes) for item in value)
+        return all(fits(item, inner, {}) for item in value)  # each has sizes of its own
     if value.dtype.kind not in "OUS" and value.dtype != _dtype(inner):
         return False
     if not inner.HasField("shape"):

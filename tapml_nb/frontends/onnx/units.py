@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,7 @@ from tapml_nb.frontends.onnx.definitions import defined
 from tapml_nb.frontends.onnx.model import OnnxNode
 from tapml_nb.frontends.onnx.rules import LEGALIZED, RULES
 from tapml_nb.frontends.onnx.rules.call import build
+from tapml_nb.frontends.onnx.unrolling import unrolled
 from tapml_nb.frontends.program import Unsupported, last_line
 from tapml_nb.graph import TensorSpec
 
@@ -48,7 +50,7 @@ def build_module(
     """
     kind = node.kind
     if node.subgraphs:
-        raise Unsupported(f"{kind} runs subgraphs: which and how often is known only at run time")
+        return _written_out(node, inputs, baked), f"{kind} with its body written out for each step"
     if kind not in RULES:
         model, conversion = _in_known_ones(node.alone(inputs, baked, shapes=True), kind)
         return _imported(model, node), conversion
@@ -70,6 +72,24 @@ def build_module(
     return ours, f"{kind} converted by rules of tapml_nb's"
 
 
+def _written_out(
+    node: OnnxNode, inputs: Mapping[str, np.ndarray], baked: Mapping[str, np.ndarray]
+) -> Any:
+    """What TVM's importer makes of a node that runs a graph of its own, step by step.
+
+    Raises:
+        Unsupported: if it is not known how often that runs, or the importer fails.
+    """
+    try:
+        model = unrolled(node, inputs, baked)
+    except Exception as error:  # also what onnx's reference implementation lacks
+        raise Unsupported(
+            f"{node.kind} runs subgraphs: which and how often is known only at run time "
+            f"({last_line(error)})"
+        ) from error
+    return relax.transform.DeadCodeElimination()(_imported(model, node))
+
+
 def _theirs(
     node: OnnxNode,
     inputs: Mapping[str, np.ndarray],
@@ -87,7 +107,9 @@ def _theirs(
         raise Unsupported(f"TVM's ONNX importer knows no tensors of {foreign[0]}")
     if any(array is None for array in baked.values()):
         raise Unsupported("TVM's ONNX importer knows no optionals without a value")
-    return _imported(node.alone(inputs, baked, shapes=True), node)
+    # An optional that is there is a tensor like any other.
+    plain = replace(node, types={})
+    return _imported(plain.alone(inputs, baked, shapes=True), node)
 
 
 def _legalize(module: Any, node: OnnxNode) -> None:

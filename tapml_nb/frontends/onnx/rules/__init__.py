@@ -11,6 +11,7 @@ from tapml_nb.frontends.onnx.rules import (
     framing,
     indexing,
     ngrams,
+    optionals,
     pooling,
     powers,
     quantized,
@@ -18,6 +19,7 @@ from tapml_nb.frontends.onnx.rules import (
     resizing,
     sampling,
     selection,
+    traditional,
     training,
 )
 from tapml_nb.frontends.onnx.rules.call import Rule
@@ -29,6 +31,7 @@ RULES: dict[str, Rule] = {
     **framing.RULES,
     **indexing.RULES,
     **ngrams.RULES,
+    **optionals.RULES,
     **pooling.RULES,
     **powers.RULES,
     **quantized.RULES,
@@ -36,6 +39,7 @@ RULES: dict[str, Rule] = {
     **resizing.RULES,
     **sampling.RULES,
     **selection.RULES,
+    **traditional.RULES,
     **training.RULES,
 }
 """The rules by operator, with its domain where that is another vendor's."""
@@ -52,5 +56,5 @@ ours stands in there, too."""
 CARRYING = frozenset(formats.RULES)
 """Operators whose rules know what carries tensors that no target takes."""
 
-OPTIONAL: frozenset[str] = frozenset()
+OPTIONAL = frozenset(optionals.RULES)
 """Operators whose rules take an optional, with a value or without."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -93,8 +92,12 @@ def _windows(size: int, before: int, behind: int, span: int, stride: int, ceil: 
 
 
 def max_unpool(call: Call, x: Expr, index: Expr, shape: Expr | None = None) -> Expr:
-    """Zeros, but for the elements that a pooling chose, where they were; what is larger than the
-    images that were pooled has more zeros at its ends."""
+    """Zeros, but for the elements that a pooling chose, where they were.
+
+    Raises:
+        ValueError: if the result is not as large as what was pooled: the standard's places are
+            those in the smaller one, onnxruntime's those in the larger.
+    """
     told, (batch, channels, *sizes) = call.attributes, shape_of(x)
     rank, kernel = len(sizes), list(told["kernel_shape"])
     strides = list(told.get("strides") or [1] * rank)
@@ -104,16 +107,12 @@ def max_unpool(call: Call, x: Expr, index: Expr, shape: Expr | None = None) -> E
         (size - 1) * strides[k] - pads[k] - pads[rank + k] + kernel[k]
         for k, size in enumerate(sizes)
     ]
-    wanted = pooled if shape is None else [int(n) for n in numbers(shape)]
+    if shape is not None and numbers(shape).tolist() != pooled:
+        raise ValueError("places in an image of another size than that which was pooled")
     flat = call.emit(relax.op.zeros([math.prod(pooled)], dtype_of(x)))
     ends = [call.emit(relax.op.reshape(t, [math.prod(shape_of(x))])) for t in (index, x)]
     filled = call.emit(relax.op.scatter_elements(flat, *ends, axis=0))
-    image = call.emit(relax.op.reshape(filled, pooled))
-    if wanted == pooled:
-        return image
-    return relax.op.nn.pad(
-        image, list(itertools.chain(*((0, new - old) for old, new in zip(pooled, wanted, strict=True))))
-    )
+    return relax.op.reshape(filled, pooled)
 
 
 def columns_to_image(call: Call, x: Expr, image: Expr, block: Expr) -> Expr:
