@@ -32,8 +32,9 @@ def import_onnx(model: Any, inputs: Any, *, name: str | None = None) -> OnnxProg
         TypeError, ValueError: if the model cannot be read, or the inputs do not fit it.
         FrontendError: if onnxruntime cannot run it.
     """
-    loaded = load(model)
-    return OnnxProgram(loaded, steps=split_steps(inputs), name=name or loaded.name)
+    steps = split_steps(inputs)
+    loaded = load(model, steps)
+    return OnnxProgram(loaded, steps=steps, name=name or loaded.name)
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class OnnxProgram(ArrayProgram):
             raise Unsupported(reason)
         made = {v: spec_of(values[v]) for v in self.graph[op].outputs}
         module, conversion = build_module(program.node, inputs, {**program.baked, **numbers}, made)
+        conversion = "; ".join(filter(None, (conversion, program.node.words)))
         takes = tuple(spec_of(carried(array)) for array in inputs.values())
         gives = tuple(spec_of(carried(values[v])) for v in self.graph[op].outputs)
         return Unit(module, takes, gives, conversion)
