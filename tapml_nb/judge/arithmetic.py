@@ -42,7 +42,7 @@ def _names(text: str) -> frozenset[str]:
 MOVES = _names(
     """
     abs adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d alias amax amin as_strided
-    bincount broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min
+    bincount bitcast broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min
     clip clone complex compress concat concatenate conj conj_physical constant constant_of_shape
     constant_pad_nd constantofshape contiguous copy cummax cummin depth_to_space depthtospace
     detach diagonal dropout embedding expand expand_dims fill flatten flip floor full full_like
@@ -147,7 +147,8 @@ _CONTRACTION = re.compile(
 _REDUCTION = re.compile(
     r"\.(sum|mean|var\w*|std\w*|prod|cumsum|cumprod|logsumexp|logcumsumexp|\w*norm\w*|\w*softmax|"
     r"\w*pool\w*|scatter_add|index_add|index_put\w*|histc|_fft\w*|upsample\w*|grid_sampler\w*|"
-    r"dot|mv|dist|_cdist\w*|reduce\w*|lrn|resize\w*|gridsample|scatter\w+)",
+    r"dot|mv|dist|_cdist\w*|reduce\w*|lrn|resize\w*|gridsample|scatter\w+|\w*nll_loss\w*|"
+    r"negativeloglikelihoodloss)",
     re.IGNORECASE,
 )
 

@@ -169,9 +169,9 @@ def _taps(told: Any, at: np.ndarray, axis: _Axis) -> tuple[np.ndarray, np.ndarra
     places = np.floor(at).astype(np.int64)[:, None] + steps
     away = np.abs((places - at[:, None].astype(np.float64)) / stretch)
     weights = np.maximum(0, 1 - away) if reach == 1 else _cubic(away, told["cubic_coeff_a"])
-    if told.get("exclude_outside") or told.get("antialias"):
+    if told.get("exclude_outside"):
         weights = np.where((places >= 0) & (places < axis.size), weights, 0)
-    if stretch > 1 or told.get("exclude_outside") or told.get("antialias"):
+    if told.get("exclude_outside") or told.get("antialias"):
         weights = weights / weights.sum(1, keepdims=True)
     return np.clip(places, 0, axis.size - 1).astype(np.int32), weights
 

@@ -135,7 +135,7 @@ def _compared(call: Call, rows: Expr) -> tuple[Expr, Expr]:
             one, other = a(i, k), a(j, k)
             alike = one == other
             if floating:
-                alike = tirx.any(alike, tirx.all(one != one, other != other))
+                alike = tirx.any(alike, tirx.all(tirx.isnan(one), tirx.isnan(other)))
             return te.min(tirx.Select(alike, width, tirx.Cast("int32", k)), axis=k)
 
         return te.compute([size, size], element, "differ")
@@ -146,7 +146,7 @@ def _compared(call: Call, rows: Expr) -> tuple[Expr, Expr]:
             one, other = a(i, at), a(j, at)
             ahead: Any = other < one
             if floating:
-                ahead = tirx.any(ahead, tirx.all(one != one, other == other))
+                ahead = tirx.any(ahead, tirx.all(tirx.isnan(one), tirx.Not(tirx.isnan(other))))
             return tirx.Cast("int8", tirx.all(place(i, j) < width, ahead))
 
         return te.compute([size, size], element, "less")

@@ -55,7 +55,7 @@ def label_encoder(call: Call, x: Expr) -> Expr:
             one, other = data(*at), known(k)
             alike: Any = one == other
             if floating:
-                alike = tirx.any(alike, tirx.all(one != one, other != other))
+                alike = tirx.any(alike, tirx.all(tirx.isnan(one), tirx.isnan(other)))
             none = tirx.const(-1, "int32")
             return te.max(tirx.Select(alike, tirx.Cast("int32", k), none), axis=k)
 
@@ -211,7 +211,7 @@ def _answers(call: Call, x: Expr, trees: _Trees, told: Any) -> Expr:
                 answer = tirx.Select(kind == number, tirx.Cast("int32", says), answer)
             if members:
                 answer = tirx.Select(kind == _MEMBER, members[0](row, node), answer)
-            return tirx.Select(tirx.all(own != own, missing(node) > 0), tirx.const(1), answer)
+            return tirx.Select(tirx.all(tirx.isnan(own), missing(node) > 0), tirx.const(1), answer)
 
         return te.compute([data.shape[0], count], element, "answers")
 
