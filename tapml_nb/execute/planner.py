@@ -52,14 +52,19 @@ class Planner:
     def slot(self, op: OpId, step: int) -> Slot:
         """What distinguishes the calls of one operator: the shapes it sees in a step.
 
-        Host numbers may be baked into a unit, so they count as part of its shape.
+        Host numbers may be baked into a unit, so they count as part of its shape, and so may sizes
+        that values decide, which only what it yields tells.
         """
         values = self._source.values(step)
+        known = self._graph.values
+        decided = [
+            v for v in self._graph[op].outputs if not known[v].host and -1 in known[v].spec.shape
+        ]
         return op, tuple(
             TensorSpec((), f"={values[v]}")
-            if self._graph.values[v].host
-            else TensorSpec(self._source.shape(v, step), self._graph.values[v].spec.dtype)
-            for v in self._graph[op].inputs
+            if known[v].host
+            else TensorSpec(self._source.shape(v, step), known[v].spec.dtype)
+            for v in (*self._graph[op].inputs, *decided)
         )
 
     def unit(self, op: OpId, step: int) -> Unit:

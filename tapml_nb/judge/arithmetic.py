@@ -42,25 +42,26 @@ def _names(text: str) -> frozenset[str]:
 MOVES = _names(
     """
     abs adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d alias amax amin as_strided
-    bincount broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min clip
-    clone complex compress concat concatenate conj conj_physical constant constant_of_shape
+    bincount bitcast broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min
+    clip clone complex compress concat concatenate conj conj_physical constant constant_of_shape
     constant_pad_nd constantofshape contiguous copy cummax cummin depth_to_space depthtospace
-    detach diagonal dropout embedding expand expand_dims eyelike fill flatten flip floor full
-    full_like gather gather_elements gather_nd gatherelements gathernd getitem globalmaxpool
-    hardtanh histc identity imag index index_select kthvalue layout_transform lift_fresh
-    lift_fresh_copy masked_fill masked_scatter max max_pool1d max_pool2d max_pool2d_with_indices
-    max_pool3d max_pool3d_with_indices maximum maxpool min minimum narrow neg negative new_full
-    new_ones new_zeros numpy_T ones ones_like pad permute permute_dims pixel_shuffle
-    pixel_unshuffle reducemax reducemin reflection_pad1d reflection_pad2d reflection_pad3d real
-    relu relu6 repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
-    reshape reversesequence roll round scalar_tensor scatter scatter_elements scatter_nd
-    scatterelements scatternd select select_scatter sign slice slice_scatter sort space_to_depth
-    spacetodepth split split_with_sizes squeeze stack strided_slice t take tensorscatter tile topk
-    transpose tril trilu triu trunc unbind unfold unsqueeze unsafe_view upsample_nearest1d
-    upsample_nearest2d upsample_nearest3d view view_as_complex view_as_real where zeros zeros_like
-    bitwise_and bitwise_not bitwise_or bitwise_xor eq equal ge greater greater_equal greaterorequal
-    gt isfinite isinf isnan le less less_equal lessorequal logical_and logical_not logical_or
-    logical_xor lt ne not_equal
+    detach diagonal dropout embedding expand expand_dims fill flatten flip floor full full_like
+    gather gather_elements gather_nd gatherelements gathernd getitem globalmaxpool hardtanh histc
+    identity imag index index_select kthvalue layout_transform lift_fresh lift_fresh_copy
+    masked_fill masked_scatter max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d
+    max_pool3d_with_indices maximum maxpool min minimum narrow neg negative new_full new_ones
+    new_zeros numpy_T ones ones_like pad permute permute_dims pixel_shuffle pixel_unshuffle
+    reducemax reducemin reflection_pad1d reflection_pad2d reflection_pad3d real relu relu6 repeat
+    repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape roll round
+    scalar_tensor scatter scatter_elements scatter_nd scatterelements scatternd select
+    select_scatter sign slice slice_scatter sort space_to_depth spacetodepth split
+    split_with_sizes squeeze stack strided_slice t take tile topk transpose tril trilu triu
+    trunc unbind unfold unsqueeze unsafe_view upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d view view_as_complex view_as_real where zeros zeros_like
+    eyelike reversesequence tensorscatter
+    bitwise_and bitwise_not bitwise_or bitwise_xor eq equal ge greater greater_equal
+    greaterorequal gt isfinite isinf isnan le less less_equal lessorequal logical_and logical_not
+    logical_or logical_xor lt ne not_equal
     """
 )
 """Primitives that move, select or count."""
@@ -147,7 +148,8 @@ _CONTRACTION = re.compile(
 _REDUCTION = re.compile(
     r"\.(sum|mean|var\w*|std\w*|prod|cumsum|cumprod|logsumexp|logcumsumexp|\w*norm\w*|\w*softmax|"
     r"\w*pool\w*|scatter_add|index_add|index_put\w*|histc|_fft\w*|upsample\w*|grid_sampler\w*|"
-    r"dot|mv|dist|_cdist\w*|reduce\w*|lrn|resize\w*|gridsample|scatter\w+|dft|stft)",
+    r"dot|mv|dist|_cdist\w*|reduce\w*|lrn|resize\w*|gridsample|scatter\w+|\w*nll_loss\w*|"
+    r"negativeloglikelihoodloss|dft|stft)",
     re.IGNORECASE,
 )
 

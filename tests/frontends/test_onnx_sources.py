@@ -216,7 +216,7 @@ class TestFunctions:
 
     def test_a_window_is_a_constant(self):
         """All that it is made of is a number: nothing runs, and its values are compared."""
-        looks = {"size": (TensorProto.INT64, [])}
+        looks: dict[str, Any] = {"size": (TensorProto.INT64, [])}
         model = hand_made([("HannWindow", ["size"], ["y"], {})], looks, opset=17)
         with tapml.debug(model, (np.array(9, np.int64),), target="llvm") as session:
             assert session.run().verdict("HannWindow") is Verdict.SKIPPED

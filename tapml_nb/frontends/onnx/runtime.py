@@ -32,6 +32,10 @@ _NARROW_REFERENCE = frozenset(("DeformConv", "GridSample", "RoiAlign"))
 """Those in which onnx's reference implementation does."""
 
 
+_REPEATED = ("Loop", "Scan")
+"""Operators with subgraphs that onnx's reference implementation runs in float64."""
+
+
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     small = np.exp(-np.abs(x))
     return np.asarray(np.where(x < 0, small, 1.0) / (1.0 + small))
@@ -108,16 +112,20 @@ class Runtime:
         Outputs that hold no floating-point numbers may have any dtype.
         """
         wide = {name: widened(value) for name, value in values.items()}
-        if node.subgraphs or not all(isinstance(value, np.ndarray) for value in wide.values()):
-            return None
         kind = node.proto.op_type
+        if not all(isinstance(value, np.ndarray) for value in wide.values()):
+            return None
+        if node.subgraphs and kind not in _REPEATED:
+            return None
         if node.kind in GATES:
             return recurrent_exact(node, wide)
         if node.kind in STATEFUL:
             return stateful_exact(node, wide)
         if kind in _OWN:
             return [_OWN[kind](*wide.values())]
-        if kind not in _NARROW:
+        if kind == "BitCast":  # the bits of a number are those of no wider one
+            return [widened(result) for result in self.run(node, values)]
+        if kind not in _NARROW and not node.subgraphs:
             for find in (self._open, self._for_shapes):
                 with contextlib.suppress(Exception):  # no kernel for float64
                     return find(node, wide, wide=True)(wide)
