@@ -38,7 +38,7 @@ def det(call: Call, x: Expr) -> Expr:
     for number in range(size):
         # The step is an input, so that all steps share their kernels.
         k = relax.const(np.int32(number))
-        column = call.emit(relax.op.abs(call.emit(relax.op.take(a, k, 2))))
+        column = call.emit(relax.op.abs(call.emit(relax.op.take(a, k, 2, mode="clip"))))
         left = call.emit(relax.op.greater_equal(rows, k))
         column = call.emit(relax.op.where(left, column, constant(-1.0, column)))
         row = call.emit(relax.op.astype(call.emit(relax.op.argmax(column, 1)), "int32"))

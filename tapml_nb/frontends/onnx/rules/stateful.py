@@ -20,6 +20,7 @@ from tapml_nb.frontends.onnx.rules.call import (
     wide,
 )
 from tapml_nb.frontends.onnx.rules.sequences import MOST_STEPS, stacked, steps_of
+from tapml_nb.numerics import np_dtype
 
 
 def linear_attention(
@@ -95,6 +96,9 @@ def causal_conv_with_state(
         y = emit(relax.op.add(y, relax.op.reshape(emit(wide(b)), [1, channels, 1])))
     if call.attributes.get("activation", "none") != "none":
         y = emit(relax.op.nn.silu(y))
+    if not before:  # nothing is left, of which GPUs have no kernel
+        nothing = np.zeros([batch, channels, 0], np_dtype(given))
+        return cast(y, given), relax.const(nothing, given)
     left = relax.op.strided_slice(x, [2], [length], [length + before])
     return cast(y, given), left
 
