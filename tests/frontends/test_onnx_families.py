@@ -43,6 +43,9 @@ OPSET = 27
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
+UNUSUAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, -1e-30, -1e-7, 88.0, -200.0], np.float32)
+
+
 def narrow(case, dtype):
     """A case in another floating-point dtype."""
     inputs = [
@@ -165,6 +168,7 @@ CASES: dict[str, Case] = {
     "attention causal of lengths": attention(is_causal=1, lengths=[2, 4]),
     "attention in bfloat16": narrow(attention(is_causal=1), BFLOAT16),
     "attention of a mask in bfloat16": narrow(attention(mask=float, flat=True), BFLOAT16),
+    "attention in float64": narrow(attention(is_causal=1), np.float64),
     "attention of a short mask": attention(mask=normal(3, 4)),
     "rotary": turned(interleaved=1, part=4),
     "rotary in float16": narrow(turned(), np.float16),
@@ -203,6 +207,7 @@ CASES: dict[str, Case] = {
     "Celu": Case("Celu", [normal(3, 4, scale=3.0)], {"alpha": 0.7}),
     "Celu in float16": narrow(Case("Celu", [normal(3, 4)], {"alpha": 0.7}), np.float16),
     "Celu in bfloat16": narrow(Case("Celu", [normal(3, 4)]), BFLOAT16),
+    "Celu of all kinds": Case("Celu", [UNUSUAL], {"alpha": 2.0}),
     "Det": Case("Det", [normal(2, 3, 5, 5)]),
     "Det of one": Case("Det", [normal(1, 1)]),
     "Det of nothing": Case("Det", [np.ones((4, 4), np.float32)]),

@@ -25,7 +25,7 @@ from tapml_nb.frontends.onnx.stateful import STATEFUL, stateful_exact
 from tapml_nb.frontends.program import first_line
 from tapml_nb.numerics import is_float
 
-_NARROW = frozenset(("Shrink",))
+_NARROW = frozenset(("Attention", "Shrink"))
 """Operators in which onnxruntime computes in float32 though their dtype is float64."""
 
 _NARROW_REFERENCE = frozenset(("DeformConv", "GridSample", "RoiAlign"))
