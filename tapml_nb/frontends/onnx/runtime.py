@@ -90,7 +90,10 @@ class Runtime:
         lacks: list[Exception] = []
         fails: list[Exception] = []
         # Operators that are functions, and subgraphs, may need to know shapes.
-        for find in (self._open, self._for_shapes, _reference):
+        finders: tuple[Callable[..., _Source], ...] = (self._open, self._for_shapes, _reference)
+        if node.kind in _NARROW and any(_look(v)[0] == np.float64 for v in values.values()):
+            finders = finders[::-1]  # whoever computes in float64 in truth is not wrong for it
+        for find in finders:
             source: _Source | None = None
             try:
                 source = find(node, values)
