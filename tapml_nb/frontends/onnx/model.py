@@ -279,7 +279,9 @@ def load(model: Any, steps: Sequence[Any] = ()) -> OnnxModel:
     types = _types(graph, straight, inputs, opsets)
     words = straight.decided
     nodes = [
-        OnnxNode(node, opsets, model.ir_version, types, words.get(next(filter(None, node.output)), ""))
+        OnnxNode(
+            node, opsets, model.ir_version, types, words.get(next(filter(None, node.output)), "")
+        )
         for node in straight.nodes
     ]
     known = {*inputs, *constants}

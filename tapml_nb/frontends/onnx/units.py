@@ -102,7 +102,9 @@ def _theirs(
         Unsupported: if it has no rule for the node, or its rule fails.
     """
     read = {array.dtype.name for array in (*inputs.values(), *baked.values()) if array is not None}
-    foreign = [name for name in sorted(read | {s.dtype for s in gives.values()}) if carrier(name) != name]
+    foreign = [
+        name for name in sorted(read | {s.dtype for s in gives.values()}) if carrier(name) != name
+    ]
     if foreign:
         raise Unsupported(f"TVM's ONNX importer knows no tensors of {foreign[0]}")
     if any(array is None for array in baked.values()):

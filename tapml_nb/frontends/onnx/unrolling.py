@@ -125,7 +125,8 @@ def _scan(written: _Written, shapes: Mapping[str, tuple[int, ...]]) -> None:
     axes = told.get("scan_input_axes") or [0] * count
     backward = told.get("scan_input_directions" if not batched else "directions") or [0] * count
     sizes = [
-        shapes[name][1 if batched else axis] for name, axis in zip(given[-count:], axes, strict=True)
+        shapes[name][1 if batched else axis]
+        for name, axis in zip(given[-count:], axes, strict=True)
     ]
     names = list(node.proto.output)
     collected: list[list[str]] = [[] for _ in names[len(states) :]]
@@ -135,9 +136,7 @@ def _scan(written: _Written, shapes: Mapping[str, tuple[int, ...]]) -> None:
             place = np.array(sizes[0] - 1 - number if turned else number, np.int64)
             index = written.constant(f"place{place}", place)
             part = f"step{number}/{name}"
-            parts.append(
-                written.add(helper.make_node("Gather", [name, index], [part], axis=axis))
-            )
+            parts.append(written.add(helper.make_node("Gather", [name, index], [part], axis=axis)))
         made = written.step(number, [*states, *parts])
         states = made[: len(states)]
         for steps, part in zip(collected, made[len(states) :], strict=True):
