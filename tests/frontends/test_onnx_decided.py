@@ -19,8 +19,8 @@ _NAN = float("nan")
 
 
 def boxes(count, batch=1, *, centred=False, flip=False):
-    ends = np.sort(_RANDOM.random((batch, count, 2, 2)).astype(np.float32), axis=2)
-    found = ends.reshape(batch, count, 4)
+    found = np.sort(_RANDOM.random((batch, count, 2, 2)), axis=2).astype(np.float32)
+    found = found.reshape(batch, count, 4)
     if centred:
         found[..., 2:] *= 0.5
     return found[..., [2, 1, 0, 3]] if flip else found

@@ -56,7 +56,7 @@ def rule_of(case):
     return found, made[0]
 
 
-@pytest.mark.parametrize("dtype", (*FLOATS, "float8_e8m0fnu"))
+@pytest.mark.parametrize("dtype", [*FLOATS, "float8_e8m0fnu"])
 @pytest.mark.parametrize("wide", ["float32", "float16"])
 def test_every_code_is_the_number_that_it_stands_for(dtype, wide):
     codes = every_code(dtype)
@@ -107,7 +107,7 @@ def test_integers_keep_their_low_bits(dtype):
     np.testing.assert_array_equal(back, source)
 
 
-@pytest.mark.parametrize("dtype", (*CODES, *INTEGERS))
+@pytest.mark.parametrize("dtype", [*CODES, *INTEGERS])
 def test_what_has_crossed_is_what_it_was(dtype):
     array = np.arange(4).astype(np_dtype(dtype)).reshape(2, 2)
     there = carried(array)
@@ -211,8 +211,7 @@ def test_a_model_runs_on_the_target_with_what_carries_its_weights(tmp_path):
         assert session.hybrid().ok
         assert session.tensor(session.graph.ops[0].id, "target").dtype == np.float32
         session.carve(tmp_path / "four.tapml")
-    with tapml.replay(tmp_path / "four.tapml", target="llvm") as session:
-        assert session.run().ok
+    assert set(verdicts(Bundle.open(tmp_path / "four.tapml").replay())) == {"PASS"}
 
 
 def test_what_no_rule_knows_stays_on_the_source():

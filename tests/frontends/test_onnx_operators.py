@@ -4,6 +4,7 @@ through a session on llvm."""
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ def trees(x, *, modes=(0, 1, 3), missing=(1, 1, 0), aggregate=1, targets=2):
 def trained(kind, *, count=1, step=3, kept=1, **told):
     tensors = [normal(2, 3), normal(4)][:count]
     kinds = [[np.abs(normal(*t.shape)) for t in tensors] for _ in range(1 + kept)]
-    inputs = [number(0.1), number(step, np.int64), *tensors, *sum(kinds, [])]
+    inputs = [number(0.1), number(step, np.int64), *tensors, *chain(*kinds)]
     domain = "ai.onnx.preview.training"
     told = {"norm_coefficient": 0.01, **told}
     return Case(f"{domain}.{kind}", inputs, told, (1 + kept) * count)

@@ -73,7 +73,7 @@ class _Written:
     def _of_each(self, parts: Sequence[str], axis: int, name: str) -> None:
         old = self.node.opsets.get("", 1) < 13
         axes = [] if old else [self.constant(f"{name}/axis", np.array([axis], np.int64))]
-        told = {"axes": [axis]} if old else {}
+        told: dict[str, Any] = {"axes": [axis]} if old else {}
         for part in dict.fromkeys(parts):
             self.add(helper.make_node("Unsqueeze", [part, *axes], [f"{part}/at{axis}"], **told))
 
@@ -202,7 +202,7 @@ def _goes_on(body: Any) -> bool:
         return value is not None and bool(array_of(value).all())
     if name in constants:
         return bool(constants[name].all())
-    return name == body.input[1].name
+    return bool(name == body.input[1].name)
 
 
 def _model(written: _Written, inputs: Mapping[str, np.ndarray]) -> Any:

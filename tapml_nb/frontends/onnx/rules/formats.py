@@ -141,7 +141,8 @@ def dequantize(call: Call, x: Expr, scale: Expr, zero: Expr | None = None) -> Ex
 def _dtypes(call: Call) -> tuple[str, str]:
     """What the node reads, and what it yields."""
     before, after = call.takes[0], call.gives[0]
-    assert before is not None and after is not None
+    assert before is not None
+    assert after is not None
     return before.dtype, after.dtype
 
 

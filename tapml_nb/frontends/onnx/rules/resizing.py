@@ -159,7 +159,7 @@ def _nearest(mode: str, at: np.ndarray, size: int) -> np.ndarray:
         "floor": np.floor,
         "ceil": np.ceil,
     }
-    return np.clip(rounding[mode](at), 0, size - 1).astype(np.int32)
+    return np.asarray(np.clip(rounding[mode](at), 0, size - 1), np.int32)
 
 
 def _taps(told: Any, at: np.ndarray, axis: _Axis) -> tuple[np.ndarray, np.ndarray]:

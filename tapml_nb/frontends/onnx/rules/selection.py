@@ -259,13 +259,14 @@ def non_max_suppression(
                                     kept[k, part] = T.int64(-1)
                 return ib.get()
 
-        return te.extern(
+        made: list[te.Tensor] = te.extern(
             [(wanted, 3), (count,), (1,), (1,)],
             [box, score],
             body,
             dtype=["int64", "int32", "int32", "int32"],
             name="non_max_suppression",
         )
+        return made
 
     made = call.compute(suppress, boxes, scores, name="non_max_suppression")
     return call.emit(relax.TupleGetItem(made, 0))

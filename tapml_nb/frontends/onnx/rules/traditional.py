@@ -1,4 +1,4 @@
-"""Traditional machine learning, as ``ai.onnx.ml`` calls it: trees, and features on their way there."""
+"""Traditional machine learning (``ai.onnx.ml``): trees, and features on their way there."""
 
 from __future__ import annotations
 
