@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tapml_nb as tapml
-from tapml_nb import Verdict
+from tapml_nb import Bundle, Verdict
 from tapml_nb.frontends.arrays import spec_of
 from tapml_nb.frontends.onnx import import_onnx
 from tapml_nb.frontends.onnx.carriers import CODES, INTEGERS, carried, restored
@@ -211,7 +211,7 @@ def test_a_model_runs_on_the_target_with_what_carries_its_weights(tmp_path):
         assert session.hybrid().ok
         assert session.tensor(session.graph.ops[0].id, "target").dtype == np.float32
         session.carve(tmp_path / "four.tapml")
-    assert set(verdicts(Bundle.open(tmp_path / "four.tapml").replay())) == {"PASS"}
+    assert Bundle.open(tmp_path / "four.tapml").replay().ok
 
 
 def test_what_no_rule_knows_stays_on_the_source():
