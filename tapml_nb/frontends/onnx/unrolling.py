@@ -73,7 +73,7 @@ class _Written:
     def _of_each(self, parts: Sequence[str], axis: int, name: str) -> None:
         old = self.node.opsets.get("", 1) < 13
         axes = [] if old else [self.constant(f"{name}/axis", np.array([axis], np.int64))]
-        told = {"axes": [axis]} if old else {}
+        told: dict[str, Any] = {"axes": [axis]} if old else {}
         for part in dict.fromkeys(parts):
             self.add(helper.make_node("Unsqueeze", [part, *axes], [f"{part}/at{axis}"], **told))
 
@@ -125,7 +125,8 @@ def _scan(written: _Written, shapes: Mapping[str, tuple[int, ...]]) -> None:
     axes = told.get("scan_input_axes") or [0] * count
     backward = told.get("scan_input_directions" if not batched else "directions") or [0] * count
     sizes = [
-        shapes[name][1 if batched else axis] for name, axis in zip(given[-count:], axes, strict=True)
+        shapes[name][1 if batched else axis]
+        for name, axis in zip(given[-count:], axes, strict=True)
     ]
     names = list(node.proto.output)
     collected: list[list[str]] = [[] for _ in names[len(states) :]]
@@ -135,9 +136,7 @@ def _scan(written: _Written, shapes: Mapping[str, tuple[int, ...]]) -> None:
             place = np.array(sizes[0] - 1 - number if turned else number, np.int64)
             index = written.constant(f"place{place}", place)
             part = f"step{number}/{name}"
-            parts.append(
-                written.add(helper.make_node("Gather", [name, index], [part], axis=axis))
-            )
+            parts.append(written.add(helper.make_node("Gather", [name, index], [part], axis=axis)))
         made = written.step(number, [*states, *parts])
         states = made[: len(states)]
         for steps, part in zip(collected, made[len(states) :], strict=True):
@@ -203,7 +202,7 @@ def _goes_on(body: Any) -> bool:
         return value is not None and bool(array_of(value).all())
     if name in constants:
         return bool(constants[name].all())
-    return name == body.input[1].name
+    return bool(name == body.input[1].name)
 
 
 def _model(written: _Written, inputs: Mapping[str, np.ndarray]) -> Any:

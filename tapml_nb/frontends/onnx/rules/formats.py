@@ -64,10 +64,13 @@ _POWERS = "float8_e8m0fnu"
 
 def convert(call: Call, x: Expr, like: Expr | None = None) -> Expr:
     """A tensor in another dtype.  What is too large becomes the largest number, or if the node does
-    not saturate infinity or NaN; integers keep their low bits.
+    not saturate infinity or NaN; integers keep their low bits.  The standard does not say how
+    numbers with a fraction become integers of few bits: as in onnxruntime they are rounded, halves
+    away from 0.
 
     Raises:
-        ValueError: if neither dtype is a narrow one, or numbers would be rounded twice.
+        ValueError: if neither dtype is a narrow one, numbers would be rounded twice, or sources
+            differ in what is right.
     """
     before, after = _dtypes(call)
     if not {before, after} & {*_FORMATS, _POWERS, *INTEGERS}:
@@ -138,7 +141,8 @@ def dequantize(call: Call, x: Expr, scale: Expr, zero: Expr | None = None) -> Ex
 def _dtypes(call: Call) -> tuple[str, str]:
     """What the node reads, and what it yields."""
     before, after = call.takes[0], call.gives[0]
-    assert before is not None and after is not None
+    assert before is not None
+    assert after is not None
     return before.dtype, after.dtype
 
 
@@ -175,7 +179,7 @@ def _widened(call: Call, x: Expr, before: str, after: str) -> Expr:
 def _narrowed(call: Call, x: Expr, before: str, after: str) -> Expr:
     """Numbers in the dtype of a node's result."""
     if after in INTEGERS:
-        whole = call.emit(cast(x, "int32"))
+        whole = _whole(call, x) if "float" in dtype_of(x) else call.emit(cast(x, "int32"))
         low, high = _RANGES[after]
         width = relax.const(high - low, "int32")
         bits = call.emit(relax.op.bitwise_and(whole, width))
@@ -190,13 +194,15 @@ def _narrowed(call: Call, x: Expr, before: str, after: str) -> Expr:
         raise ValueError(f"{before} to {after}, by way of float32, would be rounded twice")
     told = call.attributes
     saturates = bool(told.get("saturate", 1))
+    if not saturates and after in ("float8_e4m3fn", "float8_e5m2", _POWERS):
+        raise ValueError(f"numbers beyond {after} that do not become its largest one")
     single = call.emit(cast(x, "float32"))
 
     def encode(data: te.Tensor) -> te.Tensor:
         def element(*at: Any) -> Any:
             bits = tirx.reinterpret("uint32", data(*at))
             if after == _POWERS:
-                code = _power_code(bits, saturates, told.get("round_mode", "up"))
+                code = _power_code(bits, told.get("round_mode", "up"))
             else:
                 code = _code(bits, _FORMATS[after], saturates)
             code = tirx.Cast("uint8", code)
@@ -205,6 +211,23 @@ def _narrowed(call: Call, x: Expr, before: str, after: str) -> Expr:
         return te.compute(data.shape, element, "codes")
 
     return call.compute(encode, single, name="encode")
+
+
+def _whole(call: Call, x: Expr) -> Expr:
+    """The nearest integers, halves away from 0."""
+
+    def nearest(data: te.Tensor) -> te.Tensor:
+        def element(*at: Any) -> Any:
+            own, zero = data(*at), tirx.const(0.0, "float32")
+            size = tirx.Select(own < zero, -own, own)
+            below = tirx.floor(size)
+            up = size - below >= tirx.const(0.5, "float32")
+            whole = tirx.Cast("int32", below) + tirx.Cast("int32", up)
+            return tirx.Select(own < zero, -whole, whole)
+
+        return te.compute(data.shape, element, "nearest")
+
+    return call.compute(nearest, call.emit(cast(x, "float32")), name="nearest")
 
 
 def _u(value: int) -> Any:
@@ -227,7 +250,9 @@ def _number(code: Any, form: _Format | None) -> Any:
         special = tirx.Select(code == _u(form.nan), nan, value)
     elif form.infinity is not None:
         ends = tirx.Select(size == _u(form.infinity), tirx.const(float("inf"), "float32"), nan)
-        special = tirx.Select(size > _u(form.most), nan if form.infinity == form.nan else ends, value)
+        special = tirx.Select(
+            size > _u(form.most), nan if form.infinity == form.nan else ends, value
+        )
     else:
         special = value
     negative = tirx.bitwise_and(code, _u(form.sign)) != _u(0)
@@ -267,21 +292,23 @@ def _power(code: Any, _: _Format | None) -> Any:
     return tirx.Select(code == _u(0xFF), tirx.const(float("nan"), "float32"), number)
 
 
-def _power_code(bits: Any, saturates: bool, rounding: str) -> Any:
-    """The code of a power of two near a number in float32, of which the sign does not count."""
+def _power_code(bits: Any, rounding: str) -> Any:
+    """The code of a power of two near a number in float32, of which the sign does not count; the
+    largest where that is too large."""
     exponent = tirx.bitwise_and(tirx.shift_right(bits, _u(23)), _u(0xFF))
     fraction = tirx.bitwise_and(bits, _u(0x7FFFFF))
+    half, normal = _u(0x400000), exponent > _u(0)  # half is the smallest power, as a subnormal
     if rounding == "up":
-        more = fraction > _u(0)
+        more = fraction > tirx.Select(normal, _u(0), half)
     elif rounding == "nearest":
-        half = _u(0x400000)
-        more = tirx.any(fraction > half, tirx.all(fraction == half, exponent > _u(0)))
+        more = tirx.any(fraction > half, tirx.all(fraction == half, normal))
     elif rounding == "down":
-        return exponent
+        more = tirx.const(False, "bool")
     else:
         raise ValueError(f"round_mode {rounding}")
-    last = _u(0xFE if saturates else 0xFF)
-    return tirx.Select(tirx.all(more, exponent < last), exponent + _u(1), exponent)
+    code = tirx.min(tirx.Select(more, exponent + _u(1), exponent), _u(0xFE))
+    nan = tirx.all(exponent == _u(0xFF), fraction > _u(0))
+    return tirx.Select(nan, _u(0xFF), code)
 
 
 RULES: dict[str, Rule] = {

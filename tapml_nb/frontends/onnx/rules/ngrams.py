@@ -32,9 +32,7 @@ def tfidf(call: Call, x: Expr) -> Expr:
         if counted is None:
             continue
         part = slice(first, first + len(grams))
-        sums = _weighed(
-            call, counted, columns[part], weights[part], max(columns) + 1, told["mode"]
-        )
+        sums = _weighed(call, counted, columns[part], weights[part], max(columns) + 1, told["mode"])
         totals = sums if totals is None else call.emit(relax.op.add(totals, sums))
     wanted = [*shape[:-1], max(columns) + 1]
     if totals is None:

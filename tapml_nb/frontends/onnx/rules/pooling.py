@@ -35,10 +35,7 @@ def max_pool(call: Call, x: Expr) -> tuple[Expr, ...]:
     steps = [math.prod(sizes[k + 1 :]) for k in range(rank)]
 
     def places(at: Sequence[Any], taps: Sequence[Any]) -> tuple[list[Any], Any]:
-        found = [
-            at[k] * strides[k] - pads[k] + taps[k] * dilations[k]
-            for k in range(rank)
-        ]
+        found = [at[k] * strides[k] - pads[k] + taps[k] * dilations[k] for k in range(rank)]
         inside = [tirx.all(p >= 0, p < size) for p, size in zip(found, sizes, strict=True)]
         return found, tirx.all(*inside)
 
@@ -61,7 +58,9 @@ def max_pool(call: Call, x: Expr) -> tuple[Expr, ...]:
             found, inside = places(at, over)
             flat = sum(tirx.Cast("int64", p) * step for p, step in zip(found, steps, strict=True))
             flat = flat + tirx.Cast("int64", n * channels + c) * math.prod(sizes)
-            good = tirx.all(inside, tirx.if_then_else(inside, data(n, c, *found), least) == best(n, c, *at))
+            good = tirx.all(
+                inside, tirx.if_then_else(inside, data(n, c, *found), least) == best(n, c, *at)
+            )
             return te.min(tirx.Select(good, flat, tirx.max_value("int64")), axis=over)
 
         return te.compute([batch, channels, *shape], element, "where")

@@ -9,12 +9,12 @@ from tvm import relax
 from tapml_nb.frontends.onnx.rules.call import Call, Expr, Rule, cast, dtype_of, numbers, shape_of
 
 _BITS = 6
-"""Bits of an exponent that count where integers are raised: with more, all overflow but 0, 1, -1."""
+"""Bits of an exponent that count where integers are raised: beyond, all overflow but 0, 1, -1."""
 
 
 def power(call: Call, x: Expr, y: Expr) -> Expr:
-    """A power, in the dtype of what is raised.  An integer that is raised to a floating-point number
-    is one in float64, or 5 to the third might be 124."""
+    """A power, in the dtype of what is raised.  An integer that is raised to a floating-point
+    number is raised in float64, or 5 to the third might be 124."""
     base, exponent = dtype_of(x), dtype_of(y)
     if _is_integer(base) and _is_integer(exponent):
         return _product(call, x, y)

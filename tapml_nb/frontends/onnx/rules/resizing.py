@@ -121,7 +121,9 @@ def _resized(call: Call, x: Expr, told: Any, axes: Sequence[_Axis]) -> Expr:
             result = _mixed(call, result, axis, *_taps(told, at, axis))
     if told["coordinate_transformation_mode"] == "tf_crop_and_resize":
         value = tirx.const(told["extrapolation_value"], dtype_of(result))
-        result = _filled(call, result, [(a.axis, o) for a, o in zip(axes, outside, strict=True)], value)
+        result = _filled(
+            call, result, [(a.axis, o) for a, o in zip(axes, outside, strict=True)], value
+        )
     return cast(call.emit(result), dtype)
 
 
@@ -157,7 +159,7 @@ def _nearest(mode: str, at: np.ndarray, size: int) -> np.ndarray:
         "floor": np.floor,
         "ceil": np.ceil,
     }
-    return np.clip(rounding[mode](at), 0, size - 1).astype(np.int32)
+    return np.asarray(np.clip(rounding[mode](at), 0, size - 1), np.int32)
 
 
 def _taps(told: Any, at: np.ndarray, axis: _Axis) -> tuple[np.ndarray, np.ndarray]:
@@ -205,9 +207,7 @@ def _mixed(call: Call, x: Expr, axis: _Axis, index: np.ndarray, weights: np.ndar
     return call.compute(mix, x, *given, name="resize")
 
 
-def _filled(
-    call: Call, x: Expr, outside: Sequence[tuple[int, np.ndarray]], value: Any
-) -> Expr:
+def _filled(call: Call, x: Expr, outside: Sequence[tuple[int, np.ndarray]], value: Any) -> Expr:
     """A tensor with one value wherever a place of some axis lies outside."""
     masks = [relax.const(mask.astype(np.int32), "int32") for _, mask in outside]
 

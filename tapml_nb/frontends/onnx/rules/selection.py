@@ -17,7 +17,16 @@ from tvm import relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from tapml_nb.frontends.onnx.rules.call import Call, Expr, Rule, cast, dtype_of, numbers, shape_of
+from tapml_nb.frontends.onnx.rules.call import (
+    Call,
+    Expr,
+    Rule,
+    cast,
+    constant,
+    dtype_of,
+    numbers,
+    shape_of,
+)
 
 _MOST = 4096
 """Slices that are compared each with each."""
@@ -26,8 +35,8 @@ _MOST = 4096
 def nonzero(call: Call, x: Expr) -> Expr:
     """Where elements are not 0, in the order of memory: a row of indices for each axis."""
     shape = shape_of(x) or [1]
-    zero = relax.const(0 if dtype_of(x) != "bool" else False, dtype_of(x))
-    places, right = _places(call, relax.op.not_equal(x, zero), _count(call, 1))
+    there = x if dtype_of(x) == "bool" else relax.op.not_equal(x, constant(0, x))
+    places, right = _places(call, there, _count(call, 1))
 
     def spread(flat: te.Tensor, good: te.Tensor) -> te.Tensor:
         def element(axis: Any, k: Any) -> Any:
@@ -91,7 +100,9 @@ def unique(call: Call, x: Expr) -> tuple[Expr, ...]:
         def element(i: Any) -> Any:
             ahead = before(i, j) > 0 if ascending else j < firsts(i)
             counts = tirx.all(firsts(j) == j, ahead)
-            return te.sum(tirx.Select(counts, tirx.const(1, "int32"), tirx.const(0, "int32")), axis=j)
+            return te.sum(
+                tirx.Select(counts, tirx.const(1, "int32"), tirx.const(0, "int32")), axis=j
+            )
 
         return te.compute([size], element, "rank")
 
@@ -152,7 +163,9 @@ def _compared(call: Call, rows: Expr) -> tuple[Expr, Expr]:
         return te.compute([size, size], element, "less")
 
     def equal(place: te.Tensor) -> te.Tensor:
-        return te.compute([size, size], lambda i, j: tirx.Cast("int8", place(i, j) == width), "same")
+        return te.compute(
+            [size, size], lambda i, j: tirx.Cast("int8", place(i, j) == width), "same"
+        )
 
     where = call.compute(differ, rows, name="unique_differ")
     smaller = call.compute(less, rows, where, name="unique_less")
@@ -183,7 +196,12 @@ def non_max_suppression(
         if centred:
             half = tirx.const(2, dtype)
             return [two - four / half, two + four / half, one - three / half, one + three / half]
-        return [tirx.min(one, three), tirx.max(one, three), tirx.min(two, four), tirx.max(two, four)]
+        return [
+            tirx.min(one, three),
+            tirx.max(one, three),
+            tirx.min(two, four),
+            tirx.max(two, four),
+        ]
 
     def suppress(box: te.Tensor, score: te.Tensor) -> list[te.Tensor]:
         def body(ins: Any, outs: Any) -> Any:
@@ -200,7 +218,9 @@ def non_max_suppression(
                         with T.serial(0, count) as i:
                             state[i] = T.int32(1)
                             if least is not None:
-                                state[i] = tirx.Cast("int32", score[b, c, i] > tirx.const(least, dtype))
+                                state[i] = tirx.Cast(
+                                    "int32", score[b, c, i] > tirx.const(least, dtype)
+                                )
                         with T.serial(0, limit) as _:
                             best[0] = T.int32(-1)
                             with T.serial(0, count) as i:
@@ -223,7 +243,13 @@ def non_max_suppression(
                                     found[0] = found[0] + 1
                                     state[best[0]] = T.int32(0)
                                     with T.serial(0, count) as i:
-                                        with T.If(_covers(corners(box, b, best[0]), corners(box, b, i), tirx.const(share, dtype))):
+                                        with T.If(
+                                            _covers(
+                                                corners(box, b, best[0]),
+                                                corners(box, b, i),
+                                                tirx.const(share, dtype),
+                                            )
+                                        ):
                                             with T.Then():
                                                 state[i] = T.int32(0)
                     with T.If(found[0] != wanted):
@@ -233,13 +259,14 @@ def non_max_suppression(
                                     kept[k, part] = T.int64(-1)
                 return ib.get()
 
-        return te.extern(
+        made: list[te.Tensor] = te.extern(
             [(wanted, 3), (count,), (1,), (1,)],
             [box, score],
             body,
             dtype=["int64", "int32", "int32", "int32"],
             name="non_max_suppression",
         )
+        return made
 
     made = call.compute(suppress, boxes, scores, name="non_max_suppression")
     return call.emit(relax.TupleGetItem(made, 0))

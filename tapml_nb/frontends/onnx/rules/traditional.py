@@ -1,4 +1,4 @@
-"""Traditional machine learning, as ``ai.onnx.ml`` calls it: trees, and features on their way there."""
+"""Traditional machine learning (``ai.onnx.ml``): trees, and features on their way there."""
 
 from __future__ import annotations
 
@@ -186,7 +186,9 @@ def _answers(call: Call, x: Expr, trees: _Trees, told: Any) -> Expr:
     dtype, count = dtype_of(x), len(trees.features)
     sets = _members(trees, told)
 
-    def belongs(data: te.Tensor, feature: te.Tensor, owner: te.Tensor, value: te.Tensor) -> te.Tensor:
+    def belongs(
+        data: te.Tensor, feature: te.Tensor, owner: te.Tensor, value: te.Tensor
+    ) -> te.Tensor:
         m = te.reduce_axis((0, len(sets)), "m")
 
         def element(row: Any, node: Any) -> Any:

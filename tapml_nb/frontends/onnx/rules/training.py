@@ -83,7 +83,9 @@ def _adagrad(s: _Step, x: Expr, gradient: Expr, h: Expr) -> tuple[Expr, ...]:
     decay = s.add(s.times(s.number(s.step, x), s.told["decay_factor"]), 1.0)
     g = s.regularized(x, gradient)
     h = s.add(h, s.times(g, g))
-    moves = s.over(s.times(g, s.over(s.number(s.rate, x), decay)), s.add(s.root(h), s.told["epsilon"]))
+    moves = s.over(
+        s.times(g, s.over(s.number(s.rate, x), decay)), s.add(s.root(h), s.told["epsilon"])
+    )
     return s.less(x, moves), h
 
 
