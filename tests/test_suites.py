@@ -241,3 +241,22 @@ def test_narrow_sums_are_explained_within_one_noise_floor():
     assert explained(replace(pooled, ratio=0.7))
     assert not explained(replace(pooled, ratio=1.7))
     assert not explained(replace(pooled, ratio=0.7, inputs="float32[9]"))
+
+
+def test_a_mean_of_many_weights_is_what_a_sum_in_order_gives():
+    """Why the target's loss differs from onnxruntime's, and is no worse than float32 allows."""
+    (sample,) = onnx_nodes.samples("sce_NCd1d2d3d4d5_mean_weight")
+    scores, labels, weights = map(np.asarray, sample.inputs)
+    likely = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    losses = -np.take_along_axis(likely, labels[:, None], 1).reshape(-1)
+    each = weights[labels].reshape(-1)
+
+    def in_order(terms: np.ndarray) -> np.float32:
+        return np.cumsum(terms, dtype=np.float32)[-1]
+
+    with tapml.debug(sample.model, sample.inputs, target="llvm") as session:
+        (op,) = session.graph.ops
+        assert session.run().verdict(op.id) is tapml.Verdict.PASS
+        target, source = (session.tensor(op.id, side) for side in ("target", "source"))
+    assert target == pytest.approx(in_order(losses * each) / in_order(each), rel=5e-7)
+    assert target != pytest.approx(source, rel=1e-5)

@@ -38,8 +38,9 @@ class Explanation:
 EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(
         title="A branch that a value decides",
-        text="Which branch runs depends on an input, the sampling rate: the source runs it, and "
-        "nothing inside it is judged. In two files that is the whole model.",
+        text="Which branch runs depends on the shapes of what other operators compute: the source "
+        "runs it, and nothing inside it is judged. What the sampling rate decides on stands in the "
+        "place of its `If`.",
         kinds=("onnx.If",),
         verdict="UNSUPPORTED",
         says="known only at run time",

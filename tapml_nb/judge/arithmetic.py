@@ -42,7 +42,7 @@ def _names(text: str) -> frozenset[str]:
 MOVES = _names(
     """
     abs adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d alias amax amin as_strided
-    broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min
+    bitcast broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min
     clip clone complex compress concat concatenate conj conj_physical constant constant_of_shape
     constant_pad_nd constantofshape contiguous copy cummax cummin depth_to_space depthtospace
     detach diagonal dropout embedding expand expand_dims fill flatten flip floor full full_like
@@ -58,6 +58,7 @@ MOVES = _names(
     split_with_sizes squeeze stack strided_slice t take tile topk transpose tril trilu triu
     trunc unbind unfold unsqueeze unsafe_view upsample_nearest1d upsample_nearest2d
     upsample_nearest3d view view_as_complex view_as_real where zeros zeros_like
+    eyelike reversesequence tensorscatter
     bitwise_and bitwise_not bitwise_or bitwise_xor eq equal ge greater greater_equal
     greaterorequal gt isfinite isinf isnan le less less_equal lessorequal logical_and logical_not
     logical_or logical_xor lt ne not_equal
@@ -152,7 +153,8 @@ _CONTRACTION = re.compile(
 _REDUCTION = re.compile(
     r"\.(sum|mean|var\w*|std\w*|prod|cumsum|cumprod|logsumexp|logcumsumexp|\w*norm\w*|\w*softmax|"
     r"\w*pool\w*|scatter_add|index_add|index_put\w*|histc|bincount|_fft\w*|upsample\w*|grid_sampler\w*|"
-    r"dot|mv|dist|_cdist\w*|reduce\w*|lrn|resize\w*|gridsample|scatter\w+)",
+    r"dot|mv|dist|_cdist\w*|reduce\w*|lrn|resize\w*|gridsample|scatter\w+|\w*nll_loss\w*|"
+    r"negativeloglikelihoodloss|dft|stft)",
     re.IGNORECASE,
 )
 

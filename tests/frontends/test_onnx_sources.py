@@ -183,14 +183,43 @@ class TestFunctions:
         np.testing.assert_allclose(values["y"], expected, rtol=1e-5, atol=1e-6)
 
     def test_it_is_converted_by_its_definition(self):
-        """TVM's importer knows no Celu, but all that ONNX defines it by."""
-        model = hand_made([("Celu", ["x"], ["y"], {"alpha": 2.0})], TAKES_X)
-        report, blamed = judged(model, (X,), "Celu", lambda x: np.maximum(x, 0))
-        assert report.verdict("Celu") is Verdict.PASS
-        assert blamed == ["Celu"]
+        """TVM's importer knows no Swish, but all that ONNX defines it by; alpha is 1 by default."""
+        model = hand_made([("Swish", ["x"], ["y"], {})], TAKES_X, opset=24)
+        report, blamed = judged(model, (X,), "Swish", lambda x: np.maximum(x, 0))
+        assert report.verdict("Swish") is Verdict.PASS
+        assert blamed == ["Swish"]
         program = import_onnx(model, (X,))
-        unit = program.unit("Celu", run(program))
-        assert unit.conversion == "Celu as ONNX defines it by other operators"
+        unit = program.unit("Swish", run(program))
+        assert unit.conversion == "Swish as ONNX defines it by other operators"
+
+    def test_sizes_in_a_definition_are_numbers(self):
+        """An attention of its own shapes, with a subgraph that stands in it once."""
+        looks = {name: (TensorProto.FLOAT, [1, 2, 3, 4]) for name in "qkv"}
+        body = helper.make_graph(
+            [helper.make_node("Tanh", ["scores"], ["bounded"])],
+            "score_mod",
+            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 2, 3, 3])],
+            [helper.make_tensor_value_info("bounded", TensorProto.FLOAT, [1, 2, 3, 3])],
+        )
+        domain = "ai.onnx.preview"
+        node = helper.make_node(
+            "FlexAttention", list("qkv"), ["y"], domain=domain, score_mod=body, name="attention"
+        )
+        model = hand_made([], looks, opset=26)
+        model.graph.node.append(node)
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+        inputs = tuple(np.random.default_rng(0).standard_normal((3, 1, 2, 3, 4), np.float32))
+        report, blamed = judged(model, inputs, "attention", lambda q, k, v: v)
+        assert report.verdict("attention") is Verdict.PASS
+        assert blamed == ["attention"]
+        assert "as ONNX defines it" in report.conversions["attention"]
+
+    def test_a_window_is_a_constant(self):
+        """All that it is made of is a number: nothing runs, and its values are compared."""
+        looks: dict[str, Any] = {"size": (TensorProto.INT64, [])}
+        model = hand_made([("HannWindow", ["size"], ["y"], {})], looks, opset=17)
+        with tapml.debug(model, (np.array(9, np.int64),), target="llvm") as session:
+            assert session.run().verdict("HannWindow") is Verdict.SKIPPED
 
     def test_a_scan_whose_outputs_have_no_shape(self):
         """onnxruntime makes no session of it unless the shapes of what it reads are known."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from onnx import helper, numpy_helper
 from onnx.inliner import inline_local_functions
 from onnx.shape_inference import InferenceError, infer_shapes
 
+from tapml_nb.frontends.arrays import by_name, to_array
 from tapml_nb.frontends.builder import user_line
 from tapml_nb.frontends.onnx.subgraphs import Straightened, graphs, reads
 from tapml_nb.frontends.program import FrontendError, first_line
@@ -28,18 +29,27 @@ from tapml_nb.graph.model import Constant
 
 _FIXED: dict[str, tuple[int, ...]] = {
     "AffineGrid": (1,),
+    "BlackmanWindow": (0,),
     "CenterCropPad": (1,),
+    "Col2Im": (1, 2),
     "ConstantOfShape": (0,),
+    "CumProd": (1,),
     "CumSum": (1,),
+    "DFT": (1, 2),
     "Dropout": (1, 2),
     "Expand": (1,),
+    "HammingWindow": (0,),
+    "HannWindow": (0,),
+    "Loop": (0, 1),
     "MaxUnpool": (2,),
+    "MelWeightMatrix": (0, 1, 2, 3, 4),
     "NonMaxSuppression": (2, 3, 4),
     "OneHot": (1, 2),
     "Pad": (1, 2, 3),
     "Range": (0, 1, 2),
     "Reshape": (1,),
     "Resize": (1, 2, 3),
+    "STFT": (1, 3),
     "Slice": (1, 2, 3, 4),
     "Split": (1,),
     "SplitToSequence": (1,),
@@ -53,18 +63,22 @@ _FIXED: dict[str, tuple[int, ...]] = {
 }
 """Inputs that say what an operator does, not what with: TVM's importer wants their numbers."""
 
+_DTYPES = ("to", "dtype", "output_dtype", "softmax_precision")
+"""Attributes that name the dtype of a result, or of what is computed inside."""
+
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True)
 class OnnxNode:
     """A node with what its meaning depends on: operator set versions, IR version, and the types of
-    values that are no tensors, by name."""
+    values that are no tensors, by name; and what is to be said of where it stood."""
 
     proto: Any
     opsets: Mapping[str, int]
     ir_version: int
     types: Mapping[str, Any] = field(default_factory=dict)
+    words: str = ""
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -177,8 +191,7 @@ class OnnxNode:
         node.input[:] = [new.get(name, "") for name in self.proto.input]
         node.output[:] = [new.get(name, "") for name in self.proto.output]
         if wide:
-            for attribute in node.attribute:
-                _widen(attribute)
+            _widen_all(node)
             if node.op_type == "GroupNormalization":  # it names the dtype of its sums
                 kept = [a for a in node.attribute if a.name != "stash_type"]
                 del node.attribute[:]
@@ -220,7 +233,7 @@ class OnnxNode:
 
     def _schema(self) -> Any:
         domain = self.proto.domain
-        version = self.opsets.get(domain.removeprefix("ai.onnx"), 1)
+        version = self.opsets.get("" if domain == "ai.onnx" else domain, 1)
         try:
             return onnx.defs.get_schema(self.proto.op_type, version, domain)
         except onnx.defs.SchemaError:  # another vendor's operator
@@ -246,8 +259,11 @@ class OnnxModel:
     outputs: tuple[str, ...]
 
 
-def load(model: Any) -> OnnxModel:
+def load(model: Any, steps: Sequence[Any] = ()) -> OnnxModel:
     """Read a model: a path, or a ``ModelProto`` that holds its weights.
+
+    What is given in each of the ``steps``, a tuple or by name, may decide which branches stand in
+    the place of their ``If``.
 
     Raises:
         ValueError: if there is no such file, or it holds no ONNX model.
@@ -260,12 +276,23 @@ def load(model: Any) -> OnnxModel:
     graph = model.graph
     if model.functions:
         graph = inline_local_functions(model, convert_version=True).graph
-    opsets = {entry.domain.removeprefix("ai.onnx"): entry.version for entry in model.opset_import}
-    straight = Straightened(graph, opsets)
+    opsets = {
+        "" if entry.domain == "ai.onnx" else entry.domain: entry.version
+        for entry in model.opset_import
+    }
+    initial = {tensor.name for tensor in graph.initializer}
+    names = [value.name for value in graph.input if value.name not in initial]
+    straight = Straightened(graph, opsets, [_arrays(step, names) for step in steps])
     constants = straight.constants
     inputs = {value.name: value for value in graph.input if value.name not in constants}
     types = _types(graph, straight, inputs, opsets)
-    nodes = [OnnxNode(node, opsets, model.ir_version, types) for node in straight.nodes]
+    words = straight.decided
+    nodes = [
+        OnnxNode(
+            node, opsets, model.ir_version, types, words.get(next(filter(None, node.output)), "")
+        )
+        for node in straight.nodes
+    ]
     known = {*inputs, *constants}
     for node in nodes:
         for read in node.reads:
@@ -278,6 +305,16 @@ def load(model: Any) -> OnnxModel:
         known.update(node.proto.output)
     outputs = tuple(value.name for value in graph.output if value.name in known)
     return OnnxModel(name or graph.name or "model", inputs, constants, tuple(nodes), outputs)
+
+
+def _arrays(step: Any, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The tensors among a step's inputs by name; what is wrong with them is said elsewhere."""
+    found = {}
+    with contextlib.suppress(ValueError):
+        for name, value in by_name(step, names, 0).items():
+            with contextlib.suppress(TypeError):
+                found[name] = to_array(value, name)
+    return found
 
 
 def _from_file(path: Path) -> Any:
@@ -336,8 +373,16 @@ def _plain(attribute: Any) -> Constant:
     return None
 
 
+def _widen_all(node: Any) -> None:
+    for attribute in node.attribute:
+        _widen(attribute)
+    for graph in graphs(node):
+        for inner in graph.node:
+            _widen_all(inner)
+
+
 def _widen(attribute: Any) -> None:
-    if attribute.name in ("to", "dtype", "output_dtype") and attribute.i in _FLOATS:
+    if attribute.name in _DTYPES and attribute.i in _FLOATS:
         attribute.i = onnx.TensorProto.DOUBLE
     elif attribute.HasField("t") and attribute.t.data_type in _FLOATS:
         wide = numpy_helper.to_array(attribute.t).astype(np.float64)

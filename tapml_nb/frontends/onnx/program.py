@@ -11,11 +11,13 @@ import numpy as np
 from tapml_nb.frontends.arrays import ArrayProgram, by_name, spec_of, split_steps
 from tapml_nb.frontends.builder import GraphBuilder, trace_first_step, under
 from tapml_nb.frontends.onnx import types
+from tapml_nb.frontends.onnx.carriers import carried, carrier, is_carried, restored
 from tapml_nb.frontends.onnx.model import OnnxModel, OnnxNode, load
+from tapml_nb.frontends.onnx.rules import CARRYING, DECIDED, OPTIONAL
 from tapml_nb.frontends.onnx.runtime import NoKernel, Runtime
 from tapml_nb.frontends.onnx.subgraphs import draws, is_kind
 from tapml_nb.frontends.onnx.units import build_module
-from tapml_nb.frontends.program import FrontendError, Unit, Unsupported, first_line
+from tapml_nb.frontends.program import FrontendError, Memory, Unit, Unsupported, first_line
 from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
 from tapml_nb.numerics import is_float, np_dtype
 
@@ -30,8 +32,9 @@ def import_onnx(model: Any, inputs: Any, *, name: str | None = None) -> OnnxProg
         TypeError, ValueError: if the model cannot be read, or the inputs do not fit it.
         FrontendError: if onnxruntime cannot run it.
     """
-    loaded = load(model)
-    return OnnxProgram(loaded, steps=split_steps(inputs), name=name or loaded.name)
+    steps = split_steps(inputs)
+    loaded = load(model, steps)
+    return OnnxProgram(loaded, steps=steps, name=name or loaded.name)
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,27 @@ class OnnxProgram(ArrayProgram):
         inputs = {v: values[v] for v in program.inputs if v not in hosts}
         numbers = {v: values[v] for v in hosts}
         names = (*hosts, *program.node.outputs)
-        if reason := self._beyond(program, {name: types.told(values[name]) for name in names}):
+        told = {name: types.told(values[name]) for name in (*names, *inputs)}
+        if reason := self._beyond(program, told):
             raise Unsupported(reason)
-        module, conversion = build_module(program.node, inputs, {**program.baked, **numbers})
-        takes = tuple(map(spec_of, inputs.values()))
-        gives = tuple(spec_of(values[v]) for v in self.graph[op].outputs)
+        made = {v: spec_of(values[v]) for v in self.graph[op].outputs}
+        module, conversion = build_module(program.node, inputs, {**program.baked, **numbers}, made)
+        conversion = "; ".join(filter(None, (conversion, program.node.words)))
+        takes = tuple(spec_of(carried(array)) for array in inputs.values())
+        gives = tuple(spec_of(carried(values[v])) for v in self.graph[op].outputs)
         return Unit(module, takes, gives, conversion)
+
+    def to_numpy(self, tensor: np.ndarray) -> np.ndarray:
+        """The array itself, or what carries it, contiguous."""
+        return np.asarray(carried(tensor), order="C")
+
+    def from_numpy(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
+        """The array itself, or what it stands for."""
+        return restored(array, like.dtype) if is_carried(like) else array
+
+    def memory(self, tensor: Any) -> Memory | None:
+        """A contiguous array's memory; None for one that crosses in another dtype."""
+        return None if is_carried(tensor) else super().memory(tensor)
 
     # -- import ------------------------------------------------------------------------------
 
@@ -151,6 +169,10 @@ class OnnxProgram(ArrayProgram):
             what = told.get(name)
             if name in program.node.types and not isinstance(what, str):
                 what = "an optional"
+            elif isinstance(what, TensorSpec) and carrier(what.dtype) != what.dtype:
+                what = what if program.node.kind in CARRYING else what.dtype
+            if name not in made and program.node.kind in OPTIONAL:
+                what = None if what in ("nothing", "an optional") else what
             if isinstance(what, str):
                 does = "yields" if name in made else "reads"
                 return f"it {does} {what} ({name}), which no target takes"
@@ -182,10 +204,19 @@ class OnnxProgram(ArrayProgram):
         self, builder: GraphBuilder, name: str, told: Mapping[ValueId, TensorSpec | str]
     ) -> Graph:
         numbers = self._numbers(told)
+        decided = {
+            key
+            for program in self._ops.values()
+            for key in program.node.outputs
+            if program.node.kind in DECIDED
+        }
 
         def spec(key: ValueId) -> TensorSpec | None:
             found = told[key]
-            return None if key in numbers or isinstance(found, str) else found
+            if key in numbers or isinstance(found, str):
+                return None
+            shape = (-1,) * len(found.shape) if key in decided else found.shape
+            return TensorSpec(shape, carrier(found.dtype))
 
         for key in self._model.inputs:
             builder.add_value(key, "input", spec(key))
@@ -225,6 +256,8 @@ class OnnxProgram(ArrayProgram):
             for key in program.node.outputs:
                 spec, users = told[key], readers.get(key, ())
                 if isinstance(spec, str) or is_float(np_dtype(spec.dtype)):
+                    continue
+                if carrier(spec.dtype) != spec.dtype:
                     continue
                 if key in self._model.outputs:
                     continue

@@ -21,14 +21,19 @@ from onnx.shape_inference import InferenceError, infer_shapes
 from tapml_nb.frontends.arrays import widened
 from tapml_nb.frontends.onnx.model import OnnxNode
 from tapml_nb.frontends.onnx.recurrence import GATES, recurrent_exact
+from tapml_nb.frontends.onnx.stateful import STATEFUL, stateful_exact
 from tapml_nb.frontends.program import first_line
 from tapml_nb.numerics import is_float
 
-_NARROW = frozenset(("Shrink",))
+_NARROW = frozenset(("Attention", "Shrink"))
 """Operators in which onnxruntime computes in float32 though their dtype is float64."""
 
 _NARROW_REFERENCE = frozenset(("DeformConv", "GridSample", "RoiAlign"))
 """Those in which onnx's reference implementation does."""
+
+
+_REPEATED = ("Loop", "Scan")
+"""Operators with subgraphs that onnx's reference implementation runs in float64."""
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -85,7 +90,10 @@ class Runtime:
         lacks: list[Exception] = []
         fails: list[Exception] = []
         # Operators that are functions, and subgraphs, may need to know shapes.
-        for find in (self._open, self._for_shapes, _reference):
+        finders: tuple[Callable[..., _Source], ...] = (self._open, self._for_shapes, _reference)
+        if node.kind in _NARROW and any(_look(v)[0] == np.float64 for v in values.values()):
+            finders = finders[::-1]  # whoever computes in float64 in truth is not wrong for it
+        for find in finders:
             source: _Source | None = None
             try:
                 source = find(node, values)
@@ -107,14 +115,20 @@ class Runtime:
         Outputs that hold no floating-point numbers may have any dtype.
         """
         wide = {name: widened(value) for name, value in values.items()}
-        if node.subgraphs or not all(isinstance(value, np.ndarray) for value in wide.values()):
-            return None
         kind = node.proto.op_type
+        if not all(isinstance(value, np.ndarray) for value in wide.values()):
+            return None
+        if node.subgraphs and kind not in _REPEATED:
+            return None
         if node.kind in GATES:
             return recurrent_exact(node, wide)
+        if node.kind in STATEFUL:
+            return stateful_exact(node, wide)
         if kind in _OWN:
             return [_OWN[kind](*wide.values())]
-        if kind not in _NARROW:
+        if kind == "BitCast":  # the bits of a number are those of no wider one
+            return [widened(result) for result in self.run(node, values)]
+        if kind not in _NARROW and not node.subgraphs:
             for find in (self._open, self._for_shapes):
                 with contextlib.suppress(Exception):  # no kernel for float64
                     return find(node, wide, wide=True)(wide)

@@ -10,16 +10,19 @@ from onnx import helper
 
 from tapml_nb import tensorfile
 from tapml_nb.frontends.arrays import spec_of, to_array
+from tapml_nb.frontends.onnx.carriers import carrier
 from tapml_nb.graph import TensorSpec
+from tapml_nb.numerics import np_dtype
 
 
 def told(value: Any) -> TensorSpec | str:
-    """Shape and dtype of a tensor that a target can take; else, in words, what the value is."""
+    """Shape and dtype of a tensor that can cross to a target; else, in words, what the value is."""
     if not isinstance(value, np.ndarray):
         return "nothing" if value is None else "a sequence"
     if value.dtype.kind in "OUS":
         return "text"
-    return spec_of(value) if tensorfile.holds(value.dtype) else value.dtype.name
+    crosses = tensorfile.holds(np_dtype(carrier(value.dtype.name)))
+    return spec_of(value) if crosses else value.dtype.name
 
 
 def bound(value: Any, declared: Any, name: str) -> Any:
@@ -53,7 +56,7 @@ def fits(value: Any, declared: Any, sizes: dict[str, int]) -> bool:
     if kind == "optional":
         return fits(value, inner, sizes)
     if kind == "sequence":
-        return all(fits(item, inner, sizes) for item in value)
+        return all(fits(item, inner, {}) for item in value)  # each has sizes of its own
     if value.dtype.kind not in "OUS" and value.dtype != _dtype(inner):
         return False
     if not inner.HasField("shape"):

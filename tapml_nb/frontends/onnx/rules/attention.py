@@ -8,10 +8,21 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from tapml_nb.frontends.onnx.rules.call import Call, Expr, Rule, cast, constant, dtype_of, shape_of
+from tapml_nb.frontends.onnx.rules.call import (
+    Call,
+    Expr,
+    Rule,
+    cast,
+    constant,
+    dtype_of,
+    shape_of,
+    wide,
+)
+from tapml_nb.numerics import np_dtype
 
-_PRODUCT, _PROBABILITIES = 0, 3
-"""What the fourth output of attention may be: products of queries and keys, or their softmax."""
+_PRODUCT, _CAPPED, _BIASED, _PROBABILITIES = 0, 1, 2, 3
+"""What the fourth output of attention may be: products of queries and keys, these capped, with the
+bias of all masks added, or their softmax."""
 
 
 def attention(
@@ -26,15 +37,10 @@ def attention(
 ) -> tuple[Expr, ...]:
     """All outputs of attention: the result, keys and values with those of the past, the scores.
 
-    Raises:
-        ValueError: where the fourth output shows scores in between, or attention has a window.
+    Masks of all kinds are a bias that is added, as the definition has it: -inf where a query may
+    not look, so a NaN that is masked stays one.  Rows in which nothing is left are 0.
     """
-    told = call.attributes
-    shows = told.get("qk_matmul_output_mode") or _PRODUCT
-    if call.wants(3) and shows not in (_PRODUCT, _PROBABILITIES):
-        raise ValueError(f"qk_matmul_output_mode {shows}")
-    if max(told.get("left_window_size", -1), told.get("right_window_size", -1)) >= 0:
-        raise ValueError("attention with a window")
+    told, given = call.attributes, dtype_of(q)
     flat = len(shape_of(q)) == 3
     if flat:
         q = _heads(call, q, told["q_num_heads"])
@@ -45,24 +51,30 @@ def attention(
         v = call.emit(relax.op.concat([past_value, v], 2))
     (batch, heads, queries, width), keys = shape_of(q), shape_of(k)[2]
     shared = heads // shape_of(k)[1]
-    every_k, every_v = (
-        call.emit(relax.op.repeat(x, shared, 1)) if shared > 1 else x for x in (k, v)
-    )
+    q, every_k, every_v = (call.emit(wide(x)) for x in (q, k, v))
+    if shared > 1:
+        every_k, every_v = (call.emit(relax.op.repeat(x, shared, 1)) for x in (every_k, every_v))
     scale = constant(math.sqrt(told.get("scale") or 1 / math.sqrt(width)), q)
     turned = relax.op.permute_dims(relax.op.multiply(every_k, scale), [0, 1, 3, 2])
     product = call.emit(relax.op.matmul(relax.op.multiply(q, scale), turned))
-    scores = product
+    capped = product
     if softcap := told.get("softcap"):
         bound = constant(softcap, q)
-        scores = relax.op.multiply(relax.op.tanh(relax.op.divide(scores, bound)), bound)
-    for allowed_or_bias in _masks(call, q, mask, lengths, past, keys):
-        scores = _masked(call, call.emit(scores), call.emit(allowed_or_bias))
-    weights = _softmax(call, call.emit(scores))
+        within = relax.op.tanh(relax.op.divide(product, bound))
+        capped = call.emit(relax.op.multiply(within, bound))
+    bias = _bias(call, q, mask, lengths, past, keys)
+    biased = capped if bias is None else call.emit(relax.op.add(capped, bias))
+    weights = _softmax(call, biased)
+    if bias is not None:
+        weights = _unless_all_is_masked(call, weights, bias)
     y = call.emit(relax.op.matmul(weights, every_v))
+    y = call.emit(cast(y, given))
     if flat:
         y = call.emit(relax.op.permute_dims(y, [0, 2, 1, 3]))
         y = relax.op.reshape(y, [batch, queries, heads * shape_of(v)[3]])
-    return (y, k, v, weights if shows == _PROBABILITIES else product)
+    shows = told.get("qk_matmul_output_mode") or _PRODUCT
+    shown = {_PRODUCT: product, _CAPPED: capped, _BIASED: biased, _PROBABILITIES: weights}[shows]
+    return (y, k, v, cast(shown, given))
 
 
 def _heads(call: Call, x: Expr, heads: int) -> Expr:
@@ -71,50 +83,69 @@ def _heads(call: Call, x: Expr, heads: int) -> Expr:
     return call.emit(relax.op.permute_dims(apart, [0, 2, 1, 3]))
 
 
-def _masks(
+def _bias(
     call: Call, q: Expr, mask: Expr | None, lengths: Expr | None, past: int, keys: int
-) -> list[Expr]:
-    """What keys a query may look at: booleans, or numbers to add to its scores."""
+) -> Expr | None:
+    """What is added to the scores of all queries and keys; None for nothing."""
+    told = call.attributes
     batch, _, queries, _ = shape_of(q)
     found: list[Expr] = []
     if mask is not None:
         missing = keys - shape_of(mask)[-1]
-        if missing:
+        if missing > 0:
             rest = [*shape_of(mask)[:-1], missing]
             closed = False if dtype_of(mask) == "bool" else -math.inf
-            fill = relax.const(np.full(rest, closed, dtype_of(mask)), dtype_of(mask))
-            mask = relax.op.concat([mask, fill], -1)
-        found.append(mask)
-    number = relax.const(np.arange(keys, dtype=np.int64).reshape(1, 1, 1, keys))
+            fill = relax.const(np.full(rest, closed, np_dtype(dtype_of(mask))), dtype_of(mask))
+            mask = call.emit(relax.op.concat([mask, fill], -1))
+        boolean = dtype_of(mask) == "bool"
+        found.append(_closed_unless(call, mask, q) if boolean else cast(mask, dtype_of(q)))
+    key = relax.const(np.arange(keys, dtype=np.int32).reshape(1, 1, 1, keys))
+    own: Any = relax.const(np.arange(queries, dtype=np.int32).reshape(1, 1, queries, 1) + past)
     if lengths is not None:
-        ends = relax.op.reshape(cast(lengths, "int64"), [batch, 1, 1, 1])
-        found.append(relax.op.less(number, ends))
-    if call.attributes.get("is_causal"):
-        own = np.arange(queries, dtype=np.int64).reshape(1, 1, queries, 1)
-        last: Any = relax.const(own + past)
-        if lengths is not None and past == 0:
-            last = relax.op.add(relax.op.subtract(ends, relax.const(np.int64(queries))), last)
-        found.append(relax.op.less_equal(number, last))
-    return found
+        ends = call.emit(relax.op.reshape(cast(lengths, "int32"), [batch, 1, 1, 1]))
+        found.append(_closed_unless(call, relax.op.less(key, ends), q))
+        if past == 0:
+            before = relax.op.subtract(ends, relax.const(np.int32(queries)))
+            own = call.emit(relax.op.add(own, before))
+    left, right = (told.get(f"{side}_window_size", -1) for side in ("left", "right"))
+    if told.get("is_causal"):
+        found.append(_closed_unless(call, relax.op.less_equal(key, own), q))
+    if right >= 0:
+        last = relax.op.add(own, relax.const(np.int32(right)))
+        found.append(_closed_unless(call, relax.op.less_equal(key, last), q))
+    if left >= 0:
+        first = relax.op.subtract(own, relax.const(np.int32(left)))
+        found.append(_closed_unless(call, relax.op.less_equal(first, key), q))
+    total: Expr | None = None
+    for bias in found:
+        total = call.emit(bias if total is None else relax.op.add(total, bias))
+    return total
 
 
-def _masked(call: Call, scores: Expr, mask: Expr) -> Expr:
-    if dtype_of(mask) != "bool":
-        return relax.op.add(scores, mask)
-    return relax.op.where(mask, scores, constant(-math.inf, scores))
+def _closed_unless(call: Call, allowed: Expr, like: Expr) -> Expr:
+    """0 where a query may look, -inf elsewhere."""
+    open_, closed = constant(0.0, like), constant(-math.inf, like)
+    return relax.op.where(call.emit(allowed), open_, closed)
 
 
 def _softmax(call: Call, scores: Expr) -> Expr:
-    """Softmax of the last axis; 0 throughout where a query may look at nothing."""
-    wide = cast(scores, "float32") if dtype_of(scores) in ("float16", "bfloat16") else scores
-    wide = call.emit(wide)
-    top = call.emit(relax.op.max(wide, -1, True))
-    nothing = relax.op.equal(top, constant(-math.inf, top))
-    least = relax.op.where(nothing, constant(0, top), top)
-    powers = call.emit(relax.op.exp(relax.op.subtract(wide, least)))
+    """Softmax of the last axis; 0 throughout where all scores are -inf, of which TVM's maximum is
+    the lowest finite number."""
+    top = call.emit(relax.op.max(scores, -1, True))
+    powers = call.emit(relax.op.exp(relax.op.subtract(scores, top)))
     total = call.emit(relax.op.sum(powers, -1, True))
-    total = relax.op.where(nothing, constant(1, total), total)
-    return call.emit(cast(call.emit(relax.op.divide(powers, total)), dtype_of(scores)))
+    nothing = relax.op.equal(total, constant(0.0, total))
+    total = relax.op.where(call.emit(nothing), constant(1.0, total), total)
+    return call.emit(relax.op.divide(powers, total))
+
+
+def _unless_all_is_masked(call: Call, weights: Expr, bias: Expr) -> Expr:
+    """0 where a query may look at nothing, whatever its scores are."""
+    looks = relax.op.not_equal(bias, constant(-math.inf, bias))
+    # A maximum of booleans does not compile everywhere, and one of numbers begins at the lowest.
+    count = relax.op.max(cast(call.emit(looks), "int32"), -1, True)
+    some = call.emit(relax.op.greater(call.emit(count), relax.const(np.int32(0))))
+    return call.emit(relax.op.where(some, weights, constant(0.0, weights)))
 
 
 def rotary_embedding(

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import tvm
+from onnx.helper import tensor_dtype_to_np_dtype
 from tvm import te, tirx
 
-from tapml_nb.frontends.onnx.rules.call import Call, Expr, Rule, shape_of
+from tapml_nb.frontends.onnx.rules.call import Call, Expr, Rule, dtype_of, shape_of
 
 
 def one_hot(call: Call, indices: Expr, depth: Expr, values: Expr) -> Expr:
@@ -38,8 +39,42 @@ def one_hot(call: Call, indices: Expr, depth: Expr, values: Expr) -> Expr:
     return call.compute(choose, indices, name="one_hot")
 
 
+def reverse_sequence(call: Call, x: Expr, lengths: Expr) -> Expr:
+    """Each sequence of a batch, reversed up to its length."""
+    time, batch = call.attributes["time_axis"], call.attributes["batch_axis"]
+
+    def reverse(data: te.Tensor, count: te.Tensor) -> te.Tensor:
+        def element(*at: Any) -> Any:
+            place = list(at)
+            length = tirx.Cast("int32", count(at[batch]))
+            place[time] = tirx.Select(at[time] < length, length - 1 - at[time], at[time])
+            return data(*place)
+
+        return te.compute(data.shape, element)
+
+    return call.compute(reverse, x, lengths, name="reverse_sequence")
+
+
+def eye_like(call: Call, x: Expr) -> Expr:
+    """Ones on a diagonal, in another dtype than that of the tensor which tells the shape."""
+    to = call.attributes.get("dtype")
+    dtype = dtype_of(x) if to is None else tensor_dtype_to_np_dtype(to).name
+    rows, columns = shape_of(x)
+    k = call.attributes["k"]
+
+    def diagonal() -> te.Tensor:
+        one, zero = tirx.const(1, dtype), tirx.const(0, dtype)
+        return te.compute((rows, columns), lambda i, j: tirx.Select(i + k == j, one, zero))
+
+    return call.compute(diagonal, name="eye_like")
+
+
 def _number(value: np.generic) -> Any:
     return tirx.const(value.item(), value.dtype.name)
 
 
-RULES: dict[str, Rule] = {"OneHot": one_hot}
+RULES: dict[str, Rule] = {
+    "EyeLike": eye_like,
+    "OneHot": one_hot,
+    "ReverseSequence": reverse_sequence,
+}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from tvm import relax
@@ -13,13 +12,7 @@ from tvm import relax
 from tapml_nb.frontends.onnx.recurrence import GATES, QUANTIZED, Activation, Recurrence, recurrence
 from tapml_nb.frontends.onnx.rules.call import Call, Expr, Rule, constant, dtype_of, shape_of
 from tapml_nb.frontends.onnx.rules.quantized import quantized_dynamically
-
-MOST_STEPS = 1024
-"""Steps of the longest sequence that is unrolled."""
-
-_PART = 32
-"""Tensors that one kernel takes or yields at most."""
-
+from tapml_nb.frontends.onnx.rules.sequences import MOST_STEPS, parts, split, stacked, steps_of
 
 Product = Callable[[Expr], Expr]
 """What makes of rows what they add to gates."""
@@ -45,7 +38,7 @@ class _Cell:
 
     def gates(self, x: Expr, h: Expr) -> list[Expr]:
         """Gates that stand side by side, of the size of a state."""
-        return _parts(self.call, x, shape_of(x)[-1] // shape_of(h)[-1], -1)
+        return parts(self.call, x, shape_of(x)[-1] // shape_of(h)[-1], -1)
 
     def gate(self, x: Expr, activation: int) -> Expr:
         """A gate's value of its sum."""
@@ -125,8 +118,8 @@ def recurrent(
         of_input, of_state = (
             call.emit(relax.op.permute_dims(_taken(call, m, d), [1, 0])) for m in (w, r)
         )
-        parts = zip(_split(call, of_state, at, -1), _split(call, bias, at, 0), strict=True)
-        return _product(call, of_input, None), [_product(call, *part) for part in parts]
+        both = zip(split(call, of_state, at, -1), split(call, bias, at, 0), strict=True)
+        return _product(call, of_input, None), [_product(call, *part) for part in both]
 
     return _unrolled(kind, call, told, products, hidden, x, b, lengths, h, c, p)
 
@@ -223,12 +216,12 @@ def _unrolled(
     alive = None if lengths is None else _alive(call, lengths, steps, batch)
     sequences, states, memories = [], [], []
     for d, reverse in enumerate(told.reverse):
-        bias, state_bias = (None, None) if b is None else _parts(call, _taken(call, b, d), 2, 0)
+        bias, state_bias = (None, None) if b is None else parts(call, _taken(call, b, d), 2, 0)
         of_input, of_state = products(d, state_bias)
         sums = call.emit(of_input(rows))
         sums = sums if bias is None else call.emit(relax.op.add(sums, bias))
-        inputs = _steps(call, call.emit(relax.op.reshape(sums, [steps, batch, -1])))
-        peepholes = None if p is None else _parts(call, _taken(call, p, d), 3, 0)
+        inputs = steps_of(call, call.emit(relax.op.reshape(sums, [steps, batch, -1])))
+        peepholes = None if p is None else parts(call, _taken(call, p, d), 3, 0)
         cell = _Cell(call, told, told.activations[d], of_state, peepholes)
         own_h, own_c = (zeros if s is None else _taken(call, s, d) for s in (h, c))
         made: dict[int, Expr] = {}
@@ -240,7 +233,7 @@ def _unrolled(
                 made[t] = call.emit(relax.op.where(alive[t], new_h, constant(0, new_h)))
                 own_h = call.emit(relax.op.where(alive[t], new_h, own_h))
                 own_c = call.emit(relax.op.where(alive[t], new_c, own_c))
-        sequences.append(_stacked(call, [made[t] for t in range(steps)]))
+        sequences.append(stacked(call, [made[t] for t in range(steps)]))
         states.append(own_h)
         memories.append(own_c)
     y = call.emit(relax.op.stack(sequences, 1))
@@ -255,48 +248,13 @@ def _alive(call: Call, lengths: Expr, steps: int, batch: int) -> list[Expr]:
     """For each step, which sequences of the batch are not at their end."""
     numbers = relax.const(np.arange(steps, dtype=dtype_of(lengths)).reshape(steps, 1, 1))
     ends = relax.op.reshape(lengths, [1, batch, 1])
-    return _steps(call, call.emit(relax.op.less(numbers, ends)))
-
-
-def _steps(call: Call, x: Expr) -> list[Expr]:
-    """A sequence step by step, taken apart by kernels that are the same for all its parts."""
-    count = shape_of(x)[0]
-    starts = list(range(0, count, _PART))
-    found: list[Expr] = []
-    for part in _split(call, x, starts[1:], 0):
-        sizes = shape_of(part)
-        found += [
-            call.emit(relax.op.reshape(step, sizes[1:])) for step in _parts(call, part, sizes[0], 0)
-        ]
-    return found
-
-
-def _stacked(call: Call, steps: Sequence[Expr]) -> Expr:
-    """The inverse of :func:`_steps`."""
-    parts = [
-        call.emit(relax.op.stack(list(steps[k : k + _PART]), 0))
-        for k in range(0, len(steps), _PART)
-    ]
-    return parts[0] if len(parts) == 1 else call.emit(relax.op.concat(parts, 0))
-
-
-def _parts(call: Call, x: Expr, count: int, axis: int) -> list[Expr]:
-    size = shape_of(x)[axis] // count
-    return _split(call, x, [size * k for k in range(1, count)], axis)
-
-
-def _split(call: Call, x: Expr | None, at: Sequence[int], axis: int) -> list[Any]:
-    """Parts of a tensor that begin at these indices, and at 0; of None, as many times None."""
-    if x is None or not at:
-        return [x] * (len(at) + 1)
-    parts = call.emit(relax.op.split(x, list(at), axis))
-    return [call.emit(parts[k]) for k in range(len(at) + 1)]
+    return steps_of(call, call.emit(relax.op.less(numbers, ends)))
 
 
 def _taken(call: Call, x: Expr, d: int) -> Expr:
     """What belongs to a direction."""
     count, *sizes = shape_of(x)
-    return call.emit(relax.op.reshape(_parts(call, x, count, 0)[d], sizes))
+    return call.emit(relax.op.reshape(parts(call, x, count, 0)[d], sizes))
 
 
 def _swapped(call: Call, state: Expr) -> Expr:
