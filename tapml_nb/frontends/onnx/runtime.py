@@ -31,8 +31,9 @@ _NARROW_REFERENCE = frozenset(("DeformConv", "GridSample", "RoiAlign"))
 """Those in which onnx's reference implementation does."""
 
 
-_REPEATED = ("Loop", "Scan")
-"""Operators with subgraphs that onnx's reference implementation runs in float64."""
+_REPEATED = ("Scan",)
+"""Operators with subgraphs that onnx's reference implementation runs in float64; of a ``Loop``
+without a condition it runs nothing."""
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
