@@ -115,8 +115,8 @@ class Runtime:
         kind = node.proto.op_type
         if not all(isinstance(value, np.ndarray) for value in wide.values()):
             return None
-        if node.subgraphs and kind not in _REPEATED:
-            return None
+        if node.subgraphs and (kind not in _REPEATED or node.opsets.get("", 1) < 9):
+            return None  # in operator set 8 a scan is of batches
         if node.kind in GATES:
             return recurrent_exact(node, wide)
         if kind in _OWN:
