@@ -29,7 +29,7 @@ def boxes(count, batch=1, *, centred=False, flip=False):
 def suppressed(found, *, classes=1, most=5, overlap=0.3, least=None, ties=False, **told):
     scores = _RANDOM.random((found.shape[0], classes, found.shape[1])).astype(np.float32)
     if ties:
-        scores = np.round(scores * 3) / 3
+        scores = (np.round(scores * 3) / 3).astype(np.float32)
     given = [number(most, np.int64), number(overlap), *([] if least is None else [number(least)])]
     numbers = tuple(range(2, 2 + len(given)))
     return Case("NonMaxSuppression", [found, scores, *given], told, constants=numbers)

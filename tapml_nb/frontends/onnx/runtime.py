@@ -32,8 +32,9 @@ _NARROW_REFERENCE = frozenset(("DeformConv", "GridSample", "RoiAlign"))
 """Those in which onnx's reference implementation does."""
 
 
-_REPEATED = ("Loop", "Scan")
-"""Operators with subgraphs that onnx's reference implementation runs in float64."""
+_REPEATED = ("Scan",)
+"""Operators with subgraphs that onnx's reference implementation runs in float64; of a ``Loop``
+without a condition it runs nothing."""
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -118,8 +119,8 @@ class Runtime:
         kind = node.proto.op_type
         if not all(isinstance(value, np.ndarray) for value in wide.values()):
             return None
-        if node.subgraphs and kind not in _REPEATED:
-            return None
+        if node.subgraphs and (kind not in _REPEATED or node.opsets.get("", 1) < 9):
+            return None  # in operator set 8 a scan is of batches
         if node.kind in GATES:
             return recurrent_exact(node, wide)
         if node.kind in STATEFUL:
