@@ -78,9 +78,7 @@ def rows_of_pivots(batch: int, least: int, m: int) -> Any:
     """The permutation of m rows that exchanging them one after the other makes."""
 
     @T.prim_func(s_tir=True, private=True)
-    def permutation(
-        pivots: T.Buffer((batch, least), "int32"), rows: T.Buffer((batch, m), "int32")
-    ):
+    def permutation(pivots: T.Buffer((batch, least), "int32"), rows: T.Buffer((batch, m), "int32")):
         for b in range(batch):
             with T.sblock("matrix"):
                 v = T.axis.spatial(batch, b)
@@ -165,7 +163,7 @@ def householder_qr(batch: int, m: int, n: int, dtype: str) -> Any:
     """Reflections that make a matrix triangular (§5.2), in LAPACK's form: R and below it the
     vectors, whose first element is 1, in one matrix; and their factors."""
     least = min(m, n)
-    zero, one = tirx.const(0, dtype), tirx.const(1, dtype)
+    zero = tirx.const(0, dtype)
 
     @T.prim_func(s_tir=True, private=True)
     def factorize(
@@ -303,9 +301,7 @@ def orthogonal_columns(batch: int, m: int, n: int, dtype: str) -> Any:
                                 if T.abs(sums[2]) > negligible * bound:
                                     active[0] = 1
                                     ratio: T.let = (sums[1] - sums[0]) / (two * sums[2])
-                                    root: T.let = one / (
-                                        T.abs(ratio) + T.sqrt(one + ratio * ratio)
-                                    )
+                                    root: T.let = one / (T.abs(ratio) + T.sqrt(one + ratio * ratio))
                                     t: T.let = T.if_then_else(ratio < zero, -root, root)
                                     c: T.let = one / T.sqrt(one + t * t)
                                     s: T.let = c * t
@@ -394,9 +390,7 @@ def symmetric_eigen(batch: int, n: int, dtype: str) -> Any:
                                     ratio: T.let = (work[v, q, q] - work[v, p, p]) / (
                                         two * work[v, p, q]
                                     )
-                                    root: T.let = one / (
-                                        T.abs(ratio) + T.sqrt(one + ratio * ratio)
-                                    )
+                                    root: T.let = one / (T.abs(ratio) + T.sqrt(one + ratio * ratio))
                                     t: T.let = T.if_then_else(ratio < zero, -root, root)
                                     c: T.let = one / T.sqrt(one + t * t)
                                     s: T.let = c * t
@@ -474,9 +468,7 @@ def matrix_exponential(batch: int, n: int, dtype: str) -> Any:
                     for i, j in T.grid(n, n):
                         product[v, i, j] = zero
                         for k in range(n):
-                            product[v, i, j] = (
-                                product[v, i, j] + scaled[v, i, k] * result[v, k, j]
-                            )
+                            product[v, i, j] = product[v, i, j] + scaled[v, i, k] * result[v, k, j]
                     for i, j in T.grid(n, n):
                         term: T.let = product[v, i, j] / T.cast(terms - step, dtype)
                         result[v, i, j] = T.if_then_else(i == j, one, zero) + term
