@@ -55,16 +55,12 @@ class _Batch:
         """A result with the batch's own axes."""
         return self.call.emit(relax.op.reshape(tensor, [*self.shape, *shape_of(tensor)[1:]]))
 
-    def run(self, kernel: Any, name: str, *given: Expr, yields: Sequence[Sequence[int]]) -> Any:
-        """What a kernel makes of tensors: a result of each shape; integers where it says so."""
-        builder = self.call.importer.block_builder
-        buffers = [kernel.buffer_map[p] for p in kernel.params][len(given) :]
-        types = [
-            relax.TensorType([self.size, *shape], str(buffer.dtype))
-            for shape, buffer in zip(yields, buffers, strict=True)
-        ]
-        made = relax.call_tir(builder.add_func(kernel, name), list(given), types)
-        result = self.call.emit(made)
+    def run(self, kernel: Any, name: str, *given: Expr) -> Any:
+        """What a kernel makes of tensors: a tensor, or a list of them."""
+        results = kernel.params[len(given) :]
+        types = [relax.TensorType([*map(int, r.shape)], str(r.dtype)) for r in results]
+        function = self.call.importer.block_builder.add_func(kernel, name)
+        result = self.call.emit(relax.call_tir(function, list(given), types))
         if len(types) == 1:
             return result
         return [self.call.emit(relax.TupleGetItem(result, k)) for k in range(len(types))]
@@ -165,21 +161,20 @@ def _substituted(batch: _Batch, a: Expr, b: Expr, *, upper: bool, unit: bool = F
     kernel = kernels.triangular_solve(
         batch.size, size, columns, dtype_of(b), upper=upper, unit=unit
     )
-    return batch.run(kernel, "triangular_solve", a, b, yields=[[size, columns]])
+    return batch.run(kernel, "triangular_solve", a, b)
 
 
 def _factorized(batch: _Batch, a: Expr, pivoting: bool = True) -> tuple[Expr, Expr, Expr, Expr]:
     """LU: the factors in one matrix, pivots, the rows' order, and info."""
     m, n = shape_of(a)[1:]
     kernel = kernels.lu(batch.size, m, n, dtype_of(a), pivoting)
-    yields = [[m, n], [min(m, n)], [m], []]
-    lu, pivots, rows, info = batch.run(kernel, "lu", a, yields=yields)
+    lu, pivots, rows, info = batch.run(kernel, "lu", a)
     return lu, pivots, rows, info
 
 
 def _order(batch: _Batch, pivots: Expr, m: int) -> Expr:
     kernel = kernels.rows_of_pivots(batch.size, shape_of(pivots)[1], m)
-    return batch.run(kernel, "rows_of_pivots", pivots, yields=[[m]])
+    return batch.run(kernel, "rows_of_pivots", pivots)
 
 
 def _solved(batch: _Batch, lu: Expr, rows: Expr, b: Expr, adjoint: bool = False) -> Expr:
@@ -323,7 +318,7 @@ def cholesky_ex(call: Call, a: Expr, upper: bool, check: bool = False) -> tuple[
     matrix = batch.given(a)
     kernel = kernels.cholesky(batch.size, n, dtype_of(a))
     given = _transposed(call, matrix) if upper else matrix
-    factor, info = batch.run(kernel, "cholesky", given, yields=[[n, n], []])
+    factor, info = batch.run(kernel, "cholesky", given)
     factor = _transposed(call, factor) if upper else factor
     return batch.back(factor), batch.back(info)
 
@@ -356,7 +351,7 @@ def cholesky_inverse(call: Call, factor: Expr, upper: bool) -> Expr:
 def _reflections(batch: _Batch, a: Expr) -> tuple[Expr, Expr]:
     m, n = shape_of(a)[1:]
     kernel = kernels.householder_qr(batch.size, m, n, dtype_of(a))
-    qr, tau = batch.run(kernel, "householder_qr", a, yields=[[m, n], [min(m, n)]])
+    qr, tau = batch.run(kernel, "householder_qr", a)
     return qr, tau
 
 
@@ -365,7 +360,7 @@ def _reflected(batch: _Batch, qr: Expr, tau: Expr, c: Expr, transposed: bool = F
     if not count:
         return c
     kernel = kernels.reflect(batch.size, m, n, columns, count, dtype_of(c), transposed=transposed)
-    return batch.run(kernel, "reflect", qr, tau, c, yields=[[m, columns]])
+    return batch.run(kernel, "reflect", qr, tau, c)
 
 
 def geqrf(call: Call, a: Expr) -> tuple[Expr, Expr]:
@@ -406,8 +401,7 @@ def ormqr(call: Call, a: Expr, tau: Expr, c: Expr, left: bool, transpose: bool) 
 def _eigen(batch: _Batch, a: Expr) -> tuple[Expr, Expr]:
     n = shape_of(a)[1]
     kernel = kernels.symmetric_eigen(batch.size, n, dtype_of(a))
-    yields = [[n], [n, n], [n, n], [n, n]]
-    values, vectors, _, _ = batch.run(kernel, "symmetric_eigen", a, yields=yields)
+    values, vectors, _, _ = batch.run(kernel, "symmetric_eigen", a)
     return values, vectors
 
 
@@ -423,8 +417,7 @@ def _orthogonal(batch: _Batch, a: Expr) -> tuple[Expr, Expr, Expr]:
     for that, and the singular values, which are their lengths."""
     m, n = shape_of(a)[1:]
     kernel = kernels.orthogonal_columns(batch.size, m, n, dtype_of(a))
-    yields = [[m, n], [n, n], [n], [m, n], [n, n]]
-    columns, v, values, _, _ = batch.run(kernel, "orthogonal_columns", a, yields=yields)
+    columns, v, values, _, _ = batch.run(kernel, "orthogonal_columns", a)
     return columns, v, values
 
 
@@ -512,8 +505,7 @@ def _bound(batch: _Batch, largest: Expr, atol: Any, rtol: Any, size: int, dtype:
 def matrix_exp(call: Call, a: Expr) -> Expr:
     batch, n = _Batch(call, shape_of(a)[:-2]), shape_of(a)[-1]
     kernel = kernels.matrix_exponential(batch.size, n, dtype_of(a))
-    yields = [[n, n]] * 3
-    return batch.back(batch.run(kernel, "matrix_exp", batch.given(a), yields=yields)[0])
+    return batch.back(batch.run(kernel, "matrix_exp", batch.given(a))[0])
 
 
 # Nothing
