@@ -1,8 +1,8 @@
 """What makes the answer of linear algebra right: the equations that define it.
 
 Of an ill-conditioned matrix the elements of an answer say little: rounding moves them far, and a
-fault of 1 % is lost in that.  What they multiply to is not moved: a stable algorithm gives the exact
-answer for a matrix that differs by roundings (N. Higham, *Accuracy and Stability of Numerical
+fault of 1 % is lost in that.  What they multiply to is not moved: a stable algorithm gives the
+exact answer for a matrix that differs by roundings (N. Higham, *Accuracy and Stability of Numerical
 Algorithms*, 2nd ed., §7.1, §9.3, §19.3).  So the residual of each equation must be as small as the
 source's, or as roundings explain.
 

@@ -357,8 +357,6 @@ def _reflections(batch: _Batch, a: Expr) -> tuple[Expr, Expr]:
 
 def _reflected(batch: _Batch, qr: Expr, tau: Expr, c: Expr, transposed: bool = False) -> Expr:
     (m, n), count, columns = shape_of(qr)[1:], shape_of(tau)[1], shape_of(c)[2]
-    if not count:
-        return c
     kernel = kernels.reflect(batch.size, m, n, columns, count, dtype_of(c), transposed=transposed)
     return batch.run(kernel, "reflect", qr, tau, c)
 
@@ -387,6 +385,8 @@ def householder_product(call: Call, a: Expr, tau: Expr) -> Expr:
 
 
 def ormqr(call: Call, a: Expr, tau: Expr, c: Expr, left: bool, transpose: bool) -> Expr:
+    if 0 in shape_of(tau)[-1:]:  # no reflection
+        return c
     batch = _Batch(call, shape_of(c)[:-2])
     factors, count, given = batch.given(a), batch.given(tau, 1), batch.given(c)
     if left:
