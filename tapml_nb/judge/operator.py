@@ -193,14 +193,15 @@ class OperatorJudge:
         if message:
             places = sorted(free) or range(len(judged))
             failed = next((k for k in places if judged[k].array is not None), None)
-            if failed is None:
+            if failed is None or any(j.judgement.verdict is Verdict.NONFINITE for j in judged):
                 return judged
             judgement = replace(
                 judged[failed].judgement, verdict=Verdict.FAIL, ratio=ratio, message=message
             )
+            # Where elements are free, what they differ by from the source's is no pattern.
+            array = None if failed in free else judged[failed].array
             return [
-                _Judged(judgement, one.array) if k == failed else one
-                for k, one in enumerate(judged)
+                _Judged(judgement, array) if k == failed else one for k, one in enumerate(judged)
             ]
         return [
             replace(one, judgement=_defined(one.judgement, ratio)) if k in free else one
