@@ -131,7 +131,7 @@ def _svd(constants: Mapping[str, Any], inputs: Arrays, outputs: Arrays, source: 
             left = _is_left(a, source[place].astype(np.float64), exact, transposed)
         w = outputs[place] if left or transposed else _t(outputs[place])
         rotated = (_t(a) if left else a) @ w
-        sizes = np.zeros(rotated.shape[:-2] + rotated.shape[-1:])
+        sizes = np.zeros((*rotated.shape[:-2], rotated.shape[-1]))
         sizes[..., :k] = values
         wanted = np.square(sizes)[..., None, :] * np.eye(sizes.shape[-1])
         scale = largest * np.maximum(sizes[..., None, :], sizes[..., :, None])

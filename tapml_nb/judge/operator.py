@@ -198,11 +198,13 @@ class OperatorJudge:
             judgement = replace(
                 judged[failed].judgement, verdict=Verdict.FAIL, ratio=ratio, message=message
             )
-            # Where elements are free, what they differ by from the source's is no pattern.
-            array = None if failed in free else judged[failed].array
-            return [
-                _Judged(judgement, array) if k == failed else one for k, one in enumerate(judged)
+            # Where elements are free, how they differ from the source's is no pattern.
+            rest = [
+                _Judged(_defined(one.judgement, math.nan)) if k in free else one
+                for k, one in enumerate(judged)
             ]
+            rest[failed] = _Judged(judgement, None if failed in free else judged[failed].array)
+            return rest
         return [
             replace(one, judgement=_defined(one.judgement, ratio)) if k in free else one
             for k, one in enumerate(judged)

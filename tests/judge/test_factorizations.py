@@ -111,10 +111,10 @@ def lu(a, choose=last_of_largest):
     return lu.astype(np.float32), np.array(pivots, np.int32)
 
 
-A, S = normal(6, 4), np.diag(np.float32([2, 2, 1, 0.5])) @ np.linalg.qr(normal(4, 4))[0]
+A, S = normal(6, 4), np.diag(np.array([2, 2, 1, 0.5], np.float32)) @ np.linalg.qr(normal(4, 4))[0]
 SPD = A.T @ A
 WORSE, RIGHT = conditioned(12, 1e6), normal(12, 2)
-TIED = np.float32([[1, 2, 0.5, 1], [-1, 1, 3, 2], [1, -4, 2, 5], [0.5, 1, 1, 7]])
+TIED = np.array([[1, 2, 0.5, 1], [-1, 1, 3, 2], [1, -4, 2, 5], [0.5, 1, 1, 7]], np.float32)
 
 
 def reduced(a):
