@@ -30,6 +30,9 @@ from tapml_nb.frontends.torch.rules.call import (
 _LARGEST = 1024
 """Sizes up to which a matrix is factorized in order: a larger one takes minutes."""
 
+_LARGEST_ITERATED = 512
+"""Those up to which one is multiplied or turned many times."""
+
 _DTYPES = ("float32", "float64")
 
 
@@ -41,12 +44,12 @@ class _Batch:
         self.shape = list(batch)
         self.size = math.prod(batch)
 
-    def given(self, tensor: Expr, rank: int = 2) -> Expr:
+    def given(self, tensor: Expr, rank: int = 2, most: int = _LARGEST) -> Expr:
         """A tensor whose last axes are a matrix's or, of rank 1, a vector's."""
         shape = shape_of(tensor)
         inner = shape[len(shape) - rank :]
-        if max([0, *inner]) > _LARGEST:
-            raise ValueError(f"a matrix of {inner}, of more than {_LARGEST} rows or columns")
+        if max([0, *inner]) > most:
+            raise ValueError(f"a matrix of {inner}, of more than {most} rows or columns")
         if shape[: len(shape) - rank] != self.shape:
             tensor = self.call.emit(relax.op.broadcast_to(tensor, [*self.shape, *inner]))
         return self.call.emit(relax.op.reshape(tensor, [self.size, *inner]))
@@ -407,7 +410,9 @@ def _eigen(batch: _Batch, a: Expr) -> tuple[Expr, Expr]:
 
 def eigh(call: Call, a: Expr, triangle: str, vectors: bool) -> tuple[Expr, ...]:
     batch = _Batch(call, shape_of(a)[:-2])
-    symmetric = _mirrored(call, batch.given(a), upper=triangle.upper() == "U")
+    symmetric = _mirrored(
+        call, batch.given(a, most=_LARGEST_ITERATED), upper=triangle.upper() == "U"
+    )
     values, columns = _eigen(batch, symmetric)
     return _or_nothing(call, (batch.back(values), batch.back(columns)))
 
@@ -448,7 +453,7 @@ def _singular(batch: _Batch, a: Expr, full: bool = False) -> tuple[Expr, Expr, E
 
 def svd(call: Call, a: Expr, full: bool, vectors: bool, driver: str | None) -> tuple[Expr, ...]:
     batch, (m, n) = _Batch(call, shape_of(a)[:-2]), shape_of(a)[-2:]
-    matrix = batch.given(a)
+    matrix = batch.given(a, most=_LARGEST_ITERATED)
     if not vectors:
         left, _, right = call.values
         values = _orthogonal(batch, _transposed(call, matrix) if m < n else matrix)[2]
@@ -459,7 +464,7 @@ def svd(call: Call, a: Expr, full: bool, vectors: bool, driver: str | None) -> t
 
 def pinv(call: Call, a: Expr, atol: Any, rtol: Any, hermitian: bool) -> Expr:
     batch, (m, n), dtype = _Batch(call, shape_of(a)[:-2]), shape_of(a)[-2:], dtype_of(a)
-    matrix = batch.given(a)
+    matrix = batch.given(a, most=_LARGEST_ITERATED)
     if hermitian:
         values, u = _eigen(batch, _mirrored(call, matrix, upper=False))
         v = u
@@ -505,7 +510,7 @@ def _bound(batch: _Batch, largest: Expr, atol: Any, rtol: Any, size: int, dtype:
 def matrix_exp(call: Call, a: Expr) -> Expr:
     batch, n = _Batch(call, shape_of(a)[:-2]), shape_of(a)[-1]
     kernel = kernels.matrix_exponential(batch.size, n, dtype_of(a))
-    return batch.back(batch.run(kernel, "matrix_exp", batch.given(a))[0])
+    return batch.back(batch.run(kernel, "matrix_exp", batch.given(a, most=_LARGEST_ITERATED))[0])
 
 
 # Nothing
