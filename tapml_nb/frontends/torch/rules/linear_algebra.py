@@ -164,7 +164,7 @@ def _substituted(batch: _Batch, a: Expr, b: Expr, *, upper: bool, unit: bool = F
     kernel = kernels.triangular_solve(
         batch.size, size, columns, dtype_of(b), upper=upper, unit=unit
     )
-    return batch.run(kernel, "triangular_solve", a, b)
+    return batch.run(kernel, "triangular_solve", a, b)[1]
 
 
 def _factorized(batch: _Batch, a: Expr, pivoting: bool = True) -> tuple[Expr, Expr, Expr, Expr]:
@@ -361,7 +361,7 @@ def _reflections(batch: _Batch, a: Expr) -> tuple[Expr, Expr]:
 def _reflected(batch: _Batch, qr: Expr, tau: Expr, c: Expr, transposed: bool = False) -> Expr:
     (m, n), count, columns = shape_of(qr)[1:], shape_of(tau)[1], shape_of(c)[2]
     kernel = kernels.reflect(batch.size, m, n, columns, count, dtype_of(c), transposed=transposed)
-    return batch.run(kernel, "reflect", qr, tau, c)
+    return batch.run(kernel, "reflect", qr, tau, c)[1]
 
 
 def geqrf(call: Call, a: Expr) -> tuple[Expr, Expr]:

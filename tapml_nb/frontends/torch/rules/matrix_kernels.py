@@ -137,27 +137,30 @@ def cholesky(batch: int, n: int, dtype: str) -> Any:
 def triangular_solve(
     batch: int, n: int, columns: int, dtype: str, *, upper: bool, unit: bool
 ) -> Any:
-    """Substitution (§3.1), forwards or backwards; ``unit`` takes the diagonal for ones."""
+    """Substitution (§3.1), forwards or backwards; ``unit`` takes the diagonal for ones.
+
+    Beside the solution stand sums as they were last: with one result, TVM's schedules for GPUs take
+    this for a product with a vector, and fail."""
 
     @T.prim_func(s_tir=True, private=True)
     def substitute(
         a: T.Buffer((batch, n, n), dtype),
         right: T.Buffer((batch, n, columns), dtype),
+        sums: T.Buffer((batch, columns), dtype),
         x: T.Buffer((batch, n, columns), dtype),
     ):
         for b, c in T.grid(batch, columns):
             with T.sblock("column"):
                 v, w = T.axis.remap("SS", [b, c])
                 T.reads(a[v, 0:n, 0:n], right[v, 0:n, w])
-                T.writes(x[v, 0:n, w])
+                T.writes(sums[v, w], x[v, 0:n, w])
                 for step in range(n):
                     i: T.let = T.if_then_else(upper, n - 1 - step, step)
-                    x[v, i, w] = right[v, i, w]
+                    sums[v, w] = right[v, i, w]
                     for back in range(step):
                         j: T.let = T.if_then_else(upper, n - 1 - back, back)
-                        x[v, i, w] = x[v, i, w] - a[v, i, j] * x[v, j, w]
-                    if not unit:
-                        x[v, i, w] = x[v, i, w] / a[v, i, i]
+                        sums[v, w] = sums[v, w] - a[v, i, j] * x[v, j, w]
+                    x[v, i, w] = sums[v, w] if unit else sums[v, w] / a[v, i, i]
 
     return substitute
 
@@ -224,27 +227,27 @@ def reflect(
         qr: T.Buffer((batch, m, n), dtype),
         tau: T.Buffer((batch, count), dtype),
         c: T.Buffer((batch, m, columns), dtype),
+        sums: T.Buffer((batch, columns), dtype),
         result: T.Buffer((batch, m, columns), dtype),
     ):
         for b, j in T.grid(batch, columns):
             with T.sblock("column"):
                 v, w = T.axis.remap("SS", [b, j])
                 T.reads(qr[v, 0:m, 0:n], tau[v, 0:count], c[v, 0:m, w])
-                T.writes(result[v, 0:m, w])
-                sum_ = T.sblock_alloc_buffer((1,), dtype, scope="local")
+                T.writes(sums[v, w], result[v, 0:m, w])
                 for i in range(m):
                     result[v, i, w] = c[v, i, w]
                 for step in range(count):
                     k: T.let = T.if_then_else(transposed, step, count - 1 - step)
-                    sum_[0] = result[v, k, w]
+                    sums[v, w] = result[v, k, w]
                     for below in range(m - 1 - k):
                         i: T.let = k + 1 + below
-                        sum_[0] = sum_[0] + qr[v, i, k] * result[v, i, w]
-                    sum_[0] = sum_[0] * tau[v, k]
-                    result[v, k, w] = result[v, k, w] - sum_[0]
+                        sums[v, w] = sums[v, w] + qr[v, i, k] * result[v, i, w]
+                    sums[v, w] = sums[v, w] * tau[v, k]
+                    result[v, k, w] = result[v, k, w] - sums[v, w]
                     for below in range(m - 1 - k):
                         i: T.let = k + 1 + below
-                        result[v, i, w] = result[v, i, w] - sum_[0] * qr[v, i, k]
+                        result[v, i, w] = result[v, i, w] - sums[v, w] * qr[v, i, k]
 
     return multiply
 
