@@ -74,6 +74,13 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         ratio=1.0,
     ),
     Explanation(
+        title="One answer of several",
+        text="Singular vectors, eigenvectors and QR factorizations have any sign: they are judged "
+        "by the equations that define them.",
+        agrees=False,
+        kinds=("aten.linalg_svd", "aten.svd", "aten.linalg_eigh", "aten.linalg_qr", "aten.qr"),
+    ),
+    Explanation(
         title="Digits lost where values are small",
         text="`assert_close` forgives 1e-5 whatever the value. TVM writes these as a logarithm of "
         "a sum, or `expm1` as a difference: what is small loses its digits there, and PyTorch "

@@ -47,7 +47,7 @@ MOVES = _names(
     constant_pad_nd constantofshape contiguous copy cummax cummin depth_to_space depthtospace
     detach diagonal dropout embedding expand expand_dims fill flatten flip floor full full_like
     gather gather_elements gather_nd gatherelements gathernd getitem globalmaxpool hardtanh histc
-    identity imag index index_select kthvalue layout_transform lift_fresh lift_fresh_copy
+    identity imag index index_select kthvalue layout_transform lift_fresh lift_fresh_copy lu_unpack
     masked_fill masked_scatter max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d
     max_pool3d_with_indices maximum maxpool min minimum narrow neg negative new_full new_ones
     new_zeros numpy_T ones ones_like pad permute permute_dims pixel_shuffle pixel_unshuffle
@@ -154,7 +154,8 @@ _REDUCTION = re.compile(
     r"\.(sum|mean|var\w*|std\w*|prod|cumsum|cumprod|logsumexp|logcumsumexp|\w*norm\w*|\w*softmax|"
     r"\w*pool\w*|scatter_add|index_add|index_put\w*|histc|bincount|_fft\w*|upsample\w*|grid_sampler\w*|"
     r"dot|mv|dist|_cdist\w*|reduce\w*|lrn|resize\w*|gridsample|scatter\w+|\w*nll_loss\w*|"
-    r"negativeloglikelihoodloss|dft|stft)",
+    r"negativeloglikelihoodloss|dft|stft|"
+    r"_?linalg_\w+|cholesky\w*|lu_solve|triangular_solve|geqrf|ormqr)",
     re.IGNORECASE,
 )
 

@@ -16,11 +16,17 @@ import numpy as np
 from tapml_nb.execute.trial import Call, Run, Trial
 from tapml_nb.graph import Op
 from tapml_nb.judge.diagnosis import Known, diagnose
-from tapml_nb.judge.floor import Reference
+from tapml_nb.judge.factorizations import (
+    Definition,
+    definition,
+    is_factorized,
+    open_outputs,
+)
+from tapml_nb.judge.floor import Reference, lower_bound
 from tapml_nb.judge.leeway import chooses, same_choice, same_selection, undefined, unordered
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical
-from tapml_nb.numerics import bitwise_equal, is_float, same_type
+from tapml_nb.numerics import bitwise_equal, is_float, same_type, unit_roundoff
 from tapml_nb.targets.wire.calls import unwritten
 
 _FAILURES = {
@@ -31,6 +37,8 @@ _FAILURES = {
 }
 _TIES = "breaks ties among equal elements in another way"
 _UNORDERED = "selects the same elements, in another order, which is left open"
+_ANOTHER = "another answer than the source's, of several that are right (signs, bases or ties)"
+_UNCHECKED = "not checked: several answers are right, and the source's own is too far off to tell"
 _STALE = (
     "reads memory that nothing wrote: its result changes with what the memory held before the run"
 )
@@ -130,7 +138,7 @@ class OperatorJudge:
         open."""
         if run not in self._known:
             judged = [self._judge_output(k, array) for k, array in enumerate(run.outputs)]
-            self._known[run] = self._in_any_order(judged)
+            self._known[run] = self._by_definition(self._in_any_order(judged))
         return self._known[run]
 
     def _judge_output(self, k: int, array: np.ndarray | None) -> _Judged:
@@ -161,6 +169,46 @@ class OperatorJudge:
         if not same_type(array, source):
             return None
         return undefined(self._expected.op, self._expected.inputs(), source)
+
+    def _by_definition(self, judged: list[_Judged]) -> list[_Judged]:
+        """Of linear algebra, hold the equations that define the answer against the source's; where
+        there are several answers, they alone decide."""
+        op, references = self._expected.op, self._expected.references
+        if not is_factorized(op) or all(one.array is None for one in judged):
+            return judged
+        sources = [reference.source for reference in references]
+        targets = [s if j.array is None else j.array for j, s in zip(judged, sources, strict=True)]
+        if not all(map(same_type, targets, sources)):
+            return judged
+        inputs = self._expected.inputs()
+        theirs = definition(op, inputs, targets, sources)
+        ours = definition(op, inputs, sources, sources)
+        dtype = next((s.dtype for s in sources if is_float(s.dtype)), None)
+        if theirs is None or ours is None or dtype is None:
+            return _unchecked(judged, open_outputs(op, sources))
+        checks, free = _holds(theirs, ours, dtype, self._expected.limit), theirs.free
+        if checks is None:
+            return _unchecked(judged, open_outputs(op, sources))
+        ratio, message = checks
+        if message:
+            places = sorted(free) or range(len(judged))
+            failed = next((k for k in places if judged[k].array is not None), None)
+            if failed is None or any(j.judgement.verdict is Verdict.NONFINITE for j in judged):
+                return judged
+            judgement = replace(
+                judged[failed].judgement, verdict=Verdict.FAIL, ratio=ratio, message=message
+            )
+            # Where elements are free, how they differ from the source's is no pattern.
+            rest = [
+                _Judged(_defined(one.judgement, math.nan)) if k in free else one
+                for k, one in enumerate(judged)
+            ]
+            rest[failed] = _Judged(judgement, None if failed in free else judged[failed].array)
+            return rest
+        return [
+            replace(one, judgement=_defined(one.judgement, ratio)) if k in free else one
+            for k, one in enumerate(judged)
+        ]
 
     def _in_any_order(self, judged: list[_Judged]) -> list[_Judged]:
         op = self._expected.op
@@ -259,6 +307,42 @@ def _runs(call: Call) -> list[Run]:
 def _passed(judgement: Judgement, message: str) -> Judgement:
     """A judgement on values that differ as they may: by how much says nothing."""
     return replace(judgement, verdict=Verdict.PASS, ratio=math.nan, message=message)
+
+
+def _holds(
+    theirs: Definition, ours: Definition, dtype: np.dtype, limit: float
+) -> tuple[float, str] | None:
+    """By how many floors the target is off the equation that it is farthest off, and what to say
+    of that, if anything; None where the source is off itself, so that they tell nothing."""
+    u, worst = unit_roundoff(dtype), (0.0, "")
+    least = lower_bound(dtype, theirs.length) * u
+    sources = {equation.says: equation.residual for equation in ours.equations}
+    for equation in theirs.equations:
+        source = sources.get(equation.says, 0.0)
+        if source > limit * least:
+            return None
+        ratio = equation.residual / max(least, source)
+        if ratio >= worst[0]:
+            says = f"{equation.says} is off by {equation.residual:.3g}, {ratio:.3g} floors"
+            worst = ratio, says if ratio > limit else ""
+    return worst
+
+
+def _defined(judgement: Judgement, ratio: float) -> Judgement:
+    """A judgement on an output of which the equations alone decide, and hold."""
+    if judgement.verdict is Verdict.PASS:
+        return replace(judgement, ratio=ratio)
+    return replace(judgement, verdict=Verdict.PASS, ratio=ratio, message=_ANOTHER)
+
+
+def _unchecked(judged: list[_Judged], free: Collection[int]) -> list[_Judged]:
+    """Judgements without those on outputs that only equations can judge, where there are none."""
+    return [
+        replace(one, judgement=replace(one.judgement, verdict=Verdict.SKIPPED, message=_UNCHECKED))
+        if k in free and one.array is not None
+        else one
+        for k, one in enumerate(judged)
+    ]
 
 
 def _partly_undefined(judgement: Judgement, mask: np.ndarray) -> Judgement:

@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._higher_order_ops.effects import with_effects
 from torch.export import ExportedProgram
+from torch.export._remove_effect_tokens_pass import _remove_effect_tokens
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
@@ -171,12 +173,20 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
             table = {**torch.export.default_decompositions(), **_DECOMPOSITIONS}
             decomposed: ExportedProgram = program.run_decompositions(table)
             drop_alignment(decomposed)
+            _drop_tokens(decomposed)
             place_arguments(program, decomposed)
             return decomposed
         except Exception as error:
             raise FrontendError(
                 f"the exported program cannot be decomposed to core ATen: {first_line(error)}"
             ) from error
+
+
+def _drop_tokens(program: ExportedProgram) -> None:
+    """Take out the tokens that keep what has effects in order, such as the check of a solve for
+    singular matrices; in place.  They are no tensors, and the graph's own order is the same."""
+    if any(node.target is with_effects for node in program.graph.nodes):
+        _remove_effect_tokens(program)
 
 
 def _check_dtypes(program: ExportedProgram) -> None:

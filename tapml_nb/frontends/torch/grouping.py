@@ -61,7 +61,8 @@ def executable(graph: fx.Graph, groups: Iterable[list[fx.Node]]) -> list[Group]:
 
 def main_node(group: Group) -> fx.Node:
     """The node that a group is named and traced by: its last one that computes."""
-    return next((node for node in reversed(group) if not is_getitem(node)), group[0])
+    computing = (n for n in reversed(group) if not is_getitem(n) and not is_assertion(n))
+    return next(computing, group[0])
 
 
 def reads(group: Group) -> tuple[fx.Node, ...]:
