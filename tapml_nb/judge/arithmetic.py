@@ -45,16 +45,16 @@ MOVES = _names(
     bincount broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min
     clip clone complex compress concat concatenate conj conj_physical constant constant_of_shape
     constant_pad_nd constantofshape contiguous copy cummax cummin depth_to_space depthtospace
-    detach diagonal dropout embedding expand expand_dims fill flatten flip floor full full_like
-    gather gather_elements gather_nd gatherelements gathernd getitem globalmaxpool hardtanh histc
+    detach diagonal dropout embedding expand expand_dims fill flatten flip floor
+    fractional_max_pool2d fractional_max_pool3d frexp full full_like gather gather_elements gather_nd gatherelements gathernd getitem globalmaxpool hardtanh histc
     identity imag index index_select kthvalue layout_transform lift_fresh lift_fresh_copy
     masked_fill masked_scatter max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d
     max_pool3d_with_indices maximum maxpool min minimum narrow neg negative new_full new_ones
-    new_zeros numpy_T ones ones_like pad permute permute_dims pixel_shuffle pixel_unshuffle
+    new_zeros nextafter numpy_T ones ones_like pad permute permute_dims pixel_shuffle pixel_unshuffle
     reducemax reducemin reflection_pad1d reflection_pad2d reflection_pad3d real relu relu6 repeat
     repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape roll round
     scalar_tensor scatter scatter_elements scatter_nd scatterelements scatternd select
-    select_scatter sign slice slice_scatter sort space_to_depth spacetodepth split
+    select_scatter sign signbit slice slice_scatter sort space_to_depth spacetodepth split
     split_with_sizes squeeze stack strided_slice t take tile topk transpose tril trilu triu
     trunc unbind unfold unsqueeze unsafe_view upsample_nearest1d upsample_nearest2d
     upsample_nearest3d view view_as_complex view_as_real where zeros zeros_like

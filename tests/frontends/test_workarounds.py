@@ -158,18 +158,8 @@ CASES = {
         normal(1, 7, 4, 2),
     ),
     "any of numbers": ("any_dtype", lambda x: torch.any(x, 1), normal(4, 7)),
-    "clamp of integers": ("integer_clamp", lambda x: x.clamp(min=1), whole(19, 4, 5)),
-    "clamp_max of integers": (
-        "integer_clamp",
-        lambda x: x.clamp_max(1),
-        whole(19, 4, 5).to(torch.int32),
-    ),
-    "clamp of integers by a tensor": (
-        "integer_clamp",
-        lambda x, low: x.clamp_min(low),
-        whole(19, 4, 5),
-        whole(19, 5),
-    ),
+    "isfinite": ("boolean_product", torch.isfinite, normal(4, 5)),
+    "logaddexp": ("boolean_product", torch.logaddexp, normal(4, 5), normal(4, 5)),
 }
 BAD = {
     *(Verdict.FAIL, Verdict.NONFINITE, Verdict.NONDETERMINISTIC),

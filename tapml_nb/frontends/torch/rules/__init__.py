@@ -7,8 +7,10 @@ does convert is judged as it is.  Whatever one of these converts is marked so in
 from tapml_nb.frontends.torch.rules import (
     along_axis,
     arithmetic,
+    bits,
     complex_numbers,
     indexing,
+    pools,
     resampling,
     special,
     windows,
@@ -18,16 +20,25 @@ from tapml_nb.frontends.torch.rules.call import Rule
 RULES: dict[str, Rule] = {
     **along_axis.RULES,
     **arithmetic.RULES,
+    **bits.RULES,
     **indexing.RULES,
+    **pools.RULES,
     **resampling.RULES,
     **special.RULES,
     **windows.RULES,
 }
 """The rules by ATen overload."""
 
-LEGALIZED = frozenset(("aten.index_put.default",))
-"""Calls whose legal arguments TVM refuses late: its importer passes them on as they are, and how
-index tensors broadcast is only looked at when the call is legalized, by Python code of TVM's."""
+LEGALIZED = frozenset(
+    (
+        *("aten.index_put.default", "aten.clamp.default", "aten.clamp.Tensor"),
+        *("aten.argmax.default", "aten.argmin.default"),
+    )
+)
+"""Calls whose legal arguments TVM refuses late, and for every target: its importer passes them on as
+they are, and they are only looked at when the call is legalized, by TVM's own code. How index
+tensors broadcast is; that integers have no infinity for a bound that is not given; that a number
+has no axis to search along."""
 
 COMPLEX_RULES: dict[str, Rule] = complex_numbers.RULES
 """The rules for calls that have to do with complex numbers, where no others apply."""

@@ -553,6 +553,7 @@ RULES: dict[str, Rule] = {
     "aten.neg.default": negate,
     "aten._conj.default": conjugate,
     "aten.conj_physical.default": conjugate,
+    "aten._conj_physical.default": conjugate,
     "aten.abs.default": magnitude,
     "aten.angle.default": angle,
     "aten.sgn.default": sign,
