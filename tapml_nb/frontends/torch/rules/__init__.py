@@ -10,6 +10,7 @@ from tapml_nb.frontends.torch.rules import (
     bits,
     complex_numbers,
     indexing,
+    orthogonal,
     pools,
     resampling,
     special,
@@ -22,6 +23,7 @@ RULES: dict[str, Rule] = {
     **arithmetic.RULES,
     **bits.RULES,
     **indexing.RULES,
+    **orthogonal.RULES,
     **pools.RULES,
     **resampling.RULES,
     **special.RULES,
@@ -35,10 +37,10 @@ LEGALIZED = frozenset(
         *("aten.argmax.default", "aten.argmin.default"),
     )
 )
-"""Calls whose legal arguments TVM refuses late, and for every target: its importer passes them on as
-they are, and they are only looked at when the call is legalized, by TVM's own code. How index
-tensors broadcast is; that integers have no infinity for a bound that is not given; that a number
-has no axis to search along."""
+"""Calls whose legal arguments TVM refuses late, for every target: its importer passes them on as
+they are, and TVM's own code looks at them only when the call is legalized.  So it is with how
+index tensors broadcast, with the infinity that integers lack for a bound that is not given, and
+with a number, which has no axis to search along."""
 
 COMPLEX_RULES: dict[str, Rule] = complex_numbers.RULES
 """The rules for calls that have to do with complex numbers, where no others apply."""

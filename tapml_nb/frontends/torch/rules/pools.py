@@ -157,7 +157,7 @@ def fractional_max_pool(
     call: Call, x: Expr, kernel: Sequence[int], sizes: Sequence[int], samples: Expr
 ) -> tuple[Expr, Expr]:
     """Windows at pseudo-random distances (B. Graham, *Fractional Max-Pooling*, 2014): along an axis
-    the k-th begins at ``⌊(k + u) α⌋ - ⌊u α⌋``, and the last one ends with the axis."""
+    the k-th begins at ``⌊(k + u) a⌋ - ⌊u a⌋``, and the last one ends with the axis."""
     count = len(kernel)
     shape = shape_of(x)
     before = len(shape) - count
