@@ -1,8 +1,8 @@
 """The gamma function's relatives in float32: its logarithm, the logarithm's derivatives, zeta.
 
 From 1/2 or 1 on they are polynomials between their roots, and far from 0 Stirling's series (NIST
-DLMF 5.11.1, 5.11.2); below they are reflected (5.5.3, 5.5.4).  Hurwitz's zeta function is its sum, and
-behind that Euler and Maclaurin's (25.11.5).
+DLMF 5.11.1, 5.11.2); below they are reflected (5.5.3, 5.5.4).  Hurwitz's zeta function is its sum,
+and behind that Euler and Maclaurin's (25.11.5).
 """
 
 from __future__ import annotations

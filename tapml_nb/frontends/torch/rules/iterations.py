@@ -13,7 +13,8 @@ from tvm import relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from tapml_nb.frontends.torch.rules.call import Call, Expr, cast, dtype_of
+from tapml_nb.frontends.torch.rules.call import Call, Expr
+from tapml_nb.frontends.torch.rules.operands import broadcast
 
 Numbers = Sequence[Any]
 
@@ -43,11 +44,6 @@ def iterated(
     size = math.prod(shape)
     if not size:
         return relax.op.zeros(shape, call.dtype)
-    flat = []
-    for operand in operands:
-        wide = call.emit(cast(operand, call.wide))
-        wide = call.emit(relax.op.broadcast_to(wide, shape))
-        flat.append(call.emit(relax.op.reshape(wide, [size])))
     dtype = call.wide
 
     def build(inputs: Sequence[Any], outputs: Sequence[Any]) -> Any:
@@ -69,18 +65,38 @@ def iterated(
                 result[i] = end([buffer[i] for buffer in state], values)
             return ib.get()
 
-    places = 2 * len(begin(*(tirx.Var(f"x{k}", dtype) for k in range(len(flat)))))
+    places = 2 * len(begin(*(tirx.Var(f"x{k}", dtype) for k in range(len(operands)))))
 
+    # All of it is one PrimFunc: TVM does not fuse what has buffers of its own with its neighbours.
     def compute(*tensors: te.Tensor) -> te.Tensor:
-        made = te.extern(
-            [tensors[0].shape] * (1 + places),
-            list(tensors),
-            build,
-            dtype=[dtype] * (1 + places),
-            name=name,
-        )
-        return made[0]
+        def element(tensor: te.Tensor) -> Callable[[Any], Any]:
+            return lambda i: tirx.Cast(dtype, broadcast(tensor, unravel_index(i, shape)))
 
-    found = call.compute(compute, *flat, name=name)
-    assert dtype_of(found) == dtype
-    return cast(call.emit(relax.op.reshape(found, shape)), call.dtype)
+        flat = [te.compute([size], element(tensor)) for tensor in tensors]
+        made = te.extern(
+            [(size,)] * (1 + places), flat, build, dtype=[dtype] * (1 + places), name=name
+        )
+
+        def back(*at: Any) -> Any:
+            return tirx.Cast(call.dtype, made[0](ravel_index(at, shape)))
+
+        return te.compute(shape, back)
+
+    return call.compute(compute, *operands, name=name)
+
+
+def unravel_index(flat: Any, shape: Sequence[int]) -> list[Any]:
+    """The place along each axis of an element by its number."""
+    places: list[Any] = []
+    for size in reversed(shape):
+        places.append(flat % size)
+        flat = flat // size
+    return places[::-1]
+
+
+def ravel_index(places: Sequence[Any], shape: Sequence[int]) -> Any:
+    """The number of an element by its place along each axis."""
+    flat: Any = 0
+    for place, size in zip(places, shape, strict=True):
+        flat = flat * size + place
+    return flat

@@ -92,14 +92,14 @@ def elementwise(call: Call, function: Callable[..., Any], *tensors: Expr, name: 
 
     def compute(*data: te.Tensor) -> te.Tensor:
         def element(*at: Any) -> Any:
-            return function(*(_broadcast(tensor, at) for tensor in data))
+            return function(*(broadcast(tensor, at) for tensor in data))
 
         return te.compute(result, element)
 
     return call.compute(compute, *tensors, name=name)
 
 
-def _broadcast(tensor: te.Tensor, at: Sequence[Any]) -> Any:
+def broadcast(tensor: te.Tensor, at: Sequence[Any]) -> Any:
     """The element of a tensor that broadcasting puts at a place."""
     own = at[len(at) - len(tensor.shape) :]
     return tensor(*(0 if _is_one(n) else i for n, i in zip(tensor.shape, own, strict=True)))
