@@ -1,8 +1,5 @@
-"""Special functions, which Relax does not have: in float32 (:mod:`errors`, :mod:`gamma`,
-:mod:`bessel`, :mod:`incomplete`), and three of them in float64, from their definitions.
-
-The gamma function is Stirling's series (NIST DLMF 5.11) far from 0; nearer, its recurrence leads
-there, and below 1/2 its reflection (5.5).
+"""Special functions, which Relax does not have: of float32, or narrower and integers in that
+(:mod:`errors`, :mod:`gamma`, :mod:`bessel`), and ``erfc`` of float64.
 """
 
 from __future__ import annotations
@@ -24,12 +21,6 @@ from tapml_nb.frontends.torch.rules.series import is_nan, let, number, select
 
 _NOTHING = 40
 """From where on erfc is 0 in float64."""
-
-_FAR = 10
-"""From where on Stirling's series is exact in float64 with the terms below."""
-
-_BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6)
-"""The numbers B2, B4, … of both series."""
 
 
 def _of_each(
@@ -84,56 +75,6 @@ def _erfc(x: Any) -> Any:
     return tirx.Select(x < _number(0), _number(2) - above, above)
 
 
-def _log_gamma_far(x: Any) -> Any:
-    half = _number(0.5)
-    total = (x - half) * tirx.log(x) - x + _number(0.5 * math.log(2 * math.pi))
-    power = x
-    for n, bernoulli in enumerate(_BERNOULLI, 1):
-        total = total + _number(bernoulli / (2 * n * (2 * n - 1))) / power
-        power = power * x * x
-    return total
-
-
-def _log_gamma(x: Any) -> Any:
-    mirrored = x < _number(0.5)
-    y = tirx.Select(mirrored, _number(1) - x, x)
-    product = _number(1)
-    for n in range(_FAR):
-        product = product * tirx.Select(y < _number(_FAR), y + _number(n), _number(1))
-    shifted = tirx.Select(y < _number(_FAR), y + _number(_FAR), y)
-    log_gamma = _log_gamma_far(shifted) - tirx.log(product)
-    sine = tirx.abs(tirx.sin(_number(math.pi) * (x - tirx.floor(x))))
-    reflected = _number(math.log(math.pi)) - tirx.log(sine) - log_gamma
-    found = tirx.Select(mirrored, reflected, log_gamma)
-    root = tirx.any(x == _number(1), x == _number(2))
-    found = tirx.Select(root, _number(0), found)
-    infinite = tirx.any(
-        tirx.all(x <= _number(0), x == tirx.floor(x)), tirx.abs(x) == _number(math.inf)
-    )
-    return tirx.Select(infinite, _number(math.inf), found)
-
-
-def _digamma(x: Any) -> Any:
-    mirrored = x < _number(0)
-    y = tirx.Select(mirrored, _number(1) - x, x)
-    missing = _number(0)
-    near = y < _number(_FAR)
-    for n in range(_FAR):
-        missing = missing + tirx.Select(near, _number(1) / (y + _number(n)), _number(0))
-    y = tirx.Select(near, y + _number(_FAR), y)
-    total = tirx.log(y) - _number(0.5) / y - missing
-    power = y * y
-    for n, bernoulli in enumerate(_BERNOULLI, 1):
-        total = total - _number(bernoulli / (2 * n)) / power
-        power = power * y * y
-    turn = _number(math.pi) * (x - tirx.floor(x))
-    reflected = total - _number(math.pi) * tirx.cos(turn) / tirx.sin(turn)
-    found = tirx.Select(mirrored, reflected, total)
-    pole = tirx.all(mirrored, x == tirx.floor(x))
-    found = tirx.Select(pole, _number(math.nan), found)
-    return tirx.Select(x == _number(0), _number(-math.inf), found)
-
-
 def polygamma(call: Call, order: int, x: Expr) -> Expr:
     """The derivatives of digamma, which are zeta of whole numbers (NIST DLMF 25.11.12).
 
@@ -141,18 +82,19 @@ def polygamma(call: Call, order: int, x: Expr) -> Expr:
         ValueError: in float64, or where the order's factorial is no float32.
     """
     if order == 0:
-        return _of_each("digamma", gamma.digamma, _digamma, call, x)
+        return _of_each("digamma", gamma.digamma, None, call, x)
     if call.wide == "float64" or order > 33:
         raise ValueError(f"polygamma of order {order} in {call.wide}")
     factor = math.factorial(order) * (1.0 if order % 2 else -1.0)
 
     def scaled(found: Any, q: Any) -> Any:
+        pole = tirx.all(q <= 0.0, q == tirx.floor(q))
+        found = select(pole, math.copysign(math.inf, factor), found * factor)
         if order > 1:
-            return found * factor
-        # At its poles PyTorch's trigamma is what rounding leaves of π²/sin²(πx).
-        pole = tirx.all(q < 0.0, q == tirx.floor(q))
+            return found
+        # At its poles below 0 PyTorch's trigamma is what rounding leaves of π²/sin²(πx).
         left = let(math.pi / tirx.sin(q * math.pi), lambda root: root * root)
-        return select(pole, left, found)
+        return select(tirx.all(pole, q < 0.0), left, found)
 
     return _zeta(call, lambda q: number(order + 1.0, q), scaled, call.emit(cast(x, call.wide)))
 
@@ -187,9 +129,7 @@ def _zeta(call: Call, exponent: Any, finished: Any, *operands: Expr) -> Expr:
     def end(state: Any, values: Any) -> Any:
         s, q = exponent(*values), values[-1]
         after = q + tirx.Cast(call.wide, gamma.terms_of_zeta(q))
-        found = let(state[0] + gamma.tail_of_zeta(s, after), lambda total: finished(total, *values))
-        pole = tirx.all(q <= 0.0, q == tirx.floor(q))
-        return found if len(values) > 1 else select(tirx.all(pole, q == 0.0), math.inf, found)
+        return let(state[0] + gamma.tail_of_zeta(s, after), lambda total: finished(total, *values))
 
     return iterated(
         call,
@@ -207,8 +147,8 @@ _FUNCTIONS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any] | None]] 
     "special_erfcx": (errors.erfcx, None),
     "erfinv": (errors.erfinv, None),
     "special_ndtri": (errors.ndtri, None),
-    "lgamma": (gamma.lgamma, _log_gamma),
-    "digamma": (gamma.digamma, _digamma),
+    "lgamma": (gamma.lgamma, None),
+    "digamma": (gamma.digamma, None),
     "special_airy_ai": (bessel.airy_ai, None),
     "special_spherical_bessel_j0": (bessel.spherical_bessel_j0, None),
     **{
