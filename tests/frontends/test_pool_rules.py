@@ -69,7 +69,7 @@ CASES = {
         torch.rand(1, 3, 2, generator=_RANDOM).half(),
     ),
     "fractional_max_pool3d": (
-        lambda x, s: aten.fractional_max_pool3d(x, [2, 3, 2], [3, 2, 4], s),
+        lambda x, s: aten.fractional_max_pool3d(x, [2, 3, 2], [4, 2, 5], s),
         VOLUME,
         torch.rand(2, 3, 3, generator=_RANDOM),
     ),
@@ -202,7 +202,7 @@ FAULTS = {
         lambda x, s: aten.fractional_max_pool2d(x, [2, 3], [4, 5], s.flip(-1))
     ),
     "fractional_max_pool3d": by_torch(
-        lambda x, s: aten.fractional_max_pool3d(x, [2, 3, 2], [3, 2, 4], s * 0)
+        lambda x, s: aten.fractional_max_pool3d(x, [2, 3, 2], [4, 2, 5], s * 0)
     ),
     "index_reduce": by_torch(lambda x, i, s: torch.index_reduce(x, 1, i, s, "mean")),
     "segment_reduce": by_torch(lambda x, n: torch.segment_reduce(x, "sum", lengths=n)),

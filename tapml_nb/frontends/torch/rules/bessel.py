@@ -78,7 +78,7 @@ def _first_kind_near(order: int, t: np.ndarray) -> np.ndarray:
 
 def _second_kind_near(order: int, t: np.ndarray) -> np.ndarray:
     """What is left of Y, over ``x^n``, when its logarithm and its pole are taken away."""
-    return -_logarithmic(order, t, -1.0) / math.pi / 2**order
+    return np.asarray(-_logarithmic(order, t, -1.0) / math.pi / 2**order)
 
 
 def _modulus(order: float, part: Callable[[Any], Any], v: np.ndarray) -> np.ndarray:

@@ -99,7 +99,7 @@ def _digamma_exact(x: np.ndarray) -> np.ndarray:
 def _over_root(x: np.ndarray) -> np.ndarray:
     near = np.abs(x - _ROOT) < 1e-4
     x = np.where(near, _ROOT + 1e-4, x)
-    return _digamma_exact(x) / (x - _ROOT)
+    return np.asarray(_digamma_exact(x) / (x - _ROOT))
 
 
 def _digamma_from_1(x: Number) -> Number:

@@ -81,7 +81,11 @@ def taylor(coefficient: Callable[[int], float], reach: float, x: Number) -> Numb
 def _interpolated(exact: Exact, low: float, high: float, least: float) -> tuple[float, ...]:
     """The coefficients of a polynomial that goes from -1 to 1 on an interval."""
     middle, half = (low + high) / 2, (high - low) / 2
-    series = np.polynomial.chebyshev.chebinterpolate(lambda u: exact(middle + half * u), _DEGREE)
+
+    def on_unit(u: Any) -> Any:
+        return exact(middle + half * u)
+
+    series: Any = np.polynomial.chebyshev.chebinterpolate(on_unit, _DEGREE)
     counts = np.nonzero(np.abs(series) > max(least / 8, _KNOWN) * np.abs(series).max())[0]
     kept = series[: counts[-1] + 1]
     return tuple(np.polynomial.chebyshev.cheb2poly(kept).tolist())
