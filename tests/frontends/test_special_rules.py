@@ -28,6 +28,7 @@ SHARES = torch.cat([between(0, 1, 200), torch.tensor([0.0, 1, 0.5, 1e-30, -1, 2]
 NUMBERS = torch.tensor(
     [0.0, -0.0, 1, -1, 0.75, -3.5, 1e-40, -1e-40, 3e38, math.inf, -math.inf, math.nan]
 )
+ENDS = torch.tensor([0.0, 0.0, 1, math.inf, -1, 5, math.nan, 2, 1e4])
 ORDERS = torch.arange(-1.0, 8)
 
 OF_ONE = {
@@ -93,6 +94,14 @@ CASES = {
     "polynomial of a number": (lambda n: special.legendre_polynomial_p(0.3, n), ORDERS),
     "polynomial of one order": (lambda x: special.hermite_polynomial_he(x, 3), between(-3, 3, 9)),
     "polynomial of nothing": (special.laguerre_polynomial_l, torch.ones(0, 3), torch.ones(3)),
+    **{
+        name: (
+            _called(name),
+            torch.cat([between(0, 9, 60), between(0, 1, 60), between(8, 60, 60), ENDS]),
+            torch.cat([between(0, 9, 60), between(0, 3, 60), between(5, 70, 60), ENDS.flip(0)]),
+        )
+        for name in ("igamma", "igammac")
+    },
     "copysign": (torch.copysign, NUMBERS, NUMBERS.flip(0)),
     "copysign of integers": (lambda x: torch.copysign(x, -2), torch.arange(4)),
     **{
@@ -153,6 +162,8 @@ FAULTS = {
     "chebyshev_polynomial_v": by_torch(special.chebyshev_polynomial_w),
     "hermite_polynomial_h": by_torch(special.hermite_polynomial_he),
     "legendre_polynomial_p": by_torch(lambda x, n: special.legendre_polynomial_p(x, n + 1)),
+    "igamma": by_torch(torch.igammac),
+    "igammac": by_torch(lambda a, x: torch.igammac(a, x * 1.0001)),
     "copysign": lambda x, y: np.where(y < 0, -np.abs(x), np.abs(x)),
     "nextafter in float32": lambda x, y: np.broadcast_arrays(x, y)[0].copy(),
     "hash_tensor": lambda x: np.array(x.astype(np.float64).view(np.uint64).sum()),
@@ -177,6 +188,7 @@ def test_a_fault_in_its_place_is_blamed():
     [
         (special.airy_ai, torch.ones(3).double()),
         (torch.lgamma, torch.ones(3).double()),
+        (lambda x: torch.igamma(x, x), torch.ones(3).double()),
         (lambda x: torch.polygamma(40, x), torch.ones(3)),
         (lambda x: special.zeta(x, 1), torch.ones(3).double()),
     ],
