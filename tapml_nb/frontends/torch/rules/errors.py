@@ -26,10 +26,16 @@ _NOTHING = 40.0
 """From where on ``erfc`` is 0 in float64."""
 
 
+@cache
+def _legendre() -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    return nodes, weights
+
+
 def _scaled_complement(x: np.ndarray) -> np.ndarray:
     """``erfcx`` from 0 on: by its definition, or by Gauss and Legendre's rule for the integral of
     ``exp(-t² - 2xt)`` (NIST DLMF 7.7.1, scaled), whose integrand is gone at t = 6."""
-    nodes, weights = np.polynomial.legendre.leggauss(200)
+    nodes, weights = _legendre()
 
     def far(value: float) -> float:
         end = min(6.0, 40 / value)
@@ -54,8 +60,10 @@ def _erfcx_from_0(x: Number) -> Number:
 
 def erfcx(x: Number) -> Number:
     def found(size: Number) -> Number:
-        above = _erfcx_from_0(size)
-        return select(x < 0.0, square_exponential(size, 1.0) * 2.0 - above, above)
+        return let(
+            _erfcx_from_0(size),
+            lambda above: select(x < 0.0, square_exponential(size, 1.0) * 2.0 - above, above),
+        )
 
     value = let(select(x < -_NOTHING, -_NOTHING, x), lambda x: let(tirx.abs(x), found))
     return select(is_nan(x), x, value)
@@ -86,7 +94,7 @@ def _inverse(w: float) -> float:
             wanted = -w - math.log1p(x)
             step = -(math.log(scaled) - z * z - wanted) * scaled * math.sqrt(math.pi) / 2
         z -= step
-        if abs(step) < 1e-16 * z:
+        if abs(step) < 1e-15 * z:
             break
     return z / x
 

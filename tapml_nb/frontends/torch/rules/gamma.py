@@ -77,8 +77,12 @@ def lgamma(x: Number) -> Number:
     def found(value: Number) -> Number:
         # Next to 0 it is log Γ(1 + x) - log |x|, farther below it is reflected.
         sine = tirx.abs(sine_of_turns(x))
-        taken = tirx.log(select(near, size, sine * (1 / math.pi)))
-        return select(near, value - taken, select(x < 0.5, -1.0 * (taken + value), value))
+        return let(
+            tirx.log(select(near, size, sine * (1 / math.pi))),
+            lambda taken: select(
+                near, value - taken, select(x < 0.5, -1.0 * (taken + value), value)
+            ),
+        )
 
     value = let(let(mirrored, _log_gamma_from_half), found)
     pole = tirx.all(x <= 0.0, x == tirx.floor(x))
@@ -127,8 +131,10 @@ def digamma(x: Number) -> Number:
     # From -1/2 to 0 it is one step from there on, whose argument is less than 1.
     below = tirx.all(near, x < 0.0)
     argument = select(below, x + 2.0, argument)
-    value = let(let(argument, _digamma_from_1), found)
-    value = select(below, value - 1.0 / (x + 1.0), value)
+    value = let(
+        let(let(argument, _digamma_from_1), found),
+        lambda value: select(below, value - 1.0 / (x + 1.0), value),
+    )
     pole = tirx.all(x < 0.0, x == tirx.floor(x))
     sign = let(1.0 / x, lambda inverse: select(inverse < 0.0, math.inf, tirx.abs(inverse) * -1.0))
     return select(is_nan(x), x, select(pole, math.nan, select(x == 0.0, sign, value)))

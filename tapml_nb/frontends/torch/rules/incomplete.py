@@ -62,7 +62,7 @@ def _before(a: Number, x: Number) -> Number:
     part = a - whole
     product = fitted(_reciprocal, (0.0, 1.0), part)
     for k in range(1, _FAR):
-        product = select(whole >= float(k), product / (part + float(k)), product)
+        product = product / select(whole >= float(k), part + float(k), 1.0)
     half = tirx.exp(x * -0.5)
     near = tirx.pow(x, a) * half * product * half
 

@@ -40,7 +40,8 @@ def number(value: float, like: Number) -> Number:
 
 
 def let(value: Number, then: Callable[[Number], Number]) -> Number:
-    """What is made of a value that is computed once."""
+    """What is made of a value that is computed once, and may be used more than once; an expression
+    that holds one of these may not, for a name is bound in one place."""
     name = tirx.Var("t", str(value.ty.dtype))
     return tirx.Let(name, value, then(name))
 
