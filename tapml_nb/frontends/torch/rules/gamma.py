@@ -97,7 +97,7 @@ def _digamma_exact(x: np.ndarray) -> np.ndarray:
     total = np.log(x) - 0.5 / x - missing
     for n, bernoulli in enumerate(BERNOULLI, 1):
         total -= bernoulli / (2 * n) / x ** (2 * n)
-    return total
+    return np.asarray(total)
 
 
 def _over_root(x: np.ndarray) -> np.ndarray:
