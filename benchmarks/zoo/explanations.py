@@ -107,19 +107,6 @@ EXPLANATIONS = (
         says="the target's result is",
     ),
     Explanation(
-        title="Integers bounded on one side",
-        text="Linear interpolation clamps the position of the right neighbour from above; the "
-        "importer puts an infinity for the lower bound, which is no integer. "
-        "`workarounds=['integer_clamp']`.",
-        repro="check(lambda x: x.clamp(max=3), torch.arange(5))",
-        kinds=(
-            *("aten.upsample_linear1d", "aten.clamp", "aten.clamp_", "aten.clamp_max"),
-            *("aten.clamp_max_", "aten.clamp_min", "aten.clamp_min_"),
-        ),
-        verdicts=("COMPILE_ERROR",),
-        says="Cannot convert infinity",
-    ),
-    Explanation(
         title="Comparisons of booleans",
         text="`mask > 0`: the importer makes the number a boolean, too, and LLVM has no order of "
         "booleans that TVM could generate.",

@@ -45,20 +45,21 @@ MOVES = _names(
     bitcast broadcast broadcast_to cat ceil channel_shuffle chunk clamp clamp_max clamp_min
     clip clone complex compress concat concatenate conj conj_physical constant constant_of_shape
     constant_pad_nd constantofshape contiguous copy cummax cummin depth_to_space depthtospace
-    detach diagonal dropout embedding expand expand_dims fill flatten flip floor full full_like
-    gather gather_elements gather_nd gatherelements gathernd getitem globalmaxpool hardtanh histc
-    identity imag index index_select kthvalue layout_transform lift_fresh lift_fresh_copy lu_unpack
-    masked_fill masked_scatter max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d
+    detach diagonal dropout embedding expand expand_dims eyelike fill flatten flip floor
+    fractional_max_pool2d fractional_max_pool3d frexp full full_like gather gather_elements
+    gather_nd gatherelements gathernd getitem globalmaxpool hardtanh histc identity imag index
+    index_select kthvalue layout_transform lift_fresh lift_fresh_copy lu_unpack masked_fill
+    masked_scatter max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d
     max_pool3d_with_indices maximum maxpool min minimum narrow neg negative new_full new_ones
-    new_zeros numpy_T ones ones_like pad permute permute_dims pixel_shuffle pixel_unshuffle
-    reducemax reducemin reflection_pad1d reflection_pad2d reflection_pad3d real relu relu6 repeat
-    repeat_interleave replication_pad1d replication_pad2d replication_pad3d reshape roll round
-    scalar_tensor scatter scatter_elements scatter_nd scatterelements scatternd select
-    select_scatter sign slice slice_scatter sort space_to_depth spacetodepth split
-    split_with_sizes squeeze stack strided_slice t take tile topk transpose tril trilu triu
-    trunc unbind unfold unsqueeze unsafe_view upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d view view_as_complex view_as_real where zeros zeros_like
-    eyelike reversesequence tensorscatter
+    new_zeros nextafter numpy_T ones ones_like pad permute permute_dims pixel_shuffle
+    pixel_unshuffle real reducemax reducemin reflection_pad1d reflection_pad2d reflection_pad3d
+    relu relu6 repeat repeat_interleave replication_pad1d replication_pad2d replication_pad3d
+    reshape reversesequence roll round scalar_tensor scatter scatter_elements scatter_nd
+    scatterelements scatternd select select_scatter sign signbit slice slice_scatter sort
+    space_to_depth spacetodepth split split_with_sizes squeeze stack strided_slice t take
+    tensorscatter tile topk transpose tril trilu triu trunc unbind unfold unsafe_view unsqueeze
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d view view_as_complex view_as_real
+    where zeros zeros_like
     bitwise_and bitwise_not bitwise_or bitwise_xor eq equal ge greater greater_equal
     greaterorequal gt isfinite isinf isnan le less less_equal lessorequal logical_and logical_not
     logical_or logical_xor lt ne not_equal
@@ -84,9 +85,19 @@ _ADDED = _names("add fmod mod remainder rsub sub subtract")
 _FUNCTION = _names(
     """
     acos acosh asin asinh atan atan2 atanh celu cos cosh digamma elu erf erfc erfinv exp exp2
-    expm1 gelu gelu_tanh hardsigmoid hardswish hypot lgamma log log10 log1p log2 log_sigmoid
-    log_sigmoid_forward logit mish pow power selu sigmoid silu sin sinc sinh softplus softsign
-    special_erf swish tan tanh
+    expm1 gelu gelu_tanh hardsigmoid hardswish hypot i0 igamma igammac lgamma log log10 log1p
+    log2 log_sigmoid log_sigmoid_forward logit mish polygamma pow power selu sigmoid silu sin
+    sinc sinh softplus softsign special_airy_ai special_bessel_j0 special_bessel_j1
+    special_bessel_y0 special_bessel_y1 special_chebyshev_polynomial_t
+    special_chebyshev_polynomial_u special_chebyshev_polynomial_v special_chebyshev_polynomial_w
+    special_erf special_erfcx special_hermite_polynomial_h special_hermite_polynomial_he
+    special_i0e special_i1 special_i1e special_laguerre_polynomial_l
+    special_legendre_polynomial_p special_log_ndtr special_modified_bessel_i0
+    special_modified_bessel_i1 special_modified_bessel_k0 special_modified_bessel_k1
+    special_ndtri special_scaled_modified_bessel_k0 special_scaled_modified_bessel_k1
+    special_shifted_chebyshev_polynomial_t special_shifted_chebyshev_polynomial_u
+    special_shifted_chebyshev_polynomial_v special_shifted_chebyshev_polynomial_w
+    special_spherical_bessel_j0 special_zeta swish tan tanh
     """
 )
 

@@ -177,18 +177,7 @@ CASES = {
         lambda x: torch.max(x, 1),
         whole(2, 4, 5).bool(),
     ),
-    "clamp of integers": ("integer_clamp", lambda x: x.clamp(min=1), whole(19, 4, 5)),
-    "clamp_max of integers": (
-        "integer_clamp",
-        lambda x: x.clamp_max(1),
-        whole(19, 4, 5).to(torch.int32),
-    ),
-    "clamp of integers by a tensor": (
-        "integer_clamp",
-        lambda x, low: x.clamp_min(low),
-        whole(19, 4, 5),
-        whole(19, 5),
-    ),
+    "logaddexp": ("boolean_numbers", torch.logaddexp, normal(4, 5), normal(4, 5)),
 }
 BAD = {
     *(Verdict.FAIL, Verdict.NONFINITE, Verdict.NONDETERMINISTIC),

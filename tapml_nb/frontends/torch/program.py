@@ -41,6 +41,10 @@ foresees when it exports are not always those that its kernels give (batch norm'
 tensor), so that a view that was captured may be none."""
 
 
+_OF_DTYPE = frozenset((torch.ops.aten.nextafter.default,))
+"""Calls about the numbers that a dtype has: exact as they are, and something else in float64."""
+
+
 def import_torch(
     model: torch.nn.Module | ExportedProgram,
     inputs: Any,
@@ -211,6 +215,8 @@ def _run(
             args = pytree.tree_map(resolve, node.args)
             kwargs = pytree.tree_map(resolve, node.kwargs)
             call = _ANY_STRIDES.get(node.target, node.target)
+            if dtypes and node.target in _OF_DTYPE:
+                call = _in_its_own_dtype(node)
             try:
                 env[node] = call(*args, **kwargs)
             except RuntimeError as error:
@@ -221,6 +227,17 @@ def _run(
                     stacklevel=2,
                 )
     return [env[node] for node in program.outputs]
+
+
+def _in_its_own_dtype(node: fx.Node) -> Callable[..., Any]:
+    """A call on operands that are widened, in the dtype that it is exported with."""
+    dtype = node.meta["val"].dtype
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        narrow = (a.to(dtype) if is_tensor(a) and a.is_floating_point() else a for a in args)
+        return _widen(node.target(*narrow, **kwargs))  # type: ignore[operator]
+
+    return call
 
 
 def _widen(value: Any) -> Any:

@@ -17,12 +17,7 @@ from tvm import relax
 
 from tapml_nb.frontends.torch.rules import resampling
 from tapml_nb.frontends.torch.rules.along_axis import any_true
-from tapml_nb.frontends.torch.rules.arithmetic import (
-    addmm,
-    clamp,
-    layer_norm,
-    wide_product,
-)
+from tapml_nb.frontends.torch.rules.arithmetic import addmm, layer_norm, wide_product
 from tapml_nb.frontends.torch.rules.call import (
     Call,
     Expr,
@@ -144,11 +139,10 @@ def _beside_number(call: Call, *arguments: Any) -> Any:
     return NotImplemented if torch.equal(rounded, exact) else in_float32(call)
 
 
-def _clamp(call: Call, x: Expr, low: Any, high: Any) -> Expr:
-    bounded = all(isinstance(bound, int) for bound in (low, high))
-    if dtype_of(x) == call.dtype and (bounded or is_floating(call.dtype)):
+def _both(call: Call, a: Expr, b: Any) -> Expr:
+    if call.dtype != "bool":
         return NotImplemented
-    return clamp(call, x, low, high)
+    return relax.op.logical_and(call.promoted(a), call.promoted(b))
 
 
 _TRIGONOMETRY = ("asin", "acos", "atan", "sinh", "cosh", "tan", "asinh", "acosh", "atanh")
@@ -265,11 +259,5 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         "any_dtype",
         "any along an axis yields its operand's dtype in place of bool",
         {"aten.any.dim": any_true, "aten.any.dims": any_true},
-    ),
-    Workaround(
-        "integer_clamp",
-        "clamp of integers with one bound, or with a tensor as bound, does not compile: the other "
-        "is taken for an infinity",
-        {"aten.clamp.default": _clamp, "aten.clamp.Tensor": _clamp},
     ),
 )

@@ -7,9 +7,13 @@ does convert is judged as it is.  Whatever one of these converts is marked so in
 from tapml_nb.frontends.torch.rules import (
     along_axis,
     arithmetic,
+    bits,
     complex_numbers,
+    incomplete,
     indexing,
     linear_algebra,
+    orthogonal,
+    pools,
     resampling,
     selection,
     special,
@@ -21,8 +25,12 @@ from tapml_nb.frontends.torch.rules.call import Rule
 RULES: dict[str, Rule] = {
     **along_axis.RULES,
     **arithmetic.RULES,
+    **bits.RULES,
+    **incomplete.RULES,
     **indexing.RULES,
     **linear_algebra.RULES,
+    **orthogonal.RULES,
+    **pools.RULES,
     **resampling.RULES,
     **selection.RULES,
     **special.RULES,
@@ -31,9 +39,16 @@ RULES: dict[str, Rule] = {
 }
 """The rules by ATen overload."""
 
-LEGALIZED = frozenset(("aten.index_put.default",))
-"""Calls whose legal arguments TVM refuses late: its importer passes them on as they are, and how
-index tensors broadcast is only looked at when the call is legalized, by Python code of TVM's."""
+LEGALIZED = frozenset(
+    (
+        *("aten.index_put.default", "aten.clamp.default", "aten.clamp.Tensor"),
+        *("aten.argmax.default", "aten.argmin.default"),
+    )
+)
+"""Calls whose legal arguments TVM refuses late, for every target: its importer passes them on as
+they are, and TVM's own code looks at them only when the call is legalized.  So it is with how
+index tensors broadcast, with the infinity that integers lack for a bound that is not given, and
+with a number, which has no axis to search along."""
 
 COMPLEX_RULES: dict[str, Rule] = complex_numbers.RULES
 """The rules for calls that have to do with complex numbers, where no others apply."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -213,6 +213,89 @@ def histc(call: Call, x: Expr, bins: int, low: float, high: float) -> Expr:
     return cast(call.compute(count, values, *bounds, name="histc"), dtype_of(x))
 
 
+_SEGMENTS: dict[str, tuple[Callable[[Any, Any], Any], float]] = {
+    "sum": (lambda a, b: a + b, 0.0),
+    "mean": (lambda a, b: a + b, 0.0),
+    "prod": (lambda a, b: a * b, 1.0),
+    "max": (lambda a, b: tirx.Select(tirx.any(b > a, tirx.isnan(b)), b, a), -math.inf),
+    "min": (lambda a, b: tirx.Select(tirx.any(b < a, tirx.isnan(b)), b, a), math.inf),
+}
+"""What a segment is reduced by, and what that begins with."""
+
+
+def segment_reduce(
+    call: Call,
+    x: Expr,
+    reduce: str,
+    lengths: Expr | None,
+    indices: Expr | None,
+    offsets: Expr | None,
+    axis: int,
+    unsafe: bool,
+    initial: float | None,
+) -> Expr:
+    """Parts of an axis that follow each other, by their lengths or by where they begin and end.
+
+    Raises:
+        ValueError: if neither is given.
+    """
+    given = lengths if lengths is not None else offsets
+    if given is None:
+        raise ValueError("segment_reduce by indices")
+    shape = shape_of(x)
+    axis %= len(shape)
+    count = shape_of(given)[axis] - (lengths is None)
+    combine, start = _SEGMENTS[reduce]
+    first = start if initial is None else float(initial)
+
+    def bounds(numbers: te.Tensor, outer: Sequence[Any], segment: Any) -> Any:
+        """Where a segment begins, and how long it is."""
+        if lengths is None:
+            begin = numbers(*outer, segment)
+            return begin, numbers(*outer, segment + 1) - begin
+        return before(*outer, segment), numbers(*outer, segment)
+
+    before: Any = None
+
+    def run(data: te.Tensor, numbers: te.Tensor) -> te.Tensor:
+        nonlocal before
+        if lengths is not None:
+            j = te.reduce_axis((0, count), "j")
+
+            def begin(*at: Any) -> Any:
+                *outer, segment = at
+                zero = tirx.const(0, numbers.dtype)
+                length = tirx.if_then_else(j < segment, numbers(*outer, j), zero)
+                return te.sum(length, axis=j)
+
+            before = te.compute(shape_of(given), begin, "begins")
+        k = te.reduce_axis((0, shape[axis]), "k")
+        none = tirx.const(start, data.dtype)
+        reducer = te.comm_reducer(combine, lambda _: none, name=reduce)
+
+        def element(*at: Any) -> Any:
+            begin, length = bounds(numbers, at[:axis], at[axis])
+            inside = tirx.all(begin <= k, k < begin + length)
+            value = data(*at[:axis], k, *at[axis + 1 :])
+            return reducer(tirx.if_then_else(inside, value, none), axis=k)
+
+        result = [*shape[:axis], count, *shape[axis + 1 :]]
+        reduced = te.compute(result, element, "segments")
+
+        def finished(*at: Any) -> Any:
+            _, length = bounds(numbers, at[:axis], at[axis])
+            total = combine(tirx.const(first, data.dtype), reduced(*at))
+            if reduce != "mean":
+                return total
+            nothing = tirx.const(math.nan if initial is None else first, data.dtype)
+            size = tirx.max(tirx.Cast(data.dtype, length), tirx.const(1, data.dtype))
+            return tirx.Select(length == 0, nothing, total / size)
+
+        return te.compute(result, finished)
+
+    return call.compute(run, x, given, name="segment_reduce")
+
+
 _ALONG_AXES: dict[str, Rule] = {
     "amax.default": partial(extreme, relax.op.max),
     "amin.default": partial(extreme, relax.op.min),
@@ -246,6 +329,7 @@ RULES: dict[str, Rule] = {
             *("argmax.default", "argmin.default", "_softmax.default", "_log_softmax.default"),
         )
     },
+    "aten.segment_reduce.default": widened(segment_reduce),
     "aten.searchsorted.Tensor": searchsorted,
     "aten.searchsorted.Scalar": searchsorted,
 }

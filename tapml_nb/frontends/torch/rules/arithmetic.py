@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 from tvm import relax, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
@@ -16,10 +17,12 @@ from tapml_nb.frontends.torch.rules.call import (
     Call,
     Expr,
     Rule,
+    axes_of,
     cast,
     constant,
     dtype_of,
     is_floating,
+    literal,
     shape_of,
 )
 from tapml_nb.frontends.torch.rules.operands import along_axes, in_floats, widened
@@ -215,20 +218,132 @@ def dist(call: Call, a: Expr, b: Expr, p: float) -> Expr:
     return _norm(call, relax.op.reshape(difference, [-1]), p)
 
 
-def _norm(call: Call, magnitude: Expr, p: float) -> Expr:
-    """The p-norm along the last axis."""
+def pdist(call: Call, x: Expr, p: float) -> Expr:
+    """The distances between any two rows."""
+    first, second = np.triu_indices(shape_of(x)[0], 1)
+    if not len(first):
+        return relax.op.zeros([0], call.dtype)
+    one, other = (call.emit(relax.op.take(x, literal(k, "int64"), 0)) for k in (first, second))
+    return _norm(call, relax.op.abs(relax.op.subtract(one, other)), p)
+
+
+def vector_norm(call: Call, x: Expr, p: float, dims: Any, keepdim: bool, dtype: str | None) -> Expr:
+    wide = call.emit(cast(x, call.wide))
+    axes = axes_of(dims, len(shape_of(x)))
+    return cast(call.emit(_norm(call, relax.op.abs(wide), p, axes, keepdim)), call.dtype)
+
+
+def _norm(
+    call: Call, magnitude: Expr, p: float, axes: int | list[int] = -1, keepdim: bool = False
+) -> Expr:
+    """The p-norm, along the last axis if no others are given."""
     magnitude = call.emit(magnitude)
     if abs(p) == float("inf"):
-        return (relax.op.max if p > 0 else relax.op.min)(magnitude, -1)
+        return (relax.op.max if p > 0 else relax.op.min)(magnitude, axes, keepdim)
     if p == 0:
-        present = relax.op.not_equal(magnitude, constant(0, magnitude))
-        return relax.op.sum(relax.op.astype(present, dtype_of(magnitude)), -1)
+        zero, one = constant(0, magnitude), constant(1, magnitude)
+        counted = relax.op.where(relax.op.equal(magnitude, zero), zero, one)  # NaN counts
+        return relax.op.sum(counted, axes, keepdim)
     if p == 1:
-        return relax.op.sum(magnitude, -1)
+        return relax.op.sum(magnitude, axes, keepdim)
     if p == 2:
-        return relax.op.sqrt(relax.op.sum(relax.op.multiply(magnitude, magnitude), -1))
-    powers = relax.op.sum(relax.op.power(magnitude, constant(p, magnitude)), -1)
+        squares = relax.op.multiply(magnitude, magnitude)
+        return relax.op.sqrt(relax.op.sum(squares, axes, keepdim))
+    powers = relax.op.sum(relax.op.power(magnitude, constant(p, magnitude)), axes, keepdim)
     return relax.op.power(powers, constant(1 / p, magnitude))
+
+
+def trilinear(
+    call: Call,
+    a: Expr,
+    b: Expr,
+    c: Expr,
+    expand_a: Sequence[int],
+    expand_b: Sequence[int],
+    expand_c: Sequence[int],
+    summed: Sequence[int],
+    *_: Any,
+) -> Expr:
+    """Products of three tensors that are broadcast along axes of their own, some summed up."""
+    tensors, given = (a, b, c), (expand_a, expand_b, expand_c)
+    rank = len(shape_of(a)) + len(expand_a)
+    own = [[axis for axis in range(rank) if axis not in without] for without in given]
+    sizes = [
+        max(
+            shape_of(tensor)[axes.index(axis)]
+            for tensor, axes in zip(tensors, own, strict=True)
+            if axis in axes
+        )
+        for axis in range(rank)
+    ]
+    kept = [axis for axis in range(rank) if axis not in summed]
+
+    def combine(*data: te.Tensor) -> te.Tensor:
+        k = {axis: te.reduce_axis((0, sizes[axis]), f"k{axis}") for axis in summed}
+
+        def element(*at: Any) -> Any:
+            place = {**dict(zip(kept, at, strict=True)), **k}
+            factors = [
+                tensor(
+                    *(place[axis] if int(tensor.shape[n]) > 1 else 0 for n, axis in enumerate(axes))
+                )
+                for tensor, axes in zip(data, own, strict=True)
+            ]
+            product = factors[0] * factors[1] * factors[2]
+            return te.sum(product, axis=list(k.values())) if k else product
+
+        return te.compute([sizes[axis] for axis in kept], element)
+
+    return call.compute(combine, a, b, c, name="trilinear")
+
+
+def batch_norm_with_update(
+    call: Call,
+    x: Expr,
+    weight: Expr | None,
+    bias: Expr | None,
+    running_mean: Expr,
+    running_variance: Expr,
+    momentum: float,
+    epsilon: float,
+) -> tuple[Expr, ...]:
+    """Batch normalization in training: also mean and 1/deviation of each channel, nothing, and
+    what the running mean and variance become."""
+    shape = shape_of(x)
+    axes = [axis for axis in range(len(shape)) if axis != 1]
+    count = math.prod(shape[axis] for axis in axes)
+    wide = _widened(call, x)
+    centred, mean, inverse = _standardized(call, wide, axes, epsilon)
+    result = call.emit(relax.op.multiply(centred, inverse))
+    per_channel = [1, -1, *[1] * (len(shape) - 2)]
+    for factor, combine in ((weight, relax.op.multiply), (bias, relax.op.add)):
+        if factor is not None:
+            factor = relax.op.reshape(_widened(call, factor), per_channel)
+            result = call.emit(combine(result, factor))
+    squares = relax.op.sum(relax.op.multiply(centred, centred), axes)
+    variance = relax.op.divide(squares, constant(count - 1, wide))
+    mean, inverse = (call.emit(relax.op.reshape(each, [-1])) for each in (mean, inverse))
+
+    def updated(running: Expr, new: Expr) -> Expr:
+        kept = relax.op.multiply(_widened(call, running), constant(1 - momentum, wide))
+        return relax.op.add(kept, relax.op.multiply(new, constant(momentum, wide)))
+
+    nothing = relax.op.zeros([0], "uint8")
+    return call.narrowed(
+        result,
+        mean,
+        inverse,
+        nothing,
+        updated(running_mean, mean),
+        updated(running_variance, variance),
+    )
+
+
+def rrelu(call: Call, x: Expr, noise: Expr, low: float, high: float, *_: Any) -> tuple[Expr, Expr]:
+    """Outside training the slope of negative numbers is the middle of its range."""
+    slope = relax.op.multiply(x, constant((low + high) / 2, x))
+    positive = relax.op.greater_equal(x, constant(0, x))
+    return relax.op.where(positive, x, slope), noise
 
 
 OF_FLOATS = (
@@ -295,6 +410,7 @@ RULES: dict[str, Rule] = {
     "aten.__rshift__.Tensor": partial(shift, relax.op.right_shift),
     "aten.ldexp.Tensor": widened(ldexp),
     "aten.where.self": where,
+    "aten.clamp.default": clamp,
     "aten.clamp.Tensor": clamp,
     "aten.native_group_norm.default": along_axes(group_norm),
     "aten.addmm.default": addmm,
@@ -305,5 +421,10 @@ RULES: dict[str, Rule] = {
     "transformers.grouped_mm_fallback.default": grouped_mm,
     "aten._cdist_forward.default": widened(cdist),
     "aten.dist.default": widened(dist),
+    "aten._pdist_forward.default": widened(pdist),
+    "aten.linalg_vector_norm.default": along_axes(vector_norm, of_nothing=0),
+    "aten._trilinear.default": widened(trilinear),
+    "aten._batch_norm_with_update_functional.default": batch_norm_with_update,
+    "aten.rrelu_with_noise_functional.default": widened(rrelu),
     **{f"aten.{name}.default": in_floats for name in OF_FLOATS},
 }

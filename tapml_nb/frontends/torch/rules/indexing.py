@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
+from tapml_nb.frontends.torch.rules.arithmetic import vector_norm
 from tapml_nb.frontends.torch.rules.call import (
     Call,
     Expr,
@@ -239,6 +240,39 @@ def scatter_reduce(
     return divide(total, counts)
 
 
+def index_reduce(
+    call: Call, x: Expr, dim: int, index: Expr, source: Expr, reduce: str, include_self: bool
+) -> Expr:
+    """``scatter_reduce`` of whole slices."""
+    shape = shape_of(source)
+    axis = dim % len(shape)
+    along = [shape[axis] if k == axis else 1 for k in range(len(shape))]
+    places = call.emit(relax.op.broadcast_to(relax.op.reshape(index, along), shape))
+    return scatter_reduce(call, x, axis, places, source, reduce, include_self)
+
+
+def embedding_renorm(call: Call, table: Expr, indices: Expr, most: float, p: float) -> Expr:
+    """Rows that are looked up and whose norm is more than ``most`` are scaled down to it; the
+    1e-7 beside the norm is PyTorch's."""
+    rows, width = shape_of(table)
+    flat = call.emit(relax.op.reshape(indices, [-1]))
+    norms = vector_norm(call, table, p, [1], True, None)
+
+    def scale(data: te.Tensor, norm: te.Tensor, index: te.Tensor) -> te.Tensor:
+        k = te.reduce_axis((0, index.shape[0]), "k")
+        hits = te.compute([rows], lambda i: te.sum(tirx.Cast("int32", index(k) == i), axis=k))
+
+        def element(i: Any, j: Any) -> Any:
+            bound = tirx.const(most, data.dtype)
+            factor = bound / (norm(i, 0) + tirx.const(1e-7, data.dtype))
+            scaled = tirx.all(hits(i) > 0, norm(i, 0) > bound)
+            return tirx.Select(scaled, data(i, j) * factor, data(i, j))
+
+        return te.compute([rows, width], element)
+
+    return call.compute(scale, table, call.emit(norms), flat, name="embedding_renorm")
+
+
 def select(call: Call, x: Expr, dim: int, place: int) -> Expr:
     """An element of an axis whose number the values of a tensor tell: part of the unit."""
     axis = dim % len(shape_of(x))
@@ -315,6 +349,7 @@ _ALONG_AXES: dict[str, Rule] = {
     "scatter.reduce": scatter,
     "scatter.value_reduce": scatter_value,
     "scatter_reduce.two": scatter_reduce,
+    "index_reduce.default": index_reduce,
     "masked_scatter.default": masked_scatter,
 }
 
@@ -324,6 +359,7 @@ RULES: dict[str, Rule] = {
     **{f"aten.{name}": along_axes(widened(rule)) for name, rule in _ALONG_AXES.items()},
     "aten.index_select.default": on_an_axis,
     "aten.select.int": select,
+    "aten.embedding_renorm.default": widened(embedding_renorm),
     "aten.put.default": widened(put),
     "aten.diagonal_scatter.default": diagonal_scatter,
     "aten.unfold.default": unfold,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from tvm import relax
+from tvm import relax, te
 
 from tapml_nb.frontends.torch.rules.call import (
     NARROW,
@@ -101,6 +102,32 @@ def _is_boolean(argument: Any) -> bool:
 
 def _is_narrow(argument: Any) -> bool:
     return isinstance(argument, relax.Expr) and dtype_of(argument) in NARROW
+
+
+def elementwise(call: Call, function: Callable[..., Any], *tensors: Expr, name: str) -> Expr:
+    """A function of numbers, of each element; tensors are broadcast, and bound already."""
+    shapes = [tensor.ty.shape for tensor in tensors]
+    rank = max(map(len, shapes))
+    aligned = [[1] * (rank - len(shape)) + list(shape) for shape in shapes]
+    result = [next((n for n in ns if not _is_one(n)), 1) for ns in zip(*aligned, strict=True)]
+
+    def compute(*data: te.Tensor) -> te.Tensor:
+        def element(*at: Any) -> Any:
+            return function(*(broadcast(tensor, at) for tensor in data))
+
+        return te.compute(result, element)
+
+    return call.compute(compute, *tensors, name=name)
+
+
+def broadcast(tensor: te.Tensor, at: Sequence[Any]) -> Any:
+    """The element of a tensor that broadcasting puts at a place."""
+    own = at[len(at) - len(tensor.shape) :]
+    return tensor(*(0 if _is_one(n) else i for n, i in zip(tensor.shape, own, strict=True)))
+
+
+def _is_one(size: Any) -> bool:
+    return not is_open(size) and int(size) == 1
 
 
 def along_axes(rule: Rule, of_nothing: float | None = None) -> Rule:

@@ -54,13 +54,6 @@ def _linear(axis: _Axis) -> Taps:
     return places, np.stack([1 - share, share], -1)
 
 
-def _cubic(axis: _Axis) -> Taps:
-    centres = axis.centres()
-    places = np.floor(centres)[:, None] + np.arange(-1, 3)
-    weights = _keys(centres[:, None] - places, _CUBIC)
-    return np.clip(places, 0, axis.size - 1).astype(np.int64), weights
-
-
 def _antialiased(kernel: Callable[[np.ndarray], np.ndarray], reach: float, axis: _Axis) -> Taps:
     """A kernel that is as wide as a step of the result, where that is more than an element."""
     wide = max(axis.step, 1.0)
@@ -82,7 +75,6 @@ def _keys(distance: np.ndarray, a: float) -> np.ndarray:
 
 _KERNELS: dict[str, Callable[[_Axis], Taps]] = {
     "linear": _linear,
-    "cubic": _cubic,
     "antialiased linear": partial(_antialiased, lambda x: np.maximum(1 - np.abs(x), 0.0), 1.0),
     "antialiased cubic": partial(_antialiased, partial(_keys, a=_CUBIC_ANTIALIASED), 2.0),
 }
@@ -286,25 +278,25 @@ class _Line:
         return tirx.const(float(value), self.dtype)
 
 
-_SPACES = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
 RULES: dict[str, Rule] = {
     **{
-        f"aten.{name}.{overload}": widened(partial(resize, kernel))
+        f"aten.{name}": widened(partial(resize, kernel))
         for name, kernel in (
-            *((f"upsample_{name}{axes}d", "linear") for axes, name in _SPACES.items()),
-            ("upsample_bicubic2d", "cubic"),
-            ("_upsample_bilinear2d_aa", "antialiased linear"),
-            ("_upsample_bicubic2d_aa", "antialiased cubic"),
+            ("upsample_bilinear2d.vec", "linear"),
+            ("upsample_trilinear3d.default", "linear"),
+            ("_upsample_bilinear2d_aa.default", "antialiased linear"),
+            ("_upsample_bicubic2d_aa.default", "antialiased cubic"),
         )
-        for overload in ("default", "vec")
     },
     **{
-        f"aten.{name}{axes}d.{overload}": partial(resize_nearest, offset)
-        for name, offset in (("upsample_nearest", 0.0), ("_upsample_nearest_exact", 0.5))
-        for axes in _SPACES
-        for overload in ("default", "vec")
+        f"aten.{name}": partial(resize_nearest, offset)
+        for name, offset in (
+            *((f"upsample_nearest{axes}d.default", 0.0) for axes in (1, 2, 3)),
+            ("upsample_nearest2d.vec", 0.0),
+            *((f"_upsample_nearest_exact{axes}d.default", 0.5) for axes in (1, 2, 3)),
+        )
     },
     "aten.grid_sampler_2d.default": widened(grid_sample),
     "aten.grid_sampler_3d.default": widened(grid_sample),
 }
+"""All others of a kind are decomposed when a model is exported."""

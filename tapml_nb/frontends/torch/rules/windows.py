@@ -1,8 +1,7 @@
-"""What sees several elements for each of its result: pools, transposed convolutions, bags."""
+"""What sees several elements for each of its result: transposed convolutions, bags."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,72 +17,7 @@ from tapml_nb.frontends.torch.rules.call import (
     shape_of,
 )
 from tapml_nb.frontends.torch.rules.operands import in_float32, widened
-
-
-def adaptive_max_pool(call: Call, x: Expr, sizes: Sequence[int]) -> tuple[Expr, Expr]:
-    """The largest of each window, and its place among all elements of its channel: of as many
-    windows as are asked for, which may overlap and differ in size."""
-    shape = shape_of(x)
-    space = shape[len(shape) - len(sizes) :]
-    before = len(shape) - len(sizes)
-    widths = [
-        max(-(-(k + 1) * old // new) - k * old // new for k in range(new))
-        for old, new in zip(space, sizes, strict=True)
-    ]
-    result = [*shape[:before], *sizes]
-
-    def window(at: Sequence[Any], steps: Sequence[Any]) -> tuple[list[Any], Any]:
-        """The element at a step within a window, and whether it belongs to that."""
-        cells = list(zip(at, steps, space, sizes, strict=True))
-        places = [a * old // new + step for a, step, old, new in cells]
-        ends = [((a + 1) * old + new - 1) // new for a, _, old, new in cells]
-        inside = tirx.all(*(place < end for place, end in zip(places, ends, strict=True)))
-        kept = [tirx.min(place, old - 1) for place, old in zip(places, space, strict=True)]
-        return kept, inside
-
-    def steps() -> list[Any]:
-        return [te.reduce_axis((0, width), f"k{k}") for k, width in enumerate(widths)]
-
-    def pool(data: te.Tensor) -> te.Tensor:
-        k = steps()
-
-        def element(*at: Any) -> Any:
-            places, inside = window(at[before:], k)
-            value = tirx.if_then_else(inside, data(*at[:before], *places), _least(data.dtype))
-            return _largest(value, axis=k)
-
-        return te.compute(result, element)
-
-    def locate(data: te.Tensor, largest: te.Tensor) -> te.Tensor:
-        k = steps()
-        last = tirx.const(math.prod(space), "int64")
-
-        def element(*at: Any) -> Any:
-            places, inside = window(at[before:], k)
-            value, most = data(*at[:before], *places), largest(*at)
-            same = tirx.any(value == most, tirx.all(tirx.isnan(value), tirx.isnan(most)))
-            flat = places[0]
-            for place, old in zip(places[1:], space[1:], strict=True):
-                flat = flat * old + place
-            found = tirx.if_then_else(tirx.all(inside, same), tirx.Cast("int64", flat), last)
-            return te.min(found, axis=k)
-
-        return te.compute(result, element)
-
-    largest = call.compute(pool, x, name="adaptive_max_pool")
-    return largest, call.compute(locate, x, largest, name="adaptive_max_pool_places")
-
-
-def _least(dtype: Any) -> Any:
-    return tirx.const(-math.inf, dtype)
-
-
-def _larger(a: Any, b: Any) -> Any:
-    return tirx.Select(tirx.any(b > a, tirx.isnan(b)), b, a)
-
-
-_largest = te.comm_reducer(_larger, _least, name="largest")
-"""The largest floating-point number, or NaN where there is one."""
+from tapml_nb.frontends.torch.rules.pools import largest, least
 
 
 def convolution(
@@ -199,8 +133,8 @@ def embedding_bag(
         data: te.Tensor, index: te.Tensor, begin: te.Tensor, *factor: te.Tensor
     ) -> te.Tensor:
         k = te.reduce_axis((0, count), "k")
-        reduce = _largest if mode == _MAX else te.sum
-        other = _least(data.dtype) if mode == _MAX else tirx.const(0, data.dtype)
+        reduce = largest if mode == _MAX else te.sum
+        other = least(data.dtype) if mode == _MAX else tirx.const(0, data.dtype)
 
         def element(bag: Any, j: Any) -> Any:
             row = tirx.if_then_else(index(k) < 0, index(k) + rows, index(k))
@@ -231,8 +165,6 @@ def embedding_bag(
 
 
 RULES: dict[str, Rule] = {
-    "aten.adaptive_max_pool2d.default": widened(adaptive_max_pool),
-    "aten.adaptive_max_pool3d.default": widened(adaptive_max_pool),
     "aten._embedding_bag.default": embedding_bag,
     "aten._embedding_bag_forward_only.default": embedding_bag,
     "aten.convolution.default": widened(convolution),
