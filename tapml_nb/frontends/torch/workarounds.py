@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from torch import fx
 from tvm import relax
 
 from tapml_nb.frontends.torch.rules import resampling
@@ -20,6 +22,7 @@ from tapml_nb.frontends.torch.rules.along_axis import any_true
 from tapml_nb.frontends.torch.rules.arithmetic import (
     addmm,
     clamp,
+    integer_power,
     layer_norm,
     wide_product,
 )
@@ -28,12 +31,15 @@ from tapml_nb.frontends.torch.rules.call import (
     Expr,
     Rule,
     cast,
+    dtype_name,
     dtype_of,
     is_floating,
+    literal,
     shape_of,
 )
-from tapml_nb.frontends.torch.rules.indexing import index, index_put
-from tapml_nb.frontends.torch.rules.operands import in_float32, in_floats
+from tapml_nb.frontends.torch.rules.indexing import RULES as INDEXING
+from tapml_nb.frontends.torch.rules.indexing import index
+from tapml_nb.frontends.torch.rules.operands import in_float32, in_floats, in_numbers
 
 
 @dataclass(frozen=True)
@@ -86,8 +92,8 @@ def _scaled(
 ) -> Expr:
     if alpha == 1:
         return NotImplemented
-    a, b = call.promoted(a), call.promoted(b)
-    return combine(a, relax.op.multiply(b, relax.const(alpha, call.dtype)))
+    a, b = call.number(a), call.number(b)
+    return cast(call.emit(combine(a, relax.op.multiply(b, call.number(alpha)))), call.dtype)
 
 
 def _promoted(call: Call, *_: Any) -> Any:
@@ -97,6 +103,43 @@ def _promoted(call: Call, *_: Any) -> Any:
     if all(map(is_floating, dtypes)) or not is_floating(call.dtype):
         return NotImplemented
     return in_floats(call)
+
+
+def _compared(call: Call, *_: Any) -> Any:
+    """TVM's own comparison of integers with floating-point numbers, as such."""
+    given = [x.meta["val"] if isinstance(x, fx.Node) else x for x in call.node.args]
+    dtype = dtype_name(torch.result_type(*given))
+    integers = {n: t for n, t in call.operands.items() if not is_floating(dtype_of(t))}
+    if not integers or not is_floating(dtype):
+        return NotImplemented
+    return call.by_tvm({node: call.emit(cast(t, dtype)) for node, t in integers.items()})
+
+
+def _power(call: Call, base: Any, exponent: Any) -> Any:
+    return NotImplemented if is_floating(call.dtype) else integer_power(call, base, exponent)
+
+
+def _of_booleans(call: Call, *_: Any) -> Any:
+    operands = (tensor for node, tensor in call.operands.items() if node in call.node.args)
+    if all(dtype_of(tensor) != "bool" for tensor in operands):
+        return NotImplemented
+    return in_numbers(call)
+
+
+def _arg_of_number(call: Call, x: Expr, *_: Any) -> Expr:
+    """Where the only element is: at 0."""
+    return NotImplemented if shape_of(x) else relax.const(0, call.dtype)
+
+
+def _running_over_number(call: Call, x: Expr, *_: Any) -> Expr:
+    """The only element itself."""
+    return NotImplemented if shape_of(x) else cast(x, call.dtype)
+
+
+def _bucketize(call: Call, x: Expr, *_: Any) -> Expr:
+    if 0 not in shape_of(x):
+        return NotImplemented
+    return literal(np.zeros(shape_of(x)), call.dtype)
 
 
 def _product(call: Call, a: Expr, b: Expr) -> Expr:
@@ -131,7 +174,12 @@ def _clamp(call: Call, x: Expr, low: Any, high: Any) -> Expr:
     return clamp(call, x, low, high)
 
 
-_TRIGONOMETRY = ("asin", "acos", "atan", "sinh", "cosh", "tan", "asinh", "acosh", "atanh")
+_COMPARISONS = tuple(
+    f"{name}.{kind}"
+    for name in ("eq", "ne", "lt", "le", "gt", "ge")
+    for kind in ("Tensor", "Scalar")
+)
+_TRIGONOMETRY = ("asin", "acos", "atan", "sinh", "cosh", "tan", "asinh", "acosh", "atanh", "atan2")
 
 WORKAROUNDS: tuple[Workaround, ...] = (
     Workaround(
@@ -144,7 +192,19 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         "index_put",
         "index_put writes to the wrong places where an axis between indexed ones, or two of one "
         "size before them, are not indexed, or an index is negative",
-        {"aten.index_put.default": index_put},
+        {"aten.index_put.default": INDEXING["aten.index_put.default"]},
+    ),
+    Workaround(
+        "degenerate_shapes",
+        "argmax, argmin, cumsum and cumprod of a tensor without dimensions, and bucketize of one "
+        "without elements, do not compile",
+        {
+            "aten.argmax.default": _arg_of_number,
+            "aten.argmin.default": _arg_of_number,
+            "aten.cumsum.default": _running_over_number,
+            "aten.cumprod.default": _running_over_number,
+            "aten.bucketize.Tensor": _bucketize,
+        },
     ),
     Workaround(
         "integer_cumsum",
@@ -168,9 +228,11 @@ WORKAROUNDS: tuple[Workaround, ...] = (
             for name in (
                 *("add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar"),
                 *("mul.Tensor", "mul.Scalar", "div.Tensor", "div.Scalar", "pow.Scalar"),
-                *("pow.Tensor_Scalar", "reciprocal.default", "atan2.default"),
+                *("pow.Tensor_Scalar", "pow.Tensor_Tensor"),
+                *("reciprocal.default", "atan2.default"),
             )
-        },
+        }
+        | {f"aten.{name}": _compared for name in _COMPARISONS},
     ),
     Workaround(
         "product_dtype",
@@ -196,7 +258,9 @@ WORKAROUNDS: tuple[Workaround, ...] = (
             f"aten.{name}": partial(_of_narrow, in_float32)
             for name in (
                 *("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar"),
-                *("topk.default", "sort.default", "max.dim", "argmax.default", "argmin.default"),
+                *("topk.default", "sort.default", "argsort.default", "max.dim"),
+                *("argmax.default", "argmin.default", "fmod.Tensor", "fmod.Scalar"),
+                *("logaddexp.default", "_native_batch_norm_legit.no_stats"),
                 *("isnan.default", "isinf.default", "linalg_vector_norm.default", "gelu.default"),
                 *(f"{name}.default" for name in _TRIGONOMETRY),
                 *("sum.default", "sum.dim_IntList", "mean.default", "mean.dim"),
@@ -238,5 +302,27 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         "clamp of integers with one bound, or with a tensor as bound, does not compile: the other "
         "is taken for an infinity",
         {"aten.clamp.default": _clamp, "aten.clamp.Tensor": _clamp},
+    ),
+    Workaround(
+        "integer_power",
+        "powers of integers by integers do not compile",
+        {"aten.pow.Tensor_Tensor": _power, "aten.pow.Scalar": _power},
+    ),
+    Workaround(
+        "booleans",
+        "sums, products, comparisons, extremes and scattering of booleans do not compile, and "
+        "sorting them crashes",
+        {
+            f"aten.{name}": _of_booleans
+            for name in (
+                *("add.Tensor", "add.Scalar", "mul.Tensor", "mul.Scalar", "pow.Tensor_Scalar"),
+                *_COMPARISONS,
+                *("maximum.default", "minimum.default", "max.other", "min.other"),
+                *("max.default", "min.default", "max.dim", "argmax.default", "argmin.default"),
+                *("sign.default", "isnan.default", "isinf.default"),
+                *("sort.default", "argsort.default", "topk.default"),
+                *("scatter.src", "scatter.value", "index_put.default"),
+            )
+        },
     ),
 )

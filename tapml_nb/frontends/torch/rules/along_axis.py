@@ -20,7 +20,7 @@ from tapml_nb.frontends.torch.rules.call import (
     is_floating,
     shape_of,
 )
-from tapml_nb.frontends.torch.rules.operands import along_axes, on_an_axis, widened
+from tapml_nb.frontends.torch.rules.operands import along_axes, numbered, on_an_axis, widened
 
 
 def extreme(function: Callable[..., Expr], call: Call, x: Expr, dims: Any, keepdim: bool) -> Expr:
@@ -230,7 +230,7 @@ _ALONG_AXES: dict[str, Rule] = {
 }
 
 RULES: dict[str, Rule] = {
-    **{f"aten.{name}": along_axes(widened(rule)) for name, rule in _ALONG_AXES.items()},
+    **{f"aten.{name}": along_axes(numbered(widened(rule))) for name, rule in _ALONG_AXES.items()},
     "aten.prod.dim_int": along_axes(widened(prod_dim), of_nothing=1),
     **{
         f"aten.any.{overload}": along_axes(widened(any_true), of_nothing=False)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+import tvm
 from tvm import relax, te, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
 
 from tapml_nb.frontends.torch.rules.call import (
     NARROW,
@@ -17,9 +22,10 @@ from tapml_nb.frontends.torch.rules.call import (
     constant,
     dtype_of,
     is_floating,
+    literal,
     shape_of,
 )
-from tapml_nb.frontends.torch.rules.operands import along_axes, in_floats, widened
+from tapml_nb.frontends.torch.rules.operands import along_axes, in_floats, numbered, widened
 
 
 def exp2(call: Call, x: Expr) -> Expr:
@@ -28,6 +34,8 @@ def exp2(call: Call, x: Expr) -> Expr:
 
 
 def without_nan(choose: Callable[[Expr, Expr], Expr], call: Call, a: Expr, b: Expr) -> Expr:
+    if not is_floating(dtype_of(a)):
+        return choose(a, b)
     chosen = relax.op.where(relax.op.isnan(b), a, choose(a, b))
     return relax.op.where(relax.op.isnan(a), b, chosen)
 
@@ -67,11 +75,55 @@ def where(call: Call, condition: Expr, a: Expr, b: Expr) -> Expr:
 
 def clamp(call: Call, x: Expr, low: Expr | float | None, high: Expr | float | None) -> Expr:
     """Bounds of another dtype, which PyTorch promotes."""
-    x = call.promoted(x)
+    x = call.number(x)
     for bound, choose in ((low, relax.op.maximum), (high, relax.op.minimum)):
         if bound is not None:
-            x = call.emit(choose(x, call.promoted(bound)))
-    return x
+            x = call.emit(choose(x, call.number(bound)))
+    return cast(x, call.dtype)
+
+
+def integer_power(call: Call, base: Expr | int, exponent: Expr | int) -> Expr:
+    """A power of integers, which wraps around; to a negative power all but 1 and -1 are 0."""
+    shape = list(call.values[0].shape)
+    if 0 in shape:
+        return literal(np.zeros(shape), call.dtype)
+    count = math.prod(shape)
+    bits = tvm.DataType(call.dtype).bits
+    operands = [
+        call.emit(relax.op.reshape(relax.op.broadcast_to(call.promoted(x), shape), [count]))
+        for x in (base, exponent)
+    ]
+    unsigned = f"uint{bits}"  # whose overflow is defined
+
+    def square_and_multiply(base: Any, exponent: Any, power: Any) -> Any:
+        with IRBuilder() as builder:
+            base, exponent, power = map(T.buffer_proxy, (base, exponent, power))
+            one = tirx.const(1, unsigned)
+            with T.parallel(0, count) as i:
+                x, e = base[i], exponent[i]
+                power[i] = one
+                with T.serial(0, bits) as k:
+                    bit = tirx.Cast("int32", e >> tirx.Cast(call.dtype, bits - 1 - k)) & 1
+                    factor = tirx.Select(bit == 1, tirx.Cast(unsigned, x), one)
+                    power[i] = power[i] * power[i] * factor
+                odd = tirx.Cast("int32", e) & 1
+                one_of_two = tirx.all(x == -1, odd == 1)
+                root = tirx.Select(one_of_two, tirx.Cast(unsigned, x), one)
+                inverse = tirx.Select(tirx.any(x == 1, x == -1), root, tirx.const(0, unsigned))
+                power[i] = tirx.Select(e < 0, inverse, power[i])
+            return builder.get()
+
+    def compute(base: te.Tensor, exponent: te.Tensor) -> te.Tensor:
+        return te.extern(
+            [(count,)],
+            [base, exponent],
+            lambda given, made: square_and_multiply(*given, *made),
+            dtype=unsigned,
+            name="integer_power",
+        )
+
+    power = call.compute(compute, *operands, name="integer_power")
+    return relax.op.reshape(call.emit(cast(power, call.dtype)), shape)
 
 
 def layer_norm(
@@ -238,8 +290,8 @@ yields floating-point numbers."""
 
 RULES: dict[str, Rule] = {
     "aten.exp2.default": widened(exp2),
-    "aten.fmax.default": widened(partial(without_nan, relax.op.maximum)),
-    "aten.fmin.default": widened(partial(without_nan, relax.op.minimum)),
+    "aten.fmax.default": numbered(widened(partial(without_nan, relax.op.maximum))),
+    "aten.fmin.default": numbered(widened(partial(without_nan, relax.op.minimum))),
     "aten.hypot.default": widened(hypot),
     "aten.div.Tensor_mode": div_mode,
     "aten.div.Scalar_mode": div_mode,
