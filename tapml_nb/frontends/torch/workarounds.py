@@ -126,6 +126,11 @@ def _of_booleans(call: Call, *_: Any) -> Any:
     return in_numbers(call)
 
 
+def _along_an_axis(call: Call, x: Expr, *arguments: Any) -> Any:
+    """Of a number TVM's rule raises, and ours stands in."""
+    return _of_booleans(call) if shape_of(x) else NotImplemented
+
+
 def _arg_of_number(call: Call, x: Expr, *_: Any) -> Expr:
     """Where the only element is: at 0."""
     return NotImplemented if shape_of(x) else relax.const(0, call.dtype)
@@ -318,10 +323,15 @@ WORKAROUNDS: tuple[Workaround, ...] = (
                 *("add.Tensor", "add.Scalar", "mul.Tensor", "mul.Scalar", "pow.Tensor_Scalar"),
                 *_COMPARISONS,
                 *("maximum.default", "minimum.default", "max.other", "min.other"),
-                *("max.default", "min.default", "max.dim", "argmax.default", "argmin.default"),
-                *("sign.default", "isnan.default", "isinf.default"),
-                *("sort.default", "argsort.default", "topk.default"),
+                *("max.default", "min.default", "sign.default", "isnan.default", "isinf.default"),
                 *("scatter.src", "scatter.value", "index_put.default"),
+            )
+        }
+        | {
+            f"aten.{name}": _along_an_axis
+            for name in (
+                *("max.dim", "argmax.default", "argmin.default"),
+                *("sort.default", "argsort.default", "topk.default"),
             )
         },
     ),

@@ -25,9 +25,10 @@ RULES: dict[str, Rule] = {
 }
 """The rules by ATen overload."""
 
-LEGALIZED = frozenset(("aten.index_put.default",))
+LEGALIZED = frozenset(("aten.index_put.default", "aten.where.self"))
 """Calls whose legal arguments TVM refuses late: its importer passes them on as they are, and how
-index tensors broadcast is only looked at when the call is legalized, by Python code of TVM's."""
+index tensors broadcast, or what operands' dtypes are, is only looked at when the call is legalized,
+by Python code of TVM's."""
 
 COMPLEX_RULES: dict[str, Rule] = complex_numbers.RULES
 """The rules for calls that have to do with complex numbers, where no others apply."""

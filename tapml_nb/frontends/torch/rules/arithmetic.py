@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import tvm
-from tvm import relax, te, tirx
+from tvm import relax, te, tirx, topi
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -89,10 +89,6 @@ def integer_power(call: Call, base: Expr | int, exponent: Expr | int) -> Expr:
         return literal(np.zeros(shape), call.dtype)
     count = math.prod(shape)
     bits = tvm.DataType(call.dtype).bits
-    operands = [
-        call.emit(relax.op.reshape(relax.op.broadcast_to(call.promoted(x), shape), [count]))
-        for x in (base, exponent)
-    ]
     unsigned = f"uint{bits}"  # whose overflow is defined
 
     def square_and_multiply(base: Any, exponent: Any, power: Any) -> Any:
@@ -113,17 +109,19 @@ def integer_power(call: Call, base: Expr | int, exponent: Expr | int) -> Expr:
                 power[i] = tirx.Select(e < 0, inverse, power[i])
             return builder.get()
 
-    def compute(base: te.Tensor, exponent: te.Tensor) -> te.Tensor:
-        return te.extern(
+    def compute(*operands: te.Tensor) -> te.Tensor:
+        flat = [topi.reshape(topi.broadcast_to(x, shape), [count]) for x in operands]
+        power = te.extern(
             [(count,)],
-            [base, exponent],
+            flat,
             lambda given, made: square_and_multiply(*given, *made),
             dtype=unsigned,
             name="integer_power",
         )
+        return topi.reshape(topi.cast(power, call.dtype), shape)
 
-    power = call.compute(compute, *operands, name="integer_power")
-    return relax.op.reshape(call.emit(cast(power, call.dtype)), shape)
+    operands = (call.promoted(x) for x in (base, exponent))
+    return call.compute(compute, *operands, name="integer_power")
 
 
 def layer_norm(
