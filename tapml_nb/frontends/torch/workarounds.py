@@ -7,6 +7,7 @@ force, and for which operators.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,12 +25,15 @@ from tapml_nb.frontends.torch.rules.arithmetic import (
     clamp,
     integer_power,
     layer_norm,
+    standardized,
     wide_product,
 )
 from tapml_nb.frontends.torch.rules.call import (
+    NARROW,
     Call,
     Expr,
     Rule,
+    axes_of,
     cast,
     dtype_name,
     dtype_of,
@@ -159,12 +163,91 @@ def _of_narrow(rule: Rule, call: Call, *arguments: Any) -> Any:
     """A rule for calls of which an operand is float16 or bfloat16."""
     tensors = (call.importer.env[node] for node in call.node.all_input_nodes)
     dtypes = {dtype_of(tensor) for tensor in tensors if isinstance(tensor, relax.Expr)}
-    return rule(call, *arguments) if dtypes & {"float16", "bfloat16"} else NotImplemented
+    return rule(call, *arguments) if dtypes & set(NARROW) else NotImplemented
+
+
+def _reduced(function: Callable[..., Expr], call: Call, x: Expr, dtype: str | None) -> Expr:
+    return _reduced_along(function, call, x, None, False, dtype)
+
+
+def _reduced_along(
+    function: Callable[..., Expr], call: Call, x: Expr, dims: Any, keepdim: bool, dtype: str | None
+) -> Expr:
+    """A sum in float32 also where the narrow dtype is asked for: it is the result's alone."""
+    if not {dtype_of(x), call.dtype} & set(NARROW):
+        return NotImplemented
+    wide = call.emit(cast(x, "float32"))
+    if len(x.ty.shape):
+        wide = call.emit(function(wide, axes_of(dims, len(x.ty.shape)), keepdim))
+    return cast(wide, call.dtype)
+
+
+def _batch_norm(
+    call: Call,
+    x: Expr,
+    weight: Expr | None,
+    bias: Expr | None,
+    mean: Expr,
+    variance: Expr,
+    training: bool,
+    momentum: float,
+    epsilon: float,
+) -> Any:
+    """Normalized by the batch's own mean and deviation, which count towards the running ones."""
+    if not training:
+        return NotImplemented
+    normalized, own, inverse, spread = _of_batch(call, x, weight, bias, epsilon)
+    shape = shape_of(x)
+    count = math.prod(shape) // shape[1]
+    scale = relax.const(count / max(1, count - 1), dtype_of(spread))
+    unbiased = call.emit(relax.op.multiply(spread, scale))
+    return call.narrowed(
+        *(normalized, own, inverse),
+        _moved(call, mean, own, momentum),
+        _moved(call, variance, unbiased, momentum),
+    )
+
+
+def _of_batch(
+    call: Call, x: Expr, weight: Expr | None, bias: Expr | None, epsilon: float
+) -> tuple[Expr, Expr, Expr, Expr]:
+    """A batch normalized channel by channel, their means, 1/deviations and variances."""
+    rank = len(shape_of(x))
+    axes = [axis for axis in range(rank) if axis != 1]
+    wide = call.emit(cast(x, "float32")) if dtype_of(x) in NARROW else x
+    centred, mean, inverse = standardized(call, wide, axes, epsilon)
+    result = call.emit(relax.op.multiply(centred, inverse))
+    for factor, combine in ((weight, relax.op.multiply), (bias, relax.op.add)):
+        if factor is not None:
+            factor = relax.op.reshape(factor, [shape_of(x)[1], *[1] * (rank - 2)])
+            factor = cast(call.emit(factor), dtype_of(wide))
+            result = call.emit(combine(result, factor))
+    variance = relax.op.mean(call.emit(relax.op.multiply(centred, centred)), axes)
+    channels = [shape_of(x)[1]]
+    return (
+        result,
+        call.emit(relax.op.reshape(mean, channels)),
+        call.emit(relax.op.reshape(inverse, channels)),
+        call.emit(variance),
+    )
+
+
+def _moved(call: Call, running: Expr, own: Expr, momentum: float) -> Expr:
+    """A running number, on its way to the batch's own."""
+    dtype = dtype_of(own)
+    kept = relax.op.multiply(cast(running, dtype), relax.const(1 - momentum, dtype))
+    return relax.op.add(kept, relax.op.multiply(own, relax.const(momentum, dtype)))
+
+
+def _batch_norm_alone(
+    call: Call, x: Expr, weight: Expr | None, bias: Expr | None, _: bool, __: float, epsilon: float
+) -> tuple[Expr, ...]:
+    return call.narrowed(*_of_batch(call, x, weight, bias, epsilon)[:3])
 
 
 def _beside_number(call: Call, *arguments: Any) -> Any:
     """TVM's own rule in float32 where a number is none of the result's narrow dtype."""
-    if call.dtype not in ("float16", "bfloat16"):
+    if call.dtype not in NARROW:
         return NotImplemented
     numbers = [number for number in arguments if isinstance(number, int | float)]
     exact = torch.tensor(numbers, dtype=torch.float64)
@@ -254,6 +337,15 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         },
     ),
     Workaround(
+        "batch_statistics",
+        "batch normalization by the batch's own mean and deviation yields zeros, or its result "
+        "once more, in their place, and does not compile in bfloat16",
+        {
+            "aten._native_batch_norm_legit_functional.default": _batch_norm,
+            "aten._native_batch_norm_legit.no_stats": _batch_norm_alone,
+        },
+    ),
+    Workaround(
         "narrow_floats",
         "in bfloat16, normalizations, powers, selections by order and tests for NaN do not compile "
         "or crash, as inverse and hyperbolic functions do in float16, sums are kept narrow, and "
@@ -265,11 +357,16 @@ WORKAROUNDS: tuple[Workaround, ...] = (
                 *("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar"),
                 *("topk.default", "sort.default", "argsort.default", "max.dim"),
                 *("argmax.default", "argmin.default", "fmod.Tensor", "fmod.Scalar"),
-                *("logaddexp.default", "_native_batch_norm_legit.no_stats"),
+                *("logaddexp.default", "var.correction"),
                 *("isnan.default", "isinf.default", "linalg_vector_norm.default", "gelu.default"),
                 *(f"{name}.default" for name in _TRIGONOMETRY),
-                *("sum.default", "sum.dim_IntList", "mean.default", "mean.dim"),
             )
+        }
+        | {
+            "aten.sum.default": partial(_reduced, relax.op.sum),
+            "aten.sum.dim_IntList": partial(_reduced_along, relax.op.sum),
+            "aten.mean.default": partial(_reduced, relax.op.mean),
+            "aten.mean.dim": partial(_reduced_along, relax.op.mean),
         },
     ),
     Workaround(

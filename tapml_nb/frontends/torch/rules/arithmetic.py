@@ -135,7 +135,7 @@ def layer_norm(
     """Layer normalization; also yields mean and 1/deviation."""
     wide = _widened(call, x)
     axes = list(range(-len(normalized), 0))
-    centred, mean, inverse = _standardized(call, wide, axes, epsilon)
+    centred, mean, inverse = standardized(call, wide, axes, epsilon)
     result = call.emit(relax.op.multiply(centred, inverse))
     for factor, combine in ((weight, relax.op.multiply), (bias, relax.op.add)):
         if factor is not None:
@@ -148,7 +148,7 @@ def _widened(call: Call, x: Expr) -> Expr:
     return call.emit(cast(x, "float32")) if dtype_of(x) in NARROW else x
 
 
-def _standardized(call: Call, x: Expr, axes: list[int], epsilon: float) -> tuple[Expr, Expr, Expr]:
+def standardized(call: Call, x: Expr, axes: list[int], epsilon: float) -> tuple[Expr, Expr, Expr]:
     """A tensor less its mean, the mean, and 1/deviation, along axes that are kept."""
     mean = call.emit(relax.op.mean(x, axes, True))
     centred = call.emit(relax.op.subtract(x, mean))
@@ -170,7 +170,7 @@ def group_norm(
 ) -> tuple[Expr, Expr, Expr]:
     """Group normalization; also yields mean and 1/deviation."""
     wide = call.emit(relax.op.reshape(_widened(call, x), [batch, groups, -1]))
-    centred, mean, inverse = _standardized(call, wide, [-1], epsilon)
+    centred, mean, inverse = standardized(call, wide, [-1], epsilon)
     result = call.emit(relax.op.multiply(centred, inverse))
     result = call.emit(relax.op.reshape(result, shape_of(x)))
     per_channel = [1, channels, *[1] * (len(shape_of(x)) - 2)]
