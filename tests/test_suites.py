@@ -135,7 +135,30 @@ def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatch):
 def test_a_record_survives_its_line():
     raised = Raised("run", "KeyError", "0", False, "a.py:f")
     record = replace(RECORD, raised=(raised,), ops=(replace(OP, agrees=None),), seconds=1.5)
+    record = replace(record, mended=(OP,))
     assert read(line(record)) == record
+
+
+def test_what_fails_is_taken_once_more_with_workarounds():
+    (record, _) = list(apart(command.SUITES["opinfo"], ["mul/bool"]))
+    assert [op.verdict for op in record.ops] == ["COMPILE_ERROR"]
+    assert [op.verdict for op in record.with_workarounds] == ["PASS"]
+    assert command.in_words(record).startswith("aten.mul COMPILE_ERROR, PASS with workarounds;")
+    page = document({"A suite": [RECORD, record]})
+    assert "- 2 operators, 50.0 % judged: 1 PASS, 1 COMPILE_ERROR." in page
+    assert "- With workarounds 100.0 % judged: 2 PASS." in page
+    assert "### What fails or does not compile, and is right with workarounds" in page
+    assert "in spite of" not in page
+
+
+def test_a_disagreement_with_workarounds_counts():
+    fault = replace(OP, verdict="COMPILE_ERROR", agrees=None)
+    record = replace(RECORD, ops=(fault,), mended=(replace(OP, agrees=False, beyond=True),))
+    assert failed([record])
+    assert not failed([replace(record, mended=(OP,))])
+    assert not failed([replace(record, mended=())])
+    page = document({"A suite": [replace(record, mended=(fault,))]})
+    assert "### What is not judged, in spite of all workarounds" in page
 
 
 def test_records_of_other_programs_give_way():

@@ -109,8 +109,10 @@ def in_words(record: Record) -> str:
         return record.error
     raised = [f"{e.type} out of {e.out_of}()" for e in record.raised]
     verdicts = [
-        f"{op.kind} {op.verdict}" + (f" ({kind})" if (kind := disagreement(op)) else "")
-        for op in record.ops
+        f"{op.kind} {op.verdict}"
+        + (f", {mended.verdict} with workarounds" if mended.verdict != op.verdict else "")
+        + (f" ({kind})" if (kind := disagreement(op) or disagreement(mended)) else "")
+        for op, mended in zip(record.ops, record.with_workarounds, strict=True)
     ]
     return f"{', '.join(raised + verdicts) or 'nothing'}; {record.seconds:.2f} s"
 

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+FAULTY = ("COMPILE_ERROR", "CRASH", "TIMEOUT", "FAIL", "NONFINITE", "NONDETERMINISTIC")
+"""Verdicts that a workaround may change."""
+
 BEGUN = "begun"
 """The error of a record that only says what a process is at."""
 
@@ -73,6 +76,7 @@ class Record:
         raised: exceptions that reached the user.
         ops: the model's operators.
         seconds: from the model to the last tensor.
+        mended: where one of the operators is faulty, all of them with all workarounds in force.
     """
 
     name: str
@@ -83,6 +87,22 @@ class Record:
     raised: Sequence[Raised] = ()
     ops: Sequence[Judged] = ()
     seconds: float = 0.0
+    mended: Sequence[Judged] = ()
+
+    @property
+    def with_workarounds(self) -> Sequence[Judged]:
+        """Every operator once, as it is with all workarounds."""
+        return self.mended or self.ops
+
+    @property
+    def seen(self) -> Sequence[Judged]:
+        """The operators as TVM is, and those of which workarounds change the verdict once more."""
+        changed = [
+            m
+            for op, m in zip(self.ops, self.with_workarounds, strict=True)
+            if m.verdict != op.verdict
+        ]
+        return (*self.ops, *changed)
 
 
 def line(record: Record) -> str:
@@ -94,7 +114,8 @@ def read(text: str) -> Record:
     """A record from its line."""
     values: dict[str, Any] = json.loads(text)
     values["raised"] = tuple(Raised(**r) for r in values["raised"])
-    values["ops"] = tuple(Judged(**o) for o in values["ops"])
+    for several in ("ops", "mended"):
+        values[several] = tuple(Judged(**o) for o in values.get(several, ()))
     return Record(**values)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.suites.explanations import EXPLANATIONS
-from benchmarks.suites.records import Judged, Record
+from benchmarks.suites.records import FAULTY, Judged, Record
 
 _GOOD = ("PASS", "SKIPPED")
 _FAULTS = ("FAIL", "NONFINITE", "NONDETERMINISTIC")
@@ -36,6 +36,9 @@ what changed is measured again. `--summary` makes this page of what is there.
 
 - *operators*: those that compute a tensor with defined values.
 - *judged*: those with a verdict that a run, or a comparison of values, stands behind.
+- *with workarounds*: samples of PyTorch of which an operator fails or does not compile are taken
+  once more with all [workarounds](importer.md#workarounds) in force; every operator counts once,
+  all others as they were.
 - *differs beyond the source's own error*: the target passes, is not close to the source, and is
   farther from the float64 result than the source is anywhere, by more than those tolerances.
 - *differs by rounding*: it passes and is not close, but the source is as far from the float64
@@ -61,21 +64,21 @@ def figures(records: Sequence[Record]) -> list[str]:
     samples = [r for r in records if r.of]
     ops = [op for r in samples for op in r.ops if op.defined]
     judged = [op for op in ops if op.verdict not in _NOT_JUDGED]
-    verdicts = Counter(op.verdict for op in ops)
+    mended = [op for r in samples for op in r.with_workarounds if op.defined]
     raised = [e for r in samples for e in r.raised]
     undocumented = sum(not e.documented for e in raised)
     seconds = sum(r.seconds for r in samples)
-    found = Counter(kind for r in samples for op in r.ops if (kind := disagreement(op)))
-    unexplained = Counter(disagreement(op) for r in samples for op in r.ops if not explained(op))
+    found = Counter(kind for r in samples for op in r.seen if (kind := disagreement(op)))
+    unexplained = Counter(disagreement(op) for r in samples for op in r.seen if not explained(op))
     refused = sum(e.out_of == "debug" for e in raised)
+    of_all = _percent(len(judged), len(ops) + refused)
     groups, keys = ({r.group for r in samples}, {r.key for r in samples})
     return [
         f"- {len(samples)} samples in {len(groups)} groups, of {len(keys)} version(s).",
         f"- {sum(bool(r.error) for r in records)} ended their process, or came to no end.",
-        f"- {len(ops)} operators, {_percent(len(judged), len(ops))} judged: "
-        + ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common())
-        + f". {refused} samples are refused as a whole; if each counts as one operator that is not "
-        + f"judged, {_percent(len(judged), len(ops) + refused)} are.",
+        f"- {len(ops)} operators, {_judged(ops)}.",
+        f"- {refused} samples are refused as a whole; as an operator each, {of_all} are judged.",
+        *([f"- With workarounds {_judged(mended)}."] if any(r.mended for r in samples) else []),
         f"- Exceptions: {undocumented} not documented, {len(raised) - undocumented} documented.",
         *(
             f"- {kind.capitalize()}: {found[kind]}, {unexplained[kind]} of them not explained."
@@ -98,7 +101,7 @@ def disagreement(op: Judged) -> str:
 def failed(records: Iterable[Record]) -> bool:
     """Whether something is there that must not be."""
     return any(
-        r.error or any(not e.documented for e in r.raised) or not all(map(explained, r.ops))
+        r.error or any(not e.documented for e in r.raised) or not all(map(explained, r.seen))
         for r in records
     )
 
@@ -113,19 +116,43 @@ def _by_dtype(records: Sequence[Record]) -> Iterator[str]:
     dtypes = dict.fromkeys(r.group.rpartition("/")[2] for r in records if "/" in r.group)
     if not dtypes:
         return
-    yield "| dtype | samples | operators | judged | PASS, SKIPPED | FAIL | not documented |"
-    yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    yield (
+        "| dtype | samples | operators | judged | PASS, SKIPPED | FAIL "
+        "| judged with workarounds | PASS, SKIPPED | FAIL | not documented |"
+    )
+    yield "| --- |" + 9 * " ---: |"
     for dtype in dtypes:
         some = [r for r in records if r.of and r.group.endswith(f"/{dtype}")]
         ops = [op for r in some for op in r.ops if op.defined]
-        judged = sum(op.verdict not in _NOT_JUDGED for op in ops)
+        mended = [op for r in some for op in r.with_workarounds if op.defined]
         yield (
-            f"| {dtype} | {len(some)} | {len(ops)} | {_percent(judged, len(ops))} "
-            f"| {sum(op.verdict in _GOOD for op in ops)} "
-            f"| {sum(op.verdict in _FAULTS for op in ops)} "
+            f"| {dtype} | {len(some)} | {len(ops)} | {_columns(ops)} | {_columns(mended)} "
             f"| {sum(not e.documented for r in some for e in r.raised)} |"
         )
     yield ""
+
+
+def _judged(ops: Sequence[Judged]) -> str:
+    judged = sum(op.verdict not in _NOT_JUDGED for op in ops)
+    verdicts = Counter(op.verdict for op in ops)
+    return f"{_percent(judged, len(ops))} judged: " + ", ".join(
+        f"{n} {verdict}" for verdict, n in verdicts.most_common()
+    )
+
+
+def _columns(ops: Sequence[Judged]) -> str:
+    judged = sum(op.verdict not in _NOT_JUDGED for op in ops)
+    good, bad = (sum(op.verdict in which for op in ops) for which in (_GOOD, _FAULTS))
+    return f"{_percent(judged, len(ops))} | {good} | {bad}"
+
+
+def _mended(record: Record) -> list[Judged]:
+    """Operators that are faulty, and are not with workarounds."""
+    return [
+        op
+        for op, mended in zip(record.ops, record.with_workarounds, strict=True)
+        if op.verdict in FAULTY and mended.verdict in _GOOD
+    ]
 
 
 def _lists(records: Sequence[Record]) -> Iterator[tuple[str, list[str]]]:
@@ -156,24 +183,32 @@ def _lists(records: Sequence[Record]) -> Iterator[tuple[str, list[str]]]:
         )
     yield DIFFERS.capitalize(), _disagreements(records, DIFFERS, explained)
     yield (
-        "What fails",
-        _grouped(
-            records,
-            lambda r: [op for op in r.ops if op.verdict in (*_FAULTS, "CRASH", "TIMEOUT")],
-            _in_words,
-        ),
+        "What fails or does not compile, and is right with workarounds",
+        _grouped(records, _mended, _in_words),
     )
-    yield (
-        "What is not judged",
-        _grouped(records, lambda r: [op for op in r.ops if op.verdict in _NOT_JUDGED], _in_words),
-    )
+    for heading, verdicts in (
+        ("What fails, in spite of all workarounds", (*_FAULTS, "CRASH", "TIMEOUT")),
+        ("What is not judged, in spite of all workarounds", _NOT_JUDGED),
+    ):
+        yield (
+            heading,
+            _grouped(
+                records,
+                lambda r, verdicts=verdicts: [  # type: ignore[misc]
+                    op for op in r.with_workarounds if op.verdict in verdicts
+                ],
+                _in_words,
+            ),
+        )
 
 
 def _disagreements(
     records: Sequence[Record], kind: str, holds: Callable[[Judged], bool], text: str = ""
 ) -> list[str]:
     found = _grouped(
-        records, lambda r: [op for op in r.ops if disagreement(op) == kind and holds(op)], _in_words
+        records,
+        lambda r: [op for op in r.seen if disagreement(op) == kind and holds(op)],
+        _in_words,
     )
     return [text, "", *found] if found and text else found
 

@@ -8,6 +8,8 @@ times its own magnitude *plus what stands beside it*, and what that is depends o
 * of sums of products (matrix products, convolutions, means, pooling) the root of the sum of the
   squared terms, which independent roundings of the terms amount to.  These operators are linear in
   each operand, so the same operator gives it, run in float64 on the squares of its inputs;
+* of Fourier transforms the same; their factors have all signs, so it is what they make of inputs
+  with random signs that is squared and averaged;
 * of a sum or difference its addends;
 * of a product or quotient nothing;
 * of a function what a rounding of its argument moves, and 1 where it is made of numbers of order
@@ -30,6 +32,7 @@ from tapml_nb.graph import Op
 from tapml_nb.judge.arithmetic import (
     ABSOLUTE,
     MEANS,
+    MOVES,
     PERIODIC,
     PROPORTIONAL,
     Arithmetic,
@@ -58,6 +61,12 @@ _SPREAD = 8.0
 """How far above its middle a row's moves may be on the whole."""
 
 _SEED = 0x7A9
+
+_TRANSFORMS = frozenset(("fft_r2c", "fft_c2r", "fft_c2c"))
+"""PyTorch's Fourier transforms, as they are decomposed."""
+
+_SIGNINGS = 16
+"""How often the inputs of a Fourier transform get random signs."""
 
 _ROUND_COMPLEX = ("abs", "sgn", "sign")
 """What only selects of real numbers, and computes of complex ones."""
@@ -103,8 +112,11 @@ def beside(
     kind = arithmetic_of(op, bool(pairs or joint))
     floats = {k: x.astype(np.float64) for k, x in enumerate(inputs) if is_float(x.dtype)}
     found: list[np.ndarray] | None = None
+    transforms = _is_transform(op)
     with np.errstate(all="ignore"):
-        if kind in (Arithmetic.MOVES, Arithmetic.ROUNDED):
+        if transforms:
+            found = _of_transform([x.astype(np.float64) for x in inputs], exact, run)
+        elif kind in (Arithmetic.MOVES, Arithmetic.ROUNDED):
             found = [np.zeros_like(result) for result in exact]
         elif kind is Arithmetic.ADDED:
             found = _addends(floats, exact)
@@ -187,6 +199,27 @@ def _terms(
         # The squares of x/n add up to 1/n of the mean of the squares.
         terms = max(1.0, max(x.size for x in floats.values()) / max(1, exact[0].size))
     return [np.sqrt(np.abs(s) / terms) for s in squares]
+
+
+def _is_transform(op: Op) -> bool:
+    """Whether an operator is a Fourier transform, and nothing else that rounds."""
+    computed = {bare(name) for name in op.primitives} - MOVES - {"to_copy"}
+    return bool(computed) and computed <= _TRANSFORMS
+
+
+def _of_transform(
+    inputs: Sequence[np.ndarray], exact: Sequence[np.ndarray], run: Exact
+) -> list[np.ndarray] | None:
+    """Root of the sum of the squared terms; integers and booleans have terms like all numbers."""
+    powers = [np.zeros(result.shape) for result in exact]
+    random = np.random.default_rng(_SEED)
+    for _ in range(_SIGNINGS):
+        made = run({k: x * random.choice((-1.0, 1.0), x.shape) for k, x in enumerate(inputs)})
+        if made is None or any(m.shape != r.shape for m, r in zip(made, exact, strict=True)):
+            return None
+        for power, m in zip(powers, made, strict=True):
+            power += np.square(m) / _SIGNINGS
+    return [np.sqrt(power) for power in powers]
 
 
 def _rows(

@@ -161,23 +161,23 @@ CASES = {
     ),
     "any of numbers": ("any_dtype", lambda x: torch.any(x, 1), normal(4, 7)),
     "a sum of booleans": (
-        "boolean_numbers",
+        "booleans",
         torch.add,
         whole(2, 4, 5).bool(),
         whole(2, 4, 5).bool(),
     ),
     "isfinite": (
-        "boolean_numbers",
+        "booleans",
         torch.isfinite,
         torch.tensor([1.5, math.inf, math.nan, -math.inf, 0.0]),
     ),
-    "booleans that are true": ("boolean_numbers", torch.count_nonzero, whole(2, 4, 5).bool()),
+    "booleans that are true": ("booleans", torch.count_nonzero, whole(2, 4, 5).bool()),
     "the largest of booleans": (
-        "boolean_numbers",
+        "booleans",
         lambda x: torch.max(x, 1),
         whole(2, 4, 5).bool(),
     ),
-    "logaddexp": ("boolean_numbers", torch.logaddexp, normal(4, 5), normal(4, 5)),
+    "logaddexp": ("booleans", torch.logaddexp, normal(4, 5), normal(4, 5)),
 }
 BAD = {
     *(Verdict.FAIL, Verdict.NONFINITE, Verdict.NONDETERMINISTIC),

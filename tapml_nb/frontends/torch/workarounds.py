@@ -7,28 +7,42 @@ force, and for which operators.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from torch import fx
 from tvm import relax
 
 from tapml_nb.frontends.torch.rules import resampling
 from tapml_nb.frontends.torch.rules.along_axis import any_true
-from tapml_nb.frontends.torch.rules.arithmetic import addmm, layer_norm, wide_product
+from tapml_nb.frontends.torch.rules.arithmetic import (
+    addmm,
+    integer_power,
+    layer_norm,
+    standardized,
+    wide_product,
+)
 from tapml_nb.frontends.torch.rules.call import (
+    NARROW,
     Call,
     Expr,
     Rule,
+    axes_of,
     cast,
+    dtype_name,
     dtype_of,
     is_floating,
+    literal,
     shape_of,
 )
-from tapml_nb.frontends.torch.rules.indexing import index, index_put
-from tapml_nb.frontends.torch.rules.operands import in_float32, in_floats
+from tapml_nb.frontends.torch.rules.indexing import RULES as INDEXING
+from tapml_nb.frontends.torch.rules.indexing import index
+from tapml_nb.frontends.torch.rules.operands import in_float32, in_floats, in_numbers
 
 
 @dataclass(frozen=True)
@@ -76,33 +90,13 @@ def _cumsum(call: Call, x: Expr, dim: int, dtype: str | None) -> Expr:
     return relax.op.cumsum(call.promoted(x), dim)
 
 
-def _of_booleans(
-    function: Callable[..., Expr], call: Call, a: Expr, b: Expr, alpha: float = 1
-) -> Expr:
-    """A sum or a product of two truth values."""
-    if call.dtype != "bool" or alpha != 1:
-        return NotImplemented
-    return function(call.promoted(a), call.promoted(b))
-
-
-def _as_numbers(call: Call, *_: Any) -> Any:
-    """TVM's own rule on integers in booleans' place."""
-    booleans = {node: x for node, x in call.operands.items() if dtype_of(x) == "bool"}
-    if not booleans:
-        return NotImplemented
-    result = call.by_tvm({node: call.emit(cast(x, "int32")) for node, x in booleans.items()})
-    if len(call.values) == 1:
-        return cast(call.emit(result), call.dtype)
-    return call.narrowed(*(result[k] for k in range(len(call.values))))
-
-
 def _scaled(
     combine: Callable[[Expr, Expr], Expr], call: Call, a: Any, b: Any, alpha: float
 ) -> Expr:
     if alpha == 1:
         return NotImplemented
-    a, b = call.promoted(a), call.promoted(b)
-    return combine(a, relax.op.multiply(b, relax.const(alpha, call.dtype)))
+    a, b = call.number(a), call.number(b)
+    return cast(call.emit(combine(a, relax.op.multiply(b, call.number(alpha)))), call.dtype)
 
 
 def _promoted(call: Call, *_: Any) -> Any:
@@ -112,6 +106,48 @@ def _promoted(call: Call, *_: Any) -> Any:
     if all(map(is_floating, dtypes)) or not is_floating(call.dtype):
         return NotImplemented
     return in_floats(call)
+
+
+def _compared(call: Call, *_: Any) -> Any:
+    """TVM's own comparison of integers with floating-point numbers, as such."""
+    given = [x.meta["val"] if isinstance(x, fx.Node) else x for x in call.node.args]
+    dtype = dtype_name(torch.result_type(*given))  # type: ignore[arg-type]
+    integers = {n: t for n, t in call.operands.items() if not is_floating(dtype_of(t))}
+    if not integers or not is_floating(dtype):
+        return NotImplemented
+    return call.by_tvm({node: call.emit(cast(t, dtype)) for node, t in integers.items()})
+
+
+def _power(call: Call, base: Any, exponent: Any) -> Any:
+    return NotImplemented if is_floating(call.dtype) else integer_power(call, base, exponent)
+
+
+def _of_booleans(call: Call, *_: Any) -> Any:
+    operands = (tensor for node, tensor in call.operands.items() if node in call.node.args)
+    if all(dtype_of(tensor) != "bool" for tensor in operands):
+        return NotImplemented
+    return in_numbers(call)
+
+
+def _along_an_axis(call: Call, x: Expr, *arguments: Any) -> Any:
+    """Of a number TVM's rule raises, and ours stands in."""
+    return _of_booleans(call) if shape_of(x) else NotImplemented
+
+
+def _arg_of_number(call: Call, x: Expr, *_: Any) -> Expr:
+    """Where the only element is: at 0."""
+    return NotImplemented if shape_of(x) else relax.const(0, call.dtype)
+
+
+def _running_over_number(call: Call, x: Expr, *_: Any) -> Expr:
+    """The only element itself."""
+    return NotImplemented if shape_of(x) else cast(x, call.dtype)
+
+
+def _bucketize(call: Call, x: Expr, *_: Any) -> Expr:
+    if 0 not in shape_of(x):
+        return NotImplemented
+    return literal(np.zeros(shape_of(x)), call.dtype)
 
 
 def _product(call: Call, a: Expr, b: Expr) -> Expr:
@@ -126,12 +162,91 @@ def _of_narrow(rule: Rule, call: Call, *arguments: Any) -> Any:
     """A rule for calls of which an operand is float16 or bfloat16."""
     tensors = (call.importer.env[node] for node in call.node.all_input_nodes)
     dtypes = {dtype_of(tensor) for tensor in tensors if isinstance(tensor, relax.Expr)}
-    return rule(call, *arguments) if dtypes & {"float16", "bfloat16"} else NotImplemented
+    return rule(call, *arguments) if dtypes & set(NARROW) else NotImplemented
+
+
+def _reduced(function: Callable[..., Expr], call: Call, x: Expr, dtype: str | None) -> Expr:
+    return _reduced_along(function, call, x, None, False, dtype)
+
+
+def _reduced_along(
+    function: Callable[..., Expr], call: Call, x: Expr, dims: Any, keepdim: bool, dtype: str | None
+) -> Expr:
+    """A sum in float32 also where the narrow dtype is asked for: it is the result's alone."""
+    if not {dtype_of(x), call.dtype} & set(NARROW):
+        return NotImplemented
+    wide = call.emit(cast(x, "float32"))
+    if len(x.ty.shape):
+        wide = call.emit(function(wide, axes_of(dims, len(x.ty.shape)), keepdim))
+    return cast(wide, call.dtype)
+
+
+def _batch_norm(
+    call: Call,
+    x: Expr,
+    weight: Expr | None,
+    bias: Expr | None,
+    mean: Expr,
+    variance: Expr,
+    training: bool,
+    momentum: float,
+    epsilon: float,
+) -> Any:
+    """Normalized by the batch's own mean and deviation, which count towards the running ones."""
+    if not training:
+        return NotImplemented
+    normalized, own, inverse, spread = _of_batch(call, x, weight, bias, epsilon)
+    shape = shape_of(x)
+    count = math.prod(shape) // shape[1]
+    scale = relax.const(count / max(1, count - 1), dtype_of(spread))
+    unbiased = call.emit(relax.op.multiply(spread, scale))
+    return call.narrowed(
+        *(normalized, own, inverse),
+        _moved(call, mean, own, momentum),
+        _moved(call, variance, unbiased, momentum),
+    )
+
+
+def _of_batch(
+    call: Call, x: Expr, weight: Expr | None, bias: Expr | None, epsilon: float
+) -> tuple[Expr, Expr, Expr, Expr]:
+    """A batch normalized channel by channel, their means, 1/deviations and variances."""
+    rank = len(shape_of(x))
+    axes = [axis for axis in range(rank) if axis != 1]
+    wide = call.emit(cast(x, "float32")) if dtype_of(x) in NARROW else x
+    centred, mean, inverse = standardized(call, wide, axes, epsilon)
+    result = call.emit(relax.op.multiply(centred, inverse))
+    for factor, combine in ((weight, relax.op.multiply), (bias, relax.op.add)):
+        if factor is not None:
+            factor = relax.op.reshape(factor, [shape_of(x)[1], *[1] * (rank - 2)])
+            factor = cast(call.emit(factor), dtype_of(wide))
+            result = call.emit(combine(result, factor))
+    variance = relax.op.mean(call.emit(relax.op.multiply(centred, centred)), axes)
+    channels = [shape_of(x)[1]]
+    return (
+        result,
+        call.emit(relax.op.reshape(mean, channels)),
+        call.emit(relax.op.reshape(inverse, channels)),
+        call.emit(variance),
+    )
+
+
+def _moved(call: Call, running: Expr, own: Expr, momentum: float) -> Expr:
+    """A running number, on its way to the batch's own."""
+    dtype = dtype_of(own)
+    kept = relax.op.multiply(cast(running, dtype), relax.const(1 - momentum, dtype))
+    return relax.op.add(kept, relax.op.multiply(own, relax.const(momentum, dtype)))
+
+
+def _batch_norm_alone(
+    call: Call, x: Expr, weight: Expr | None, bias: Expr | None, _: bool, __: float, epsilon: float
+) -> tuple[Expr, ...]:
+    return call.narrowed(*_of_batch(call, x, weight, bias, epsilon)[:3])
 
 
 def _beside_number(call: Call, *arguments: Any) -> Any:
     """TVM's own rule in float32 where a number is none of the result's narrow dtype."""
-    if call.dtype not in ("float16", "bfloat16"):
+    if call.dtype not in NARROW:
         return NotImplemented
     numbers = [number for number in arguments if isinstance(number, int | float)]
     exact = torch.tensor(numbers, dtype=torch.float64)
@@ -139,13 +254,12 @@ def _beside_number(call: Call, *arguments: Any) -> Any:
     return NotImplemented if torch.equal(rounded, exact) else in_float32(call)
 
 
-def _both(call: Call, a: Expr, b: Any) -> Expr:
-    if call.dtype != "bool":
-        return NotImplemented
-    return relax.op.logical_and(call.promoted(a), call.promoted(b))
-
-
-_TRIGONOMETRY = ("asin", "acos", "atan", "sinh", "cosh", "tan", "asinh", "acosh", "atanh")
+_COMPARISONS = tuple(
+    f"{name}.{kind}"
+    for name in ("eq", "ne", "lt", "le", "gt", "ge")
+    for kind in ("Tensor", "Scalar")
+)
+_TRIGONOMETRY = ("asin", "acos", "atan", "sinh", "cosh", "tan", "asinh", "acosh", "atanh", "atan2")
 
 WORKAROUNDS: tuple[Workaround, ...] = (
     Workaround(
@@ -158,7 +272,19 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         "index_put",
         "index_put writes to the wrong places where an axis between indexed ones, or two of one "
         "size before them, are not indexed, or an index is negative",
-        {"aten.index_put.default": index_put},
+        {"aten.index_put.default": INDEXING["aten.index_put.default"]},
+    ),
+    Workaround(
+        "degenerate_shapes",
+        "argmax, argmin, cumsum and cumprod of a tensor without dimensions, and bucketize of one "
+        "without elements, do not compile",
+        {
+            "aten.argmax.default": _arg_of_number,
+            "aten.argmin.default": _arg_of_number,
+            "aten.cumsum.default": _running_over_number,
+            "aten.cumprod.default": _running_over_number,
+            "aten.bucketize.Tensor": _bucketize,
+        },
     ),
     Workaround(
         "integer_cumsum",
@@ -182,9 +308,11 @@ WORKAROUNDS: tuple[Workaround, ...] = (
             for name in (
                 *("add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar"),
                 *("mul.Tensor", "mul.Scalar", "div.Tensor", "div.Scalar", "pow.Scalar"),
-                *("pow.Tensor_Scalar", "reciprocal.default", "atan2.default"),
+                *("pow.Tensor_Scalar", "pow.Tensor_Tensor"),
+                *("reciprocal.default", "atan2.default"),
             )
-        },
+        }
+        | {f"aten.{name}": _compared for name in _COMPARISONS},
     ),
     Workaround(
         "product_dtype",
@@ -201,6 +329,15 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         },
     ),
     Workaround(
+        "batch_statistics",
+        "batch normalization by the batch's own mean and deviation yields zeros, or its result "
+        "once more, in their place, and does not compile in bfloat16",
+        {
+            "aten._native_batch_norm_legit_functional.default": _batch_norm,
+            "aten._native_batch_norm_legit.no_stats": _batch_norm_alone,
+        },
+    ),
+    Workaround(
         "narrow_floats",
         "in bfloat16, normalizations, powers, selections by order and tests for NaN do not compile "
         "or crash, as inverse and hyperbolic functions do in float16, sums are kept narrow, and "
@@ -210,11 +347,18 @@ WORKAROUNDS: tuple[Workaround, ...] = (
             f"aten.{name}": partial(_of_narrow, in_float32)
             for name in (
                 *("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar"),
-                *("topk.default", "sort.default", "max.dim", "argmax.default", "argmin.default"),
+                *("topk.default", "sort.default", "argsort.default", "max.dim"),
+                *("argmax.default", "argmin.default", "fmod.Tensor", "fmod.Scalar"),
+                *("logaddexp.default", "var.correction"),
                 *("isnan.default", "isinf.default", "linalg_vector_norm.default", "gelu.default"),
                 *(f"{name}.default" for name in _TRIGONOMETRY),
-                *("sum.default", "sum.dim_IntList", "mean.default", "mean.dim"),
             )
+        }
+        | {
+            "aten.sum.default": partial(_reduced, relax.op.sum),
+            "aten.sum.dim_IntList": partial(_reduced_along, relax.op.sum),
+            "aten.mean.default": partial(_reduced, relax.op.mean),
+            "aten.mean.dim": partial(_reduced_along, relax.op.mean),
         },
     ),
     Workaround(
@@ -243,21 +387,35 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         {"aten.grid_sampler_2d.default": resampling.RULES["aten.grid_sampler_2d.default"]},
     ),
     Workaround(
-        "boolean_numbers",
-        "sums, products and comparisons of booleans do not compile, which isfinite and isclose are "
-        "made of, and sorting and their largest one crash",
-        {
-            "aten.add.Tensor": partial(_of_booleans, relax.op.logical_or),
-            "aten.mul.Tensor": partial(_of_booleans, relax.op.logical_and),
-            **{
-                f"aten.{name}": _as_numbers
-                for name in ("ne.Scalar", "eq.Scalar", "sort.default", "max.dim")
-            },
-        },
-    ),
-    Workaround(
         "any_dtype",
         "any along an axis yields its operand's dtype in place of bool",
         {"aten.any.dim": any_true, "aten.any.dims": any_true},
+    ),
+    Workaround(
+        "integer_power",
+        "powers of integers by integers do not compile",
+        {"aten.pow.Tensor_Tensor": _power, "aten.pow.Scalar": _power},
+    ),
+    Workaround(
+        "booleans",
+        "sums, products, comparisons, extremes and scattering of booleans do not compile, and "
+        "sorting them crashes",
+        {
+            f"aten.{name}": _of_booleans
+            for name in (
+                *("add.Tensor", "add.Scalar", "mul.Tensor", "mul.Scalar", "pow.Tensor_Scalar"),
+                *_COMPARISONS,
+                *("maximum.default", "minimum.default", "max.other", "min.other"),
+                *("max.default", "min.default", "sign.default", "isnan.default", "isinf.default"),
+                *("scatter.src", "scatter.value", "index_put.default"),
+            )
+        }
+        | {
+            f"aten.{name}": _along_an_axis
+            for name in (
+                *("max.dim", "argmax.default", "argmin.default"),
+                *("sort.default", "argsort.default", "topk.default"),
+            )
+        },
     ),
 )

@@ -42,13 +42,13 @@ RULES: dict[str, Rule] = {
 LEGALIZED = frozenset(
     (
         *("aten.index_put.default", "aten.clamp.default", "aten.clamp.Tensor"),
-        *("aten.argmax.default", "aten.argmin.default"),
+        *("aten.argmax.default", "aten.argmin.default", "aten.where.self"),
     )
 )
 """Calls whose legal arguments TVM refuses late, for every target: its importer passes them on as
 they are, and TVM's own code looks at them only when the call is legalized.  So it is with how
-index tensors broadcast, with the infinity that integers lack for a bound that is not given, and
-with a number, which has no axis to search along."""
+index tensors broadcast, with the infinity that integers lack for a bound that is not given, with
+a number, which has no axis to search along, and with operands of two dtypes."""
 
 COMPLEX_RULES: dict[str, Rule] = complex_numbers.RULES
 """The rules for calls that have to do with complex numbers, where no others apply."""

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tvm import relax, te, tirx
+import tvm
+from tvm import relax, te, tirx, topi
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
@@ -25,7 +26,7 @@ from tapml_nb.frontends.torch.rules.call import (
     literal,
     shape_of,
 )
-from tapml_nb.frontends.torch.rules.operands import along_axes, in_floats, widened
+from tapml_nb.frontends.torch.rules.operands import along_axes, in_floats, numbered, widened
 
 
 def exp2(call: Call, x: Expr) -> Expr:
@@ -34,6 +35,8 @@ def exp2(call: Call, x: Expr) -> Expr:
 
 
 def without_nan(choose: Callable[[Expr, Expr], Expr], call: Call, a: Expr, b: Expr) -> Expr:
+    if not is_floating(dtype_of(a)):
+        return choose(a, b)
     chosen = relax.op.where(relax.op.isnan(b), a, choose(a, b))
     return relax.op.where(relax.op.isnan(a), b, chosen)
 
@@ -73,11 +76,53 @@ def where(call: Call, condition: Expr, a: Expr, b: Expr) -> Expr:
 
 def clamp(call: Call, x: Expr, low: Expr | float | None, high: Expr | float | None) -> Expr:
     """Bounds of another dtype, which PyTorch promotes."""
-    x = call.promoted(x)
+    x = call.number(x)
     for bound, choose in ((low, relax.op.maximum), (high, relax.op.minimum)):
         if bound is not None:
-            x = call.emit(choose(x, call.promoted(bound)))
-    return x
+            x = call.emit(choose(x, call.number(bound)))
+    return cast(x, call.dtype)
+
+
+def integer_power(call: Call, base: Expr | int, exponent: Expr | int) -> Expr:
+    """A power of integers, which wraps around; to a negative power all but 1 and -1 are 0."""
+    shape = list(call.values[0].shape)
+    if 0 in shape:
+        return literal(np.zeros(shape), call.dtype)
+    count = math.prod(shape)
+    bits = tvm.DataType(call.dtype).bits
+    unsigned = f"uint{bits}"  # whose overflow is defined
+
+    def square_and_multiply(base: Any, exponent: Any, power: Any) -> Any:
+        with IRBuilder() as builder:
+            base, exponent, power = map(T.buffer_proxy, (base, exponent, power))
+            one = tirx.const(1, unsigned)
+            with T.parallel(0, count) as i:
+                x, e = base[i], exponent[i]
+                power[i] = one
+                with T.serial(0, bits) as k:
+                    bit = tirx.Cast("int32", e >> tirx.Cast(call.dtype, bits - 1 - k)) & 1
+                    factor = tirx.Select(bit == 1, tirx.Cast(unsigned, x), one)
+                    power[i] = power[i] * power[i] * factor
+                odd = tirx.Cast("int32", e) & 1
+                one_of_two = tirx.all(x == -1, odd == 1)
+                root = tirx.Select(one_of_two, tirx.Cast(unsigned, x), one)
+                inverse = tirx.Select(tirx.any(x == 1, x == -1), root, tirx.const(0, unsigned))
+                power[i] = tirx.Select(e < 0, inverse, power[i])
+            return builder.get()
+
+    def compute(*operands: te.Tensor) -> te.Tensor:
+        flat = [topi.reshape(topi.broadcast_to(x, shape), [count]) for x in operands]
+        power = te.extern(
+            [(count,)],
+            flat,
+            lambda given, made: square_and_multiply(*given, *made),
+            dtype=unsigned,
+            name="integer_power",
+        )
+        return topi.reshape(topi.cast(power, call.dtype), shape)
+
+    operands = (call.promoted(x) for x in (base, exponent))
+    return call.compute(compute, *operands, name="integer_power")
 
 
 def layer_norm(
@@ -91,7 +136,7 @@ def layer_norm(
     """Layer normalization; also yields mean and 1/deviation."""
     wide = _widened(call, x)
     axes = list(range(-len(normalized), 0))
-    centred, mean, inverse = _standardized(call, wide, axes, epsilon)
+    centred, mean, inverse = standardized(call, wide, axes, epsilon)
     result = call.emit(relax.op.multiply(centred, inverse))
     for factor, combine in ((weight, relax.op.multiply), (bias, relax.op.add)):
         if factor is not None:
@@ -104,7 +149,7 @@ def _widened(call: Call, x: Expr) -> Expr:
     return call.emit(cast(x, "float32")) if dtype_of(x) in NARROW else x
 
 
-def _standardized(call: Call, x: Expr, axes: list[int], epsilon: float) -> tuple[Expr, Expr, Expr]:
+def standardized(call: Call, x: Expr, axes: list[int], epsilon: float) -> tuple[Expr, Expr, Expr]:
     """A tensor less its mean, the mean, and 1/deviation, along axes that are kept."""
     mean = call.emit(relax.op.mean(x, axes, True))
     centred = call.emit(relax.op.subtract(x, mean))
@@ -126,7 +171,7 @@ def group_norm(
 ) -> tuple[Expr, Expr, Expr]:
     """Group normalization; also yields mean and 1/deviation."""
     wide = call.emit(relax.op.reshape(_widened(call, x), [batch, groups, -1]))
-    centred, mean, inverse = _standardized(call, wide, [-1], epsilon)
+    centred, mean, inverse = standardized(call, wide, [-1], epsilon)
     result = call.emit(relax.op.multiply(centred, inverse))
     result = call.emit(relax.op.reshape(result, shape_of(x)))
     per_channel = [1, channels, *[1] * (len(shape_of(x)) - 2)]
@@ -313,7 +358,7 @@ def batch_norm_with_update(
     axes = [axis for axis in range(len(shape)) if axis != 1]
     count = math.prod(shape[axis] for axis in axes)
     wide = _widened(call, x)
-    centred, mean, inverse = _standardized(call, wide, axes, epsilon)
+    centred, mean, inverse = standardized(call, wide, axes, epsilon)
     result = call.emit(relax.op.multiply(centred, inverse))
     per_channel = [1, -1, *[1] * (len(shape) - 2)]
     for factor, combine in ((weight, relax.op.multiply), (bias, relax.op.add)):
@@ -397,8 +442,8 @@ RULES: dict[str, Rule] = {
     "aten.gcd.default": gcd,
     "aten.lcm.default": lcm,
     "aten.exp2.default": widened(exp2),
-    "aten.fmax.default": widened(partial(without_nan, relax.op.maximum)),
-    "aten.fmin.default": widened(partial(without_nan, relax.op.minimum)),
+    "aten.fmax.default": numbered(widened(partial(without_nan, relax.op.maximum))),
+    "aten.fmin.default": numbered(widened(partial(without_nan, relax.op.minimum))),
     "aten.hypot.default": widened(hypot),
     "aten.div.Tensor_mode": div_mode,
     "aten.div.Scalar_mode": div_mode,

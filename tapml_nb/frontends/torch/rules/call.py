@@ -91,6 +91,10 @@ class Call:
             return relax.const(operand, self.dtype)
         return self.emit(cast(operand, self.dtype))
 
+    def number(self, operand: Expr | float) -> Expr:
+        """The same in a dtype that TVM can compute with."""
+        return self.emit(cast(self.promoted(operand), numeric(self.dtype)))
+
     def narrowed(self, *results: Expr) -> tuple[Expr, ...]:
         """Results of a call that yields several tensors, in the dtypes that PyTorch gives them."""
         dtypes = [dtype_name(value.dtype) for value in self.values]
@@ -144,6 +148,11 @@ def dtype_name(dtype: torch.dtype) -> str:
 def dtype_of(tensor: Expr) -> str:
     """The dtype's name of a bound expression."""
     return str(tensor.ty.dtype)
+
+
+def numeric(dtype: str) -> str:
+    """The dtype that TVM can compute with in a dtype's place: int32 for booleans."""
+    return "int32" if dtype == "bool" else dtype
 
 
 def is_floating(dtype: str) -> bool:

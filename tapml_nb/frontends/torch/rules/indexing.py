@@ -23,7 +23,7 @@ from tapml_nb.frontends.torch.rules.call import (
     shape_of,
     sizes_of,
 )
-from tapml_nb.frontends.torch.rules.operands import along_axes, on_an_axis, widened
+from tapml_nb.frontends.torch.rules.operands import along_axes, numbered, on_an_axis, widened
 from tapml_nb.frontends.torch.rules.selection import coordinates, if_complete, places_of
 
 _REDUCTIONS = {
@@ -345,22 +345,22 @@ def triangle(
 
 _ALONG_AXES: dict[str, Rule] = {
     "gather.default": gather,
-    "scatter_add.default": partial(scatter, reduce="add"),
-    "scatter.reduce": scatter,
-    "scatter.value_reduce": scatter_value,
-    "scatter_reduce.two": scatter_reduce,
+    "scatter_add.default": numbered(partial(scatter, reduce="add")),
+    "scatter.reduce": numbered(scatter),
+    "scatter.value_reduce": numbered(scatter_value),
+    "scatter_reduce.two": numbered(scatter_reduce),
     "index_reduce.default": index_reduce,
     "masked_scatter.default": masked_scatter,
 }
 
 RULES: dict[str, Rule] = {
     "aten.index.Tensor": index,
-    "aten.index_put.default": index_put,
+    "aten.index_put.default": numbered(index_put),
     **{f"aten.{name}": along_axes(widened(rule)) for name, rule in _ALONG_AXES.items()},
     "aten.index_select.default": on_an_axis,
     "aten.select.int": select,
     "aten.embedding_renorm.default": widened(embedding_renorm),
-    "aten.put.default": widened(put),
+    "aten.put.default": numbered(widened(put)),
     "aten.diagonal_scatter.default": diagonal_scatter,
     "aten.unfold.default": unfold,
     "aten.tril_indices.default": partial(triangle, np.tril_indices),

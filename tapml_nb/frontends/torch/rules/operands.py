@@ -20,6 +20,7 @@ from tapml_nb.frontends.torch.rules.call import (
     is_floating,
     is_open,
     literal,
+    numeric,
 )
 
 
@@ -37,13 +38,35 @@ def in_floats(call: Call, *_: Any) -> Any:
 
 def in_float32(call: Call, *_: Any) -> Any:
     """TVM's own rule on floating-point operands widened to float32, its results narrowed again."""
-    result = call.by_tvm(
-        {
-            node: call.emit(cast(tensor, "float32"))
-            for node, tensor in call.operands.items()
-            if is_floating(dtype_of(tensor))
-        }
+    return _as_pytorch_yields(
+        call,
+        call.by_tvm(
+            {
+                node: call.emit(cast(tensor, "float32"))
+                for node, tensor in call.operands.items()
+                if is_floating(dtype_of(tensor))
+            }
+        ),
     )
+
+
+def in_numbers(call: Call, *_: Any) -> Any:
+    """TVM's own rule on booleans as the numbers that PyTorch takes them for; masks among indices
+    stay as they are."""
+    return _as_pytorch_yields(
+        call,
+        call.by_tvm(
+            {
+                node: call.emit(cast(tensor, numeric(call.dtype)))
+                for node, tensor in call.operands.items()
+                if node in call.node.args and dtype_of(tensor) == "bool"
+            }
+        ),
+    )
+
+
+def _as_pytorch_yields(call: Call, result: Any) -> Any:
+    """What TVM's rule made of other operands, in the dtypes that PyTorch gives the results."""
     if isinstance(result, relax.Expr) and isinstance(result.ty, relax.TensorType):
         return cast(result, call.dtype)  # of what yields several, TVM may give the first alone
     return call.narrowed(*(result[k] for k in range(len(call.node.meta["val"]))))
@@ -66,42 +89,29 @@ def on_an_axis(call: Call, *_: Any) -> Any:
 def widened(rule: Rule) -> Rule:
     """A rule of ours with float16 and bfloat16 in float32, as PyTorch computes them: it rounds
     its results once."""
-
-    def convert(call: Call, *arguments: Any) -> Any:
-        if not any(map(_is_narrow, arguments)):
-            return rule(call, *arguments)
-        wide = [call.emit(cast(a, "float32")) if _is_narrow(a) else a for a in arguments]
-        result = rule(call, *wide)
-        if isinstance(result, tuple):
-            return call.narrowed(*result)
-        return cast(call.emit(result), call.dtype)
-
-    return convert
+    return _computed_in("float32", NARROW, rule)
 
 
 def numbered(rule: Rule) -> Rule:
-    """A rule of ours with booleans as numbers, of which TVM knows the least and the largest, and
-    which it sorts."""
+    """A rule of ours with booleans as integers, for TVM does not compute with booleans."""
+    return _computed_in("int32", ("bool",), rule)
+
+
+def _computed_in(dtype: str, instead_of: Sequence[str], rule: Rule) -> Rule:
+    """A rule with tensors of some dtypes in another; its results have PyTorch's dtypes."""
+
+    def concerns(argument: Any) -> bool:
+        return isinstance(argument, relax.Expr) and dtype_of(argument) in instead_of
 
     def convert(call: Call, *arguments: Any) -> Any:
-        if not any(map(_is_boolean, arguments)):
+        if not any(map(concerns, arguments)):
             return rule(call, *arguments)
-        result = rule(
-            call, *(call.emit(cast(a, "int32")) if _is_boolean(a) else a for a in arguments)
-        )
+        result = rule(call, *(call.emit(cast(a, dtype)) if concerns(a) else a for a in arguments))
         if isinstance(result, tuple):
             return call.narrowed(*result)
         return cast(call.emit(result), call.dtype)
 
     return convert
-
-
-def _is_boolean(argument: Any) -> bool:
-    return isinstance(argument, relax.Expr) and dtype_of(argument) == "bool"
-
-
-def _is_narrow(argument: Any) -> bool:
-    return isinstance(argument, relax.Expr) and dtype_of(argument) in NARROW
 
 
 def elementwise(call: Call, function: Callable[..., Any], *tensors: Expr, name: str) -> Expr:
