@@ -89,8 +89,8 @@ class TestNarrow:
         assert blamed == ["Cast"]
 
     @pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.UINT4])
-    def test_what_no_target_takes_stays_on_the_source(self, kind):
-        """Weights of 4 bits, as of quantized language models."""
+    def test_weights_of_4_bits(self, kind):
+        """As of quantized language models."""
         nodes: list[Any] = [
             ("DequantizeLinear", ["w", "s"], ["d"], {}),
             ("Add", ["x", "d"], ["y"], {}),
@@ -101,15 +101,11 @@ class TestNarrow:
         values = run(import_onnx(model, (X,)))
         assert np.array_equal(values["d"], np.reshape(numbers, (2, 3)) / np.float32(2))
         report, blamed = judged(model, (X,), "Add", lambda x, d: x - d)
-        assert verdicts(report) == {
-            "DequantizeLinear": Verdict.UNSUPPORTED,
-            "Add": Verdict.PASS,
-        }
-        assert "int4 (w), which no target takes" in messages(report)["DequantizeLinear"]
+        assert verdicts(report) == dict.fromkeys(("DequantizeLinear", "Add"), Verdict.PASS)
         assert blamed == ["Add"]
 
     def test_float8_between_two_nodes(self):
-        """What TVM's importer has no rule for is the only thing that is missing."""
+        """Between them they cross as codes."""
         nodes: list[Any] = [
             ("QuantizeLinear", ["x", "s", "z"], ["q"], {}),
             ("DequantizeLinear", ["q", "s", "z"], ["d"], {}),
@@ -118,9 +114,7 @@ class TestNarrow:
         model = hand_made(nodes, TAKES_X, {"s": np.array(0.5, np.float32)})
         add_constants(model, helper.make_tensor("z", TensorProto.FLOAT8E4M3FN, [], [0.0]))
         report, blamed = judged(model, (X,), "Exp", lambda d: np.exp(d) * np.float32(1.01))
-        assert report.verdict("Exp") is Verdict.PASS
-        assert set(messages(report)) == {"QuantizeLinear", "DequantizeLinear"}
-        assert all("float8_e4m3fn" in message for message in messages(report).values())
+        assert set(verdicts(report).values()) == {Verdict.PASS}
         assert blamed == ["Exp"]
 
 
@@ -278,7 +272,7 @@ class TestOtherTypes:
         with tapml.debug(self.optional(), (given,), target="llvm") as session:
             report = session.run()
             assert session.tensor("Cast", "source") == (given is not None)
-            assert report.verdict("OptionalHasElement") is Verdict.UNSUPPORTED
+            assert report.verdict("OptionalHasElement") is Verdict.SKIPPED  # folded, and compared
             assert report.verdict("Cast") is Verdict.PASS
             session.override("Cast", lambda has: np.array(7, np.float32))
             assert [c.op for c in session.run().culprits] == ["Cast"]
