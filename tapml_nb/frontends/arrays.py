@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.frontends.program import Mark, Memory
 from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
-from tapml_nb.numerics import is_float, np_dtype
+from tapml_nb.numerics import is_float
 
 
 class ArrayProgram:
