@@ -95,6 +95,15 @@ def quantile(sample: Array, q: float) -> float:
     return float(sample.quantile(q))  # up to 16 million elements
 
 
+def median(array: Array, axis: int) -> Array:
+    """What half of the values along an axis are below, with that axis kept at size 1."""
+    if _of_numpy(array):
+        return np.median(array, axis, keepdims=True)
+    xp, size = namespace(array), array.shape[axis]
+    ordered = xp.moveaxis(xp.sort(array, axis=axis), axis, 0)  # its own median is the lower one
+    return xp.expand_dims((ordered[(size - 1) // 2] + ordered[size // 2]) / 2, axis=axis)
+
+
 def on_host(array: Array) -> np.ndarray:
     """An array as NumPy has it: the same memory where that is the host's."""
     if _of_numpy(array):
@@ -104,6 +113,20 @@ def on_host(array: Array) -> np.ndarray:
     if dtype in _ML_DTYPES.values():  # PyTorch does not give these to NumPy
         return np.asarray(viewed(there, f"uint{8 * dtype.itemsize}").numpy().view(dtype))
     return np.asarray(there.numpy())
+
+
+def moved_to(array: Array, like: Array) -> Array:
+    """An array where another one is, and as that one's kind has it."""
+    if isinstance(like, np.ndarray | np.generic):
+        return on_host(array)
+    xp = namespace(like)
+    if not _of_numpy(array):
+        return array.to(like.device)
+    dtype = array.dtype
+    if dtype in _ML_DTYPES.values():
+        bits = xp.asarray(array.view(f"uint{8 * dtype.itemsize}"), copy=True)
+        return viewed(bits, dtype.name).to(like.device)
+    return xp.asarray(array, copy=True).to(like.device)
 
 
 def element(array: Array, index: int) -> Any:

@@ -40,7 +40,11 @@ class ArrayProgram:
         """The array itself, contiguous."""
         return np.asarray(tensor, order="C")
 
-    def from_numpy(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
+    def array_of(self, tensor: np.ndarray) -> np.ndarray:
+        """The same."""
+        return self.to_numpy(tensor)
+
+    def from_array(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
         """The array itself."""
         return array
 

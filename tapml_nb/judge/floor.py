@@ -28,6 +28,7 @@ from tapml_nb.array_api import (
     dtype_of,
     flat,
     namespace,
+    on_host,
     quantile,
     size_of,
     wide,
@@ -107,6 +108,11 @@ class Reference:
     def dtype(self) -> np.dtype:
         """The source's dtype."""
         return dtype_of(self.source)
+
+    def on_host(self) -> Reference:
+        """The same with NumPy's arrays."""
+        delta, beside = (None if a is None else on_host(a) for a in (self.delta, self.beside))
+        return Reference(on_host(self.source), delta, self.floor, beside)
 
     def exact(self) -> Array:
         """The float64 result; where it or the source is not finite, the source's."""
