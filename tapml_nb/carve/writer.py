@@ -114,7 +114,9 @@ class _Carver:
 
     def _keep(self, value: ValueId, step: int) -> str:
         """Have a tensor of the source written; returns its key."""
-        key = self._source.key(value, step)
+        there = self._source.array_there(value, step)
+        on_host = isinstance(there, np.ndarray)
+        key = self._source.key(value, step) if on_host else digest(self._source.array(value, step))
         self._tensors.setdefault(key, lambda: self._source.array(value, step))
         return key
 

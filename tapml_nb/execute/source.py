@@ -140,7 +140,7 @@ class SourceRun:
         self.storage = storage or Storage()
         self._events = events
         self._steps: list[_Step] = []
-        self._given_tensors = Given(program, self.array)
+        self._given_tensors = Given(program, self.array_there)
         self._shared_homes: dict[int, list[Slot]] = {}
         self._derived: dict[int, _Step] = {}
         self._numbers = itertools.count(program.steps)
@@ -187,7 +187,7 @@ class SourceRun:
             slot = self._slot(value, step)
             if slot and (known := self._given_tensors.key(slot)):
                 return known
-            keys[value] = digest(self.array(value, step))
+            keys[value] = digest(self.array_there(value, step))
         return keys[value]
 
     def outgoing(self, value: ValueId, step: int) -> np.ndarray:
