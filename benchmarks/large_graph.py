@@ -110,7 +110,10 @@ class _Drawing:
     def to_numpy(self, tensor: Any) -> np.ndarray:
         return np.asarray(tensor)
 
-    def from_numpy(self, array: np.ndarray, like: Any) -> Any:
+    def array_of(self, tensor: Any) -> np.ndarray:
+        return np.asarray(tensor)
+
+    def from_array(self, array: np.ndarray, like: Any) -> Any:
         return array
 
     def memory(self, tensor: Any) -> None:

@@ -1,4 +1,4 @@
-"""How far apart two tensors are: dtype facts and error statistics, in NumPy alone.
+"""How far apart two tensors are: dtype facts and error statistics, wherever the tensors are.
 
 The notebook and the target server both import this module, so a statistic means the same on
 either side.  It leans on nothing that the compiler under test has produced.
@@ -11,26 +11,21 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from types import ModuleType
 
 import ml_dtypes
 import numpy as np
 
-_BLOCK = 1 << 16
-"""Elements per block: a block and its float64 temporaries fit the second-level cache."""
-
-_ML_DTYPES = {
-    name: np.dtype(getattr(ml_dtypes, name))
-    for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4")
-}
-
-
-def np_dtype(name: str) -> np.dtype:
-    """The NumPy dtype of a dtype name as TVM and PyTorch spell it (``"bool"``, ``"bfloat16"``).
-
-    Raises:
-        TypeError: if NumPy (with ml_dtypes) has no such dtype.
-    """
-    return _ML_DTYPES.get(name) or np.dtype(name)
+from tapml_nb.array_api import (
+    Array,
+    block_of,
+    dtype_of,
+    flat,
+    namespace,
+    size_of,
+    viewed,
+    wide,
+)
 
 
 def is_float(dtype: np.dtype) -> bool:
@@ -48,12 +43,43 @@ def largest_finite(dtype: np.dtype) -> float:
     return float(ml_dtypes.finfo(dtype).max)
 
 
-def digest(array: np.ndarray) -> str:
-    """Content address of a tensor: SHA-256 over dtype, shape and bytes, in hexadecimal."""
+def digest(array: Array) -> str:
+    """Content address of a tensor, of dtype, shape and bytes, in hexadecimal: SHA-256 on the host,
+    and 128 bits of :func:`_mixed` on a GPU, whose contents need not leave it for that."""
+    if not isinstance(array, np.ndarray):
+        return _digest_there(array)
     hasher = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
     if array.size:
         hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return hasher.hexdigest()
+
+
+def _digest_there(array: Array) -> str:
+    """The digest of an array that NumPy does not hold."""
+    kind, width = dtype_of(array), dtype_of(array).itemsize
+    words = flat(viewed(array, f"int{8 * width}"))
+    xp, block = namespace(array), block_of(array)
+    sums = [0, 0]
+    for start in range(0, size_of(words), block):
+        part = xp.astype(words[start : start + block], xp.int64)
+        places = xp.arange(start, start + size_of(part), dtype=xp.int64, device=array.device)
+        for k, seed in enumerate(_SEEDS):
+            sums[k] += int(xp.sum(_mixed(part ^ (places * _ODD + seed), xp)))
+    said = hashlib.sha256(f"{kind.name}{tuple(array.shape)}{[n % 2**64 for n in sums]}".encode())
+    return f"there-{said.hexdigest()}"
+
+
+_ODD = 0x1E3779B97F4A7C15
+_SEEDS = (0x243F6A8885A308D3, 0x13198A2E03707344)
+_FACTORS = (0x3F58476D1CE4E5B9, 0x14D049BB133111EB)
+
+
+def _mixed(words: Array, xp: ModuleType) -> Array:
+    """Words whose every bit depends on all of their bits, after the finalizer of SplitMix64
+    (G. Steele, D. Lea, C. Flood, "Fast Splittable Pseudorandom Number Generators", 2014)."""
+    for factor, shift in zip(_FACTORS, (30, 27), strict=True):
+        words = (words ^ (words >> shift)) * factor
+    return words ^ (words >> 31)
 
 
 def as_complex(parts: np.ndarray) -> np.ndarray:
@@ -70,28 +96,29 @@ def as_parts(array: np.ndarray) -> np.ndarray:
     return np.stack([array.real, array.imag], axis=-1)
 
 
-def as_bytes(array: np.ndarray) -> np.ndarray:
+def as_bytes(array: Array) -> Array:
     """Booleans as the bytes that they are in memory, anything else as it is.
 
     NumPy takes any byte but 0 for True, so that memory nobody wrote would pass for it.
     """
-    return array.view(np.uint8) if array.dtype == np.bool_ else array
+    return viewed(array, "uint8") if dtype_of(array) == np.bool_ else array
 
 
-def same_type(a: np.ndarray, b: np.ndarray) -> bool:
+def same_type(a: Array, b: Array) -> bool:
     """Whether two tensors agree in dtype and shape."""
-    return a.dtype == b.dtype and a.shape == b.shape
+    return dtype_of(a) == dtype_of(b) and tuple(a.shape) == tuple(b.shape)
 
 
-def bitwise_equal(a: np.ndarray, b: np.ndarray) -> bool:
+def bitwise_equal(a: Array, b: Array) -> bool:
     """Whether two tensors agree in dtype, shape and every bit (so NaN equals the same NaN)."""
     if not same_type(a, b):
         return False
-    if a.size == 0:
+    if size_of(a) == 0:
         return True
-    bits = np.dtype(f"u{a.dtype.itemsize}") if a.dtype.itemsize in (1, 2, 4, 8) else np.uint8
-    a, b = (np.ascontiguousarray(x).reshape(-1).view(bits) for x in (a, b))
-    return bool(np.array_equal(a, b))
+    width = dtype_of(a).itemsize
+    bits = f"int{8 * width}" if width in (1, 2, 4, 8) else "uint8"
+    a, b = (viewed(flat(x), bits) for x in (a, b))
+    return bool(namespace(a, b).all(a == b))
 
 
 @dataclass(frozen=True)
@@ -131,64 +158,66 @@ class Statistics:
     worst: int
 
 
-def identical_statistics(reference: np.ndarray) -> Statistics:
+def identical_statistics(reference: Array) -> Statistics:
     """What :func:`statistics` would say of a target that equals the reference bit for bit."""
-    return Statistics(reference.size, 0.0, 0.0, 0.0, 0.0, 1.0, math.inf, 0, 0, 0, -1)
+    return Statistics(size_of(reference), 0.0, 0.0, 0.0, 0.0, 1.0, math.inf, 0, 0, 0, -1)
 
 
-def nothing_to_compare(reference: np.ndarray) -> Statistics:
+def nothing_to_compare(reference: Array) -> Statistics:
     """The statistics of a target whose shape or dtype is another: every element is wrong."""
-    nan = math.nan
-    return Statistics(reference.size, nan, nan, nan, nan, nan, nan, 0, 0, reference.size, -1)
+    nan, size = math.nan, size_of(reference)
+    return Statistics(size, nan, nan, nan, nan, nan, nan, 0, 0, size, -1)
 
 
-def statistics(target: np.ndarray, reference: np.ndarray) -> Statistics:
+def statistics(target: Array, reference: Array) -> Statistics:
     """Compare two tensors of equal shape in one float64 pass.
 
     Raises:
         ValueError: if the shapes differ.
     """
-    if target.shape != reference.shape:
+    if tuple(target.shape) != tuple(reference.shape):
         raise ValueError(f"shapes differ: target {target.shape}, reference {reference.shape}")
     if bitwise_equal(target, reference):
         return identical_statistics(reference)
-    t_all = as_bytes(np.ascontiguousarray(target).reshape(-1))
-    r_all = as_bytes(np.ascontiguousarray(reference).reshape(-1))
-    by_ulp = is_float(t_all.dtype) and t_all.dtype == r_all.dtype
+    xp = namespace(target, reference)
+    t_all, r_all = flat(as_bytes(target)), flat(as_bytes(reference))
+    floating = is_float(dtype_of(t_all)) and is_float(dtype_of(r_all))
+    by_ulp = floating and dtype_of(t_all) == dtype_of(r_all)
+    n, block = size_of(t_all), block_of(t_all)
     max_abs = max_rel = max_ulp = 0.0
     tt = rr = tr = dd = 0.0
     nan = inf = mismatched = 0
     worst, worst_size = -1, -1.0
     with np.errstate(all="ignore"):
-        for start in range(0, t_all.size, _BLOCK):
-            t_raw, r_raw = t_all[start : start + _BLOCK], r_all[start : start + _BLOCK]
-            t, r = t_raw.astype(np.float64), r_raw.astype(np.float64)
-            differ = (t_raw != r_raw) & ~(np.isnan(t) & np.isnan(r))
-            count = int(np.count_nonzero(differ))
-            both = np.isfinite(t) & np.isfinite(r)
-            if not both.all():
-                nan += int(np.count_nonzero(np.isnan(t) & ~np.isnan(r)))
-                inf += int(np.count_nonzero(np.isinf(t) & ~np.isinf(r)))
-                t, r = np.where(both, t, 0.0), np.where(both, r, 0.0)
+        for start in range(0, n, block):
+            t_raw, r_raw = t_all[start : start + block], r_all[start : start + block]
+            t, r = wide(t_raw), wide(r_raw)
+            # Numbers of 8 bits cannot be compared everywhere, nor are integers exact in float64.
+            unequal = t != r if floating else t_raw != r_raw
+            differ = unequal & ~(xp.isnan(t) & xp.isnan(r))
+            count = int(xp.count_nonzero(differ))
+            both = xp.isfinite(t) & xp.isfinite(r)
+            if not xp.all(both):
+                nan += int(xp.count_nonzero(xp.isnan(t) & ~xp.isnan(r)))
+                inf += int(xp.count_nonzero(xp.isinf(t) & ~xp.isinf(r)))
+                t, r = xp.where(both, t, 0.0), xp.where(both, r, 0.0)
             tt += float(t @ t)
             rr += float(r @ r)
             tr += float(t @ r)
             if not count:
                 continue
             mismatched += count
-            d = np.abs(t - r)
+            d = xp.abs(t - r)
             dd += float(d @ d)
-            max_abs = max(max_abs, float(d.max()))
-            rel = d / np.abs(r)
-            max_rel = max(max_rel, float(np.where(d > 0, rel, 0.0).max()))
+            max_abs = max(max_abs, float(xp.max(d)))
+            max_rel = max(max_rel, float(xp.max(xp.where(d > 0, d / xp.abs(r), 0.0))))
             if by_ulp:
-                steps = np.abs(_ordered(t_raw) - _ordered(r_raw))
-                max_ulp = max(max_ulp, float(np.where(both, steps, 0.0).max()))
-            size = np.where(differ & ~both, np.inf, d)
-            index = int(size.argmax())
-            if size[index] > worst_size:
-                worst, worst_size = start + index, float(size[index])
-    n = t_all.size
+                steps = _steps(t_raw, r_raw)
+                max_ulp = max(max_ulp, float(xp.max(xp.where(both, steps, 0.0))))
+            size = xp.where(differ & ~both, math.inf, d)
+            index = int(xp.argmax(size))
+            if (largest := float(size[index])) > worst_size:
+                worst, worst_size = start + index, largest
     if dd > 0:
         power = rr / dd  # 0 or NaN where squares of float64 leave its range
         snr = 10 * math.log10(power) if power > 0 else -math.inf
@@ -201,15 +230,23 @@ def statistics(target: np.ndarray, reference: np.ndarray) -> Statistics:
     )
 
 
-def _ordered(x: np.ndarray) -> np.ndarray:
-    """Bits of floats as numbers that grow with the value and step by one per representable float.
+def _steps(a: Array, b: Array) -> Array:
+    """How many representable numbers apart two floating-point tensors of one dtype are.
 
-    The sign-magnitude trick of IEEE 754 ordering (B. Dawson, "Comparing Floating Point Numbers",
-    2012).  float64 holds every step of narrower dtypes exactly, and a long double those of
-    float64 where the platform has one.
+    By the sign-magnitude trick of IEEE 754 ordering (B. Dawson, "Comparing Floating Point Numbers",
+    2012).  float64 holds every step of narrower dtypes exactly.
     """
-    width = x.dtype.itemsize
-    wide = np.longdouble if width == 8 else np.float64
-    bits = np.ascontiguousarray(x).view(np.dtype(f"i{width}"))
-    top = np.dtype(f"i{width}").type(np.iinfo(f"i{width}").min)
-    return np.where(bits < 0, -((bits ^ top).astype(wide)), bits.astype(wide))
+    xp = namespace(a, b)
+    a, b = _places(a), _places(b)
+    apart = xp.astype(xp.abs(a - b), xp.float64)
+    across = xp.abs(xp.astype(a, xp.float64) - xp.astype(b, xp.float64))
+    return xp.where((a < 0) == (b < 0), apart, across)  # between signs an integer could overflow
+
+
+def _places(x: Array) -> Array:
+    """Floats as integers that grow with the value and step by one per representable number."""
+    xp = namespace(x)
+    bits = viewed(x, f"int{8 * dtype_of(x).itemsize}")
+    wide_bits = xp.astype(bits, xp.int64)
+    least = -(1 << (8 * dtype_of(x).itemsize - 1))
+    return xp.where(wide_bits < 0, least - wide_bits, wide_bits)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tapml_nb.numerics import np_dtype
+from tapml_nb.array_api import np_dtype
 
 _CODES = {
     "bool": "BOOL",

@@ -18,6 +18,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tapml_nb"
 
 ORDER = [
+    {"array_api"},
     {"numerics", "tensorfile", "terminal", "interpreter", "owner"},
     {"graph"},
     {"frontends"},

@@ -5,8 +5,11 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
-from tapml_nb.numerics import bitwise_equal, digest, np_dtype, statistics
+from tapml_nb.array_api import np_dtype
+from tapml_nb.numerics import bitwise_equal, digest
+from tests.judge.holders import statistics
 
 
 @pytest.mark.parametrize("shape", [(7,), (300, 500), (1,), ()])
@@ -85,3 +88,23 @@ def test_a_digest_knows_dtype_shape_and_bytes():
     different = [a, a.T, a.astype(np.int32), a.astype(ml_dtypes.bfloat16), a + 1, a[:0]]
     assert len({digest(x) for x in different}) == len(different)
     assert digest(np.arange(6).reshape(2, 3).T) == digest(np.arange(6).reshape(2, 3).T.copy())
+
+
+class TestTheDigestOfWhatNumPyDoesNotHold:
+    def test_tells_tensors_apart(self):
+        base = torch.arange(40_000, dtype=torch.float32)
+        others = [base.clone() for _ in range(4)]
+        others[0][39_999] += 1  # the last element
+        others[1][:2] = base[:2].flip(0)  # two in another order
+        others[2][0] = -0.0
+        others[3] = base.reshape(200, 200)
+        kinds = [base.view(torch.int32), base.to(torch.bfloat16), base.bool()]
+        found = [digest(tensor) for tensor in (base, *others, *kinds)]
+        assert len(set(found)) == len(found)
+        assert digest(base.clone()) == found[0]
+
+    def test_in_blocks(self, monkeypatch):
+        base = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+        whole = digest(base)
+        monkeypatch.setattr("tapml_nb.array_api._IN_CACHE", 64)
+        assert digest(base) == whole

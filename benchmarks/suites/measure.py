@@ -17,7 +17,7 @@ from benchmarks.suites.ties import breaks_ties
 from tapml_nb.compile.trouble import CompilerTrouble
 from tapml_nb.execute.given import ModelChanged
 from tapml_nb.frontends.program import FrontendError
-from tapml_nb.frontends.torch.tensors import from_numpy
+from tapml_nb.frontends.torch.tensors import from_array
 from tapml_nb.frontends.torch.workarounds import WORKAROUNDS
 from tapml_nb.graph import Op
 from tapml_nb.judge.results import OpResult
@@ -163,7 +163,7 @@ def is_beyond(target: np.ndarray, source: np.ndarray, exact: np.ndarray) -> bool
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
-    tensor = from_numpy(array, torch.empty(0))
+    tensor = from_array(array, torch.empty(0))
     return (
         tensor.float() if tensor.element_size() == 1 else tensor
     )  # float8, which has no tolerance

@@ -186,7 +186,7 @@ def _write(engine: Engine, path: Path, op: Op, step: int) -> Path:
         target=kernels.target,
         inputs=inputs,
         numbers=unit[1] if isinstance(unit, tuple) else (),
-        references=engine.references.local(op, step),
+        references=[one.on_host() for one in engine.references.local(op, step)],
         limit=engine.settings.tolerance,
         conversion=kernels.conversions.get(op.id, ""),
     )

@@ -85,8 +85,8 @@ class _Carver:
                 test["inputs"].append({"value": value, "tensor": self._keep(value, step)})
             elif isinstance(number := self._source.values(step)[value], int | float):
                 test["scalars"].append({"value": value, "number": number})
-        for k, reference in enumerate(self._references.local(op, step)):
-            value = op.outputs[k]
+        for k, there in enumerate(self._references.local(op, step)):
+            value, reference = op.outputs[k], there.on_host()
             entry: dict[str, str | None] = {"value": value, "tensor": self._keep(value, step)}
             for part in ("delta", "beside"):
                 entry[part] = self._keep_part(op, step, k, part, getattr(reference, part))
@@ -114,7 +114,9 @@ class _Carver:
 
     def _keep(self, value: ValueId, step: int) -> str:
         """Have a tensor of the source written; returns its key."""
-        key = self._source.key(value, step)
+        there = self._source.array_there(value, step)
+        on_host = isinstance(there, np.ndarray)
+        key = self._source.key(value, step) if on_host else digest(self._source.array(value, step))
         self._tensors.setdefault(key, lambda: self._source.array(value, step))
         return key
 
@@ -125,5 +127,7 @@ class _Carver:
         if array is None:
             return None
         key = digest(array)
-        self._tensors.setdefault(key, lambda: getattr(self._references.local(op, step)[k], part))
+        self._tensors.setdefault(
+            key, lambda: getattr(self._references.local(op, step)[k].on_host(), part)
+        )
         return key

@@ -17,6 +17,7 @@ import tvm
 from tvm import tirx
 from tvm.tirx.build import split_host_device_mods
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.compile.kernel import OPERATIONS, Kernel
 from tapml_nb.compile.primfunc import TIR_OPERATIONS
 from tapml_nb.compile.sources import (
@@ -26,7 +27,6 @@ from tapml_nb.compile.sources import (
     HostFunction,
     SourcePackage,
 )
-from tapml_nb.numerics import np_dtype
 
 _INT32 = (-(1 << 31), (1 << 31) - 1)
 

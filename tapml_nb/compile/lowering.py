@@ -20,9 +20,10 @@ from tvm.relax.backend import cpu_generic, gpu_generic
 from tvm.s_tir import dlight
 from tvm.sym import Analyzer
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.compile.kernel import BufferSpec, Kernel, Launch, Size
 from tapml_nb.compile.primfunc import SizeNames, UnknownSize, buffer_specs
-from tapml_nb.numerics import digest, np_dtype
+from tapml_nb.numerics import digest
 
 PIPELINE = "relax-default/5"
 """Version of this lowering; part of every cache key."""

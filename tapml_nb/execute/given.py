@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
+from tapml_nb.array_api import Array
 from tapml_nb.frontends.program import Mark, Program
 from tapml_nb.graph import ValueId
 from tapml_nb.numerics import digest
@@ -36,7 +35,7 @@ class Given:
     """Keys of the given tensors (``inputs`` of each step, ``shared`` by all steps), and whether
     these are still what they were."""
 
-    def __init__(self, program: Program, held: Callable[[ValueId, int], np.ndarray]) -> None:
+    def __init__(self, program: Program, held: Callable[[ValueId, int], Array]) -> None:
         """``held`` gives a tensor as the session holds it, in memory that the user may share."""
         self._program = program
         self._graph = program.graph
@@ -102,7 +101,7 @@ class Given:
 
     def _note(self, slot: Slot, tensor: Any) -> None:
         try:
-            self._keys[slot] = digest(self._program.to_numpy(tensor))
+            self._keys[slot] = digest(self._program.array_of(tensor))
         except Exception:  # a layout or a dtype without bytes: nobody can send it either
             return
         self._sure[slot] = self._command
@@ -126,7 +125,7 @@ class Given:
     def _compare(self, slot: Slot, tensor: Any) -> None:
         """Writing what was there before is no change."""
         try:
-            same = tensor is not None and self._is(slot, self._program.to_numpy(tensor))
+            same = tensor is not None and self._is(slot, self._program.array_of(tensor))
         except Exception:  # it has no bytes any more
             same = False
         if not same:
@@ -138,7 +137,7 @@ class Given:
             raise self._changed(slot)
         self._sure[slot] = self._command
 
-    def _is(self, slot: Slot, array: np.ndarray) -> bool:
+    def _is(self, slot: Slot, array: Array) -> bool:
         return digest(array) == self._keys[slot]
 
     def _changed(self, slot: Slot) -> ModelChanged:

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.compile.cache import Compiled, Failure
 from tapml_nb.compile.kernel import KernelCode, shortened
 from tapml_nb.execute.caller import Caller, CallFailure, Operands, Outcome
 from tapml_nb.execute.host_call import Overdue, call_within
 from tapml_nb.execute.source import Stopped
 from tapml_nb.graph import TensorSpec
-from tapml_nb.numerics import bitwise_equal, np_dtype
+from tapml_nb.numerics import bitwise_equal
 from tapml_nb.targets.wire.calls import CallResult, ChainCall
 
 NumpyFunction = Callable[..., Any]

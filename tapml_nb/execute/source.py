@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from tapml_nb.array_api import Array
 from tapml_nb.execute.events import EventStream, RunProgress
 from tapml_nb.execute.given import Given, Slot
 from tapml_nb.execute.storage import Kept, Storage
@@ -139,7 +140,7 @@ class SourceRun:
         self.storage = storage or Storage()
         self._events = events
         self._steps: list[_Step] = []
-        self._given_tensors = Given(program, self.array)
+        self._given_tensors = Given(program, self.array_there)
         self._shared_homes: dict[int, list[Slot]] = {}
         self._derived: dict[int, _Step] = {}
         self._numbers = itertools.count(program.steps)
@@ -168,6 +169,10 @@ class SourceRun:
         """A tensor of a step as a NumPy array (shared memory where possible)."""
         return self.program.to_numpy(self._step(step).values[value])
 
+    def array_there(self, value: ValueId, step: int) -> Array:
+        """The same where it is: on a GPU, if the source computes there."""
+        return self.program.array_of(self._step(step).values[value])
+
     def shape(self, value: ValueId, step: int) -> tuple[int, ...]:
         """The shape of a tensor of a step, as an array."""
         values = self._step(step).values
@@ -182,7 +187,7 @@ class SourceRun:
             slot = self._slot(value, step)
             if slot and (known := self._given_tensors.key(slot)):
                 return known
-            keys[value] = digest(self.array(value, step))
+            keys[value] = digest(self.array_there(value, step))
         return keys[value]
 
     def outgoing(self, value: ValueId, step: int) -> np.ndarray:
@@ -260,8 +265,9 @@ class SourceRun:
         """Milliseconds the source took for an operator."""
         return self._step(step).ms[op]
 
-    def exact(self, op: OpId, step: int) -> list[np.ndarray] | None:
-        """The operator's outputs in float64 on the source's inputs, if that can be computed.
+    def exact(self, op: OpId, step: int) -> list[Array] | None:
+        """The operator's outputs in float64 on the source's inputs, if that can be computed; where
+        the source computes.
 
         Raises:
             ModelChanged: if an input was given and has changed.
@@ -271,23 +277,21 @@ class SourceRun:
         self._given_tensors.vouch(self._roots(self.program.graph[op].inputs, step))
         return self._exact(op, self._step(step).values)
 
-    def exact_on(
-        self, op: OpId, step: int, given: Mapping[ValueId, np.ndarray]
-    ) -> list[np.ndarray] | None:
+    def exact_on(self, op: OpId, step: int, given: Mapping[ValueId, Array]) -> list[Array] | None:
         """The same with float64 arrays in the place of some inputs."""
         values = self._step(step).values
-        changed = self._tensors(step, {v: np.asarray(array) for v, array in given.items()})
+        changed = self._tensors(step, given)
         return self._exact(op, ChainMap(changed, cast(dict[ValueId, Any], values)))
 
-    def _exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[np.ndarray] | None:
+    def _exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Array] | None:
         result = self.program.run_exact(op, values)
-        return None if result is None else [self.program.to_numpy(tensor) for tensor in result]
+        return None if result is None else [self.program.array_of(tensor) for tensor in result]
 
     def _tensors(self, step: int, changed: Mapping[ValueId, Any]) -> dict[ValueId, Any]:
         """Arrays and host numbers as the source has them, each like the one of a step."""
         values, known = self._step(step).values, self.program.graph.values
         return {
-            v: found if known[v].host else self.program.from_numpy(found, values[v])
+            v: found if known[v].host else self.program.from_array(found, values[v])
             for v, found in changed.items()
         }
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.frontends.program import Mark, Memory
 from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
-from tapml_nb.numerics import is_float, np_dtype
+from tapml_nb.numerics import is_float
 
 
 class ArrayProgram:
@@ -39,7 +40,11 @@ class ArrayProgram:
         """The array itself, contiguous."""
         return np.asarray(tensor, order="C")
 
-    def from_numpy(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
+    def array_of(self, tensor: np.ndarray) -> np.ndarray:
+        """The same."""
+        return self.to_numpy(tensor)
+
+    def from_array(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
         """The array itself."""
         return array
 

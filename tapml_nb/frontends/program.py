@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from tapml_nb.array_api import Array
 from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
 
 SourceTensor = Any
@@ -320,7 +321,10 @@ class Program(Protocol):
         Its shape and dtype are the tensor's; bfloat16 and float8 are those of ml_dtypes.
         """
 
-    def from_numpy(self, array: np.ndarray, like: SourceTensor) -> SourceTensor:
+    def array_of(self, tensor: SourceTensor) -> Array:
+        """The same where they are: an array of the framework's where that is not the host."""
+
+    def from_array(self, array: Array, like: SourceTensor) -> SourceTensor:
         """A source tensor of the array's shape, dtype and values, on the device of ``like``."""
 
     def memory(self, tensor: SourceTensor) -> Memory | None:

@@ -26,7 +26,8 @@ class Subprogram:
         self._program = program
         self.run, self.run_exact, self.unit = program.run, program.run_exact, program.unit
         self.draws, self.repeatable = program.draws, program.repeatable
-        self.to_numpy, self.from_numpy = program.to_numpy, program.from_numpy
+        self.to_numpy, self.array_of = program.to_numpy, program.array_of
+        self.from_array = program.from_array
         self.memory = program.memory
         self._given, self.steps = given, len(given)
         self.mutations: Mapping[ValueId, ValueId] = {}  # what a step starts from is given

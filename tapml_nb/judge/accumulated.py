@@ -11,10 +11,11 @@ from functools import reduce
 
 import numpy as np
 
+from tapml_nb.array_api import moved_to, namespace, on_host, size_of, wide
 from tapml_nb.execute.hybrid import HybridRun, HybridStep
 from tapml_nb.execute.source import SourceRun
-from tapml_nb.graph import ValueId
-from tapml_nb.judge.leeway import undefined
+from tapml_nb.graph import Op, ValueId
+from tapml_nb.judge.leeway import may_be_undefined, undefined
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import AccumulatedResult
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
@@ -74,21 +75,26 @@ class AccumulatedRun:
             return judge_identical(reference)
         target = self._hybrid.array(value, step)
         producer = self._graph.values[value].producer
-        if producer is not None and same_type(target, reference.source):
+        if producer is not None and same_type(target, source := reference.source):
             op = self._graph[producer]
-            inputs = [self._source.array(v, step) for v in self._graph.tensor_inputs(op)]
-            mask = undefined(op, inputs, reference.source)
-            if mask is not None:
-                target = np.where(mask, reference.source, target)
-        return judge(target, reference, self._limit)
+            if may_be_undefined(op, reference.dtype):
+                target = self._where_defined(op, target, on_host(source), step)
+        return judge(moved_to(target, reference.source), reference, self._limit)
+
+    def _where_defined(
+        self, op: Op, target: np.ndarray, source: np.ndarray, step: int
+    ) -> np.ndarray:
+        inputs = [self._source.array(v, step) for v in self._graph.tensor_inputs(op)]
+        mask = undefined(op, inputs, source)
+        return target if mask is None else np.where(mask, source, target)
 
     def _relate(self, value: ValueId, judgement: Judgement, step: int) -> float:
         """Root mean square error over the root mean square of the source's value."""
         relative = error = judgement.statistics.rmse
         if error != 0:
-            source = self._source.array(value, step).astype(np.float64)
-            finite = source[np.isfinite(source)]
-            power = math.sqrt(float(np.mean(finite * finite))) if finite.size else 0.0
+            source = wide(self._source.array_there(value, step))
+            finite = source[namespace(source).isfinite(source)]
+            power = math.sqrt(float((finite * finite).mean())) if size_of(finite) else 0.0
             relative = error / power if power > 0 else math.inf
         self._relative[step, value] = relative
         return relative

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tapml_nb.array_api import on_host
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op, OpId
@@ -111,7 +112,7 @@ class AugmentedRun:
     def _defined(self, op: Op, step: int, number: int, derived: Derived) -> bool:
         """Whether the operator means anything there: see the module's text."""
         for value, reference in zip(op.outputs, self._references.local(op, number), strict=True):
-            source, real = reference.source, self._source.array(value, step)
+            source, real = on_host(reference.source), self._source.array(value, step)
             if source.size == 0:
                 return False
             if is_float(source.dtype):

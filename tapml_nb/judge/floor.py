@@ -22,14 +22,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tapml_nb.array_api import (
+    Array,
+    block_of,
+    dtype_of,
+    flat,
+    namespace,
+    on_host,
+    quantile,
+    size_of,
+    wide,
+    zeros_like,
+)
 from tapml_nb.judge.arithmetic import Arithmetic
 from tapml_nb.numerics import is_float, largest_finite, unit_roundoff
 
 _ACCUMULATOR = unit_roundoff(np.dtype(np.float32))
 """Roundoff of the sums inside narrow dtypes, which hardware and libraries keep in float32."""
-
-_BLOCK = 1 << 15
-"""Elements per block: its float64 temporaries fit the second-level cache."""
 
 _SAMPLE = 1 << 20
 """Elements that a quantile looks at; larger tensors are sampled evenly."""
@@ -90,17 +99,28 @@ class Reference:
             column, which is what can be said of a value without its operator.
     """
 
-    source: np.ndarray
-    delta: np.ndarray | None
+    source: Array
+    delta: Array | None
     floor: Floor | None
-    beside: np.ndarray | None = None
+    beside: Array | None = None
 
-    def exact(self) -> np.ndarray:
+    @property
+    def dtype(self) -> np.dtype:
+        """The source's dtype."""
+        return dtype_of(self.source)
+
+    def on_host(self) -> Reference:
+        """The same with NumPy's arrays."""
+        delta, beside = (None if a is None else on_host(a) for a in (self.delta, self.beside))
+        return Reference(on_host(self.source), delta, self.floor, beside)
+
+    def exact(self) -> Array:
         """The float64 result; where it or the source is not finite, the source's."""
-        wide = self.source.astype(np.float64)
+        result = wide(self.source)
         if self.delta is None:
-            return wide
-        return np.asarray(np.where(np.isfinite(wide), wide + self.delta, wide))
+            return result
+        xp = namespace(result)
+        return xp.where(xp.isfinite(result), result + self.delta, result)
 
 
 def lower_bound(dtype: np.dtype, length: int) -> float:
@@ -133,37 +153,40 @@ class Scale:
     whose hardware does not flush, what rounding them does.
     """
 
-    def __init__(self, source: np.ndarray, beside: np.ndarray | None = None) -> None:
-        self._u = unit_roundoff(source.dtype)
-        self._sentinel = largest_finite(source.dtype) / 4
-        self._least = flushed(source.dtype) or float(np.finfo(np.float16).smallest_subnormal) / 2
-        self._beside: np.ndarray | None = None
+    def __init__(self, source: Array, beside: Array | None = None) -> None:
+        dtype, xp = dtype_of(source), namespace(source)
+        self._xp = xp
+        self._u = unit_roundoff(dtype)
+        self._sentinel = largest_finite(dtype) / 4
+        self._least = flushed(dtype) or float(np.finfo(np.float16).smallest_subnormal) / 2
+        self._beside: Array | None = None
+        matrix = as_matrix(source)
         if beside is not None:
-            self._beside = beside.reshape(len(as_matrix(source)), -1)
+            self._beside = xp.reshape(beside, (matrix.shape[0], -1))
             return
-        squares = np.zeros((1, as_matrix(source).shape[1]))
-        rows = 0
+        squares, rows = 0.0, 0
         for (block,) in blocks(source):
-            size = self._counted(np.abs(block))
-            squares += np.einsum("ij,ij->j", size, size)
+            size = self._counted(xp.abs(block))
+            squares = squares + xp.vecdot(size, size, axis=0)
             rows += len(block)
-        self._columns = np.sqrt(squares / max(1, rows))
+        self._columns = xp.sqrt(squares / max(1, rows)) if rows else 0.0
 
-    def units(self, block: np.ndarray, row: int) -> np.ndarray:
+    def units(self, block: Array, row: int) -> Array:
         """One unit for each element of a block of whole rows, of which the first is ``row``."""
-        size = np.abs(block)
+        xp = self._xp
+        size = xp.abs(block)
         if self._beside is not None:
             size += self._beside[row : row + len(block)]
         else:
             counted = self._counted(size)
-            rows = np.sqrt(np.einsum("ij,ij->i", counted, counted) / counted.shape[1])
-            size += np.maximum(rows[:, None], self._columns)
+            rows = xp.sqrt(xp.vecdot(counted, counted) / counted.shape[1])
+            size += xp.maximum(rows[:, None], self._columns)
         size *= self._u
-        return np.asarray(np.maximum(size, self._least, out=size))
+        return xp.clip(size, self._least, None)
 
-    def _counted(self, size: np.ndarray) -> np.ndarray:
+    def _counted(self, size: Array) -> Array:
         counts = size < self._sentinel
-        return size if counts.all() else np.where(counts, size, 0.0)
+        return size if self._xp.all(counts) else self._xp.where(counts, size, 0.0)
 
 
 def flushed(dtype: np.dtype) -> float:
@@ -171,28 +194,29 @@ def flushed(dtype: np.dtype) -> float:
     return 0.0 if dtype == np.float16 else float(np.finfo(np.float32).tiny)
 
 
-def as_matrix(array: np.ndarray) -> np.ndarray:
+def as_matrix(array: Array) -> Array:
     """The array as rows of its last axis."""
-    columns = array.shape[-1] if array.ndim and array.size else 1
-    return array.reshape(array.size // columns, columns)
+    size = size_of(array)
+    columns = array.shape[-1] if array.ndim and size else 1
+    return namespace(array).reshape(array, (size // columns, columns))
 
 
-def blocks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Arrays of one shape in float64, as blocks of whole rows that stay in cache."""
+def blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """Arrays of one shape in float64, as blocks of whole rows."""
     matrices = [as_matrix(array) for array in arrays]
     rows, columns = matrices[0].shape
-    step = max(1, _BLOCK // max(1, columns))
+    step = max(1, block_of(arrays[0]) // max(1, columns))
     for start in range(0, rows, step):
-        yield tuple(matrix[start : start + step].astype(np.float64) for matrix in matrices)
+        yield tuple(wide(matrix[start : start + step]) for matrix in matrices)
 
 
 def reference_of(
-    source: np.ndarray,
-    exact: np.ndarray | None,
+    source: Array,
+    exact: Array | None,
     length: int,
     *,
     arithmetic: Arithmetic = Arithmetic.ROWS,
-    beside: np.ndarray | None = None,
+    beside: Array | None = None,
 ) -> Reference:
     """A source tensor with its floor.
 
@@ -203,24 +227,25 @@ def reference_of(
         arithmetic: how its elements come about.
         beside: what stands beside them (see :class:`Reference`).
     """
-    if not is_float(source.dtype):
+    dtype, xp = dtype_of(source), namespace(source)
+    if not is_float(dtype):
         return Reference(source, None, None)
-    if exact is None or exact.shape != source.shape or source.dtype == np.float64:
+    if exact is None or exact.shape != source.shape or dtype == np.float64:
         floor = noise_floor(source, None, length)
         moves = arithmetic is Arithmetic.MOVES and exact is not None and same(source, exact)
         return Reference(source, None, exactly(floor) if moves else floor, beside)
-    exact = np.ascontiguousarray(exact)
-    delta = np.empty(source.shape, np.float32)
+    delta = zeros_like(source, "float32")
     rows, start = as_matrix(delta), 0
-    low, high = edge_of(source.dtype, length)
+    low, high = edge_of(dtype, length)
     with np.errstate(all="ignore"):
         for s, r in blocks(source, exact):
-            near = np.isinf(s) & (low < r * np.sign(s)) & (r * np.sign(s) < high)
-            both = np.isfinite(s) & np.isfinite(r)
-            rows[start : start + len(s)] = np.where(both, r - s, near)
+            towards = r * xp.sign(s)
+            near = xp.astype(xp.isinf(s) & (low < towards) & (towards < high), xp.float64)
+            both = xp.isfinite(s) & xp.isfinite(r)
+            rows[start : start + len(s)] = xp.where(both, r - s, near)
             start += len(s)
     floor = noise_floor(source, exact, length, beside)
-    if not delta.any() and _rounds_nothing(source, exact, arithmetic):
+    if not xp.any(delta != 0) and _rounds_nothing(source, exact, arithmetic):
         floor = exactly(floor)
     return Reference(source, delta, floor, beside)
 
@@ -236,19 +261,23 @@ def edge_of(dtype: np.dtype, length: int) -> tuple[float, float]:
     return top * (1 - noise), top * (1 + 4 * u + noise)
 
 
-def _rounds_nothing(source: np.ndarray, exact: np.ndarray, arithmetic: Arithmetic) -> bool:
+def _rounds_nothing(source: Array, exact: Array, arithmetic: Arithmetic) -> bool:
     if arithmetic in (Arithmetic.FUNCTION, Arithmetic.ROWS) or not same(source, exact):
         return False  # what they round inside need not show here, and may on the target
     if arithmetic is Arithmetic.MOVES:
         return True
-    every = max(1, source.size // _DISTINCT**2)
-    return len(np.unique(source.reshape(-1)[::every].astype(np.float64))) >= _DISTINCT
+    every = max(1, size_of(source) // _DISTINCT**2)
+    values = namespace(source).unique_values(wide(flat(source)[::every]))
+    return size_of(values) >= _DISTINCT
 
 
-def same(source: np.ndarray, exact: np.ndarray) -> bool:
+def same(source: Array, exact: Array) -> bool:
     """Whether two tensors hold the same values; NaN equals NaN, and 0 equals -0."""
-    wide = source.astype(np.float64)
-    return bool(np.array_equal(wide, exact.astype(np.float64), equal_nan=True))
+    xp = namespace(source, exact)
+    ours, theirs = wide(source), wide(exact)
+    if ours.shape != theirs.shape:
+        return False
+    return bool(xp.all((ours == theirs) | (xp.isnan(ours) & xp.isnan(theirs))))
 
 
 def exactly(floor: Floor) -> Floor:
@@ -257,39 +286,38 @@ def exactly(floor: Floor) -> Floor:
 
 
 def noise_floor(
-    source: np.ndarray, exact: np.ndarray | None, length: int, beside: np.ndarray | None = None
+    source: Array, exact: Array | None, length: int, beside: Array | None = None
 ) -> Floor:
     """The floor of a floating-point tensor from its source and exact values."""
-    least = lower_bound(source.dtype, length)
-    least_rms = lower_bound_rms(source.dtype, length)
-    if source.size == 0 or exact is None:
-        u = unit_roundoff(source.dtype)
+    dtype, size = dtype_of(source), size_of(source)
+    least, least_rms = lower_bound(dtype, length), lower_bound_rms(dtype, length)
+    if size == 0 or exact is None:
+        u = unit_roundoff(dtype)
         return Floor(least, least_rms, 0.0, u, 0.0, 0.0, length, exact is not None)
-    scale = Scale(source, beside)
-    every = max(1, source.size // _SAMPLE)
-    sample: list[np.ndarray] = []
+    xp, scale = namespace(source, exact), Scale(source, beside)
+    every = max(1, size // _SAMPLE)
+    sample: list[Array] = []
     squares, top, at_top = 0.0, 0.0, 0.0
     bias, row = Bias(), 0
     with np.errstate(all="ignore"):
         for s, r in blocks(source, exact):
             one = scale.units(r, row)
             row += len(r)
-            valid = np.isfinite(s) & np.isfinite(r)
-            error = np.where(valid, (s - r) / one, 0.0)
-            bias.add(error, np.where(valid, r / one, 0.0))
-            np.abs(error, out=error)
-            flat = error.reshape(-1)
-            squares += float(flat @ flat)
-            sample.append(flat[::every])
-            worst = int(flat.argmax())
-            if flat[worst] > top:
-                top, at_top = float(flat[worst]), float(one.flat[worst])
-    units = max(least, float(np.quantile(np.concatenate(sample), _QUANTILE)))
+            valid = xp.isfinite(s) & xp.isfinite(r)
+            error = xp.where(valid, (s - r) / one, 0.0)
+            bias.add(error, xp.where(valid, r / one, 0.0))
+            errors = flat(xp.abs(error))
+            squares += float(errors @ errors)
+            sample.append(errors[::every])
+            worst = int(xp.argmax(errors))
+            if (largest := float(errors[worst])) > top:
+                top, at_top = largest, float(flat(one)[worst])
+    units = max(least, quantile(xp.concat(sample), _QUANTILE))
     return Floor(
         units=units,
-        rms=max(math.sqrt(squares / source.size), least_rms),
+        rms=max(math.sqrt(squares / size), least_rms),
         bias=bias.factor,
-        leverage=bias.leverage(source.size) or unit_roundoff(source.dtype),
+        leverage=bias.leverage(size) or unit_roundoff(dtype),
         source_ratio=min(1.0, top / units),
         absolute=max(units, top) * at_top,
         length=length,
@@ -306,10 +334,11 @@ class Bias:
     def __init__(self) -> None:
         self._product = self._power = 0.0
 
-    def add(self, error: np.ndarray, exact: np.ndarray) -> None:
+    def add(self, error: Array, exact: Array) -> None:
         """Take in one block."""
-        self._product += float(np.vdot(error, exact))
-        self._power += float(np.vdot(exact, exact))
+        error, exact = flat(error), flat(exact)
+        self._product += float(error @ exact)
+        self._power += float(exact @ exact)
 
     @property
     def factor(self) -> float:

@@ -45,10 +45,7 @@ _PERMUTING = frozenset(
 def undefined(op: Op, inputs: Sequence[np.ndarray], source: np.ndarray) -> np.ndarray | None:
     """Which elements of an output, that is ``source`` on the source, are undefined: a mask of its
     shape; None if none is."""
-    if not op.primitives or source.dtype.kind not in "iu" or len(op.members) > 1:
-        return None
-    made = {name for name in map(bare, op.primitives) if name not in MOVES}
-    rule = _RULES.get(made.pop()) if len(made) == 1 else None
+    rule = _rule(op, source.dtype)
     if rule is None:
         return None
     with np.errstate(all="ignore"):
@@ -59,6 +56,18 @@ def undefined(op: Op, inputs: Sequence[np.ndarray], source: np.ndarray) -> np.nd
         return np.asarray(np.broadcast_to(mask, source.shape))
     except ValueError:  # its inputs are laid out anew before it
         return None
+
+
+def may_be_undefined(op: Op, dtype: np.dtype) -> bool:
+    """Whether elements of an output of this dtype may be undefined, whatever they are."""
+    return _rule(op, dtype) is not None
+
+
+def _rule(op: Op, dtype: np.dtype) -> Rule | None:
+    if not op.primitives or dtype.kind not in "iu" or len(op.members) > 1:
+        return None
+    made = {name for name in map(bare, op.primitives) if name not in MOVES}
+    return _RULES.get(made.pop()) if len(made) == 1 else None
 
 
 def _converted(inputs: Sequence[np.ndarray], source: np.ndarray) -> np.ndarray | None:

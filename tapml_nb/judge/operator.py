@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from tapml_nb.array_api import Array, moved_to, on_host
 from tapml_nb.execute.trial import Call, Run, Trial
 from tapml_nb.graph import Op
 from tapml_nb.judge.diagnosis import Known, diagnose
@@ -23,7 +24,14 @@ from tapml_nb.judge.factorizations import (
     open_outputs,
 )
 from tapml_nb.judge.floor import Reference, lower_bound
-from tapml_nb.judge.leeway import chooses, same_choice, same_selection, undefined, unordered
+from tapml_nb.judge.leeway import (
+    chooses,
+    may_be_undefined,
+    same_choice,
+    same_selection,
+    undefined,
+    unordered,
+)
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical
 from tapml_nb.numerics import bitwise_equal, is_float, same_type, unit_roundoff
@@ -73,7 +81,7 @@ class _Judged:
     """A judgement on an output, with what the target gave; None where that is the source's."""
 
     judgement: Judgement
-    array: np.ndarray | None = None
+    array: Array | None = None
 
     @property
     def sound(self) -> bool:
@@ -141,7 +149,7 @@ class OperatorJudge:
             self._known[run] = self._by_definition(self._in_any_order(judged))
         return self._known[run]
 
-    def _judge_output(self, k: int, array: np.ndarray | None) -> _Judged:
+    def _judge_output(self, k: int, array: Array | None) -> _Judged:
         """Judge one output; indices that choose among equals may choose differently."""
         op, reference = self._expected.op, self._expected.references[k]
         axis, source = self._expected.axes[k], reference.source
@@ -149,26 +157,26 @@ class OperatorJudge:
             return _Judged(judge_identical(reference, axis))
         mask = self._undefined(k, array)
         if mask is not None:
-            array = np.where(mask, source, array)
-        judgement = judge(array, reference, self._expected.limit, axis)
+            array = np.where(mask, on_host(source), on_host(array))
+        judgement = judge(moved_to(array, source), reference, self._expected.limit, axis)
         if mask is not None:
             judgement = _partly_undefined(judgement, mask)
         if (
             judgement.verdict is Verdict.FAIL
             and same_type(array, source)
             and op.inputs
-            and chooses(op, k, values := self._expected.inputs()[0], source)
-            and same_choice(op, values, array, source)
+            and chooses(op, k, values := self._expected.inputs()[0], ours := on_host(source))
+            and same_choice(op, values, on_host(array), ours)
         ):
             judgement = _passed(judgement, _TIES)
         return _Judged(judgement, array)
 
-    def _undefined(self, k: int, array: np.ndarray) -> np.ndarray | None:
+    def _undefined(self, k: int, array: Array) -> np.ndarray | None:
         """Which elements of what the target gave the operator's specification leaves open."""
-        source = self._expected.references[k].source
-        if not same_type(array, source):
+        op, reference = self._expected.op, self._expected.references[k]
+        if not same_type(array, reference.source) or not may_be_undefined(op, reference.dtype):
             return None
-        return undefined(self._expected.op, self._expected.inputs(), source)
+        return undefined(op, self._expected.inputs(), on_host(reference.source))
 
     def _by_definition(self, judged: list[_Judged]) -> list[_Judged]:
         """Of linear algebra, hold the equations that define the answer against the source's; where
@@ -176,8 +184,10 @@ class OperatorJudge:
         op, references = self._expected.op, self._expected.references
         if not is_factorized(op) or all(one.array is None for one in judged):
             return judged
-        sources = [reference.source for reference in references]
-        targets = [s if j.array is None else j.array for j, s in zip(judged, sources, strict=True)]
+        sources = [on_host(reference.source) for reference in references]
+        targets = [
+            s if j.array is None else on_host(j.array) for j, s in zip(judged, sources, strict=True)
+        ]
         if not all(map(same_type, targets, sources)):
             return judged
         inputs = self._expected.inputs()
@@ -214,8 +224,10 @@ class OperatorJudge:
         op = self._expected.op
         if all(one.sound for one in judged) or not unordered(op):
             return judged
-        sources = [reference.source for reference in self._expected.references]
-        targets = [s if j.array is None else j.array for j, s in zip(judged, sources, strict=True)]
+        sources = [on_host(reference.source) for reference in self._expected.references]
+        targets = [
+            s if j.array is None else on_host(j.array) for j, s in zip(judged, sources, strict=True)
+        ]
         if not all(map(same_type, targets, sources)):
             return judged
         if not same_selection(op, self._expected.inputs()[0], targets, sources):
@@ -233,17 +245,17 @@ class OperatorJudge:
             if not self._same_where_defined(k, *outputs)
         }
 
-    def _same_where_defined(
-        self, k: int, first: np.ndarray | None, second: np.ndarray | None
-    ) -> bool:
+    def _same_where_defined(self, k: int, first: Array | None, second: Array | None) -> bool:
         if first is second:
             return True
         source = self._expected.references[k].source
-        first, second = (source if array is None else array for array in (first, second))
-        if bitwise_equal(first, second):
+        one, other = (
+            source if array is None else moved_to(array, source) for array in (first, second)
+        )
+        if bitwise_equal(one, other):
             return True
-        mask = self._undefined(k, first)
-        return mask is not None and bool((mask | (first == second)).all())
+        mask = self._undefined(k, one)
+        return mask is not None and bool((mask | (on_host(one) == on_host(other))).all())
 
     def _weigh(
         self, base: OpResult, by_run: Sequence[list[_Judged]], varying: Collection[int]
@@ -256,7 +268,7 @@ class OperatorJudge:
             return result
         message = "differs from run to run on the same inputs"
         if result.verdict is Verdict.PASS:
-            dtypes = [self._expected.references[k].source.dtype for k in varying]
+            dtypes = [self._expected.references[k].dtype for k in varying]
             rigid = next((dtype.name for dtype in dtypes if not is_float(dtype)), None)
             if rigid is None:
                 return replace(result, message="varies from run to run, within the noise floor")
@@ -271,8 +283,11 @@ class OperatorJudge:
         if result.verdict not in TO_DIAGNOSE or (array := judged[k].array) is None:
             return result
         inputs, others = self._expected.inputs(), self._expected.lookalikes(k)
-        reference, known = self._expected.references[k], Known(op.constants)
-        return replace(result, diagnosis=diagnose(op.kind, array, reference, inputs, others, known))
+        reference, known = self._expected.references[k].on_host(), Known(op.constants)
+        target = on_host(array)
+        return replace(
+            result, diagnosis=diagnose(op.kind, target, reference, inputs, others, known)
+        )
 
     def _explain_unwritten(self, result: OpResult, call: Call, first_run: Run) -> OpResult:
         """Not chance, but memory that the kernel never writes?"""
@@ -280,9 +295,9 @@ class OperatorJudge:
         for k, same in enumerate(call.result.deterministic):
             if same:
                 continue
-            reference = self._expected.references[k]
+            reference = self._expected.references[k].on_host()
             first, second = (
-                reference.source if (array := run.outputs[k]) is None else array
+                reference.source if (array := run.outputs[k]) is None else on_host(array)
                 for run in (first_run, call.last)
             )
             holes = unwritten(first, second)

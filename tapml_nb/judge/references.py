@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
+from tapml_nb.array_api import Array, dtype_of, namespace
 from tapml_nb.execute.source import SourceRun
-from tapml_nb.execute.storage import Kept
 from tapml_nb.frontends.program import RecordedProgram
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.judge.arithmetic import Arithmetic, reduction_length
@@ -25,9 +25,25 @@ from tapml_nb.judge.scale import arithmetic_of, beside
 class _Stored:
     """What a reference has beside the source's tensor, which the source keeps."""
 
-    delta: Kept | None
+    delta: _Held | None
     floor: Floor | None
-    beside: Kept | None = None
+    beside: _Held | None = None
+
+
+class _Held(Protocol):
+    """An array that is kept."""
+
+    def array(self) -> Array: ...
+
+
+@dataclass(frozen=True)
+class _There:
+    """One that is not in the host's memory, and stays where it is."""
+
+    kept: Array
+
+    def array(self) -> Array:
+        return self.kept
 
 
 class References:
@@ -122,7 +138,7 @@ class References:
                 if self._source.is_random(op.id, step)
                 else program.run_exact(op.id, values)
             )
-            exact = None if outputs is None else [program.to_numpy(t) for t in outputs]
+            exact = None if outputs is None else [program.array_of(t) for t in outputs]
             # Noise of a long sum stays in everything that depends on it.
             length = max([self._length(op, step), *(lengths.get(v, 1) for v in op.inputs)])
             lengths.update(dict.fromkeys(op.outputs, length))
@@ -139,20 +155,18 @@ class References:
         )
         return result
 
-    def _scales(
-        self, op: Op, step: int, exact: Sequence[np.ndarray]
-    ) -> Sequence[np.ndarray | None]:
+    def _scales(self, op: Op, step: int, exact: Sequence[Array]) -> Sequence[Array | None]:
         """What stands beside the elements of an operator's outputs."""
         source, values = self._source, self._source.values(step)
         if isinstance(source.program, RecordedProgram):
             return source.program.scales(op.id, values)
         tensors = source.program.graph.tensor_inputs(op)
 
-        def run(given: Mapping[int, np.ndarray]) -> list[np.ndarray] | None:
+        def run(given: Mapping[int, Array]) -> list[Array] | None:
             return source.exact_on(op.id, step, {tensors[k]: a for k, a in given.items()})
 
-        inputs = [source.array(v, step) for v in tensors]
-        dtypes = [source.array(v, step).dtype for v in op.outputs]
+        inputs = [source.array_there(v, step) for v in tensors]
+        dtypes = [dtype_of(source.array_there(v, step)) for v in op.outputs]
         known = source.program.graph.values
         complex_ = [[known[v].spec.complex for v in ends] for ends in (tensors, op.outputs)]
         return beside(op, inputs, dtypes, exact, run, *complex_)
@@ -164,10 +178,10 @@ class References:
         inputs: dict[ValueId, Any] = {value: source[value] for value in op.inputs}
         for value in op.inputs:
             if values[value] is not source[value] and not program.graph.values[value].host:
-                dtype = self._source.array(value, step).dtype
+                like = self._source.array_there(value, step)
                 with np.errstate(over="ignore"):  # as the source itself overflows
-                    narrow = program.to_numpy(values[value]).astype(dtype)
-                inputs[value] = program.from_numpy(narrow, source[value])
+                    narrow = namespace(like).astype(program.array_of(values[value]), like.dtype)
+                inputs[value] = program.from_array(narrow, source[value])
         return self._source.compute(op, step, inputs)
 
     def _length(self, op: Op, step: int) -> int:
@@ -187,14 +201,14 @@ class References:
         return reduction_length(op.primitives, inputs, outputs)
 
     def _references(
-        self, op: Op, step: int, exact: Any, length: int, scales: Sequence[np.ndarray | None] = ()
+        self, op: Op, step: int, exact: Any, length: int, scales: Sequence[Array | None] = ()
     ) -> list[_Stored]:
         known = self._source.program.graph.values
         complex_ = any(known[value].spec.complex for value in (*op.inputs, *op.outputs))
         kind = arithmetic_of(op, complex_) if scales else Arithmetic.ROWS
         found = [
             reference_of(
-                self._source.array(value, step),
+                self._source.array_there(value, step),
                 None if exact is None else exact[k],
                 length,
                 arithmetic=kind,
@@ -204,9 +218,12 @@ class References:
         ]
         return [_Stored(self._keep(r.delta), r.floor, self._keep(r.beside)) for r in found]
 
-    def _keep(self, array: np.ndarray | None) -> Kept | None:
-        return None if array is None else self._source.storage.keep(array)
+    def _keep(self, array: Array | None) -> _Held | None:
+        if array is None:
+            return None
+        on_host = isinstance(array, np.ndarray)
+        return self._source.storage.keep(array) if on_host else _There(array)
 
     def _reference(self, value: ValueId, step: int, stored: _Stored) -> Reference:
         delta, scale = (None if k is None else k.array() for k in (stored.delta, stored.beside))
-        return Reference(self._source.array(value, step), delta, stored.floor, scale)
+        return Reference(self._source.array_there(value, step), delta, stored.floor, scale)

@@ -28,6 +28,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
+from tapml_nb.array_api import Array, dtype_of, median, namespace, size_of, wide, zeros_like
 from tapml_nb.graph import Op
 from tapml_nb.judge.arithmetic import (
     ABSOLUTE,
@@ -41,7 +42,7 @@ from tapml_nb.judge.arithmetic import (
 )
 from tapml_nb.numerics import is_float, largest_finite
 
-Exact = Callable[[Mapping[int, np.ndarray]], Sequence[np.ndarray] | None]
+Exact = Callable[[Mapping[int, Array]], Sequence[Array] | None]
 """Runs the operator in float64 with other arrays in the place of some of its tensor inputs, by
 their number; None where that cannot be done."""
 
@@ -83,13 +84,13 @@ def arithmetic_of(op: Op, complex_: bool = False) -> Arithmetic:
 
 def beside(
     op: Op,
-    inputs: Sequence[np.ndarray],
+    inputs: Sequence[Array],
     outputs: Sequence[np.dtype],
-    exact: Sequence[np.ndarray],
+    exact: Sequence[Array],
     run: Exact,
     complex_inputs: Sequence[bool] = (),
     complex_outputs: Sequence[bool] = (),
-) -> list[np.ndarray | None]:
+) -> list[Array | None]:
     """What stands beside each element of an operator's outputs, in the outputs' own unit.
 
     Args:
@@ -110,14 +111,14 @@ def beside(
     pairs = frozenset(k for k, is_complex in enumerate(complex_inputs) if is_complex)
     joint = frozenset(k for k, is_complex in enumerate(complex_outputs) if is_complex)
     kind = arithmetic_of(op, bool(pairs or joint))
-    floats = {k: x.astype(np.float64) for k, x in enumerate(inputs) if is_float(x.dtype)}
-    found: list[np.ndarray] | None = None
+    floats = {k: wide(x) for k, x in enumerate(inputs) if is_float(dtype_of(x))}
+    found: list[Array] | None = None
     transforms = _is_transform(op)
     with np.errstate(all="ignore"):
         if transforms:
-            found = _of_transform([x.astype(np.float64) for x in inputs], exact, run)
+            found = _of_transform([wide(x) for x in inputs], exact, run)
         elif kind in (Arithmetic.MOVES, Arithmetic.ROUNDED):
-            found = [np.zeros_like(result) for result in exact]
+            found = [_zeros(result) for result in exact]
         elif kind is Arithmetic.ADDED:
             found = _addends(floats, exact)
         elif kind is Arithmetic.FUNCTION:
@@ -132,64 +133,64 @@ def beside(
         ]
 
 
-def _addends(
-    floats: Mapping[int, np.ndarray], exact: Sequence[np.ndarray]
-) -> list[np.ndarray] | None:
+def _addends(floats: Mapping[int, Array], exact: Sequence[Array]) -> list[Array] | None:
     """Root of the sum of the squares of what is added."""
-    result = exact[0]
-    total = np.zeros(result.shape)
+    result, xp = exact[0], namespace(exact[0])
+    total = _zeros(result)
     for x in floats.values():
         try:
-            total += np.broadcast_to(x * x, result.shape)
-        except ValueError:  # not added as it is, but parts of it
+            total = total + xp.broadcast_to(x * x, result.shape)
+        except (ValueError, RuntimeError):  # not added as it is, but parts of it
             return None
-    return [np.sqrt(total)]
+    return [xp.sqrt(total)]
 
 
 def _of_function(
-    op: Op, floats: Mapping[int, np.ndarray], exact: Sequence[np.ndarray], run: Exact
-) -> list[np.ndarray] | None:
+    op: Op, floats: Mapping[int, Array], exact: Sequence[Array], run: Exact
+) -> list[Array] | None:
     names = {bare(name) for name in op.primitives} | {bare(op.kind)}
-    total = [np.zeros(result.shape) for result in exact]
+    total = [_zeros(result) for result in exact]
     for k, x in floats.items():
         if not names.isdisjoint(PERIODIC):
             break
         moved = run({k: x * (1 + _STEP)})
         if moved is None or any(m.shape != r.shape for m, r in zip(moved, exact, strict=True)):
             return None
-        for sum_, m, result in zip(total, moved, exact, strict=True):
-            sum_ += _finite(np.abs(m - result) / _STEP)
+        for n, (m, result) in enumerate(zip(moved, exact, strict=True)):
+            total[n] = total[n] + _finite(abs(m - result) / _STEP)
     if not names.isdisjoint(ABSOLUTE):
         return [sum_ + 1.0 for sum_ in total]
     if not names.isdisjoint(PROPORTIONAL) and len(floats) == 1:
         (x,) = floats.values()
         if x.shape == exact[0].shape:
-            return [sum_ + np.abs(x) for sum_ in total]
+            return [sum_ + abs(x) for sum_ in total]
     return total
 
 
-def _joint(beside: np.ndarray, exact: np.ndarray) -> np.ndarray:
+def _joint(beside: Array, exact: Array) -> Array:
     """What stands beside both parts of complex numbers: beside either, and their magnitude."""
-    either = np.hypot(*np.moveaxis(np.broadcast_to(beside, exact.shape), -1, 0))
-    whole = either + np.hypot(*np.moveaxis(_finite(exact), -1, 0))
-    return np.asarray(np.broadcast_to(whole[..., None], exact.shape))
+    xp = namespace(exact)
+    either, finite = xp.broadcast_to(beside, exact.shape), _finite(exact)
+    whole = xp.hypot(either[..., 0], either[..., 1]) + xp.hypot(finite[..., 0], finite[..., 1])
+    return xp.broadcast_to(whole[..., None], exact.shape)
 
 
-def _squared(x: np.ndarray, is_complex: bool) -> np.ndarray:
+def _squared(x: Array, is_complex: bool) -> Array:
     """Squares of magnitudes; those of complex numbers as complex numbers."""
     if not is_complex:
-        return np.asarray(x * x)
-    power = np.asarray(np.square(x).sum(-1))
-    return np.stack([power, np.zeros_like(power)], axis=-1)
+        return x * x
+    xp = namespace(x)
+    power = xp.sum(x * x, axis=-1)
+    return xp.stack([power, xp.zeros_like(power)], axis=-1)
 
 
 def _terms(
     op: Op,
-    floats: Mapping[int, np.ndarray],
-    exact: Sequence[np.ndarray],
+    floats: Mapping[int, Array],
+    exact: Sequence[Array],
     run: Exact,
     pairs: Collection[int],
-) -> list[np.ndarray] | None:
+) -> list[Array] | None:
     """Root of the sum of the squared terms; ``pairs``: the inputs that are complex."""
     squares = run({k: _squared(x, k in pairs) for k, x in floats.items()})
     if squares is None or any(s.shape != r.shape for s, r in zip(squares, exact, strict=True)):
@@ -197,8 +198,8 @@ def _terms(
     terms = 1.0
     if any(MEANS.search(bare(name)) for name in op.primitives) and floats:
         # The squares of x/n add up to 1/n of the mean of the squares.
-        terms = max(1.0, max(x.size for x in floats.values()) / max(1, exact[0].size))
-    return [np.sqrt(np.abs(s) / terms) for s in squares]
+        terms = max(1.0, max(map(size_of, floats.values())) / max(1, size_of(exact[0])))
+    return [namespace(s).sqrt(abs(s) / terms) for s in squares]
 
 
 def _is_transform(op: Op) -> bool:
@@ -208,40 +209,39 @@ def _is_transform(op: Op) -> bool:
 
 
 def _of_transform(
-    inputs: Sequence[np.ndarray], exact: Sequence[np.ndarray], run: Exact
-) -> list[np.ndarray] | None:
+    inputs: Sequence[Array], exact: Sequence[Array], run: Exact
+) -> list[Array] | None:
     """Root of the sum of the squared terms; integers and booleans have terms like all numbers."""
-    powers = [np.zeros(result.shape) for result in exact]
+    powers = [_zeros(result) for result in exact]
     random = np.random.default_rng(_SEED)
     for _ in range(_SIGNINGS):
-        made = run({k: x * random.choice((-1.0, 1.0), x.shape) for k, x in enumerate(inputs)})
+        made = run({k: x * _signs(random, x) for k, x in enumerate(inputs)})
         if made is None or any(m.shape != r.shape for m, r in zip(made, exact, strict=True)):
             return None
-        for power, m in zip(powers, made, strict=True):
-            power += np.square(m) / _SIGNINGS
-    return [np.sqrt(power) for power in powers]
+        powers = [power + m * m / _SIGNINGS for power, m in zip(powers, made, strict=True)]
+    return [namespace(power).sqrt(power) for power in powers]
 
 
 def _rows(
     op: Op,
-    floats: Mapping[int, np.ndarray],
+    floats: Mapping[int, Array],
     outputs: Sequence[np.dtype],
-    exact: Sequence[np.ndarray],
+    exact: Sequence[Array],
     run: Exact,
     joint: Collection[int],
-) -> list[np.ndarray]:
+) -> list[Array]:
     """Along each row, what roundings of the inputs move, or the row's own magnitude."""
-    powers = [np.zeros(result.shape) for result in exact]
+    powers = [_zeros(result) for result in exact]
     random = np.random.default_rng(_SEED)
-    draws = _DRAWS if max(result.size for result in exact) > _FEW else _DRAWS * 4
+    draws = _DRAWS if max(map(size_of, exact)) > _FEW else _DRAWS * 4
     for _ in range(draws):
-        signs = {k: random.integers(0, 2, x.shape, dtype=np.int8) for k, x in floats.items()}
-        moved = run({k: x * (1 + _STEP * (signs[k] * 2.0 - 1.0)) for k, x in floats.items()})
+        moved = run({k: x * (1 + _STEP * _signs(random, x)) for k, x in floats.items()})
         if moved is None:
             break
-        for power, m, result in zip(powers, moved, exact, strict=True):
-            if m.shape == result.shape and result.dtype == m.dtype == np.float64:
-                power += np.square(_smooth(m - result, result) / _STEP) / draws
+        for n, (m, result) in enumerate(zip(moved, exact, strict=True)):
+            if m.shape == result.shape and dtype_of(result) == dtype_of(m) == np.float64:
+                move = _smooth(m - result, result) / _STEP
+                powers[n] = powers[n] + move * move / draws
     axis = op.constants.get("dim", op.constants.get("axis", -1))
     whole = axis if isinstance(axis, int) else -1
     return [
@@ -250,38 +250,48 @@ def _rows(
     ]
 
 
-def _along(power: np.ndarray, result: np.ndarray, axis: int, dtype: np.dtype) -> np.ndarray:
+def _along(power: Array, result: Array, axis: int, dtype: np.dtype) -> Array:
     """The larger root mean square along an axis, of what moves and of the result itself."""
-    if not result.ndim or not result.size or not is_float(dtype):
-        return np.asarray(np.sqrt(power))
+    xp = namespace(result)
+    if not result.ndim or not size_of(result) or not is_float(dtype):
+        return xp.sqrt(power)
     last = result.ndim - 1
     axis = axis % result.ndim if -result.ndim <= axis < result.ndim else last
-    moves = np.sqrt(power.mean(axis, keepdims=True))
+    moves = xp.sqrt(xp.mean(power, axis=axis, keepdims=True))
     # Small jumps, as of what is rounded to whole numbers inside, are rare along a row.
-    middle = np.sqrt(np.median(power, axis, keepdims=True))
-    moves = np.where(middle > 0, np.minimum(moves, _SPREAD * middle), moves)
-    size = np.abs(_finite(result))
-    size = np.where(size < largest_finite(dtype) / 4, size, 0.0)  # no mask's filling
-    row = np.maximum(moves, np.sqrt(np.square(size).mean(axis, keepdims=True)))
-    return np.asarray(np.broadcast_to(row, result.shape) if axis != last else row)
+    middle = xp.sqrt(median(power, axis))
+    moves = xp.where(middle > 0, xp.minimum(moves, _SPREAD * middle), moves)
+    size = abs(_finite(result))
+    size = xp.where(size < largest_finite(dtype) / 4, size, 0.0)  # no mask's filling
+    row = xp.maximum(moves, xp.sqrt(xp.mean(size * size, axis=axis, keepdims=True)))
+    return xp.broadcast_to(row, result.shape) if axis != last else row
 
 
-def _smooth(moved: np.ndarray, result: np.ndarray) -> np.ndarray:
+def _signs(random: np.random.Generator, like: Array) -> Array:
+    """As many random signs, the same whatever holds them."""
+    drawn = random.integers(0, 2, tuple(like.shape), dtype=np.int8)
+    return wide(namespace(like).asarray(drawn, device=like.device)) * 2.0 - 1.0
+
+
+def _zeros(result: Array) -> Array:
+    return zeros_like(result, "float64")
+
+
+def _smooth(moved: Array, result: Array) -> Array:
     """Moves without jumps: where something inside is counted or compared, a rounding may turn it,
     and no kernel may err by that."""
-    size = np.abs(_finite(result))
-    several = result.ndim and result.size
-    row = np.sqrt(np.square(size).mean(-1, keepdims=True)) if several else 0.0
-    return np.asarray(np.where(np.abs(moved) < _JUMP * (size + row), moved, 0.0))
+    size, xp = abs(_finite(result)), namespace(result)
+    several = result.ndim and size_of(result)
+    row = xp.sqrt(xp.mean(size * size, axis=-1, keepdims=True)) if several else 0.0
+    return xp.where(abs(moved) < _JUMP * (size + row), moved, 0.0)
 
 
-def _finite(array: np.ndarray) -> np.ndarray:
-    return np.asarray(np.where(np.isfinite(array), array, 0.0))
+def _finite(array: Array) -> Array:
+    xp = namespace(array)
+    return xp.where(xp.isfinite(array), array, 0.0)
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
+def _plain(array: Array) -> Array:
     """As it is kept: float32, nothing infinite."""
-    most = float(np.finfo(np.float32).max)
-    return np.ascontiguousarray(
-        np.minimum(np.nan_to_num(array, nan=0.0, posinf=0.0), most), dtype=np.float32
-    )
+    xp = namespace(array)
+    return xp.astype(xp.clip(_finite(array), None, float(np.finfo(np.float32).max)), xp.float32)

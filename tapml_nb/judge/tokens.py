@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Graph, OpId, Value, ValueId
 from tapml_nb.judge.results import OpResult
-from tapml_nb.numerics import is_float, np_dtype
+from tapml_nb.numerics import is_float
 
 KL_LIMIT = 1e-3
 """Mean divergence, in nats, up to which two models are taken for the same."""

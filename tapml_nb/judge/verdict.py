@@ -23,6 +23,16 @@ from enum import StrEnum
 
 import numpy as np
 
+from tapml_nb.array_api import (
+    Array,
+    dtype_of,
+    element,
+    flat,
+    namespace,
+    on_host,
+    size_of,
+    zeros_like,
+)
 from tapml_nb.judge.floor import (
     Bias,
     Floor,
@@ -40,6 +50,7 @@ from tapml_nb.numerics import (
     identical_statistics,
     is_float,
     nothing_to_compare,
+    same_type,
     statistics,
     unit_roundoff,
 )
@@ -126,7 +137,7 @@ class Judgement:
 
 
 def judge(
-    target: np.ndarray, reference: Reference, limit: float = LIMIT, axis: int | None = None
+    target: Array, reference: Reference, limit: float = LIMIT, axis: int | None = None
 ) -> Judgement:
     """Judge the target's tensor against the source's.
 
@@ -137,20 +148,17 @@ def judge(
     got the type wrong.
     """
     source = reference.source
-    if target.shape != source.shape or target.dtype != source.dtype:
-        message = (
-            f"the target's result is {target.dtype.name}{list(target.shape)}, "
-            f"the source's {source.dtype.name}{list(source.shape)}"
-        )
+    if not same_type(target, source):
+        message = f"the target's result is {_type(target)}, the source's {_type(source)}"
         stats = nothing_to_compare(source)
         return Judgement(Verdict.FAIL, math.inf, math.nan, stats, message)
     if bitwise_equal(target, source):
         return judge_identical(reference, axis)
     stats = statistics(target, source)
-    if not is_float(source.dtype) or reference.floor is None:
+    if not is_float(reference.dtype) or reference.floor is None:
         if not stats.mismatched:
             return Judgement(Verdict.PASS, math.nan, 0.0, stats)
-        why = f"{source.dtype.name} compares exactly"
+        why = f"{reference.dtype.name} compares exactly"
         return _differing(target, source, stats, stats.mismatched, stats.worst, why)
     with np.errstate(all="ignore"):
         return _judge_by_floor(target, reference, reference.floor, stats, limit, axis)
@@ -158,18 +166,20 @@ def judge(
 
 def judge_identical(reference: Reference, axis: int | None = None) -> Judgement:
     """The judgement on a target that equals the source bit for bit."""
-    floor = reference.floor
+    source, floor = reference.source, reference.floor
     return Judgement(
         Verdict.PASS,
         floor.source_ratio if floor else math.nan,
         floor.absolute if floor else 0.0,
-        identical_statistics(reference.source),
-        positions=() if floor is None or axis is None else (0.0,) * reference.source.shape[axis],
+        identical_statistics(source),
+        positions=()
+        if floor is None or axis is None
+        else (0.0,) * int(reference.source.shape[axis]),
     )
 
 
 def _differing(
-    target: np.ndarray, source: np.ndarray, stats: Statistics, count: int, worst: int, why: str
+    target: Array, source: Array, stats: Statistics, count: int, worst: int, why: str
 ) -> Judgement:
     """The judgement on what compares as it is, and differs."""
     message = f"{count} of {stats.elements} elements differ, and {why}; "
@@ -178,7 +188,7 @@ def _differing(
 
 
 def _judge_by_floor(
-    target: np.ndarray,
+    target: Array,
     reference: Reference,
     floor: Floor,
     stats: Statistics,
@@ -186,7 +196,7 @@ def _judge_by_floor(
     axis: int | None,
 ) -> Judgement:
     seen = _Seen(limit)
-    along = None if axis is None else _Along(target.shape, axis)
+    along = None if axis is None else _Along(tuple(target.shape), axis)
     for block in _walk(target, reference, floor):
         seen.add(block)
         if along:
@@ -206,28 +216,29 @@ class Deviation:
             where only one side is finite).
     """
 
-    beyond: np.ndarray
-    allowed: np.ndarray
+    beyond: Array
+    allowed: Array
 
 
-def deviation(target: np.ndarray, reference: Reference, limit: float = LIMIT) -> Deviation:
+def deviation(target: Array, reference: Reference, limit: float = LIMIT) -> Deviation:
     """Element by element what :func:`judge` decides as a whole.
 
     Raises:
         ValueError: if shape or dtype are not the source's.
     """
     source, floor = reference.source, reference.floor
-    if target.shape != source.shape or target.dtype != source.dtype:
-        raise ValueError(f"target: {target.dtype.name}{list(target.shape)} is not the source's")
-    if floor is None or not is_float(source.dtype):
-        return Deviation(as_bytes(target) != as_bytes(source), np.zeros(source.shape, np.float32))
-    beyond, allowed = np.zeros(source.size, np.bool_), np.zeros(source.size, np.float32)
+    if not same_type(target, source):
+        raise ValueError(f"target: {_type(target)} is not the source's")
+    xp, shape = namespace(target, source), tuple(source.shape)
+    if floor is None or not is_float(reference.dtype):
+        return Deviation(as_bytes(target) != as_bytes(source), zeros_like(source, "float32"))
+    beyond, allowed = flat(zeros_like(source, "bool")), flat(zeros_like(source, "float32"))
     with np.errstate(all="ignore"):
         for block in _walk(target, reference, floor):
-            here = slice(block.start, block.start + block.ratios.size)
-            beyond[here] = (block.ratios > limit).reshape(-1)
-            allowed[here] = block.allowed.reshape(-1)
-    return Deviation(beyond.reshape(source.shape), allowed.reshape(source.shape))
+            here = slice(block.start, block.start + size_of(block.ratios))
+            beyond[here] = flat(block.ratios > limit)
+            allowed[here] = xp.astype(flat(block.allowed), xp.float32)
+    return Deviation(xp.reshape(beyond, shape), xp.reshape(allowed, shape))
 
 
 @dataclass(frozen=True)
@@ -245,54 +256,54 @@ class _Block:
     """
 
     start: int
-    ratios: np.ndarray
-    allowed: np.ndarray
-    units: np.ndarray
-    exact_units: np.ndarray
-    lost: np.ndarray | None
+    ratios: Array
+    allowed: Array
+    units: Array
+    exact_units: Array
+    lost: Array | None
 
 
-def _walk(target: np.ndarray, reference: Reference, floor: Floor) -> Iterator[_Block]:
+def _walk(target: Array, reference: Reference, floor: Floor) -> Iterator[_Block]:
     """Measure a target of the source's shape and dtype, block by block."""
-    source, dtype = reference.source, reference.source.dtype
+    source, dtype, xp = reference.source, reference.dtype, namespace(target, reference.source)
     scale = Scale(source, reference.beside)
     arrays = [target, source, *([reference.delta] if reference.delta is not None else [])]
     start = row = 0
     for t, s, *delta in blocks(*arrays):
-        by = delta[0] if delta else np.zeros_like(s)
+        by = delta[0] if delta else xp.zeros_like(s)
         r = s + by
         one = scale.units(r, row)
-        finite = np.isfinite(t) & np.isfinite(s)
+        finite = xp.isfinite(t) & xp.isfinite(s)
         bad = lost = None
-        if not finite.all():
-            same = (t == s) | (np.isnan(t) & np.isnan(s))
+        if not xp.all(finite):
+            same = (t == s) | (xp.isnan(t) & xp.isnan(s))
             bad = ~finite & ~same & ~_at_edge(t, s, by, edge_of(dtype, floor.length))
-            lost = bad & np.isfinite(s)
-            one = np.where(finite, one, 1.0)  # of a NaN it is NaN, and would hide its neighbours
-            t, s, r = (np.where(finite, x, 0.0) for x in (t, s, r))
+            lost = bad & xp.isfinite(s)
+            one = xp.where(finite, one, 1.0)  # of a NaN it is NaN, and would hide its neighbours
+            t, s, r = (xp.where(finite, x, 0.0) for x in (t, s, r))
         if floor.exact:  # no error, or one beyond all floors
-            allowed, ratios = one, np.where(np.abs(t - s) <= flushed(dtype), 0.0, np.inf)
+            wrong = xp.abs(t - s) > flushed(dtype)
+            allowed, ratios = one, xp.where(wrong, xp.full_like(one, math.inf), 0.0)
         else:
-            allowed = np.maximum(floor.units * one, np.abs(s - r))
-            ratios = np.minimum(np.abs(t - r), np.abs(t - s)) / allowed
+            allowed = xp.maximum(floor.units * one, xp.abs(s - r))
+            ratios = xp.minimum(xp.abs(t - r), xp.abs(t - s)) / allowed
         if bad is not None:
-            ratios = np.where(bad, np.inf, ratios)
-            allowed = np.where(bad, np.nan, allowed)
+            ratios = xp.where(bad, math.inf, ratios)
+            allowed = xp.where(bad, math.nan, allowed)
         yield _Block(start, ratios, allowed, (t - r) / one, r / one, lost)
-        start += t.size
+        start += size_of(t)
         row += len(t)
 
 
-def _at_edge(
-    t: np.ndarray, s: np.ndarray, delta: np.ndarray, edge: tuple[float, float]
-) -> np.ndarray:
+def _at_edge(t: Array, s: Array, delta: Array, edge: tuple[float, float]) -> Array:
     """Whether one side overflowed where the other just did not, and may have."""
     low, high = edge
-    alike = np.sign(t) == np.sign(s)
-    size = np.abs(s + delta)
-    overflows = np.isinf(t) & np.isfinite(s) & (low < size) & (size < high)
-    holds = np.isinf(s) & (delta != 0) & (np.abs(t) > low * (1 - 1e-2))
-    return np.asarray(alike & (overflows | holds))
+    xp = namespace(t, s)
+    alike = xp.sign(t) == xp.sign(s)
+    size = xp.abs(s + delta)
+    overflows = xp.isinf(t) & xp.isfinite(s) & (low < size) & (size < high)
+    holds = xp.isinf(s) & (delta != 0) & (xp.abs(t) > low * (1 - 1e-2))
+    return alike & (overflows | holds)
 
 
 class _Seen:
@@ -307,15 +318,16 @@ class _Seen:
         self.bias = Bias()
 
     def add(self, block: _Block) -> None:
-        ratios = block.ratios
-        if self.first_nonfinite < 0 and block.lost is not None and block.lost.any():
-            self.first_nonfinite = block.start + int(block.lost.argmax())
-        self.beyond += int(np.count_nonzero(ratios > self.limit))
-        index = int(ratios.argmax())
-        if ratios.flat[index] > self.ratio:
-            self.ratio, self.worst = float(ratios.flat[index]), block.start + index
-            self.allowed = float(block.allowed.flat[index])
-        self.squares += float(np.vdot(block.units, block.units))
+        xp, ratios, units = namespace(block.ratios), flat(block.ratios), flat(block.units)
+        if self.first_nonfinite < 0 and block.lost is not None and xp.any(block.lost):
+            first = xp.argmax(xp.astype(flat(block.lost), xp.uint8))
+            self.first_nonfinite = block.start + int(first)
+        self.beyond += int(xp.count_nonzero(ratios > self.limit))
+        index = int(xp.argmax(ratios))
+        if (largest := float(ratios[index])) > self.ratio:
+            self.ratio, self.worst = largest, block.start + index
+            self.allowed = float(flat(block.allowed)[index])
+        self.squares += float(units @ units)
         self.bias.add(block.units, block.exact_units)
 
 
@@ -330,15 +342,17 @@ class _Along:
 
     def add(self, block: _Block) -> None:
         ratios = block.ratios
+        xp = namespace(ratios)
         if self._is_last:
-            np.maximum(self.worst, ratios.max(axis=0), out=self.worst)
+            np.maximum(self.worst, on_host(xp.max(ratios, axis=0)), out=self.worst)
             return
         rows = block.start // ratios.shape[1] + np.arange(len(ratios))
-        np.maximum.at(self.worst, rows // self._rows % len(self.worst), ratios.max(axis=1))
+        largest = on_host(xp.max(ratios, axis=1))
+        np.maximum.at(self.worst, rows // self._rows % len(self.worst), largest)
 
 
 def _conclude(
-    target: np.ndarray, reference: Reference, floor: Floor, stats: Statistics, seen: _Seen
+    target: Array, reference: Reference, floor: Floor, stats: Statistics, seen: _Seen
 ) -> Judgement:
     source = reference.source
     if seen.first_nonfinite >= 0:
@@ -360,12 +374,12 @@ def _conclude(
         )
         return Judgement(Verdict.FAIL, ratio, seen.allowed, stats, message)
     rms = math.sqrt(seen.squares / stats.elements)
-    noise = seen.limit * rms / rms_limit(floor, source.dtype, seen.limit)
+    noise = seen.limit * rms / rms_limit(floor, reference.dtype, seen.limit)
     if noise > seen.limit:
         message = f"the whole tensor is {rms / floor.rms:.3g} times noisier than the source"
         return Judgement(Verdict.FAIL, max(ratio, noise), seen.allowed, stats, message)
     bias = seen.bias.factor
-    limit = seen.limit * bias_floor(floor, source.dtype, stats.elements)
+    limit = seen.limit * bias_floor(floor, reference.dtype, stats.elements)
     if abs(bias) > limit:
         message = f"on average it is scaled by {1 + bias:.6g}, which rounding cannot explain"
         ratio = max(ratio, seen.limit * abs(bias) / limit)
@@ -391,11 +405,16 @@ def bias_floor(floor: Floor, dtype: np.dtype, elements: int) -> float:
     return max(abs(floor.bias), floor.leverage * max(independent, shared))
 
 
-def _worst(target: np.ndarray, source: np.ndarray, flat: int) -> str:
-    if flat < 0:
+def _worst(target: Array, source: Array, at: int) -> str:
+    if at < 0:
         return "nothing differs"
-    index = [int(i) for i in np.unravel_index(flat, source.shape)]
-    here, there = (as_bytes(array).flat[flat] for array in (target, source))
-    if target.dtype == np.bool_ and here > 1:
-        return f"worst at {index}: the target holds the byte {here}, the source {bool(there)}"
-    return f"worst at {index}: target {target.flat[flat]!s}, source {source.flat[flat]!s}"
+    index = [int(i) for i in np.unravel_index(at, tuple(source.shape))]
+    here, there = element(target, at), element(source, at)
+    byte = element(as_bytes(target), at)
+    if dtype_of(target) == np.bool_ and byte > 1:
+        return f"worst at {index}: the target holds the byte {byte}, the source {bool(there)}"
+    return f"worst at {index}: target {here!s}, source {there!s}"
+
+
+def _type(array: Array) -> str:
+    return f"{dtype_of(array).name}{list(array.shape)}"

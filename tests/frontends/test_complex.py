@@ -12,7 +12,7 @@ import tapml_nb as tapml
 from tapml_nb import Verdict
 from tapml_nb.frontends.program import Unsupported
 from tapml_nb.frontends.torch import import_torch
-from tapml_nb.frontends.torch.tensors import from_numpy, to_numpy
+from tapml_nb.frontends.torch.tensors import from_array, to_numpy
 
 _RANDOM = torch.Generator().manual_seed(0)
 
@@ -217,7 +217,7 @@ def test_a_tensor_and_its_parts(dtype):
     parts = to_numpy(tensor)
     assert parts.shape == (4, 3, 2)
     assert parts.dtype == np.dtype(str(dtype.to_real()).removeprefix("torch."))
-    again = from_numpy(parts, tensor.resolve_conj())
+    again = from_array(parts, tensor.resolve_conj())
     assert again.dtype is dtype
     assert torch.equal(torch.view_as_real(again), torch.view_as_real(tensor.resolve_conj()))
 

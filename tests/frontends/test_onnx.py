@@ -234,7 +234,7 @@ class TestUnits:
             {"x": (TensorProto.FLOAT, [1, 1, 3, 3])},
         )
         program = import_onnx(model, (np.eye(3, dtype=np.float32)[None, None],))
-        with pytest.raises(Unsupported, match="has no rule for .*Inverse"):
+        with pytest.raises(Unsupported, match=r"has no rule for .*Inverse"):
             program.unit("Inverse", run(program))
         assert capsys.readouterr() == ("", "")
 

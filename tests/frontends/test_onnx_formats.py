@@ -8,13 +8,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import tapml_nb as tapml
 from tapml_nb import Bundle, Verdict
+from tapml_nb.array_api import np_dtype
 from tapml_nb.frontends.arrays import spec_of
 from tapml_nb.frontends.onnx import import_onnx
 from tapml_nb.frontends.onnx.carriers import CODES, INTEGERS, carried, restored
 from tapml_nb.frontends.onnx.model import load
 from tapml_nb.frontends.onnx.rules.call import build
 from tapml_nb.frontends.onnx.rules.formats import RULES
-from tapml_nb.numerics import np_dtype
 from tests.frontends.test_onnx_rules import Case, normal, op_of, outputs_of, together
 
 _RANDOM = np.random.default_rng(3)

@@ -194,7 +194,7 @@ def test_keyword_inputs():
 def test_numpy_and_back(dtype):
     program = import_torch(*two_layers())
     tensor = (torch.randn(3, 5) * 3).to(dtype).t()
-    back = program.from_numpy(program.to_numpy(tensor), tensor)
+    back = program.from_array(program.to_numpy(tensor), tensor)
     assert back.dtype == dtype
     assert torch.equal(back, tensor)
     assert isinstance(program.to_numpy(tensor), np.ndarray)
@@ -411,7 +411,7 @@ def test_values_take_a_tensors_layout(name):
     program = import_torch(*two_layers())
     like = _views()[name]
     values = program.to_numpy(like).copy()
-    found = program.from_numpy(values, like)
+    found = program.from_array(values, like)
     assert torch.equal(found, like)
     if like.numel():
         assert found.stride() == like.stride()
@@ -422,5 +422,5 @@ def test_values_that_no_such_layout_holds():
     program = import_torch(*two_layers())
     like = torch.zeros(4, 1).expand(4, 5)
     values = np.arange(20, dtype=np.float32).reshape(4, 5)
-    np.testing.assert_array_equal(program.from_numpy(values, like).numpy(), values)
-    np.testing.assert_array_equal(program.from_numpy(values[:3], like).numpy(), values[:3])
+    np.testing.assert_array_equal(program.from_array(values, like).numpy(), values)
+    np.testing.assert_array_equal(program.from_array(values[:3], like).numpy(), values[:3])

@@ -12,7 +12,8 @@ from tapml_nb.frontends.torch import import_torch
 from tapml_nb.judge.floor import reference_of
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.tokens import ErrorByToken, TokenAxes
-from tapml_nb.judge.verdict import Verdict, deviation, judge
+from tapml_nb.judge.verdict import Verdict, deviation
+from tests.judge.holders import judge
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, 3])

@@ -15,9 +15,10 @@ from tapml_nb.execute.events import EventStream
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.frontends.torch import import_torch
 from tapml_nb.graph import Op
-from tapml_nb.judge import Verdict, judge
+from tapml_nb.judge import Verdict
 from tapml_nb.judge.references import References
 from tapml_nb.judge.scale import beside
+from tests.judge.holders import judge
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 

@@ -4,7 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tapml_nb.judge import Verdict, judge, reference_of
+from tapml_nb.judge import Verdict
+from tests.judge.holders import judge, reference_of
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = [np.dtype(np.float32), np.dtype(np.float16), BF16]

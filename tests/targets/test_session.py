@@ -8,7 +8,8 @@ import weakref
 import numpy as np
 import pytest
 
-from tapml_nb.numerics import bitwise_equal, digest, np_dtype, statistics
+from tapml_nb.array_api import np_dtype
+from tapml_nb.numerics import bitwise_equal, digest, statistics
 from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
 from tapml_nb.targets.wire.errors import TargetError, TargetStarted

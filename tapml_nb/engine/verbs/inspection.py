@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from tapml_nb.array_api import on_host
 from tapml_nb.compile.kernel import KernelCode
 from tapml_nb.engine.engine import Engine
 from tapml_nb.engine.verbs import runs
@@ -96,7 +97,7 @@ def _parts(engine: Engine, op: Op, which: Which, step: int, output: int) -> np.n
     if which == "source":
         return source.copy()
     if which == "float64":
-        return engine.references.local(op, step)[output].exact()
+        return on_host(engine.references.local(op, step)[output].exact())
     engine.kernels.prepare([(op.id, step)], engine.jobs.stopping)
     target = engine.judges[0].target_outputs(op, step)[output]
     if which == "target":

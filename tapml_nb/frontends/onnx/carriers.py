@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tapml_nb.numerics import np_dtype
+from tapml_nb.array_api import np_dtype
 
 INTEGERS = {"int2": "int8", "int4": "int8", "uint2": "uint8", "uint4": "uint8"}
 """Integers by name, with what carries them."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.frontends.arrays import ArrayProgram, by_name, spec_of, split_steps
 from tapml_nb.frontends.builder import GraphBuilder, trace_first_step, under
 from tapml_nb.frontends.onnx import types
@@ -19,7 +20,7 @@ from tapml_nb.frontends.onnx.subgraphs import draws, is_kind
 from tapml_nb.frontends.onnx.units import build_module
 from tapml_nb.frontends.program import FrontendError, Memory, Unit, Unsupported, first_line
 from tapml_nb.graph import Graph, OpId, TensorSpec, ValueId
-from tapml_nb.numerics import is_float, np_dtype
+from tapml_nb.numerics import is_float
 
 
 def import_onnx(model: Any, inputs: Any, *, name: str | None = None) -> OnnxProgram:

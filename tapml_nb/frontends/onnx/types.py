@@ -9,10 +9,10 @@ import numpy as np
 from onnx import helper
 
 from tapml_nb import tensorfile
+from tapml_nb.array_api import np_dtype
 from tapml_nb.frontends.arrays import spec_of, to_array
 from tapml_nb.frontends.onnx.carriers import carrier
 from tapml_nb.graph import TensorSpec
-from tapml_nb.numerics import np_dtype
 
 
 def told(value: Any) -> TensorSpec | str:

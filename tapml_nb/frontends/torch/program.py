@@ -19,7 +19,7 @@ from tapml_nb.frontends.torch.graph import GroupedGraph, build_graph
 from tapml_nb.frontends.torch.grouping import TorchOp, group_nodes, is_assertion, is_tensor
 from tapml_nb.frontends.torch.model import ExportedModel, tensor_specs
 from tapml_nb.frontends.torch.sizes import OpenSizes, SeenSizes
-from tapml_nb.frontends.torch.tensors import from_numpy, memory_of, to_numpy
+from tapml_nb.frontends.torch.tensors import array_of, from_array, memory_of, to_numpy
 from tapml_nb.frontends.torch.units import build_module
 from tapml_nb.frontends.torch.workarounds import Workaround, choose
 from tapml_nb.graph import OpId, ValueId
@@ -76,8 +76,9 @@ class TorchProgram:
     Tensors are ``torch.Tensor``, on the model's own device.
     """
 
+    array_of = staticmethod(array_of)
     to_numpy = staticmethod(to_numpy)
-    from_numpy = staticmethod(from_numpy)
+    from_array = staticmethod(from_array)
     memory = staticmethod(memory_of)
 
     def __init__(

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from tapml_nb.array_api import Array, on_host
 from tapml_nb.frontends.program import Memory
 
 _TWINS = {torch.bfloat16: (torch.int16, ml_dtypes.bfloat16)} | {
@@ -25,28 +26,41 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers to compare bits by, by their width in bytes."""
 
 
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor's values as a contiguous array; bfloat16 and float8 as ml_dtypes, complex numbers
-    as a last axis of real and imaginary parts: so they cross to a target, which knows no others."""
-    tensor = tensor.detach().cpu().contiguous()
+def array_of(tensor: torch.Tensor) -> Array:
+    """The tensor's values where they are, contiguous: an array of NumPy's on the host, where
+    bfloat16 and float8 are ml_dtypes', else a tensor.  Complex numbers are a last axis of real and
+    imaginary parts: so they cross to a target, which knows no others."""
+    return on_host(plain(tensor)) if tensor.device.type == "cpu" else plain(tensor)
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's values, contiguous, as real numbers."""
+    tensor = tensor.detach().contiguous()
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    if tensor.dtype in _TWINS:
-        bits, dtype = _TWINS[tensor.dtype]
-        return np.asarray(tensor.view(bits).numpy().view(dtype))
-    return np.asarray(tensor.resolve_neg().numpy())
+    return tensor.resolve_neg()
 
 
-def from_numpy(array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """The same on the host."""
+    return on_host(array_of(tensor))
+
+
+def from_array(array: Array, like: torch.Tensor) -> torch.Tensor:
     """A tensor with these values on the device of ``like``, and laid out as it is."""
+    if isinstance(array, np.ndarray):
+        array = _from_numpy(array)
+    return laid_out(torch.view_as_complex(array) if like.is_complex() else array, like)
+
+
+def _from_numpy(array: np.ndarray) -> torch.Tensor:
     if not array.flags.writeable:  # PyTorch cannot promise to leave it alone
         array = array.copy()
     for dtype, (bits, twin) in _TWINS.items():
         if array.dtype == np.dtype(twin):
             width = np.dtype(str(bits).removeprefix("torch."))
-            return laid_out(torch.from_numpy(array.view(width)).view(dtype), like)
-    values = torch.from_numpy(array)
-    return laid_out(torch.view_as_complex(values) if like.is_complex() else values, like)
+            return torch.from_numpy(array.view(width)).view(dtype)
+    return torch.from_numpy(array)
 
 
 def memory_of(tensor: torch.Tensor) -> Memory | None:

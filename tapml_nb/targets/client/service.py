@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.compile.kernel import Kernel
-from tapml_nb.numerics import np_dtype
 from tapml_nb.targets.client.dial import CONNECTING, is_answer, message_of
 from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest
 from tapml_nb.targets.wire.envelope import Garbled, error_of, seal, unseal

@@ -19,8 +19,8 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch, HostFunction, SourcePackage
-from tapml_nb.numerics import np_dtype
 from tapml_nb.targets.wire.errors import BeyondTarget, Rejected
 from tapml_nb.targets.wire.recorder import DEVICE_LOST
 

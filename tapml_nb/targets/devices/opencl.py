@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch
-from tapml_nb.numerics import np_dtype
 from tapml_nb.targets.devices.base import SourceDevice, Tensor, lose, refuse_above, size_of
 from tapml_nb.targets.wire.errors import NoRoom
 

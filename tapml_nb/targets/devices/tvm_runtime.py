@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
-from tapml_nb.numerics import np_dtype
+from tapml_nb.array_api import np_dtype
 from tapml_nb.targets.devices.base import (
     BeyondDevice,
     Function,

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.compile.sources import DeviceFunction, DeviceLaunch
-from tapml_nb.numerics import np_dtype
 from tapml_nb.targets.devices.base import (
     BeyondDevice,
     SourceDevice,

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tapml_nb.numerics import np_dtype
+from tapml_nb.array_api import np_dtype
 from tapml_nb.targets.devices.base import BeyondDevice, Device, size_of
 from tapml_nb.targets.wire.envelope import failure
 from tapml_nb.targets.wire.errors import NoRoom, NoTensor

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.compile.kernel import Kernel, SizeMisfit
-from tapml_nb.numerics import np_dtype, statistics
+from tapml_nb.numerics import statistics
 from tapml_nb.targets.devices.base import BeyondDevice, Within, raw_bytes
 from tapml_nb.targets.server.aftermath import Aftermath
 from tapml_nb.targets.server.guard import Block, telling

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.frontends.onnx.rules.call import (
     Call,
     Expr,
@@ -18,7 +19,6 @@ from tapml_nb.frontends.onnx.rules.call import (
     shape_of,
     wide,
 )
-from tapml_nb.numerics import np_dtype
 
 _PRODUCT, _CAPPED, _BIASED, _PROBABILITIES = 0, 1, 2, 3
 """What the fourth output of attention may be: products of queries and keys, these capped, with the

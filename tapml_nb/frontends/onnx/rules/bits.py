@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.frontends.onnx.rules.call import Call, Expr, Rule, dtype_of
-from tapml_nb.numerics import np_dtype
 
 
 def bit_cast(call: Call, x: Expr) -> Expr:

@@ -9,6 +9,7 @@ import tvm
 from onnx.helper import tensor_dtype_to_np_dtype
 from tvm import relax, te, tirx
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.frontends.onnx.rules.call import (
     Call,
     Expr,
@@ -18,7 +19,6 @@ from tapml_nb.frontends.onnx.rules.call import (
     shape_of,
     wide,
 )
-from tapml_nb.numerics import np_dtype
 
 _MOST = 1 << 15
 """Terms of the longest transform: products of two indices stay within 32 bits."""

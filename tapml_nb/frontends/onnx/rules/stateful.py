@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import relax, te, tirx
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.frontends.onnx.rules.call import (
     Call,
     Expr,
@@ -20,7 +21,6 @@ from tapml_nb.frontends.onnx.rules.call import (
     wide,
 )
 from tapml_nb.frontends.onnx.rules.sequences import MOST_STEPS, stacked, steps_of
-from tapml_nb.numerics import np_dtype
 
 
 def linear_attention(
