@@ -29,10 +29,6 @@ _LLAMA: dict[str, Any] = {
     "num_key_value_heads": 8,
     "max_position_embeddings": 2048,
 }
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "max_position_embeddings": 2048,
-}
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama-0.1b": _LLAMA
