@@ -14,6 +14,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from tapml_nb.array_api import Array, on_host
 from tapml_nb.compile.cache import Compiled
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.graph import TensorSpec, ValueId
@@ -28,25 +29,30 @@ from tapml_nb.targets.wire.errors import (
     TargetLost,
 )
 
-_Send = Callable[[], np.ndarray]
+_Send = Callable[[], Array]
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class Argument:
-    """A tensor that a call reads: its name on the target, what it holds, and the same to be sent
-    under its name (which raises ``ModelChanged`` if it is not what that says any more)."""
+    """A tensor that a call reads: its name on the target, what it holds, where that is, and the
+    same to be sent under its name (which raises ``ModelChanged`` if it is not what that says any
+    more)."""
 
     key: Callable[[], str]
-    array: Callable[[], np.ndarray]
-    outgoing: Callable[[], np.ndarray]
+    there: Callable[[], Array]
+    outgoing: Callable[[], Array]
+
+    def array(self) -> np.ndarray:
+        """What it holds, on the host."""
+        return on_host(self.there())
 
     @classmethod
     def of_source(cls, source: SourceRun, value: ValueId, step: int) -> Argument:
         """A value of the pure source run."""
         return cls(
             partial(source.key, value, step),
-            partial(source.array, value, step),
+            partial(source.array_there, value, step),
             partial(source.outgoing, value, step),
         )
 
@@ -77,7 +83,7 @@ class CallFailure:
     message: str
 
 
-def _nothing(output: int, first: bool) -> np.ndarray:
+def _nothing(output: int, first: bool) -> Array:
     raise LookupError("a call that failed has no outputs")
 
 
@@ -86,9 +92,9 @@ class Outcome:
     """What came of a call: a result, or a failure."""
 
     result: CallResult | None = None
-    read: Callable[[int, bool], np.ndarray] = _nothing
+    read: Callable[[int, bool], Array] = _nothing
     """Reads an output by its number, of the last run or of the first; from the target, where it is
-    there."""
+    there.  It may stay on a GPU."""
     sent: int = 0
     """Bytes that had to be sent for the call."""
     overwritten: tuple[int, ...] = ()
@@ -98,7 +104,7 @@ class Outcome:
     def outputs(self) -> list[np.ndarray]:
         """All outputs of the last run; none where there is no result."""
         count = len(self.result.identical) if self.result else 0
-        return [self.read(k, False) for k in range(count)]
+        return [on_host(self.read(k, False)) for k in range(count)]
 
 
 class _Refused(Exception):
@@ -212,12 +218,10 @@ class Caller:
         self.session.drop_all_but(needed)
         return work()
 
-    def _read(
-        self, keys: Sequence[str], result: CallResult, output: int, first: bool
-    ) -> np.ndarray:
+    def _read(self, keys: Sequence[str], result: CallResult, output: int, first: bool) -> Array:
         differs = first and not result.deterministic[output]
         try:
-            return self.session.fetch(f"{keys[output]}#1" if differs else keys[output])
+            return self.session.fetch_there(f"{keys[output]}#1" if differs else keys[output])
         except TargetLost as lost:
             if lost.reason == "interrupted":
                 raise Stopped from None

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tapml_nb.array_api import np_dtype
+from tapml_nb.array_api import Array, namespace, np_dtype, size_of
 from tapml_nb.compile.cache import Compiled, Failure
 from tapml_nb.compile.kernel import KernelCode, shortened
 from tapml_nb.execute.caller import Caller, CallFailure, Operands, Outcome
@@ -94,7 +94,7 @@ class FoldedKernel(_CompiledKernel):
         self.description = "a constant, folded by the compiler" if folded else "a view"
 
     def run(self, caller: Caller, operands: Operands, repeats: int = 2) -> Outcome:
-        known = [argument.array() for argument in operands.inputs]
+        known: list[Array] = [argument.there() for argument in operands.inputs]
         known += [self.constants[key] for key in self._kernel.constants]
         return _computed_here([[self._result(n, known) for n in self._kernel.results]])
 
@@ -106,10 +106,10 @@ class FoldedKernel(_CompiledKernel):
             calls.append(ChainCall(None, (memory,), (output,), shape=spec.shape, dtype=spec.dtype))
         return calls
 
-    def _result(self, number: int, known: Sequence[np.ndarray]) -> np.ndarray:
+    def _result(self, number: int, known: Sequence[Array]) -> Array:
         data, shape = known[self._kernel.root(number)], self._kernel.buffers[number].shape
-        fits = math.prod(shape) == data.size
-        return np.ascontiguousarray(data).reshape(shape) if fits else data
+        fits = math.prod(shape) == size_of(data)
+        return namespace(data).reshape(data, tuple(shape)) if fits else data
 
 
 class NumpyOverride(Implementation):
@@ -180,7 +180,7 @@ def implementation_of(compiled: Compiled | Failure) -> Implementation:
     return LaunchedKernel(compiled) if compiled.kernel.launches else FoldedKernel(compiled)
 
 
-def _computed_here(runs: Sequence[Sequence[np.ndarray]], ms: Sequence[float] = ()) -> Outcome:
+def _computed_here(runs: Sequence[Sequence[Array]], ms: Sequence[float] = ()) -> Outcome:
     """The outcome of runs in this process."""
     pairs = zip(runs[0], runs[-1], strict=True)
     same = [one is other or bitwise_equal(one, other) for one, other in pairs]

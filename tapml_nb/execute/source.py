@@ -190,14 +190,14 @@ class SourceRun:
             keys[value] = digest(self.array_there(value, step))
         return keys[value]
 
-    def outgoing(self, value: ValueId, step: int) -> np.ndarray:
+    def outgoing(self, value: ValueId, step: int) -> Array:
         """A tensor to be sent under its key: it has the bytes that the key is of.
 
         Raises:
             ModelChanged: if it lies in memory that was given and has changed.
         """
         self._given_tensors.vouch(self._roots([value], step))
-        return self.array(value, step)
+        return self.array_there(value, step)
 
     def vouch_for(self, op: Op, step: int) -> None:
         """Before a kernel is blamed: ``ModelChanged`` if what it reads is not what it was."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tapml_nb.array_api import Array
 from tapml_nb.execute.caller import Argument, Caller, CallFailure, Operands, Outcome, twice
 from tapml_nb.execute.implementation import Implementation
 from tapml_nb.execute.kernels import KernelTable
@@ -25,7 +26,7 @@ from tapml_nb.targets.wire.calls import CallResult
 class Run:
     """The outputs of one run; None for one that is the source's, bit for bit."""
 
-    outputs: tuple[np.ndarray | None, ...]
+    outputs: tuple[Array | None, ...]
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,8 @@ class Connection:
         self._credentials = line.credentials()
         line.channel = ChannelClient(self._place, self._credentials, checked=not self._local)
         line.channel.connection.settimeout(seconds)
+        if self._local:
+            line.channel.share(str(self.platform["device"].get("uuid", "")))
 
     def _say_hello(self) -> Any:
         """What our server says of itself; None if it has no word for it."""

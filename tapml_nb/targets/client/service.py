@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tapml_nb.array_api import np_dtype
+from tapml_nb.array_api import Array, np_dtype, on_host
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.targets.client.dial import CONNECTING, is_answer, message_of
+from tapml_nb.targets.client.window import Window, device_of
 from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest
 from tapml_nb.targets.wire.envelope import Garbled, error_of, seal, unseal
 from tapml_nb.targets.wire.handshake import CHANNEL, opening
@@ -39,21 +40,34 @@ class ChannelClient:
         """Connect to a listener with the credentials that the session gave; ``checked``: whether
         data goes with its checksum: over a line to another machine."""
         self._checked, self._number = checked, 0
+        self.window: Window | None = None
         with CONNECTING[place[1]]:
             self.connection = socket.create_connection(place, _CHANNEL_SECONDS)
             tune(self.connection)
             self.connection.sendall(opening(CHANNEL, credentials))
             receive_header(self.connection)
 
-    def put(self, key: str, array: np.ndarray) -> int:
-        """Send a tensor; returns its bytes."""
+    def share(self, uuid: str) -> None:
+        """Have tensors on a GPU that PyTorch is at work on here pass through memory there, and not
+        over the line."""
+        number = device_of(uuid)
+        self.window = None if number is None else Window(number, self._ask)
+
+    def put(self, key: str, array: Array) -> int:
+        """Send a tensor; returns its bytes, 0 for what is shared."""
+        if self.window and self.window.takes(array):
+            self.window.put(key, array)
+            return 0
+        array = on_host(array)
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         header = {"do": "put", "key": key, "shape": array.shape, "dtype": array.dtype.name}
         self._ask(header | {"size": data.size}, memoryview(data))
         return data.size
 
-    def get(self, key: str) -> np.ndarray:
-        """Fetch a tensor; NoTensor if it is not there."""
+    def get(self, key: str) -> Array:
+        """Fetch a tensor, on the GPU if that is shared; NoTensor if it is not there."""
+        if self.window:
+            return self.window.get(key)
         header = self._ask({"do": "get", "key": key})
         try:
             shape, dtype = header["shape"], np_dtype(header["dtype"])
@@ -101,12 +115,12 @@ class LineService:
         """What opens the tensor channel, for which the server waits from now on."""
         return _expect(dict, self._ask("channel"))
 
-    def put(self, key: str, array: np.ndarray) -> int:
+    def put(self, key: str, array: Array) -> int:
         """Keep a tensor under a key; returns the bytes sent."""
         return self._tensors.put(key, array)
 
-    def get(self, key: str) -> np.ndarray:
-        """A resident tensor."""
+    def get(self, key: str) -> Array:
+        """A resident tensor; on the GPU where that is shared."""
         return self._tensors.get(key)
 
     def upload(self, name: str, content: bytes) -> None:
@@ -139,6 +153,8 @@ class LineService:
 
     def close(self) -> None:
         """Let go of all that is remote; the connection is shut down by now."""
+        if self.channel and self.channel.window:
+            self.channel.window.close()
         self._do = self.channel = None
 
     @property

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from tapml_nb.array_api import Array, on_host
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.sources import SOURCE_KINDS
 from tapml_nb.owner import finalize
@@ -123,7 +124,7 @@ class TargetSession(SupervisedConnection):
         connection = self.connection
         return connection is not None and key in connection.resident
 
-    def put(self, key: str, array: np.ndarray) -> int:
+    def put(self, key: str, array: Array) -> int:
         """Send a tensor under a key that stands for its content; one that is there is not sent.
         Returns the bytes sent."""
         connection = self.connected()
@@ -137,9 +138,14 @@ class TargetSession(SupervisedConnection):
 
     def fetch(self, key: str) -> np.ndarray:
         """Fetch a tensor."""
+        return on_host(self.fetch_there(key))
+
+    def fetch_there(self, key: str) -> Array:
+        """The same; on the GPU where the target shares it with PyTorch here."""
         connection = self.connected()
         array = self.run(CONTROL_SECONDS, lambda: connection.service.get(key), resident=[key])
-        self.bytes_received += array.nbytes
+        if isinstance(array, np.ndarray):
+            self.bytes_received += array.nbytes
         return array
 
     def load(self, library: Path, kernels: Sequence[Kernel]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -97,6 +97,15 @@ class Device(Protocol):
     def owner(self, tensor: Any) -> tuple[int, int]:
         """A number for the memory, the same for all views of it, and its size in bytes."""
 
+    def snapshot(self, tensor: Any) -> Any:
+        """What a tensor holds now."""
+
+    def unchanged(self, tensor: Any, snapshot: Any) -> bool:
+        """Whether a tensor holds what it held then, bit for bit."""
+
+    def same(self, one: Any, other: Any) -> bool:
+        """Whether two tensors of one size agree bit for bit."""
+
     def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
         """Make the functions of a library ready to launch.  Rejected: one is missing, or the
         driver rejects it; BeyondDevice: one needs more than the device has; any other exception:
@@ -104,6 +113,20 @@ class Device(Protocol):
 
     def finish(self) -> None:
         """Wait for everything launched; RuntimeError if it failed."""
+
+
+@runtime_checkable
+class SharedDevice(Protocol):
+    """A device that the notebook computes on as well, with a window of memory that both see."""
+
+    def open_window(self, handle: str) -> None:
+        """Memory of the notebook's on this GPU, through which tensors come and go from now on."""
+
+    def from_window(self, tensor: Any) -> None:
+        """Set a tensor's bytes to what is in the window."""
+
+    def to_window(self, tensor: Any) -> None:
+        """Put a tensor's bytes into the window."""
 
 
 def size_of(tensor: Any) -> int:
@@ -121,7 +144,27 @@ def raw_bytes(tensor: Any) -> np.ndarray:
     return np.frombuffer((ctypes.c_char * count).from_address(tensor.data_ptr()), np.uint8)
 
 
-class SourceDevice(ABC):
+class Compared:
+    """Tensors compared by reading them, where a device has no better way."""
+
+    def snapshot(self, tensor: Any) -> np.ndarray:
+        return self.read(tensor).copy()
+
+    def unchanged(self, tensor: Any, snapshot: np.ndarray) -> bool:
+        return bool(np.array_equal(snapshot, self.read(tensor)))
+
+    def same(self, one: Any, other: Any) -> bool:
+        x, y = self.read(one), self.read(other)
+        if x.size % 8 == 0:
+            x, y = x.view(np.uint64), y.view(np.uint64)
+        return bool(np.array_equal(x, y))
+
+    def read(self, tensor: Any) -> np.ndarray:
+        """A tensor's bytes."""
+        raise NotImplementedError
+
+
+class SourceDevice(Compared, ABC):
     """A device whose driver compiles source text."""
 
     on_host = False

@@ -14,6 +14,7 @@ import tvm_ffi
 from tapml_nb.array_api import np_dtype
 from tapml_nb.targets.devices.base import (
     BeyondDevice,
+    Compared,
     Function,
     Within,
     load_tvm_library,
@@ -21,6 +22,7 @@ from tapml_nb.targets.devices.base import (
     raw_bytes,
     size_of,
 )
+from tapml_nb.targets.wire.cuda import Cuda
 from tapml_nb.targets.wire.errors import Rejected
 
 _OF_THE_CODE = ("undefined symbol", "wrong ELF class", "static TLS block", "not found (required by")
@@ -33,7 +35,7 @@ _EXISTS, _VERSION, _NAME, _MEMORY = 0, 4, 5, 14
 """Of ``tvm::runtime::DeviceAttrKind``."""
 
 
-class TvmDevice:
+class TvmDevice(Compared):
     """A device of TVM's own runtime, whose kernels come as a library; here: the CPU."""
 
     on_host = True
@@ -140,6 +142,8 @@ class CudaDevice(CopiedTvmDevice):
             raise RuntimeError(f"TVM's CUDA runtime cannot be loaded: {error}") from None
         super().__init__(tvm_ffi.device("cuda", number))
         self._number = number
+        self._cuda = Cuda(number)
+        self._window = 0
         self._attribute = tvm_ffi.get_global_func("runtime.GetDeviceAttr")
         if not self._attribute(_CUDA, number, _EXISTS):
             raise RuntimeError(f"there is no CUDA device {number}")
@@ -149,10 +153,41 @@ class CudaDevice(CopiedTvmDevice):
         return {
             "name": str(self._attribute(_CUDA, self._number, _NAME)),
             "arch": f"sm_{version.replace('.', '')}",
+            "uuid": self._cuda.uuid,
         }
 
     def capacity(self) -> int | None:
         return int(self._attribute(_CUDA, self._number, _MEMORY))
+
+    def fill(self, tensor: Any, byte: int) -> None:
+        self._cuda.fill(tensor.data_ptr(), byte, size_of(tensor))
+
+    def snapshot(self, tensor: Any) -> Any:
+        copy = self.new([int(n) for n in tensor.shape], str(tensor.dtype))
+        self._cuda.copy(copy.data_ptr(), tensor.data_ptr(), size_of(tensor))
+        return copy
+
+    def unchanged(self, tensor: Any, snapshot: Any) -> bool:
+        return self.same(tensor, snapshot)
+
+    def same(self, one: Any, other: Any) -> bool:
+        self.finish()
+        return self._cuda.same(one.data_ptr(), other.data_ptr(), size_of(one))
+
+    def open_window(self, handle: str) -> None:
+        """Memory of the notebook's on this GPU, through which tensors come and go from now on."""
+        if self._window:
+            self._cuda.close(self._window)
+        self._window = self._cuda.open(handle)
+
+    def from_window(self, tensor: Any) -> None:
+        """Set a tensor's bytes to what is in the window."""
+        self._cuda.copy(tensor.data_ptr(), self._window, size_of(tensor))
+
+    def to_window(self, tensor: Any) -> None:
+        """Put a tensor's bytes into the window."""
+        self.finish()
+        self._cuda.copy(self._window, tensor.data_ptr(), size_of(tensor))
 
     def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
         functions = super().load(library, names, within)

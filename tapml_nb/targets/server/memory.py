@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tapml_nb.array_api import np_dtype
-from tapml_nb.targets.devices.base import BeyondDevice, Device, size_of
+from tapml_nb.targets.devices.base import BeyondDevice, Device, SharedDevice, size_of
 from tapml_nb.targets.wire.envelope import failure
 from tapml_nb.targets.wire.errors import NoRoom, NoTensor
 from tapml_nb.targets.wire.handshake import CHANNEL_SOCKET, Receiver
@@ -75,6 +75,25 @@ class TensorMemory:
             self.device.write(tensor, data)
         self._tensors[key] = tensor
 
+    def put_from_window(self, key: str, shape: Sequence[int], dtype: str) -> None:
+        """Make a tensor of what is in the window to the notebook."""
+        tensor = allocate(self.device, shape, dtype)
+        self._shared().from_window(tensor)
+        self._tensors[key] = tensor
+
+    def to_window(self, tensor: Any) -> None:
+        """Show the notebook a tensor's bytes."""
+        self._shared().to_window(tensor)
+
+    def open_window(self, handle: str) -> None:
+        """Open the window to the notebook; ValueError if the device has none."""
+        self._shared().open_window(handle)
+
+    def _shared(self) -> SharedDevice:
+        if not isinstance(self.device, SharedDevice):
+            raise ValueError("this device shares no memory with the notebook")
+        return self.device
+
     def array(self, tensor: Any) -> np.ndarray:
         """A tensor as an array; on the host without a copy."""
         shape = tuple(int(n) for n in tensor.shape)
@@ -132,7 +151,12 @@ class ChannelServer:
             receive_data(connection, into, checked=checked)
 
         try:
-            if request["do"] == "put":
+            if request["do"] == "window":
+                self._memory.open_window(request["handle"])
+            elif request["do"] == "put" and request.get("window"):
+                place = request["key"], request["shape"], request["dtype"]
+                self._memory.put_from_window(*place)
+            elif request["do"] == "put":
 
                 def receive(data: np.ndarray) -> None:
                     if data.size != size:
@@ -148,7 +172,11 @@ class ChannelServer:
             else:
                 tensor = self._memory[request["key"]]
                 answer = {"shape": [int(n) for n in tensor.shape], "dtype": str(tensor.dtype)}
-                data = memoryview(self._memory.device.read(tensor))
+                answer["size"] = size_of(tensor)
+                if "window" not in request:
+                    data = memoryview(self._memory.device.read(tensor))
+                elif size_of(tensor) <= request["window"]:
+                    self._memory.to_window(tensor)
         except ConnectionError:
             raise
         except Exception as error:

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import tvm_ffi
 
 from tapml_nb.array_api import np_dtype
@@ -111,7 +110,8 @@ class KernelRunner:
             overruns += [words for words in beyond if words not in overruns]
         first, last = runs[0], runs[-1]
         deterministic = tuple(
-            all(self._same(run[k], first[k]) for run in runs[1:]) for k in range(len(outputs))
+            all(self._device.same(run[k], first[k]) for run in runs[1:])
+            for k in range(len(outputs))
         )
         for k, key in enumerate(outputs):
             self._memory[key] = last[k]
@@ -129,7 +129,7 @@ class KernelRunner:
         if not all(deterministic) and not overwritten:
             # By chance, or because of what was in memory before?  The first run's poison again:
             again, _, _ = run(loaded, given, PATTERNS[0])
-            stale = all(map(self._same, again, first))
+            stale = all(map(self._device.same, again, first))
         notes = tuple(self._aftermath.notes()) if self._aftermath else ()
         return CallResult(
             tuple(ms), deterministic, identical, overwritten, stale, tuple(overruns), notes
@@ -141,7 +141,7 @@ class KernelRunner:
         calls, kept = request.calls, frozenset(request.keep)
         last = {key: number for number, call in enumerate(calls) for key in call.inputs}
         tensors: dict[str, Any] = {}  # what the chain makes; freed after its last use
-        before: dict[str, np.ndarray] = {}
+        before: dict[str, Any] = {}
         for number, call in enumerate(calls):
             given = [tensors[k] if k in tensors else self._memory[k] for k in call.inputs]
             if call.kernel is None:
@@ -208,7 +208,7 @@ class KernelRunner:
                 results.append(self._new(plan.buffers[number].shape, plan.buffers[number].dtype))
                 raw_bytes(results[-1])[:] = raw_bytes(buffers[number])
             for tensor, copy in zip(given, guarded, strict=True):
-                if not self._same(tensor, copy):  # what it did to its inputs, it did
+                if not self._device.same(tensor, copy):  # what it did to its inputs, it did
                     raw_bytes(tensor)[:] = raw_bytes(copy)
             return results, ms, [words for block in blocks if (words := block.overruns())]
         finally:
@@ -251,14 +251,7 @@ class KernelRunner:
     def _equal(self, a: Any, b: Any) -> bool:
         """Whether two tensors agree in dtype, shape and every bit."""
         same_type = str(a.dtype) == str(b.dtype) and tuple(a.shape) == tuple(b.shape)
-        return same_type and self._same(a, b)
-
-    def _same(self, a: Any, b: Any) -> bool:
-        """Whether two tensors of one size agree bit for bit."""
-        x, y = self._device.read(a), self._device.read(b)
-        if x.size % 8 == 0:
-            x, y = x.view(np.uint64), y.view(np.uint64)
-        return bool(np.array_equal(x, y))
+        return same_type and self._device.same(a, b)
 
     def _find(self, kernel: str) -> _Loaded:
         try:
@@ -278,15 +271,15 @@ class KernelRunner:
         except SizeMisfit as misfit:  # where sizes are fixed, the kernel itself says so
             raise KernelRaised(str(misfit)) from None
 
-    def _copies(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        return {key: self._device.read(self._memory[key]).copy() for key in dict.fromkeys(keys)}
+    def _copies(self, keys: Sequence[str]) -> dict[str, Any]:
+        return {key: self._device.snapshot(self._memory[key]) for key in dict.fromkeys(keys)}
 
-    def _drop_changed(self, before: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    def _drop_changed(self, before: Mapping[str, Any]) -> tuple[str, ...]:
         """Drop the tensors that are not what they were; their keys."""
         changed = tuple(
             key
-            for key, copy in before.items()
-            if not np.array_equal(copy, self._device.read(self._memory[key]))
+            for key, snapshot in before.items()
+            if not self._device.unchanged(self._memory[key], snapshot)
         )
         self._memory.drop(changed)
         return changed

@@ -1,0 +1,104 @@
+"""A window of memory on a GPU that the notebook and its target share: nothing passes the host.
+
+The memory is this process's; the target opens it, copies out of it what it is given, and into it
+what it is asked for.  So a kernel's stray write can reach what is on its way at most, never the
+user's own tensors, nor what was taken out.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from tapml_nb.array_api import Array, np_dtype
+from tapml_nb.targets.wire.cuda import Cuda
+
+_LEAST = 64 << 20
+"""Bytes of a window, at least."""
+
+Ask = Callable[[dict[str, Any]], dict[str, Any]]
+"""Sends a request over the tensor channel, and gives the answer."""
+
+
+def device_of(uuid: str) -> int | None:
+    """The number that PyTorch, if it is at work on GPUs here, has for a GPU; None if it is not."""
+    torch = sys.modules.get("torch")
+    if torch is None or not uuid or not torch.cuda.is_initialized():
+        return None
+    for number in range(torch.cuda.device_count()):
+        if str(torch.cuda.get_device_properties(number).uuid).replace("-", "") == uuid:
+            return number
+    return None
+
+
+class Window:
+    """This process's end; all methods on one thread at a time."""
+
+    def __init__(self, number: int, ask: Ask) -> None:
+        """``number``: PyTorch's for the GPU; ``ask`` asks its target."""
+        self._number, self._ask = number, ask
+        self._cuda = Cuda(number)
+        self._address = self._size = 0
+        self._memory: Any = None
+
+    def takes(self, array: Array) -> bool:
+        """Whether an array is on the GPU."""
+        device: Any = array.device  # of NumPy's arrays a text
+        return getattr(device, "type", "") == "cuda" and device.index == self._number
+
+    def put(self, key: str, array: Array) -> int:
+        """Give the target a tensor; returns its bytes, none of which were sent."""
+        data = array.contiguous().reshape(-1).view(_torch().uint8)
+        self._make_room(data.nbytes)
+        self._memory[: data.nbytes].copy_(data)
+        _torch().cuda.synchronize(self._number)
+        dtype = str(array.dtype).removeprefix("torch.")
+        header = {"do": "put", "key": key, "shape": list(array.shape), "dtype": dtype}
+        self._ask(header | {"window": True})
+        return int(data.nbytes)
+
+    def get(self, key: str) -> Array:
+        """A tensor of the target's, in memory of this process's own."""
+        request = {"do": "get", "key": key}
+        answer = self._ask(request | {"window": self._size})
+        if answer["size"] > self._size:
+            self._make_room(answer["size"])
+            answer = self._ask(request | {"window": self._size})
+        shape, dtype = answer["shape"], answer["dtype"]
+        size = math.prod(shape) * np_dtype(dtype).itemsize
+        return self._memory[:size].clone().view(getattr(_torch(), dtype)).reshape(shape)
+
+    def close(self) -> None:
+        """Free the memory.  Idempotent."""
+        if self._address:
+            self._memory = None
+            self._cuda.free(self._address)
+            self._address = self._size = 0
+
+    def _make_room(self, size: int) -> None:
+        if self._address and size <= self._size:
+            return
+        self.close()
+        size = max(size, _LEAST)
+        self._address = self._cuda.allocate(size)
+        self._size = size
+        self._memory = _torch().as_tensor(_Raw(self._address, size), device=f"cuda:{self._number}")
+        self._ask({"do": "window", "handle": self._cuda.handle(self._address)})
+
+
+class _Raw:
+    """Memory on a GPU as bytes, for PyTorch."""
+
+    def __init__(self, address: int, size: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (size,),
+            "typestr": "|u1",
+            "data": (address, False),
+            "version": 3,
+        }
+
+
+def _torch() -> Any:
+    return sys.modules["torch"]
