@@ -111,7 +111,7 @@ def _promoted(call: Call, *_: Any) -> Any:
 
 def _compared(call: Call, *_: Any) -> Any:
     """TVM's own comparison of integers with floating-point numbers, as such."""
-    given = [x.meta["val"] if isinstance(x, fx.Node) else x for x in call.node.args]
+    given: list[Any] = [x.meta["val"] if isinstance(x, fx.Node) else x for x in call.node.args]
     dtype = dtype_name(torch.result_type(*given))
     integers = {n: t for n, t in call.operands.items() if not is_floating(dtype_of(t))}
     if not integers or not is_floating(dtype):
@@ -310,13 +310,14 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     Workaround(
         "integer_promotion",
         "true division and reciprocals of integers, and arithmetic of integers with floating-point "
-        "numbers, yield integers; atan2 of integers does not compile",
+        "numbers, yield integers, which are compared with fractions as with integers; atan2 of "
+        "integers does not compile",
         {
             f"aten.{name}": _promoted
             for name in (
                 *("add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar"),
                 *("mul.Tensor", "mul.Scalar", "div.Tensor", "div.Scalar", "pow.Scalar"),
-                *("pow.Tensor_Scalar", "pow.Tensor_Tensor"),
+                *("pow.Tensor_Scalar"),
                 *("reciprocal.default", "atan2.default"),
             )
         }
@@ -348,7 +349,8 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     Workaround(
         "narrow_floats",
         "in bfloat16, normalizations, powers, selections by order and tests for NaN do not compile "
-        "or crash, as inverse and hyperbolic functions do in float16, sums are kept narrow, and "
+        "or crash, as inverse and hyperbolic functions do in float16, sums and variances are kept "
+        "narrow, and "
         "LLVM spends minutes on gelu in float16 for x86-64 without an mcpu",
         {"aten.native_layer_norm.default": partial(_of_narrow, layer_norm)}
         | {
@@ -412,8 +414,8 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     ),
     Workaround(
         "booleans",
-        "sums, products, comparisons, extremes and scattering of booleans do not compile, and "
-        "sorting them crashes",
+        "sums, products, comparisons and extremes of booleans do not compile, and sorting them "
+        "crashes",
         {
             f"aten.{name}": _of_booleans
             for name in (
@@ -421,7 +423,6 @@ WORKAROUNDS: tuple[Workaround, ...] = (
                 *_COMPARISONS,
                 *("maximum.default", "minimum.default", "max.other", "min.other"),
                 *("max.default", "min.default", "sign.default", "isnan.default", "isinf.default"),
-                *("scatter.src", "scatter.value", "index_put.default"),
             )
         }
         | {
