@@ -239,6 +239,8 @@ CASES = {
     "amax": (lambda x: torch.amax(x, (0, 2)), normal(3, 4, 5)),
     "amin": (lambda x: torch.amin(x, -1, True), normal(3, 4, 5)),
     "min": (lambda x: torch.min(x, 1), normal(4, 7)),
+    "min beside NaN": (lambda x: torch.min(x, 1), _with_gaps(normal(4, 7))),
+    "amax beside NaN": (lambda x: torch.amax(x, 1), _with_gaps(normal(4, 7).bfloat16())),
     "prod": (lambda x: torch.prod(x, 1), normal(4, 7)),
     "any": (lambda x: torch.any(x > 2), normal(4, 7)),
     "var_mean": (lambda x: torch.var_mean(x, 1), normal(4, 7)),
