@@ -378,7 +378,10 @@ def _conclude(base: OpResult, judged: Sequence[_Judged]) -> OpResult:
         return replace(base, verdict=Verdict.SKIPPED, message="it has no tensor output")
     worst = max(range(len(judged)), key=lambda k: judged[k].badness)
     judgement = judged[worst].judgement
-    prefix = f"output {worst}: " if len(judged) > 1 and judgement.message else ""
+    # Where all are right, another may have passed for a reason, which is told.
+    told = next((k for k in (worst, *range(len(judged))) if judged[k].judgement.message), worst)
+    message = judged[told].judgement.message
+    prefix = f"output {told}: " if len(judged) > 1 and message else ""
     return replace(
         base,
         verdict=judgement.verdict,
@@ -386,6 +389,6 @@ def _conclude(base: OpResult, judged: Sequence[_Judged]) -> OpResult:
         floor=judgement.floor,
         statistics=judgement.statistics,
         output=worst,
-        message=prefix + judgement.message,
+        message=prefix + message,
         positions=judgement.positions,
     )

@@ -112,6 +112,46 @@ IMAGE = normal(1, 2, 5, 4)
 ROWS, BAGS = whole(9, 10), torch.tensor([0, 3, 3, 7])
 FAR = torch.cat([torch.linspace(-30, 30, 301), torch.tensor([0.0, 0.5, 1, 2, -2, 1e6])])
 
+BOOLEANS = {
+    "amax of booleans": (lambda x: torch.amax(x, 1), whole(2, 4, 5) > 0),
+    "amin of booleans": (lambda x: torch.amin(x, (0, 1)), whole(2, 4, 5) > 0),
+    "the least of booleans": (lambda x: torch.min(x, 1, keepdim=True), whole(2, 4, 5) > 0),
+    "the largest of one boolean": (lambda x: torch.max(x, 0), torch.tensor(True)),
+    "running largest of booleans": (lambda x: torch.cummax(x, 1), whole(2, 4, 5) > 0),
+    "running least of booleans": (lambda x: torch.cummin(x, 0), whole(2, 4, 5) > 0),
+    "fmin of booleans": (torch.fmin, whole(2, 4, 5) > 0, whole(2, 4, 5) > 0),
+    "scatter_add of booleans": (
+        lambda x, i, s: x.scatter_add(1, i, s),
+        whole(2, 4, 5) > 0,
+        whole(5, 4, 3),
+        whole(2, 4, 3) > 0,
+    ),
+    "scatter_reduce of booleans": (
+        lambda x, i, s: x.scatter_reduce(1, i, s, "amin", include_self=False),
+        whole(2, 4, 5) > 0,
+        whole(5, 4, 3),
+        whole(2, 4, 3) > 0,
+    ),
+    "products of booleans at places": (
+        lambda x, i, s: x.scatter_reduce(1, i, s, "prod"),
+        whole(2, 4, 5) > 0,
+        whole(5, 4, 3),
+        whole(2, 4, 3) > 0,
+    ),
+    "a fraction added to booleans at places": (
+        lambda x, i: x.scatter(1, i, 0.5, reduce="add"),
+        whole(2, 4, 5) > 0,
+        whole(5, 4, 1),
+    ),
+    "where of booleans and integers": (
+        lambda c, x, y: torch.ops.aten.where(c, x, y),
+        whole(2, 4, 5) > 0,
+        whole(2, 4, 5) > 0,
+        torch.tensor(3),
+    ),
+}
+"""With which TVM does not compute."""
+
 COVERAGE = {
     "searchsorted by a sorter": (
         lambda e, x: torch.searchsorted(e, x, sorter=e.argsort()),
@@ -197,6 +237,7 @@ COVERAGE = {
 
 CASES = {
     **COVERAGE,
+    **BOOLEANS,
     **{
         f"{name} in {dtype}": (function, *(_in(dtype, tensor) for tensor in tensors))
         for name, (function, *tensors) in AS_PYTORCH_SUMS.items()
@@ -216,6 +257,8 @@ CASES = {
     "amax": (lambda x: torch.amax(x, (0, 2)), normal(3, 4, 5)),
     "amin": (lambda x: torch.amin(x, -1, True), normal(3, 4, 5)),
     "min": (lambda x: torch.min(x, 1), normal(4, 7)),
+    "min beside NaN": (lambda x: torch.min(x, 1), _with_gaps(normal(4, 7))),
+    "amax beside NaN": (lambda x: torch.amax(x, 1), _with_gaps(normal(4, 7).bfloat16())),
     "prod": (lambda x: torch.prod(x, 1), normal(4, 7)),
     "any": (lambda x: torch.any(x > 2), normal(4, 7)),
     "var_mean": (lambda x: torch.var_mean(x, 1), normal(4, 7)),

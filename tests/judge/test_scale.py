@@ -285,6 +285,26 @@ def test_what_jumps_excuses_nothing():
     assert found.max() <= np.sqrt(np.mean(np.square(exact[0]))) * 1.001
 
 
+@pytest.mark.parametrize("dtype", [bool, np.int64, np.float32])
+def test_a_transform_that_cancels_has_terms(dtype):
+    """Of ones all but one bin is 0 in exact arithmetic, and of the order of a rounding in any
+    other."""
+    op = Op("x", "aten.fft_fft", "", "", "", ("i",), ("o",), None, ("aten._fft_r2c.default",))
+    x = np.ones((3, 32), dtype)
+    x[1:] = 0
+
+    def run(given):
+        bins = np.fft.fft(given.get(0, x))
+        return [np.stack([bins.real, bins.imag], -1)]
+
+    given = np.dtype(np.float32)
+    (found,) = beside(op, [x], [given], run({}), run, (False,), (True,))
+    terms = np.sqrt(32)
+    assert (found[0] > terms / 2).all()
+    assert (found[0, 1:] < terms * 2).all()
+    assert not found[1:].any()
+
+
 def test_integers_have_no_scale():
     op = Op("x", "aten.sum", "", "", "", ("i",), ("o",), None, ("aten.sum.dim_IntList",))
     integers = np.arange(4)

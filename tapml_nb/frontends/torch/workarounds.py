@@ -110,8 +110,8 @@ def _promoted(call: Call, *_: Any) -> Any:
 
 def _compared(call: Call, *_: Any) -> Any:
     """TVM's own comparison of integers with floating-point numbers, as such."""
-    given = [x.meta["val"] if isinstance(x, fx.Node) else x for x in call.node.args]
-    dtype = dtype_name(torch.result_type(*given))  # type: ignore[arg-type]
+    given: list[Any] = [x.meta["val"] if isinstance(x, fx.Node) else x for x in call.node.args]
+    dtype = dtype_name(torch.result_type(*given))
     integers = {n: t for n, t in call.operands.items() if not is_floating(dtype_of(t))}
     if not integers or not is_floating(dtype):
         return NotImplemented
@@ -132,11 +132,6 @@ def _of_booleans(call: Call, *_: Any) -> Any:
 def _along_an_axis(call: Call, x: Expr, *arguments: Any) -> Any:
     """Of a number TVM's rule raises, and ours stands in."""
     return _of_booleans(call) if shape_of(x) else NotImplemented
-
-
-def _arg_of_number(call: Call, x: Expr, *_: Any) -> Expr:
-    """Where the only element is: at 0."""
-    return NotImplemented if shape_of(x) else relax.const(0, call.dtype)
 
 
 def _running_over_number(call: Call, x: Expr, *_: Any) -> Expr:
@@ -276,11 +271,9 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     ),
     Workaround(
         "degenerate_shapes",
-        "argmax, argmin, cumsum and cumprod of a tensor without dimensions, and bucketize of one "
+        "cumsum and cumprod of a tensor without dimensions, and bucketize of one "
         "without elements, do not compile",
         {
-            "aten.argmax.default": _arg_of_number,
-            "aten.argmin.default": _arg_of_number,
             "aten.cumsum.default": _running_over_number,
             "aten.cumprod.default": _running_over_number,
             "aten.bucketize.Tensor": _bucketize,
@@ -302,13 +295,14 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     Workaround(
         "integer_promotion",
         "true division and reciprocals of integers, and arithmetic of integers with floating-point "
-        "numbers, yield integers; atan2 of integers does not compile",
+        "numbers, yield integers, which are compared with fractions as with integers; atan2 of "
+        "integers does not compile",
         {
             f"aten.{name}": _promoted
             for name in (
                 *("add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar"),
                 *("mul.Tensor", "mul.Scalar", "div.Tensor", "div.Scalar", "pow.Scalar"),
-                *("pow.Tensor_Scalar", "pow.Tensor_Tensor"),
+                *("pow.Tensor_Scalar"),
                 *("reciprocal.default", "atan2.default"),
             )
         }
@@ -340,7 +334,8 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     Workaround(
         "narrow_floats",
         "in bfloat16, normalizations, powers, selections by order and tests for NaN do not compile "
-        "or crash, as inverse and hyperbolic functions do in float16, sums are kept narrow, and "
+        "or crash, as inverse and hyperbolic functions do in float16, sums and variances are kept "
+        "narrow, and "
         "LLVM spends minutes on gelu in float16 for x86-64 without an mcpu",
         {"aten.native_layer_norm.default": partial(_of_narrow, layer_norm)}
         | {
@@ -398,8 +393,8 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     ),
     Workaround(
         "booleans",
-        "sums, products, comparisons, extremes and scattering of booleans do not compile, and "
-        "sorting them crashes",
+        "sums, products, comparisons and extremes of booleans do not compile, and sorting them "
+        "crashes",
         {
             f"aten.{name}": _of_booleans
             for name in (
@@ -407,7 +402,6 @@ WORKAROUNDS: tuple[Workaround, ...] = (
                 *_COMPARISONS,
                 *("maximum.default", "minimum.default", "max.other", "min.other"),
                 *("max.default", "min.default", "sign.default", "isnan.default", "isinf.default"),
-                *("scatter.src", "scatter.value", "index_put.default"),
             )
         }
         | {

@@ -24,15 +24,33 @@ from tapml_nb.frontends.torch.rules.operands import along_axes, numbered, on_an_
 
 
 def extreme(function: Callable[..., Expr], call: Call, x: Expr, dims: Any, keepdim: bool) -> Expr:
-    return function(x, axes_of(dims, len(shape_of(x))), keepdim)
+    """NaN where there is one, which TVM's extremes pass over."""
+    axes = axes_of(dims, len(shape_of(x)))
+    found = function(x, axes, keepdim)
+    if not is_floating(dtype_of(x)):
+        return found
+    missing = call.emit(relax.op.astype(relax.op.isnan(x), "int32"))
+    some = relax.op.astype(relax.op.max(missing, axes, keepdim), "bool")
+    return relax.op.where(some, constant(math.nan, x), found)
 
 
-def min_dim(call: Call, x: Expr, dim: int, keepdim: bool) -> tuple[Expr, Expr]:
-    return relax.op.min(x, dim, keepdim), relax.op.argmin(x, dim, keepdim)
-
-
-def max_dim(call: Call, x: Expr, dim: int, keepdim: bool) -> tuple[Expr, Expr]:
-    return relax.op.max(x, dim, keepdim), relax.op.argmax(x, dim, keepdim)
+def extreme_dim(
+    function: Callable[..., Expr],
+    place: Callable[..., Expr],
+    call: Call,
+    x: Expr,
+    dim: int,
+    keepdim: bool,
+) -> tuple[Expr, Expr]:
+    """The extreme along an axis and where it first is; so of NaN."""
+    found, index = extreme(function, call, x, dim, keepdim), place(x, dim, keepdim)
+    if not is_floating(dtype_of(x)):
+        return found, index
+    found = call.emit(found)
+    missing = call.emit(relax.op.astype(relax.op.isnan(x), "int32"))
+    return found, relax.op.where(
+        relax.op.isnan(found), relax.op.argmax(missing, dim, keepdim), index
+    )
 
 
 def prod_dim(call: Call, x: Expr, dim: int, keepdim: bool, dtype: str | None) -> Expr:
@@ -299,8 +317,8 @@ def segment_reduce(
 _ALONG_AXES: dict[str, Rule] = {
     "amax.default": partial(extreme, relax.op.max),
     "amin.default": partial(extreme, relax.op.min),
-    "max.dim": max_dim,
-    "min.dim": min_dim,
+    "max.dim": partial(extreme_dim, relax.op.max, relax.op.argmax),
+    "min.dim": partial(extreme_dim, relax.op.min, relax.op.argmin),
     "cummax.default": partial(running_extreme, tirx.max, "cummax"),
     "cummin.default": partial(running_extreme, tirx.min, "cummin"),
     "logcumsumexp.default": logcumsumexp,

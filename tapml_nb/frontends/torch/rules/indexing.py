@@ -213,6 +213,7 @@ def scatter(call: Call, x: Expr, dim: int, places: Expr, source: Expr, reduce: s
 
 
 def scatter_value(call: Call, x: Expr, dim: int, places: Expr, value: float, reduce: str) -> Expr:
+    value = bool(value) if call.dtype == "bool" else value
     source = call.emit(relax.op.full(shape_of(places), constant(value, x), dtype_of(x)))
     return scatter(call, x, dim, places, source, reduce)
 
