@@ -46,7 +46,7 @@ class ArrayProgram:
 
     def from_array(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
         """The array itself."""
-        return array
+        return np.asarray(array)
 
     def memory(self, tensor: Any) -> Memory | None:
         """A contiguous array's memory; views of one array count as several."""

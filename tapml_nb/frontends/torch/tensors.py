@@ -48,8 +48,8 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 def from_array(array: Array, like: torch.Tensor) -> torch.Tensor:
     """A tensor with these values on the device of ``like``, and laid out as it is."""
-    if isinstance(array, np.ndarray):
-        array = _from_numpy(array)
+    if isinstance(array, np.ndarray | np.generic):  # what is computed of a number is a scalar
+        array = _from_numpy(np.asarray(array))
     return laid_out(torch.view_as_complex(array) if like.is_complex() else array, like)
 
 
