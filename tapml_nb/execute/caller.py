@@ -101,10 +101,10 @@ class Outcome:
     """Positions of inputs that the kernel wrote to."""
     failure: CallFailure | None = None
 
-    def outputs(self) -> list[np.ndarray]:
+    def outputs(self) -> list[Array]:
         """All outputs of the last run; none where there is no result."""
         count = len(self.result.identical) if self.result else 0
-        return [on_host(self.read(k, False)) for k in range(count)]
+        return [self.read(k, False) for k in range(count)]
 
 
 class _Refused(Exception):

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from tapml_nb.array_api import Array, dtype_of, moved_to, on_host
 from tapml_nb.execute.caller import Argument, Caller, Operands, twice
 from tapml_nb.execute.events import EventStream, OpStarted
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
-from tapml_nb.execute.storage import Kept
+from tapml_nb.execute.storage import Elsewhere, Kept
 from tapml_nb.graph import Op, OpId, ValueId
-from tapml_nb.numerics import bitwise_equal
+from tapml_nb.numerics import bitwise_equal, same_type
 
 SOURCE = "source"
 TARGET = "target"
@@ -39,7 +40,7 @@ class _Entry:
     failure: str = ""
     """Why the source had to compute it although its operator is on the target."""
 
-    kept: Kept | None = None
+    kept: Kept | Elsewhere | None = None
     """Its array; None if it equals the source's, or is a number."""
 
     number: Any = None
@@ -104,15 +105,19 @@ class HybridRun:
 
     def array(self, value: ValueId, step: int) -> np.ndarray:
         """A value of the last hybrid run."""
+        return on_host(self.array_there(value, step))
+
+    def array_there(self, value: ValueId, step: int) -> Array:
+        """The same where it is: on a GPU, if the source computes there."""
         entry = self._entries.get((step, value))
         if entry is None or entry.kept is None:
-            return self._source.array(value, step)
+            return self._source.array_there(value, step)
         return entry.kept.array()
 
     def value(self, value: ValueId, step: int) -> Any:
         """The same, also where it is a host number."""
         if not self._graph.values[value].host:
-            return self.array(value, step)
+            return self.array_there(value, step)
         entry = self._entries.get((step, value))
         return self._source.values(step)[value] if entry is None else entry.number
 
@@ -173,9 +178,13 @@ class HybridRun:
     def _record(self, step: int, value: ValueId, entry: _Entry, result: Any) -> None:
         """Remember a new value and let the target forget what nobody will ask for."""
         old = self._entries.get((step, value))
-        if self._graph.values[value].host:
+        host = self._graph.values[value].host
+        if not host:
+            source = self._source.array_there(value, step)
+            result = moved_to(result, source)
+        if host:
             entry.number = result
-        elif bitwise_equal(result, self._source.array(value, step)):
+        elif bitwise_equal(result, source):
             self._caller.session.drop([f"version/{entry.version}"])
             entry.version = SOURCE
         elif (
@@ -184,12 +193,12 @@ class HybridRun:
             self._caller.session.drop([f"version/{entry.version}"])
             entry.version, entry.kept = old.version, old.kept
         else:
-            entry.kept = self._source.storage.keep(result)
+            entry.kept = self._source.storage.keep_there(result)
         if old and old.version not in (SOURCE, entry.version):
             self._caller.session.drop([f"version/{old.version}"])
         self._entries[step, value] = entry
 
-    def _on_target(self, op: Op, name: str, step: int) -> tuple[list[np.ndarray], str]:
+    def _on_target(self, op: Op, name: str, step: int) -> tuple[list[Array], str]:
         """The outputs, or why there are none."""
         implementation = self._kernels[op.id, step]
         operands = Operands(
@@ -199,20 +208,20 @@ class HybridRun:
             [self._graph.values[v].spec for v in op.outputs],
         )
 
-        def compute() -> tuple[list[np.ndarray], str]:
+        def compute() -> tuple[list[Array], str]:
             outcome = implementation.run(self._caller, operands, repeats=1)
             return outcome.outputs(), outcome.failure.message if outcome.failure else ""
 
         return twice(implementation.label, compute, lambda failure: ([], failure.message))
 
-    def _misfit(self, op: Op, outputs: list[np.ndarray], step: int) -> str:
+    def _misfit(self, op: Op, outputs: list[Array], step: int) -> str:
         """Why the model cannot go on with these outputs, if it cannot."""
         for value, output in zip(op.outputs, outputs, strict=True):
-            source = self._source.array(value, step)
-            if output.shape != source.shape or output.dtype != source.dtype:
+            source = self._source.array_there(value, step)
+            if not same_type(output, source):
                 return (
-                    f"the target's result is {output.dtype.name}{list(output.shape)}, "
-                    f"the model needs {source.dtype.name}{list(source.shape)}"
+                    f"the target's result is {dtype_of(output).name}{list(output.shape)}, "
+                    f"the model needs {dtype_of(source).name}{list(source.shape)}"
                 )
         return ""
 
@@ -220,5 +229,5 @@ class HybridRun:
         """A value as a call reads it: by content, or by version if it is not the source's."""
         if self.is_source(value, step):
             return Argument.of_source(self._source, value, step)
-        array = partial(self.array, value, step)
+        array = partial(self.array_there, value, step)
         return Argument(lambda: f"version/{self._version(value, step)}", array, array)

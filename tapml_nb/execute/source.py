@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from tapml_nb.array_api import Array
+from tapml_nb.array_api import Array, size_of
 from tapml_nb.execute.events import EventStream, RunProgress
 from tapml_nb.execute.given import Given, Slot
 from tapml_nb.execute.storage import Kept, Storage
@@ -332,7 +332,7 @@ class SourceRun:
         """Whether an operator gives something else when it is run again."""
         hosts = [self.program.graph.values[value].host for value in op.outputs]
         first = self._arrays(op, outputs)
-        size = sum(np.size(output) for output in first)
+        size = sum(1 if host else size_of(o) for o, host in zip(first, hosts, strict=True))
         for _ in range(next(draws for most, draws in _DRAWS.items() if size <= most)):
             again = self._arrays(op, self.program.run(op.id, inputs))
             for host, ours, theirs in zip(hosts, first, again, strict=True):
@@ -343,8 +343,8 @@ class SourceRun:
     def _arrays(self, op: Op, outputs: Sequence[SourceTensor]) -> list[Any]:
         """What an operator gave as arrays and host numbers."""
         hosts = (self.program.graph.values[value].host for value in op.outputs)
-        numpy = self.program.to_numpy
-        return [o if host else numpy(o) for o, host in zip(outputs, hosts, strict=True)]
+        array_of = self.program.array_of
+        return [o if host else array_of(o) for o, host in zip(outputs, hosts, strict=True)]
 
     def _slot(self, value: ValueId, step: int) -> Slot | None:
         """Where a value of a step was given, if it was."""

@@ -15,11 +15,13 @@ import threading
 import warnings
 import weakref
 from collections import OrderedDict, defaultdict
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import IO
 
 import numpy as np
 
+from tapml_nb.array_api import Array
 from tapml_nb.owner import Owner
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -71,6 +73,17 @@ class Kept:
         self._storage.forget(self)
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """An array on a GPU, which stays there: it counts towards no budget of the host's."""
+
+    held: Array
+
+    def array(self) -> Array:
+        """The array."""
+        return self.held
+
+
 class _Map(mmap.mmap):
     """A map of an array in the file, which must not be freed before it."""
 
@@ -107,6 +120,10 @@ class Storage:
                 self.peak = max(self.peak, self.resident)
                 self._make_room(self.budget)
         return kept
+
+    def keep_there(self, array: Array) -> Kept | Elsewhere:
+        """The same with an array of any kind, where it is."""
+        return self.keep(array) if isinstance(array, np.ndarray) else Elsewhere(array)
 
     def close(self) -> None:
         """Free the file; what is in it cannot be read any more.  Idempotent."""

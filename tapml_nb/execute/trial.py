@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tapml_nb.array_api import Array
+from tapml_nb.array_api import Array, on_host
 from tapml_nb.execute.caller import Argument, Caller, CallFailure, Operands, Outcome, twice
 from tapml_nb.execute.implementation import Implementation
 from tapml_nb.execute.kernels import KernelTable
@@ -105,7 +105,7 @@ class Trials:
             raise RuntimeError(f"{op.id} has no kernel: {made_by.failure.message}")
         operands = self._operands(op, step)
         outcome = made_by.run(self._caller, operands)
-        outputs = outcome.outputs()
+        outputs = [on_host(output) for output in outcome.outputs()]
         self._drop(made_by, operands)
         if outcome.failure:
             raise RuntimeError(f"{op.id} gave no result: {outcome.failure.message}")

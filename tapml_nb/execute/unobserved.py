@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tapml_nb.array_api import on_host
 from tapml_nb.execute.caller import Argument, Caller, Operands
 from tapml_nb.execute.hybrid import TARGET, HybridRun
 from tapml_nb.execute.implementation import Implementation
@@ -242,25 +243,32 @@ class _Step:
         if outcome.failure:
             message = f"the NumPy function in the place of {op.id} gave no result"
             raise _NoResult(False, message)
-        self._here.update(zip(op.outputs, outcome.outputs(), strict=True))
+        self._here.update(zip(op.outputs, map(on_host, outcome.outputs()), strict=True))
 
     def _compute(self, op: Op) -> None:
         """Compute an operator on the source; of the inputs that it has in the hybrid run, it is
         what it was there."""
         if all(map(self._is_hybrids, op.inputs)):
-            outputs = [self._run.hybrid.value(v, self._step) for v in op.outputs]
+            outputs = [self._hybrids(v) for v in op.outputs]
         else:
             known = [v for v in op.inputs if v in self._here or v in self._there]
             changed = {v: self._value(v) for v in known}
-            outputs = self._source.compute_on(op, self._step, changed)
+            made = self._source.compute_on(op, self._step, changed)
+            hosts = [self._graph.values[v].host for v in op.outputs]
+            outputs = [o if host else on_host(o) for o, host in zip(made, hosts, strict=True)]
         self._here.update(zip(op.outputs, outputs, strict=True))
 
     def _is_hybrids(self, value: ValueId) -> bool:
         """Whether a value is what it is in the hybrid run, bit for bit."""
-        ours, theirs = self._value(value), self._run.hybrid.value(value, self._step)
+        ours, theirs = self._value(value), self._hybrids(value)
         if self._graph.values[value].host:
             return bool(ours == theirs)
         return bitwise_equal(ours, theirs)
+
+    def _hybrids(self, value: ValueId) -> Any:
+        """A value of the hybrid run: an array, or a host number."""
+        found = self._run.hybrid.value(value, self._step)
+        return found if self._graph.values[value].host else on_host(found)
 
     def _value(self, value: ValueId) -> Any:
         """A value as this process has it: an array, or a host number."""

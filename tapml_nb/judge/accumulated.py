@@ -73,12 +73,12 @@ class AccumulatedRun:
         reference = self._references.end_to_end(value, step)
         if self._hybrid.is_source(value, step):
             return judge_identical(reference)
-        target = self._hybrid.array(value, step)
+        target = self._hybrid.array_there(value, step)
         producer = self._graph.values[value].producer
         if producer is not None and same_type(target, source := reference.source):
             op = self._graph[producer]
             if may_be_undefined(op, reference.dtype):
-                target = self._where_defined(op, target, on_host(source), step)
+                target = self._where_defined(op, on_host(target), on_host(source), step)
         return judge(moved_to(target, reference.source), reference, self._limit)
 
     def _where_defined(

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 
 from tapml_nb.array_api import Array, dtype_of, namespace
 from tapml_nb.execute.source import SourceRun
+from tapml_nb.execute.storage import Elsewhere, Kept
 from tapml_nb.frontends.program import RecordedProgram
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.judge.arithmetic import Arithmetic, reduction_length
@@ -25,25 +26,9 @@ from tapml_nb.judge.scale import arithmetic_of, beside
 class _Stored:
     """What a reference has beside the source's tensor, which the source keeps."""
 
-    delta: _Held | None
+    delta: Kept | Elsewhere | None
     floor: Floor | None
-    beside: _Held | None = None
-
-
-class _Held(Protocol):
-    """An array that is kept."""
-
-    def array(self) -> Array: ...
-
-
-@dataclass(frozen=True)
-class _There:
-    """One that is not in the host's memory, and stays where it is."""
-
-    kept: Array
-
-    def array(self) -> Array:
-        return self.kept
+    beside: Kept | Elsewhere | None = None
 
 
 class References:
@@ -218,11 +203,8 @@ class References:
         ]
         return [_Stored(self._keep(r.delta), r.floor, self._keep(r.beside)) for r in found]
 
-    def _keep(self, array: Array | None) -> _Held | None:
-        if array is None:
-            return None
-        on_host = isinstance(array, np.ndarray)
-        return self._source.storage.keep(array) if on_host else _There(array)
+    def _keep(self, array: Array | None) -> Kept | Elsewhere | None:
+        return None if array is None else self._source.storage.keep_there(array)
 
     def _reference(self, value: ValueId, step: int, stored: _Stored) -> Reference:
         delta, scale = (None if k is None else k.array() for k in (stored.delta, stored.beside))
