@@ -18,7 +18,7 @@ import torch
 from torch import fx
 from tvm import relax
 
-from tapml_nb.frontends.torch.rules import resampling
+from tapml_nb.frontends.torch.rules import resampling, windows
 from tapml_nb.frontends.torch.rules.along_axis import any_true
 from tapml_nb.frontends.torch.rules.arithmetic import (
     addmm,
@@ -245,6 +245,12 @@ def _batch_norm_alone(
     return call.narrowed(*_of_batch(call, x, weight, bias, epsilon)[:3])
 
 
+def _located(call: Call, *arguments: Any) -> Any:
+    """Pools of which somebody reads where the largest elements are."""
+    read = {user.args[1] for user in call.node.users}
+    return windows.RULES[str(call.node.target)](call, *arguments) if 1 in read else NotImplemented
+
+
 def _beside_number(call: Call, *arguments: Any) -> Any:
     """TVM's own rule in float32 where a number is none of the result's narrow dtype."""
     if call.dtype not in NARROW:
@@ -406,6 +412,14 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         "clamp of integers with one bound, or with a tensor as bound, does not compile: the other "
         "is taken for an infinity",
         {"aten.clamp.default": _clamp, "aten.clamp.Tensor": _clamp},
+    ),
+    Workaround(
+        "pool_indices",
+        "max_pool yields zeros in place of where the largest elements are",
+        {
+            "aten.max_pool2d_with_indices.default": _located,
+            "aten.max_pool3d_with_indices.default": _located,
+        },
     ),
     Workaround(
         "integer_power",

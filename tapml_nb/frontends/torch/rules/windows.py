@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import relax, te, tirx
@@ -15,31 +15,74 @@ from tapml_nb.frontends.torch.rules.call import (
     cast,
     constant,
     dtype_of,
+    is_floating,
     shape_of,
 )
 from tapml_nb.frontends.torch.rules.operands import in_float32, widened
+
+Window = Callable[[Sequence[Any], Sequence[Any]], tuple[list[Any], Any]]
+"""Where in space the element at a step within the window at a place of the result is, which is
+within the tensor's bounds in any case, and whether it belongs to that window."""
 
 
 def adaptive_max_pool(call: Call, x: Expr, sizes: Sequence[int]) -> tuple[Expr, Expr]:
     """The largest of each window, and its place among all elements of its channel: of as many
     windows as are asked for, which may overlap and differ in size."""
-    shape = shape_of(x)
-    space = shape[len(shape) - len(sizes) :]
-    before = len(shape) - len(sizes)
+    space = shape_of(x)[-len(sizes) :]
     widths = [
         max(-(-(k + 1) * old // new) - k * old // new for k in range(new))
         for old, new in zip(space, sizes, strict=True)
     ]
-    result = [*shape[:before], *sizes]
 
     def window(at: Sequence[Any], steps: Sequence[Any]) -> tuple[list[Any], Any]:
-        """The element at a step within a window, and whether it belongs to that."""
         cells = list(zip(at, steps, space, sizes, strict=True))
         places = [a * old // new + step for a, step, old, new in cells]
         ends = [((a + 1) * old + new - 1) // new for a, _, old, new in cells]
         inside = tirx.all(*(place < end for place, end in zip(places, ends, strict=True)))
         kept = [tirx.min(place, old - 1) for place, old in zip(places, space, strict=True)]
         return kept, inside
+
+    return _max_pool(call, x, sizes, widths, window)
+
+
+def max_pool(
+    call: Call,
+    x: Expr,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    *_: Any,
+) -> tuple[Expr, Expr]:
+    """The same of windows of one size, at regular distances, that may reach over the edge."""
+    rank = int(str(call.node.target).partition("max_pool")[2][0])
+    sizes = list(call.values[0].shape)[-rank:]
+    space = shape_of(x)[-rank:]
+    widths = _each(kernel, rank)
+    strides = _each(stride, rank) if stride else widths
+    before, apart = _each(padding, rank), _each(dilation, rank)
+
+    def window(at: Sequence[Any], steps: Sequence[Any]) -> tuple[list[Any], Any]:
+        cells = zip(at, steps, strides, before, apart, strict=True)
+        places = [a * stride - edge + k * gap for a, k, stride, edge, gap in cells]
+        within = zip(places, space, strict=True)
+        inside = tirx.all(*(tirx.all(place >= 0, place < old) for place, old in within))
+        kept = [
+            tirx.max(tirx.min(place, old - 1), 0) for place, old in zip(places, space, strict=True)
+        ]
+        return kept, inside
+
+    return _max_pool(call, x, sizes, widths, window)
+
+
+def _max_pool(
+    call: Call, x: Expr, sizes: Sequence[int], widths: Sequence[int], window: Window
+) -> tuple[Expr, Expr]:
+    shape = shape_of(x)
+    before = len(shape) - len(sizes)
+    space, result = shape[before:], [*shape[:before], *sizes]
+    dtype = dtype_of(x)
+    floating = is_floating(dtype)
 
     def steps() -> list[Any]:
         return [te.reduce_axis((0, width), f"k{k}") for k, width in enumerate(widths)]
@@ -49,8 +92,9 @@ def adaptive_max_pool(call: Call, x: Expr, sizes: Sequence[int]) -> tuple[Expr, 
 
         def element(*at: Any) -> Any:
             places, inside = window(at[before:], k)
-            value = tirx.if_then_else(inside, data(*at[:before], *places), _least(data.dtype))
-            return _largest(value, axis=k)
+            least = _least(dtype) if floating else tirx.min_value(dtype)
+            value = tirx.if_then_else(inside, data(*at[:before], *places), least)
+            return (_largest if floating else te.max)(value, axis=k)
 
         return te.compute(result, element)
 
@@ -61,7 +105,9 @@ def adaptive_max_pool(call: Call, x: Expr, sizes: Sequence[int]) -> tuple[Expr, 
         def element(*at: Any) -> Any:
             places, inside = window(at[before:], k)
             value, most = data(*at[:before], *places), largest(*at)
-            same = tirx.any(value == most, tirx.all(tirx.isnan(value), tirx.isnan(most)))
+            same = value == most
+            if floating:
+                same = tirx.any(same, tirx.all(tirx.isnan(value), tirx.isnan(most)))
             flat = places[0]
             for place, old in zip(places[1:], space[1:], strict=True):
                 flat = flat * old + place
@@ -70,8 +116,8 @@ def adaptive_max_pool(call: Call, x: Expr, sizes: Sequence[int]) -> tuple[Expr, 
 
         return te.compute(result, element)
 
-    largest = call.compute(pool, x, name="adaptive_max_pool")
-    return largest, call.compute(locate, x, largest, name="adaptive_max_pool_places")
+    largest = call.compute(pool, x, name="max_pool")
+    return largest, call.compute(locate, x, largest, name="max_pool_places")
 
 
 def _least(dtype: Any) -> Any:
@@ -233,6 +279,8 @@ def embedding_bag(
 RULES: dict[str, Rule] = {
     "aten.adaptive_max_pool2d.default": widened(adaptive_max_pool),
     "aten.adaptive_max_pool3d.default": widened(adaptive_max_pool),
+    "aten.max_pool2d_with_indices.default": widened(max_pool),
+    "aten.max_pool3d_with_indices.default": widened(max_pool),
     "aten._embedding_bag.default": embedding_bag,
     "aten._embedding_bag_forward_only.default": embedding_bag,
     "aten.convolution.default": widened(convolution),
