@@ -127,6 +127,7 @@ CASES = {
         normal(3, 0, 2),
         torch.arange(4.0),
     ),
+    "var of nothing": ("degenerate_shapes", lambda x: x.var(0), normal(0, 5).half()),
     "batch_norm by the batch": (
         "batch_statistics",
         lambda x, m, v, w: torch.native_batch_norm(x, w, w, m, v, True, 0.25, 1e-3),
@@ -234,6 +235,8 @@ CASES = {
         normal(1, 7, 4, 2),
     ),
     "any of numbers": ("any_dtype", lambda x: torch.any(x, 1), normal(4, 7)),
+    "selu": ("elu", F.selu, normal(4, 5)),
+    "selu in bfloat16": ("elu", F.selu, normal(64, 5).bfloat16()),
     "places of max_pool1d": (
         "pool_indices",
         partial(F.max_pool1d, kernel_size=3, stride=2, ceil_mode=True, return_indices=True),

@@ -35,6 +35,7 @@ from tapml_nb.frontends.torch.rules.call import (
     Rule,
     axes_of,
     cast,
+    constant,
     dtype_name,
     dtype_of,
     is_floating,
@@ -149,6 +150,25 @@ def _bucketize(call: Call, x: Expr, *_: Any) -> Expr:
     if 0 not in shape_of(x):
         return NotImplemented
     return literal(np.zeros(shape_of(x)), call.dtype)
+
+
+def _variance_of_nothing(call: Call, x: Expr, *_: Any) -> Expr:
+    if 0 not in shape_of(x):
+        return NotImplemented
+    return cast(call.emit(literal(np.full(call.values[0].shape, math.nan), "float32")), call.dtype)
+
+
+def _elu(call: Call, x: Expr, alpha: float, scale: float, input_scale: float) -> Expr:
+    if scale == input_scale == 1:
+        return NotImplemented
+    wide = call.emit(cast(x, call.wide))
+    above = relax.op.multiply(wide, constant(scale, wide))
+    power = relax.op.exp(relax.op.multiply(wide, constant(input_scale, wide)))
+    below = relax.op.multiply(
+        relax.op.subtract(power, constant(1, wide)), constant(alpha * scale, wide)
+    )
+    positive = relax.op.greater(wide, constant(0, wide))
+    return cast(call.emit(relax.op.where(positive, above, below)), call.dtype)
 
 
 def _product(call: Call, a: Expr, b: Expr) -> Expr:
@@ -290,9 +310,10 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     ),
     Workaround(
         "degenerate_shapes",
-        "argmax, argmin, cumsum and cumprod of a tensor without dimensions, and bucketize of one "
-        "without elements, do not compile",
+        "argmax, argmin, cumsum and cumprod of a tensor without dimensions, and bucketize and var "
+        "of one without elements, do not compile",
         {
+            "aten.var.correction": _variance_of_nothing,
             "aten.argmax.default": _arg_of_number,
             "aten.argmin.default": _arg_of_number,
             "aten.cumsum.default": _running_over_number,
@@ -412,6 +433,11 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         "clamp of integers with one bound, or with a tensor as bound, does not compile: the other "
         "is taken for an infinity",
         {"aten.clamp.default": _clamp, "aten.clamp.Tensor": _clamp},
+    ),
+    Workaround(
+        "elu",
+        "elu leaves out its factors scale and input_scale, and thus selu is wrong",
+        {"aten.elu.default": _elu},
     ),
     Workaround(
         "pool_indices",
