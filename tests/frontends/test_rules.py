@@ -190,6 +190,14 @@ COVERAGE = {
         IMAGE,
     ),
     "adaptive_max_pool": (partial(F.adaptive_max_pool2d, output_size=(3, 3)), IMAGE),
+    "max_pool2d without a stride": (
+        lambda x: torch.ops.aten.max_pool2d_with_indices(x, [3, 2], [], 1, [1, 2], True),
+        IMAGE,
+    ),
+    "max_pool3d of integers": (
+        lambda x: torch.ops.aten.max_pool3d_with_indices(x, [2, 2, 2], [], [1, 0, 1])[0],
+        whole(99, 1, 2, 3, 5, 4) - 50,
+    ),
     "adaptive_max_pool with places": (
         partial(F.adaptive_max_pool3d, output_size=(3, 2, 1), return_indices=True),
         VOLUME.bfloat16(),

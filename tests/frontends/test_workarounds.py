@@ -126,6 +126,7 @@ CASES = {
         normal(3, 0, 2),
         torch.arange(4.0),
     ),
+    "var of nothing": ("degenerate_shapes", lambda x: x.var(0), normal(0, 5).half()),
     "batch_norm by the batch": (
         "batch_statistics",
         lambda x, m, v, w: torch.native_batch_norm(x, w, w, m, v, True, 0.25, 1e-3),
@@ -233,6 +234,23 @@ CASES = {
         normal(1, 7, 4, 2),
     ),
     "any of numbers": ("any_dtype", lambda x: torch.any(x, 1), normal(4, 7)),
+    "selu": ("elu", F.selu, normal(4, 5)),
+    "selu in bfloat16": ("elu", F.selu, normal(64, 5).bfloat16()),
+    "places of max_pool1d": (
+        "pool_indices",
+        partial(F.max_pool1d, kernel_size=3, stride=2, ceil_mode=True, return_indices=True),
+        normal(2, 3, 8),
+    ),
+    "places of max_pool2d": (
+        "pool_indices",
+        partial(F.max_pool2d, kernel_size=3, stride=2, padding=1, dilation=2, return_indices=True),
+        normal(2, 3, 9, 8).half(),
+    ),
+    "places of max_pool3d of integers": (
+        "pool_indices",
+        partial(F.max_pool3d, kernel_size=2, stride=2, padding=1, return_indices=True),
+        whole(9**4, 1, 2, 5, 4, 6),
+    ),
     "isfinite": (
         "booleans",
         torch.isfinite,
@@ -330,6 +348,11 @@ def _normalized(x, mean, variance, correction=1):
     return tuple(array.astype(np.float32) for array in found)
 
 
+def _located(x, larger=np.argmax):
+    pairs = x.reshape(1, 1, 4, 2)
+    return pairs.max(-1), larger(pairs, -1) + np.arange(0, 8, 2)
+
+
 @pytest.mark.parametrize(
     ("workaround", "function", "inputs", "honest", "faulty"),
     [
@@ -348,6 +371,13 @@ def _normalized(x, mean, variance, correction=1):
             (3 + normal(6, 4, 5), normal(4), normal(4).abs()),
             _normalized,
             partial(_normalized, correction=0),
+        ),
+        (
+            "pool_indices",
+            partial(F.max_pool1d, kernel_size=2, return_indices=True),
+            (torch.tensor([[[3.0, 1, 4, 1, 5, 9, 2, 6]]]),),
+            _located,
+            partial(_located, larger=np.argmin),
         ),
     ],
 )

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 from tvm import relax
 
-from tapml_nb.frontends.torch.rules import resampling
+from tapml_nb.frontends.torch.rules import pools, resampling
 from tapml_nb.frontends.torch.rules.along_axis import any_true
 from tapml_nb.frontends.torch.rules.arithmetic import (
     addmm,
@@ -34,6 +34,7 @@ from tapml_nb.frontends.torch.rules.call import (
     Rule,
     axes_of,
     cast,
+    constant,
     dtype_name,
     dtype_of,
     is_floating,
@@ -145,6 +146,25 @@ def _bucketize(call: Call, x: Expr, *_: Any) -> Expr:
     return literal(np.zeros(shape_of(x)), call.dtype)
 
 
+def _variance_of_nothing(call: Call, x: Expr, *_: Any) -> Expr:
+    if 0 not in shape_of(x):
+        return NotImplemented
+    return cast(call.emit(literal(np.full(call.values[0].shape, math.nan), "float32")), call.dtype)
+
+
+def _elu(call: Call, x: Expr, alpha: float, scale: float, input_scale: float) -> Expr:
+    if scale == input_scale == 1:
+        return NotImplemented
+    wide = call.emit(cast(x, call.wide))
+    above = relax.op.multiply(wide, constant(scale, wide))
+    power = relax.op.exp(relax.op.multiply(wide, constant(input_scale, wide)))
+    below = relax.op.multiply(
+        relax.op.subtract(power, constant(1, wide)), constant(alpha * scale, wide)
+    )
+    positive = relax.op.greater(wide, constant(0, wide))
+    return cast(call.emit(relax.op.where(positive, above, below)), call.dtype)
+
+
 def _product(call: Call, a: Expr, b: Expr) -> Expr:
     return cast(wide_product(call, a, b), call.dtype)
 
@@ -239,6 +259,12 @@ def _batch_norm_alone(
     return call.narrowed(*_of_batch(call, x, weight, bias, epsilon)[:3])
 
 
+def _located(call: Call, *arguments: Any) -> Any:
+    """Pools of which somebody reads where the largest elements are."""
+    read = {user.args[1] for user in call.node.users}
+    return pools.RULES[str(call.node.target)](call, *arguments) if 1 in read else NotImplemented
+
+
 def _beside_number(call: Call, *arguments: Any) -> Any:
     """TVM's own rule in float32 where a number is none of the result's narrow dtype."""
     if call.dtype not in NARROW:
@@ -271,9 +297,10 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     ),
     Workaround(
         "degenerate_shapes",
-        "cumsum and cumprod of a tensor without dimensions, and bucketize of one "
-        "without elements, do not compile",
+        "cumsum and cumprod of a tensor without dimensions, and bucketize and var of one without "
+        "elements, do not compile",
         {
+            "aten.var.correction": _variance_of_nothing,
             "aten.cumsum.default": _running_over_number,
             "aten.cumprod.default": _running_over_number,
             "aten.bucketize.Tensor": _bucketize,
@@ -385,6 +412,19 @@ WORKAROUNDS: tuple[Workaround, ...] = (
         "any_dtype",
         "any along an axis yields its operand's dtype in place of bool",
         {"aten.any.dim": any_true, "aten.any.dims": any_true},
+    ),
+    Workaround(
+        "elu",
+        "elu leaves out its factors scale and input_scale, and thus selu is wrong",
+        {"aten.elu.default": _elu},
+    ),
+    Workaround(
+        "pool_indices",
+        "max_pool yields zeros in place of where the largest elements are",
+        {
+            "aten.max_pool2d_with_indices.default": _located,
+            "aten.max_pool3d_with_indices.default": _located,
+        },
     ),
     Workaround(
         "integer_power",

@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm import relax, te, tirx
 
-from tapml_nb.frontends.torch.rules.call import Call, Expr, Rule, dtype_of, shape_of
+from tapml_nb.frontends.torch.rules.call import Call, Expr, Rule, dtype_of, is_floating, shape_of
 from tapml_nb.frontends.torch.rules.operands import widened
 
 Window = Callable[..., tuple[Sequence[Any], Any]]
@@ -54,7 +54,7 @@ def largest_in_windows(
             flat = tirx.Cast("int64", flat)
             # The least number wins: the first place, but the last one of NaN.
             found = tirx.if_then_else(
-                tirx.all(inside, tirx.isnan(value)),
+                tirx.all(inside, _is_nan(value)),
                 tirx.const(-1, "int64") - flat,
                 tirx.if_then_else(tirx.all(inside, value == most(*at)), flat, none),
             )
@@ -73,16 +73,21 @@ def largest_in_windows(
 
 
 def least(dtype: Any) -> Any:
-    """What no floating-point number is below."""
-    return tirx.const(-math.inf, dtype)
+    """What no number of a dtype is below."""
+    return tirx.const(-math.inf, dtype) if is_floating(str(dtype)) else tirx.min_value(dtype)
 
 
 def _larger(a: Any, b: Any) -> Any:
-    return tirx.Select(tirx.any(b > a, tirx.isnan(b)), b, a)
+    return tirx.Select(tirx.any(b > a, _is_nan(b)), b, a)
+
+
+def _is_nan(number: Any) -> Any:
+    floating = is_floating(str(number.ty))
+    return tirx.isnan(number) if floating else tirx.const(False, "bool")
 
 
 largest = te.comm_reducer(_larger, least, name="largest")
-"""The largest floating-point number, or NaN where there is one."""
+"""The largest number, or NaN where there is one."""
 
 
 def adaptive_max_pool(call: Call, x: Expr, sizes: Sequence[int]) -> tuple[Expr, Expr]:
