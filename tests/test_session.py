@@ -421,7 +421,7 @@ class TestAccidents:
             assert session.run().verdict("act/silu") is Verdict.PASS
 
     def test_a_server_killed_between_call_and_fetch_is_nobodys_fault(self, session):
-        fetch, killed = session.engine.pool.first.fetch, list[int]()
+        fetch, killed = session.engine.pool.first.fetch_there, list[int]()
 
         def killing_fetch(key):
             if not killed:
@@ -429,7 +429,7 @@ class TestAccidents:
                 psutil.Process(session.engine.pool.first.platform["pid"]).kill()
             return fetch(key)
 
-        session.engine.pool.first.fetch = killing_fetch
+        session.engine.pool.first.fetch_there = killing_fetch
         report = session.run()
         assert killed
         assert report.ok

@@ -102,6 +102,13 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         says="noisier than the source",
     ),
     Explanation(
+        title="The lowest number for minus infinity",
+        text="ONNX's definition adds -inf where a query may not look, and so does the target; "
+        "onnxruntime fills these scores with -3.4e38, beyond which one rounding is -inf.",
+        agrees=False,
+        kinds=("onnx.Attention",),
+    ),
+    Explanation(
         title="Digits lost where values are small",
         text="`assert_close` forgives 1e-5 whatever the value. TVM writes these as a logarithm of "
         "a sum, or `expm1` as a difference: what is small loses its digits there, and PyTorch "

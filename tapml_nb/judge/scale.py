@@ -122,7 +122,9 @@ def beside(
         elif kind is Arithmetic.ADDED:
             found = _addends(floats, exact)
         elif kind is Arithmetic.FUNCTION:
-            found = _of_function(op, floats, exact, run)
+            # Of integers alone it is one of the numbers that they become.
+            numbers = floats or {k: wide(x) for k, x in enumerate(inputs)}
+            found = _of_function(op, numbers, exact, run)
         elif kind is Arithmetic.SUMMED:
             found = _terms(op, floats, exact, run, pairs)
         if found is None:

@@ -371,7 +371,7 @@ WORKAROUNDS: tuple[Workaround, ...] = (
                 *("pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar"),
                 *("topk.default", "sort.default", "argsort.default", "max.dim"),
                 *("argmax.default", "argmin.default", "fmod.Tensor", "fmod.Scalar"),
-                *("logaddexp.default", "var.correction"),
+                *("logaddexp.default", "var.correction", "_softmax.default"),
                 *("isnan.default", "isinf.default", "linalg_vector_norm.default", "gelu.default"),
                 *(f"{name}.default" for name in _TRIGONOMETRY),
             )
@@ -391,7 +391,8 @@ WORKAROUNDS: tuple[Workaround, ...] = (
             f"aten.{name}.{kind}": _beside_number
             for name in ("add", "sub", "mul", "div")
             for kind in ("Tensor", "Scalar")
-        },
+        }
+        | {"aten.leaky_relu.default": _beside_number},
     ),
     Workaround(
         "resize",
