@@ -211,6 +211,12 @@ CASES = {
     ),
     "argsort in bfloat16": ("narrow_floats", torch.argsort, whole(10**6, 64).bfloat16()),
     "atan2 in float16": ("narrow_floats", torch.atan2, normal(4, 8).half(), normal(4, 8).half()),
+    "softmax in float16": (
+        "narrow_floats",
+        lambda x: x.softmax(-1),
+        normal(16, 200).half(),
+    ),
+    "leaky_relu in float16": ("narrow_numbers", F.leaky_relu, normal(64, 256).half()),
     "a sum in float16": ("narrow_floats", lambda x: x.sum(0), (normal(4096, 4) + 1).half()),
     "bilinear by a scale": (
         "resize",
