@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tapml_nb import numerics, tensorfile
+from tapml_nb import array_api, numerics, tensorfile
 from tapml_nb.numerics import bitwise_equal, digest, statistics
 
 FLOATS = st.sampled_from(["float16", "float32", "float64"])
