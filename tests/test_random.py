@@ -177,15 +177,15 @@ def test_what_only_might_be_random_is_judged(name):
     [
         (lambda x: F.dropout(x, 1.0), Verdict.FAIL, "source 0.0"),  # the importer drops it
         (lambda x: torch.bernoulli((x > 0).float()), Verdict.UNSUPPORTED, "no rule for aten.rand"),
-        (lambda x: F.rrelu(x, training=False), Verdict.UNSUPPORTED, "no rule for aten.rrelu"),
+        (lambda x: F.rrelu(x, training=False), Verdict.PASS, "converted by rules of tapml_nb"),
     ],
     ids=["all is dropped", "probabilities of 0 and 1", "off"],
 )
 def test_a_draw_without_chance(function, verdict, message):
     """The result is the same each time, whatever is drawn for it."""
     with session_of(function) as session:
-        (found,) = [r for r in session.run().introduced.values() if r.verdict is verdict]
-        assert message in found.message
+        found = [r.message for r in session.run().introduced.values() if r.verdict is verdict]
+        assert any(message in words for words in found)
 
 
 def test_one_module_that_trains(tmp_path):

@@ -44,7 +44,7 @@ class Site:
         tensors = [v for v in self.op.inputs if not self.session.graph.values[v].host]
         given = {v: values[v] for v in self.op.inputs}
         for value, array in zip(tensors, arrays, strict=True):
-            given[value] = program.from_numpy(np.require(array, None, ["C", "W"]), values[value])
+            given[value] = program.from_array(np.require(array, None, ["C", "W"]), values[value])
         result: np.ndarray = program.to_numpy(program.run(self.op.id, given)[0]).copy()
         return result
 

@@ -121,9 +121,9 @@ class OnnxProgram(ArrayProgram):
         """The array itself, or what carries it, contiguous."""
         return np.asarray(carried(tensor), order="C")
 
-    def from_numpy(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
+    def from_array(self, array: np.ndarray, like: np.ndarray) -> np.ndarray:
         """The array itself, or what it stands for."""
-        return restored(array, like.dtype) if is_carried(like) else array
+        return restored(array, like.dtype) if is_carried(like) else super().from_array(array, like)
 
     def memory(self, tensor: Any) -> Memory | None:
         """A contiguous array's memory; None for one that crosses in another dtype."""
