@@ -63,12 +63,14 @@ class Window:
         """A tensor of the target's, in memory of this process's own."""
         request = {"do": "get", "key": key}
         answer = self._ask(request | {"window": self._size})
-        if answer["size"] > self._size:
+        if self._memory is None or answer["size"] > self._size:
             self._make_room(answer["size"])
             answer = self._ask(request | {"window": self._size})
         shape, dtype = answer["shape"], answer["dtype"]
         size = math.prod(shape) * np_dtype(dtype).itemsize
-        return self._memory[:size].clone().view(getattr(_torch(), dtype)).reshape(shape)
+        taken = self._memory[:size].clone()
+        _torch().cuda.synchronize(self._number)  # before the target writes there again
+        return taken.view(getattr(_torch(), dtype)).reshape(shape)
 
     def close(self) -> None:
         """Free the memory.  Idempotent."""
