@@ -190,6 +190,10 @@ class SourceRun:
             keys[value] = digest(self.array_there(value, step))
         return keys[value]
 
+    def known_key(self, value: ValueId, step: int) -> str:
+        """The same, if it was asked for before; else ""."""
+        return self._step(step).keys.get(value, "")
+
     def outgoing(self, value: ValueId, step: int) -> Array:
         """A tensor to be sent under its key: it has the bytes that the key is of.
 

@@ -94,7 +94,7 @@ class KernelRunner:
         _expect("outputs", len(plan.results), outputs)
         _expect("references", len(plan.results), request.references)
         loaded, given = self._given(kernel, [self._memory[key] for key in inputs], request.numbers)
-        compared = [None if key is None else self._memory[key] for key in request.references]
+        compared = [[self._memory[key] for key in keys] for keys in request.references]
         # A kernel that writes what it should only read would change tensors that later calls
         # rely on, so it is watched, unless it was and did no harm.
         watched = inputs if request.repeats > 1 or not loaded.harmless else ()
@@ -113,15 +113,19 @@ class KernelRunner:
             all(self._device.same(run[k], first[k]) for run in runs[1:])
             for k in range(len(outputs))
         )
+        equals = tuple(
+            next((place for place, other in enumerate(others) if self._equal(tensor, other)), -1)
+            for tensor, others in zip(last, compared, strict=True)
+        )
+        del compared
         for k, key in enumerate(outputs):
-            self._memory[key] = last[k]
             self._memory.drop([f"{key}#1"])
             if not deterministic[k]:
                 self._memory[f"{key}#1"] = first[k]
-        identical = tuple(
-            None if other is None else self._equal(tensor, other)
-            for tensor, other in zip(last, compared, strict=True)
-        )
+            if equals[k] < 0:
+                self._memory[key] = last[k]
+            elif request.references[k][equals[k]] != key:  # it is there under another key
+                self._memory.drop([key])
         overwritten = self._drop_changed(before)
         if watched and not overwritten:
             loaded.harmless = True
@@ -132,7 +136,7 @@ class KernelRunner:
             stale = all(map(self._device.same, again, first))
         notes = tuple(self._aftermath.notes()) if self._aftermath else ()
         return CallResult(
-            tuple(ms), deterministic, identical, overwritten, stale, tuple(overruns), notes
+            tuple(ms), deterministic, equals, overwritten, stale, tuple(overruns), notes
         )
 
     def chain(self, request: ChainRequest, within: Within) -> tuple[str, ...]:
