@@ -88,11 +88,9 @@ def block_of(array: Array) -> int:
     return _IN_CACHE if str(array.device) == "cpu" else _ON_DEVICE
 
 
-def quantile(sample: Array, q: float) -> float:
-    """What a share ``q`` of a sample stays under, interpolated linearly."""
-    if _of_numpy(sample):
-        return float(np.quantile(sample, q))
-    return float(sample.quantile(q))  # up to 16 million elements
+def quantile(sample: Array, q: float) -> Array:
+    """What a share ``q`` of a sample stays under, interpolated linearly; without a dimension."""
+    return np.quantile(sample, q) if _of_numpy(sample) else sample.quantile(q)  # up to 16 million
 
 
 def median(array: Array, axis: int) -> Array:

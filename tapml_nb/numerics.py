@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -26,6 +27,7 @@ from tapml_nb.array_api import (
     viewed,
     wide,
 )
+from tapml_nb.measured import far, measured
 
 
 def is_float(dtype: np.dtype) -> bool:
@@ -179,7 +181,11 @@ def statistics(target: Array, reference: Array) -> Statistics:
         raise ValueError(f"shapes differ: target {target.shape}, reference {reference.shape}")
     if bitwise_equal(target, reference):
         return identical_statistics(reference)
-    xp = namespace(target, reference)
+    return statistics_of_differing(target, reference)
+
+
+def statistics_of_differing(target: Array, reference: Array) -> Statistics:
+    """The same of two tensors of one shape that are known to differ in some bit."""
     t_all, r_all = flat(as_bytes(target)), flat(as_bytes(reference))
     floating = is_float(dtype_of(t_all)) and is_float(dtype_of(r_all))
     by_ulp = floating and dtype_of(t_all) == dtype_of(r_all)
@@ -190,34 +196,20 @@ def statistics(target: Array, reference: Array) -> Statistics:
     worst, worst_size = -1, -1.0
     with np.errstate(all="ignore"):
         for start in range(0, n, block):
-            t_raw, r_raw = t_all[start : start + block], r_all[start : start + block]
-            t, r = wide(t_raw), wide(r_raw)
-            # Numbers of 8 bits cannot be compared everywhere, nor are integers exact in float64.
-            unequal = t != r if floating else t_raw != r_raw
-            differ = unequal & ~(xp.isnan(t) & xp.isnan(r))
-            count = int(xp.count_nonzero(differ))
-            both = xp.isfinite(t) & xp.isfinite(r)
-            if not xp.all(both):
-                nan += int(xp.count_nonzero(xp.isnan(t) & ~xp.isnan(r)))
-                inf += int(xp.count_nonzero(xp.isinf(t) & ~xp.isinf(r)))
-                t, r = xp.where(both, t, 0.0), xp.where(both, r, 0.0)
-            tt += float(t @ t)
-            rr += float(r @ r)
-            tr += float(t @ r)
-            if not count:
+            pair = t_all[start : start + block], r_all[start : start + block]
+            found, _ = measured(_differences, pair, facts=(floating, by_ulp))
+            nan, inf = nan + int(found[1]), inf + int(found[2])
+            tt, rr, tr = tt + float(found[3]), rr + float(found[4]), tr + float(found[5])
+            if not found[0]:
                 continue
-            mismatched += count
-            d = xp.abs(t - r)
-            dd += float(d @ d)
-            max_abs = max(max_abs, float(xp.max(d)))
-            max_rel = max(max_rel, float(xp.max(xp.where(d > 0, d / xp.abs(r), 0.0))))
-            if by_ulp:
-                steps = _steps(t_raw, r_raw)
-                max_ulp = max(max_ulp, float(xp.max(xp.where(both, steps, 0.0))))
-            size = xp.where(differ & ~both, math.inf, d)
-            index = int(xp.argmax(size))
-            if (largest := float(size[index])) > worst_size:
-                worst, worst_size = start + index, largest
+            mismatched += int(found[0])
+            dd += float(found[6])
+            max_abs, max_rel, max_ulp = (
+                max(known, float(new))
+                for known, new in zip((max_abs, max_rel, max_ulp), found[7:10], strict=True)
+            )
+            if (largest := float(found[11])) > worst_size:
+                worst, worst_size = start + int(found[10]), largest
     if dd > 0:
         power = rr / dd  # 0 or NaN where squares of float64 leave its range
         snr = 10 * math.log10(power) if power > 0 else -math.inf
@@ -228,6 +220,34 @@ def statistics(target: Array, reference: Array) -> Statistics:
     return Statistics(
         n, max_abs, max_rel, max_ulp, math.sqrt(dd / n), cosine, snr, nan, inf, mismatched, worst
     )
+
+
+def _differences(
+    t_raw: Array, r_raw: Array, _: Sequence[float], floating: bool, by_ulp: bool
+) -> tuple[list[Array | float], list[Array]]:
+    """The figures of a block: how many differ, how many are NaN and infinite in the target alone,
+    three inner products; then, where any differ, that of the difference, the largest errors
+    (absolute, relative, in steps), and which is the worst, by how much."""
+    xp, t, r = namespace(t_raw, r_raw), wide(t_raw), wide(r_raw)
+    # Numbers of 8 bits cannot be compared everywhere, nor are integers exact in float64.
+    unequal = t != r if floating else t_raw != r_raw
+    differ = unequal & ~(xp.isnan(t) & xp.isnan(r))
+    count = xp.count_nonzero(differ)
+    both = xp.isfinite(t) & xp.isfinite(r)
+    nan: Array | float = 0.0
+    inf: Array | float = 0.0
+    if far(t) or not xp.all(both):
+        nan = xp.count_nonzero(xp.isnan(t) & ~xp.isnan(r))
+        inf = xp.count_nonzero(xp.isinf(t) & ~xp.isinf(r))
+        t, r = xp.where(both, t, 0.0), xp.where(both, r, 0.0)
+    figures = [count, nan, inf, t @ t, r @ r, t @ r]
+    if far(t) or count:
+        d = xp.abs(t - r)
+        steps = xp.max(xp.where(both, _steps(t_raw, r_raw), 0.0)) if by_ulp else 0.0
+        size = xp.where(differ & ~both, math.inf, d)
+        relative = xp.max(xp.where(d > 0, d / xp.abs(r), 0.0))
+        figures += [d @ d, xp.max(d), relative, steps, xp.argmax(size), xp.max(size)]
+    return figures, []
 
 
 def _steps(a: Array, b: Array) -> Array:

@@ -19,6 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "tapml_nb"
 
 ORDER = [
     {"array_api"},
+    {"measured"},
     {"numerics", "tensorfile", "terminal", "interpreter", "owner"},
     {"graph"},
     {"frontends"},

@@ -110,7 +110,12 @@ class HybridRun:
 
     def is_source(self, value: ValueId, step: int) -> bool:
         """Whether a value equals the pure source run's."""
-        return self._version(value, step) == SOURCE
+        return self.version(value, step) == SOURCE
+
+    def version(self, value: ValueId, step: int) -> str:
+        """What a value is called: the same while it is the same, bit for bit."""
+        entry = self._entries.get((step, value))
+        return entry.version if entry else SOURCE
 
     def array(self, value: ValueId, step: int) -> np.ndarray:
         """A value of the last hybrid run."""
@@ -177,12 +182,8 @@ class HybridRun:
     def _provenance(self, op: Op, where: str, step: int) -> str:
         implementation = self._kernels[op.id, step].version if where == TARGET else SOURCE
         # The step, too: "source" is another tensor in each.
-        parts = [op.id, str(step), implementation, *(self._version(v, step) for v in op.inputs)]
+        parts = [op.id, str(step), implementation, *(self.version(v, step) for v in op.inputs)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-    def _version(self, value: ValueId, step: int) -> str:
-        entry = self._entries.get((step, value))
-        return entry.version if entry else SOURCE
 
     def _record(self, step: int, value: ValueId, entry: _Entry, made: _Made) -> None:
         """Remember a new value and let the target forget what nobody will ask for."""
@@ -257,4 +258,4 @@ class HybridRun:
         if self.is_source(value, step):
             return Argument.of_source(self._source, value, step)
         array = partial(self.array_there, value, step)
-        return Argument(lambda: f"version/{self._version(value, step)}", array, array)
+        return Argument(lambda: f"version/{self.version(value, step)}", array, array)

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from tapml_nb.array_api import on_host
+from tapml_nb.array_api import Array, moved_to
 from tapml_nb.execute.caller import Argument, Caller, Operands
 from tapml_nb.execute.hybrid import TARGET, HybridRun
 from tapml_nb.execute.implementation import Implementation
@@ -116,7 +114,7 @@ class UnobservedRun:
         Only outputs are compared, at the end; or, if ``traced``, every result as it comes.
         """
         mutations = self.source.program.mutations
-        state: dict[ValueId, np.ndarray] = {}
+        state: dict[ValueId, Array] = {}
         for step in steps:
             run = _Step(self, step, state)
             try:
@@ -138,7 +136,8 @@ class UnobservedRun:
         for value in values:
             ours = run.array(value)
             if ours is not None:
-                theirs = self.hybrid.array(value, step)
+                theirs = self.hybrid.array_there(value, step)
+                ours = moved_to(ours, theirs)
                 if not bitwise_equal(ours, theirs):
                     yield _Difference(step, value, _in_words(ours, theirs))
 
@@ -165,7 +164,7 @@ def _first(differences: Callable[[], Iterator[_Difference]]) -> _Difference | No
 class _Step:
     """One step of an unobserved run: what differs from the pure source run, and where it is."""
 
-    def __init__(self, run: UnobservedRun, step: int, state: Mapping[ValueId, np.ndarray]) -> None:
+    def __init__(self, run: UnobservedRun, step: int, state: Mapping[ValueId, Array]) -> None:
         self._run, self._source, self._session = run, run.source, run.caller.session
         self._graph = run.source.program.graph
         self._step = step
@@ -210,13 +209,10 @@ class _Step:
         self._pending, self._made = [], {}
         return bool(overwritten)
 
-    def array(self, value: ValueId) -> np.ndarray | None:
+    def array(self, value: ValueId) -> Array | None:
         """A value at the end of the step; None if it is the source's."""
         self.flush(len(self._graph.ops), [value])
-        if value in self._there or value in self._here:
-            array: np.ndarray = self._value(value)
-            return array
-        return None
+        return self._value(value) if value in self._there or value in self._here else None
 
     def drop(self) -> None:
         """Free the target's memory of this step."""
@@ -243,42 +239,35 @@ class _Step:
         if outcome.failure:
             message = f"the NumPy function in the place of {op.id} gave no result"
             raise _NoResult(False, message)
-        self._here.update(zip(op.outputs, map(on_host, outcome.outputs()), strict=True))
+        self._here.update(zip(op.outputs, outcome.outputs(), strict=True))
 
     def _compute(self, op: Op) -> None:
         """Compute an operator on the source; of the inputs that it has in the hybrid run, it is
         what it was there."""
         if all(map(self._is_hybrids, op.inputs)):
-            outputs = [self._hybrids(v) for v in op.outputs]
+            outputs = [self._run.hybrid.value(v, self._step) for v in op.outputs]
         else:
             known = [v for v in op.inputs if v in self._here or v in self._there]
             changed = {v: self._value(v) for v in known}
-            made = self._source.compute_on(op, self._step, changed)
-            hosts = [self._graph.values[v].host for v in op.outputs]
-            outputs = [o if host else on_host(o) for o, host in zip(made, hosts, strict=True)]
+            outputs = self._source.compute_on(op, self._step, changed)
         self._here.update(zip(op.outputs, outputs, strict=True))
 
     def _is_hybrids(self, value: ValueId) -> bool:
         """Whether a value is what it is in the hybrid run, bit for bit."""
-        ours, theirs = self._value(value), self._hybrids(value)
+        ours, theirs = self._value(value), self._run.hybrid.value(value, self._step)
         if self._graph.values[value].host:
             return bool(ours == theirs)
-        return bitwise_equal(ours, theirs)
-
-    def _hybrids(self, value: ValueId) -> Any:
-        """A value of the hybrid run: an array, or a host number."""
-        found = self._run.hybrid.value(value, self._step)
-        return found if self._graph.values[value].host else on_host(found)
+        return ours is theirs or bitwise_equal(moved_to(ours, theirs), theirs)
 
     def _value(self, value: ValueId) -> Any:
         """A value as this process has it: an array, or a host number."""
         if value not in self._here and value in self._there:
-            self._here[value] = self._session.fetch(self._there[value])
+            self._here[value] = self._session.fetch_there(self._there[value])
         if value in self._here:
             return self._here[value]
         if self._graph.values[value].host:
             return self._source.values(self._step)[value]
-        return self._source.array(value, self._step)
+        return self._source.array_there(value, self._step)
 
     def _key(self, value: ValueId) -> str:
         """Where the target has a value; sent if it has it not."""
@@ -295,14 +284,14 @@ class _Step:
                 self._put(key, self._source.outgoing(value, self._step))
         return key
 
-    def _put(self, key: str, array: np.ndarray) -> None:
+    def _put(self, key: str, array: Array) -> None:
         try:
             self._session.put(key, array)
         except TargetError as error:
             raise _NoResult(None, f"the target cannot hold a tensor: {error}") from None
 
 
-def _in_words(ours: np.ndarray, theirs: np.ndarray) -> str:
+def _in_words(ours: Array, theirs: Array) -> str:
     found = statistics(ours, theirs)
     return (
         f"{found.mismatched} of {found.elements} elements, by up to {found.max_abs:.3g}"

@@ -7,11 +7,12 @@ of the whole model.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import reduce
 
 import numpy as np
 
-from tapml_nb.array_api import moved_to, namespace, on_host, size_of, wide
+from tapml_nb.array_api import Array, flat, moved_to, namespace, on_host, wide
 from tapml_nb.execute.hybrid import HybridRun, HybridStep
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op, ValueId
@@ -19,6 +20,7 @@ from tapml_nb.judge.leeway import may_be_undefined, undefined
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import AccumulatedResult
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
+from tapml_nb.measured import measured
 from tapml_nb.numerics import same_type
 
 
@@ -34,6 +36,8 @@ class AccumulatedRun:
         self._references = references
         self._limit = limit
         self._relative: dict[tuple[int, ValueId], float] = {}
+        self._known: dict[tuple[int, ValueId], tuple[str, Judgement]] = {}
+        self._magnitudes: dict[tuple[int, ValueId], float] = {}
 
     def judge(self, computed: HybridStep, step: int) -> AccumulatedResult:
         """The accumulated error of one operator of the run."""
@@ -70,6 +74,14 @@ class AccumulatedRun:
         return reduce(worse, verdicts, Verdict.PASS)
 
     def _judge_value(self, value: ValueId, step: int) -> Judgement:
+        version = self._hybrid.version(value, step)
+        known, judgement = self._known.get((step, value), ("", None))
+        if judgement is None or known != version:
+            judgement = self._judge_anew(value, step)
+            self._known[step, value] = version, judgement
+        return judgement
+
+    def _judge_anew(self, value: ValueId, step: int) -> Judgement:
         reference = self._references.end_to_end(value, step)
         if self._hybrid.is_source(value, step):
             return judge_identical(reference)
@@ -92,9 +104,19 @@ class AccumulatedRun:
         """Root mean square error over the root mean square of the source's value."""
         relative = error = judgement.statistics.rmse
         if error != 0:
-            source = wide(self._source.array_there(value, step))
-            finite = source[namespace(source).isfinite(source)]
-            power = math.sqrt(float((finite * finite).mean())) if size_of(finite) else 0.0
-            relative = error / power if power > 0 else math.inf
+            if (step, value) not in self._magnitudes:
+                (found,), _ = measured(_magnitude, [self._source.array_there(value, step)])
+                self._magnitudes[step, value] = float(found)
+            magnitude = self._magnitudes[step, value]
+            relative = error / magnitude if magnitude > 0 else math.inf
         self._relative[step, value] = relative
         return relative
+
+
+def _magnitude(array: Array, _: Sequence[float]) -> tuple[list[Array], list[Array]]:
+    """Root mean square of what is finite in an array; 0 where nothing is."""
+    xp, x = namespace(array), flat(wide(array))
+    finite = xp.isfinite(x)
+    x = xp.where(finite, x, 0.0)
+    count = xp.astype(xp.sum(xp.astype(finite, xp.int64)), xp.float64)
+    return [xp.sqrt(x @ x / xp.clip(count, 1.0, None))], []

@@ -17,8 +17,9 @@ exactly for many different values.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from tapml_nb.array_api import (
     zeros_like,
 )
 from tapml_nb.judge.arithmetic import Arithmetic
+from tapml_nb.measured import far, measured
 from tapml_nb.numerics import is_float, largest_finite, unit_roundoff
 
 _ACCUMULATOR = unit_roundoff(np.dtype(np.float32))
@@ -144,7 +146,7 @@ def _sum_noise(dtype: np.dtype, length: int) -> float:
 
 
 class Scale:
-    """One unit of error per element (the module's ``u · w``), block by block.
+    """What stands beside the elements of a tensor in their units (the module's ``u · w``).
 
     ``w`` is an element's magnitude plus what stands beside it; where that is not known, the larger
     root mean square of its row and its column.  Values beyond a quarter of the dtype's range are
@@ -154,39 +156,44 @@ class Scale:
     """
 
     def __init__(self, source: Array, beside: Array | None = None) -> None:
-        dtype, xp = dtype_of(source), namespace(source)
-        self._xp = xp
-        self._u = unit_roundoff(dtype)
-        self._sentinel = largest_finite(dtype) / 4
-        self._least = flushed(dtype) or float(np.finfo(np.float16).smallest_subnormal) / 2
-        self._beside: Array | None = None
-        matrix = as_matrix(source)
+        xp = namespace(source)
+        self.known = beside is not None
+        """Whether it stands beside each element; else what is known is of columns."""
         if beside is not None:
-            self._beside = xp.reshape(beside, (matrix.shape[0], -1))
+            self._beside = xp.reshape(beside, (as_matrix(source).shape[0], -1))
             return
         squares, rows = 0.0, 0
         for (block,) in blocks(source):
-            size = self._counted(xp.abs(block))
-            squares = squares + xp.vecdot(size, size, axis=0)
+            size = _counted(xp.abs(wide(block)), dtype_of(source))
+            squares = squares + xp.sum(size * size, axis=0)
             rows += len(block)
-        self._columns = xp.sqrt(squares / max(1, rows)) if rows else 0.0
+        self._columns = xp.sqrt(squares / rows) if rows else wide(flat(source))
 
-    def units(self, block: Array, row: int) -> Array:
-        """One unit for each element of a block of whole rows, of which the first is ``row``."""
-        xp = self._xp
-        size = xp.abs(block)
-        if self._beside is not None:
-            size += self._beside[row : row + len(block)]
-        else:
-            counted = self._counted(size)
-            rows = xp.sqrt(xp.vecdot(counted, counted) / counted.shape[1])
-            size += xp.maximum(rows[:, None], self._columns)
-        size *= self._u
-        return xp.clip(size, self._least, None)
+    def of(self, row: int, rows: int) -> Array:
+        """That of so many rows from one on, for :func:`units`."""
+        return self._beside[row : row + rows] if self.known else self._columns
 
-    def _counted(self, size: Array) -> Array:
-        counts = size < self._sentinel
-        return size if self._xp.all(counts) else self._xp.where(counts, size, 0.0)
+
+def units(block: Array, scale: Array, known: bool, dtype: np.dtype) -> Array:
+    """One unit for each element of whole rows in float64; ``scale`` is :meth:`Scale.of` them,
+    ``known`` as there."""
+    xp = namespace(block)
+    size = xp.abs(block)
+    if known:
+        size = size + scale
+    else:
+        counted = _counted(size, dtype)
+        rows = xp.sqrt(xp.sum(counted * counted, axis=1) / counted.shape[1])
+        size = size + xp.maximum(rows[:, None], scale)
+    least = flushed(dtype) or float(np.finfo(np.float16).smallest_subnormal) / 2
+    return xp.clip(size * unit_roundoff(dtype), least, None)
+
+
+def _counted(size: Array, dtype: np.dtype) -> Array:
+    """Magnitudes without those that do not count."""
+    xp: Any = namespace(size)
+    counts = size < largest_finite(dtype) / 4
+    return size if not far(size) and xp.all(counts) else xp.where(counts, size, 0.0)
 
 
 def flushed(dtype: np.dtype) -> float:
@@ -202,12 +209,12 @@ def as_matrix(array: Array) -> Array:
 
 
 def blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
-    """Arrays of one shape in float64, as blocks of whole rows."""
+    """Arrays of one shape as blocks of whole rows."""
     matrices = [as_matrix(array) for array in arrays]
     rows, columns = matrices[0].shape
     step = max(1, block_of(arrays[0]) // max(1, columns))
     for start in range(0, rows, step):
-        yield tuple(wide(matrix[start : start + step]) for matrix in matrices)
+        yield tuple(matrix[start : start + step] for matrix in matrices)
 
 
 def reference_of(
@@ -234,20 +241,31 @@ def reference_of(
         floor = noise_floor(source, None, length)
         moves = arithmetic is Arithmetic.MOVES and exact is not None and same(source, exact)
         return Reference(source, None, exactly(floor) if moves else floor, beside)
-    delta = zeros_like(source, "float32")
-    rows, start = as_matrix(delta), 0
-    low, high = edge_of(dtype, length)
+    parts, moved = [], 0.0
     with np.errstate(all="ignore"):
-        for s, r in blocks(source, exact):
-            towards = r * xp.sign(s)
-            near = xp.astype(xp.isinf(s) & (low < towards) & (towards < high), xp.float64)
-            both = xp.isfinite(s) & xp.isfinite(r)
-            rows[start : start + len(s)] = xp.where(both, r - s, near)
-            start += len(s)
+        for pair in blocks(source, exact):
+            (moving,), (delta,) = measured(_towards_exact, pair, edge_of(dtype, length))
+            parts.append(delta)
+            moved += float(moving)
+    if not parts:
+        parts = [zeros_like(source, "float32")]
+    delta = xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts), tuple(source.shape))
     floor = noise_floor(source, exact, length, beside)
-    if not xp.any(delta != 0) and _rounds_nothing(source, exact, arithmetic):
+    if not moved and _rounds_nothing(source, exact, arithmetic):
         floor = exactly(floor)
     return Reference(source, delta, floor, beside)
+
+
+def _towards_exact(
+    source: Array, exact: Array, edge: Sequence[float]
+) -> tuple[list[Array], list[Array]]:
+    """How many elements of a block are not exact, and :attr:`Reference.delta` of it."""
+    xp, s, r, (low, high) = namespace(source), wide(source), wide(exact), edge
+    towards = r * xp.sign(s)
+    near = xp.astype(xp.isinf(s) & (low < towards) & (towards < high), xp.float64)
+    both = xp.isfinite(s) & xp.isfinite(r)
+    delta = xp.astype(xp.where(both, r - s, near), xp.float32)
+    return [xp.count_nonzero(delta)], [delta]
 
 
 def edge_of(dtype: np.dtype, length: int) -> tuple[float, float]:
@@ -301,28 +319,60 @@ def noise_floor(
     bias, row = Bias(), 0
     with np.errstate(all="ignore"):
         for s, r in blocks(source, exact):
-            one = scale.units(r, row)
+            facts = (scale.known, dtype, every)
+            arrays = (s, r, scale.of(row, len(r)))
+            numbers, errors = measured(_source_errors, arrays, facts=(*facts, size_of(s) == size))
             row += len(r)
-            valid = xp.isfinite(s) & xp.isfinite(r)
-            error = xp.where(valid, (s - r) / one, 0.0)
-            bias.add(error, xp.where(valid, r / one, 0.0))
-            errors = flat(xp.abs(error))
-            squares += float(errors @ errors)
-            sample.append(errors[::every])
-            worst = int(xp.argmax(errors))
-            if (largest := float(errors[worst])) > top:
-                top, at_top = largest, float(flat(one)[worst])
-    units = max(least, quantile(xp.concat(sample), _QUANTILE))
+            product, power, more, largest, one, most = map(float, numbers)
+            bias.add(product, power)
+            squares += more
+            sample += errors
+            if largest > top:
+                top, at_top = largest, one
+    floor = max(least, float(quantile(xp.concat(sample), _QUANTILE)) if sample else most)
     return Floor(
-        units=units,
+        units=floor,
         rms=max(math.sqrt(squares / size), least_rms),
         bias=bias.factor,
         leverage=bias.leverage(size) or unit_roundoff(dtype),
-        source_ratio=min(1.0, top / units),
-        absolute=max(units, top) * at_top,
+        source_ratio=min(1.0, top / floor),
+        absolute=max(floor, top) * at_top,
         length=length,
         known=True,
     )
+
+
+def _source_errors(
+    source: Array,
+    exact: Array,
+    scale: Array,
+    _: Sequence[float],
+    known: bool,
+    dtype: np.dtype,
+    every: int,
+    whole: bool,
+) -> tuple[list[Array | float], list[Array]]:
+    """Of a block the two sums of its :class:`Bias`, that of its squared errors, the largest error
+    and one unit there, and what most errors stay under, of a sample; where this is not the
+    ``whole`` tensor, the sample instead.  All in units."""
+    xp, s, r = namespace(source), wide(source), wide(exact)
+    one = units(r, scale, known, dtype)
+    valid = xp.isfinite(s) & xp.isfinite(r)
+    error, exact_units = xp.where(valid, (s - r) / one, 0.0), xp.where(valid, r / one, 0.0)
+    errors = flat(xp.abs(error))
+    worst = xp.reshape(xp.argmax(errors), (1,))
+    sample = errors[::every]
+    numbers = [*bias_sums(error, exact_units), errors @ errors, xp.max(errors)]
+    numbers.append(xp.take(flat(one), worst)[0])
+    if whole:
+        return [*numbers, quantile(sample, _QUANTILE)], []
+    return [*numbers, 0.0], [sample]
+
+
+def bias_sums(error: Array, exact: Array) -> tuple[Array, Array]:
+    """What a :class:`Bias` is fed with, of a block's errors and exact values."""
+    error, exact = flat(error), flat(exact)
+    return error @ exact, exact @ exact
 
 
 class Bias:
@@ -334,11 +384,10 @@ class Bias:
     def __init__(self) -> None:
         self._product = self._power = 0.0
 
-    def add(self, error: Array, exact: Array) -> None:
-        """Take in one block."""
-        error, exact = flat(error), flat(exact)
-        self._product += float(error @ exact)
-        self._power += float(exact @ exact)
+    def add(self, product: float, power: float) -> None:
+        """Take in one block, by its :func:`bias_sums`."""
+        self._product += product
+        self._power += power
 
     @property
     def factor(self) -> float:

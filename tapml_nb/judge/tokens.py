@@ -10,15 +10,17 @@ model may leave its floor and still choose every token as before, or the other w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tapml_nb.array_api import np_dtype
+from tapml_nb.array_api import Array, namespace, np_dtype, wide
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Graph, OpId, Value, ValueId
 from tapml_nb.judge.results import OpResult
+from tapml_nb.measured import measured
 from tapml_nb.numerics import is_float
 
 KL_LIMIT = 1e-3
@@ -128,22 +130,29 @@ class Agreement:
         return f"top-1 agrees at {same} of {self.positions} positions, KL {self.kl:.2g} nats"
 
 
-def agreement(target: np.ndarray, source: np.ndarray) -> Agreement:
+def agreement(target: Array, source: Array) -> Agreement:
     """Compare logits of one shape ``[..., vocabulary]``, in float64.
 
     The divergence is Σ p ln(p/q) with p the softmax of the source's logits and q that of the
     target's (S. Kullback, R. A. Leibler, "On Information and Sufficiency", 1951).
     """
-    p = source.reshape(-1, source.shape[-1]).astype(np.float64)
-    q = target.reshape(-1, target.shape[-1]).astype(np.float64)
-    sound = np.isfinite(q).all(axis=1) | ~np.isfinite(p).all(axis=1)
     with np.errstate(all="ignore"):
-        chosen = np.take_along_axis(p, q.argmax(axis=1)[:, None], axis=1)[:, 0]
-        same = sound & (chosen == p.max(axis=1))
-        log_p, log_q = _log_softmax(p), _log_softmax(q)
-        terms = np.where(np.isneginf(log_p), 0.0, np.exp(log_p) * (log_p - log_q))
-        kl = np.where(sound, np.maximum(np.nan_to_num(terms.sum(axis=1)), 0.0), np.inf)
-    return Agreement(len(p), float(same.mean()), float(kl.mean()))
+        (top1, kl), _ = measured(_agreement, [target, source])
+    return Agreement(math.prod(source.shape[:-1]), float(top1), float(kl))
+
+
+def _agreement(target: Array, source: Array, _: Sequence[float]) -> tuple[list[Array], list[Array]]:
+    xp, shape = namespace(target, source), (-1, source.shape[-1])
+    p, q = (wide(xp.reshape(x, shape)) for x in (source, target))
+    sound = xp.all(xp.isfinite(q), axis=1) | ~xp.all(xp.isfinite(p), axis=1)
+    chosen = xp.take_along_axis(p, xp.argmax(q, axis=1, keepdims=True), axis=1)[:, 0]
+    same = sound & (chosen == xp.max(p, axis=1))
+    log_p, log_q = _log_softmax(p), _log_softmax(q)
+    terms = xp.where(log_p == -math.inf, 0.0, xp.exp(log_p) * (log_p - log_q))
+    sums = xp.sum(terms, axis=1)
+    kl = xp.where(xp.isnan(sums), 0.0, xp.clip(sums, 0.0, None))
+    kl = xp.where(sound, kl, math.inf)
+    return [xp.mean(xp.astype(same, xp.float64)), xp.mean(kl)], []
 
 
 def logits(graph: Graph) -> ValueId | None:
@@ -163,6 +172,7 @@ def logits(graph: Graph) -> ValueId | None:
     return None
 
 
-def _log_softmax(x: np.ndarray) -> np.ndarray:
-    shifted = x - x.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+def _log_softmax(x: Array) -> Array:
+    xp = namespace(x)
+    shifted = x - xp.max(x, axis=1, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=1, keepdims=True))

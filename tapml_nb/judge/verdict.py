@@ -17,7 +17,7 @@ moves or selects.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -29,8 +29,8 @@ from tapml_nb.array_api import (
     element,
     flat,
     namespace,
-    on_host,
     size_of,
+    wide,
     zeros_like,
 )
 from tapml_nb.judge.floor import (
@@ -38,11 +38,14 @@ from tapml_nb.judge.floor import (
     Floor,
     Reference,
     Scale,
+    bias_sums,
     blocks,
     edge_of,
     flushed,
     lower_bound,
+    units,
 )
+from tapml_nb.measured import far, measured
 from tapml_nb.numerics import (
     Statistics,
     as_bytes,
@@ -51,7 +54,7 @@ from tapml_nb.numerics import (
     is_float,
     nothing_to_compare,
     same_type,
-    statistics,
+    statistics_of_differing,
     unit_roundoff,
 )
 
@@ -154,7 +157,7 @@ def judge(
         return Judgement(Verdict.FAIL, math.inf, math.nan, stats, message)
     if bitwise_equal(target, source):
         return judge_identical(reference, axis)
-    stats = statistics(target, source)
+    stats = statistics_of_differing(target, source)
     if not is_float(reference.dtype) or reference.floor is None:
         if not stats.mismatched:
             return Judgement(Verdict.PASS, math.nan, 0.0, stats)
@@ -197,10 +200,17 @@ def _judge_by_floor(
 ) -> Judgement:
     seen = _Seen(limit)
     along = None if axis is None else _Along(tuple(target.shape), axis)
-    for block in _walk(target, reference, floor):
-        seen.add(block)
+    scale = Scale(reference.source, reference.beside)
+    edge = edge_of(reference.dtype, floor.length)
+    facts = (scale.known, reference.dtype, floor.exact, along.of_columns if along else None)
+    row = start = 0
+    for t, s, *delta in _blocks(target, reference):
+        arrays = (t, s, delta[0] if delta else None, scale.of(row, len(t)))
+        numbers, _ = measured(_weighed, arrays, (floor.units, *edge, limit), facts)
+        seen.add(numbers, start)
         if along:
-            along.add(block)
+            along.add(numbers[-1], row)
+        row, start = row + len(t), start + size_of(t)
     judgement = _conclude(target, reference, floor, stats, seen)
     return replace(judgement, positions=tuple(along.worst.tolist())) if along else judgement
 
@@ -230,14 +240,20 @@ def deviation(target: Array, reference: Reference, limit: float = LIMIT) -> Devi
     if not same_type(target, source):
         raise ValueError(f"target: {_type(target)} is not the source's")
     xp, shape = namespace(target, source), tuple(source.shape)
-    if floor is None or not is_float(reference.dtype):
+    dtype = reference.dtype
+    if floor is None or not is_float(dtype):
         return Deviation(as_bytes(target) != as_bytes(source), zeros_like(source, "float32"))
     beyond, allowed = flat(zeros_like(source, "bool")), flat(zeros_like(source, "float32"))
+    scale, figures = Scale(source, reference.beside), (floor.units, *edge_of(dtype, floor.length))
+    row = start = 0
     with np.errstate(all="ignore"):
-        for block in _walk(target, reference, floor):
-            here = slice(block.start, block.start + size_of(block.ratios))
+        for t, s, *delta in _blocks(target, reference):
+            arrays = (t, s, delta[0] if delta else None, scale.of(row, len(t)))
+            block = _weigh(*arrays, figures, scale.known, dtype, floor.exact)
+            here = slice(start, start + size_of(t))
             beyond[here] = flat(block.ratios > limit)
             allowed[here] = xp.astype(flat(block.allowed), xp.float32)
+            row, start = row + len(t), start + size_of(t)
     return Deviation(xp.reshape(beyond, shape), xp.reshape(allowed, shape))
 
 
@@ -246,7 +262,6 @@ class _Block:
     """A few whole rows of a target, measured.
 
     Attributes:
-        start: flat index of its first element.
         ratios: error over ``allowed``; infinite where only one side is finite.
         allowed: one floor per element, in the tensor's own unit; NaN where only one side is
             finite.
@@ -255,7 +270,6 @@ class _Block:
         lost: values that are not finite though the source's are; None if there are none.
     """
 
-    start: int
     ratios: Array
     allowed: Array
     units: Array
@@ -263,39 +277,83 @@ class _Block:
     lost: Array | None
 
 
-def _walk(target: Array, reference: Reference, floor: Floor) -> Iterator[_Block]:
-    """Measure a target of the source's shape and dtype, block by block."""
-    source, dtype, xp = reference.source, reference.dtype, namespace(target, reference.source)
-    scale = Scale(source, reference.beside)
-    arrays = [target, source, *([reference.delta] if reference.delta is not None else [])]
-    start = row = 0
-    for t, s, *delta in blocks(*arrays):
-        by = delta[0] if delta else xp.zeros_like(s)
-        r = s + by
-        one = scale.units(r, row)
-        finite = xp.isfinite(t) & xp.isfinite(s)
-        bad = lost = None
-        if not xp.all(finite):
-            same = (t == s) | (xp.isnan(t) & xp.isnan(s))
-            bad = ~finite & ~same & ~_at_edge(t, s, by, edge_of(dtype, floor.length))
-            lost = bad & xp.isfinite(s)
-            one = xp.where(finite, one, 1.0)  # of a NaN it is NaN, and would hide its neighbours
-            t, s, r = (xp.where(finite, x, 0.0) for x in (t, s, r))
-        if floor.exact:  # no error, or one beyond all floors
-            wrong = xp.abs(t - s) > flushed(dtype)
-            allowed, ratios = one, xp.where(wrong, xp.full_like(one, math.inf), 0.0)
-        else:
-            allowed = xp.maximum(floor.units * one, xp.abs(s - r))
-            ratios = xp.minimum(xp.abs(t - r), xp.abs(t - s)) / allowed
-        if bad is not None:
-            ratios = xp.where(bad, math.inf, ratios)
-            allowed = xp.where(bad, math.nan, allowed)
-        yield _Block(start, ratios, allowed, (t - r) / one, r / one, lost)
-        start += size_of(t)
-        row += len(t)
+def _blocks(target: Array, reference: Reference) -> Iterator[tuple[Array, ...]]:
+    """A target with its source, and with what that lacks to be exact if this is known, as blocks of
+    whole rows."""
+    delta = [] if reference.delta is None else [reference.delta]
+    return blocks(target, reference.source, *delta)
 
 
-def _at_edge(t: Array, s: Array, delta: Array, edge: tuple[float, float]) -> Array:
+def _weigh(
+    target: Array,
+    source: Array,
+    delta: Array | None,
+    scale: Array,
+    figures: Sequence[float],
+    known: bool,
+    dtype: np.dtype,
+    exact: bool,
+) -> _Block:
+    """Measure a block; ``figures``: the floor in units, and the edge where values overflow."""
+    xp, t, s, (floor, *edge) = namespace(target), wide(target), wide(source), figures
+    by = xp.zeros_like(s) if delta is None else wide(delta)
+    r = s + by
+    one = units(r, scale, known, dtype)
+    finite = xp.isfinite(t) & xp.isfinite(s)
+    bad = lost = None
+    if far(t) or not xp.all(finite):
+        same = (t == s) | (xp.isnan(t) & xp.isnan(s))
+        bad = ~finite & ~same & ~_at_edge(t, s, by, edge)
+        lost = bad & xp.isfinite(s)
+        one = xp.where(finite, one, 1.0)  # of a NaN it is NaN, and would hide its neighbours
+        t, s, r = (xp.where(finite, x, 0.0) for x in (t, s, r))
+    if exact:  # no error, or one beyond all floors
+        wrong = xp.abs(t - s) > flushed(dtype)
+        allowed, ratios = one, xp.where(wrong, xp.full_like(one, math.inf), 0.0)
+    else:
+        allowed = xp.maximum(floor * one, xp.abs(s - r))
+        ratios = xp.minimum(xp.abs(t - r), xp.abs(t - s)) / allowed
+    if bad is not None:
+        ratios = xp.where(bad, math.inf, ratios)
+        allowed = xp.where(bad, math.nan, allowed)
+    return _Block(ratios, allowed, (t - r) / one, r / one, lost)
+
+
+def _weighed(
+    target: Array,
+    source: Array,
+    delta: Array | None,
+    scale: Array,
+    figures: Sequence[float],
+    known: bool,
+    dtype: np.dtype,
+    exact: bool,
+    of_columns: bool | None,
+) -> tuple[list[Array | float], list[Array]]:
+    """The figures of a block, for :class:`_Seen`; and the largest ratio of each column or row."""
+    *figures, limit = figures
+    block = _weigh(target, source, delta, scale, figures, known, dtype, exact)
+    xp, ratios, away = namespace(block.ratios), flat(block.ratios), flat(block.units)
+    lost: list[Array | float] = [0.0, 0.0]
+    if block.lost is not None:
+        flags = xp.astype(flat(block.lost), xp.uint8)
+        lost = [xp.max(flags), xp.argmax(flags)]
+    worst = xp.argmax(ratios)
+    numbers = [
+        *lost,
+        xp.count_nonzero(ratios > limit),
+        worst,
+        xp.max(ratios),
+        xp.take(flat(block.allowed), xp.reshape(worst, (1,)))[0],
+        away @ away,
+        *bias_sums(block.units, block.exact_units),
+    ]
+    if of_columns is not None:
+        numbers.append(xp.max(block.ratios, axis=0 if of_columns else 1))
+    return numbers, []
+
+
+def _at_edge(t: Array, s: Array, delta: Array, edge: Sequence[float]) -> Array:
     """Whether one side overflowed where the other just did not, and may have."""
     low, high = edge
     xp = namespace(t, s)
@@ -317,18 +375,16 @@ class _Seen:
         self.squares = 0.0
         self.bias = Bias()
 
-    def add(self, block: _Block) -> None:
-        xp, ratios, units = namespace(block.ratios), flat(block.ratios), flat(block.units)
-        if self.first_nonfinite < 0 and block.lost is not None and xp.any(block.lost):
-            first = xp.argmax(xp.astype(flat(block.lost), xp.uint8))
-            self.first_nonfinite = block.start + int(first)
-        self.beyond += int(xp.count_nonzero(ratios > self.limit))
-        index = int(xp.argmax(ratios))
-        if (largest := float(ratios[index])) > self.ratio:
-            self.ratio, self.worst = largest, block.start + index
-            self.allowed = float(flat(block.allowed)[index])
-        self.squares += float(units @ units)
-        self.bias.add(block.units, block.exact_units)
+    def add(self, numbers: Sequence[np.ndarray], start: int) -> None:
+        """Take in a block, by its figures; ``start`` is the flat index of its first element."""
+        lost, first, beyond, worst, largest, allowed, squares, *bias = map(float, numbers[:9])
+        if self.first_nonfinite < 0 and lost:
+            self.first_nonfinite = start + int(first)
+        self.beyond += int(beyond)
+        if largest > self.ratio:
+            self.ratio, self.worst, self.allowed = largest, start + int(worst), allowed
+        self.squares += squares
+        self.bias.add(*bias)
 
 
 class _Along:
@@ -336,18 +392,16 @@ class _Along:
 
     def __init__(self, shape: tuple[int, ...], axis: int) -> None:
         self.worst = np.zeros(shape[axis])
-        self._is_last = axis == len(shape) - 1
+        self.of_columns = axis == len(shape) - 1
         self._rows = math.prod(shape[axis + 1 : -1])
         """How many rows of the last axis in succession have the same index."""
 
-    def add(self, block: _Block) -> None:
-        ratios = block.ratios
-        xp = namespace(ratios)
-        if self._is_last:
-            np.maximum(self.worst, on_host(xp.max(ratios, axis=0)), out=self.worst)
+    def add(self, largest: np.ndarray, row: int) -> None:
+        """Take in the largest ratios of a block's columns, or of its rows from ``row`` on."""
+        if self.of_columns:
+            np.maximum(self.worst, largest, out=self.worst)
             return
-        rows = block.start // ratios.shape[1] + np.arange(len(ratios))
-        largest = on_host(xp.max(ratios, axis=1))
+        rows = row + np.arange(len(largest))
         np.maximum.at(self.worst, rows // self._rows % len(self.worst), largest)
 
 

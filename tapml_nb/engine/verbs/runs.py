@@ -114,7 +114,7 @@ def agreement_of_logits(engine: Engine, step: int) -> Agreement | None:
     value = logits(engine.graph)
     if value is None:
         return None
-    return agreement(engine.hybrid.array(value, step), engine.source.array(value, step))
+    return agreement(engine.hybrid.array_there(value, step), engine.source.array_there(value, step))
 
 
 def has_no_kernel(engine: Engine, op: OpId, step: int) -> bool:
