@@ -12,6 +12,7 @@ PyTorch: those that write to what they are given, leave sizes open, or call grap
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,14 +44,24 @@ _ROUNDS = 8
 """Programs that need more are decomposed as a whole."""
 
 
-def run_decompositions(program: ExportedProgram, table: Table) -> ExportedProgram:
-    """What ``ExportedProgram.run_decompositions`` yields, sooner where many calls are equal."""
+def run_decompositions(
+    program: ExportedProgram, table: Table, *, worth: int = 300
+) -> ExportedProgram:
+    """What ``ExportedProgram.run_decompositions`` yields, sooner where many calls are equal.
+
+    Where views are written to, it counts the names of nodes otherwise.
+
+    Args:
+        program: what to decompose; it stays as it is.
+        table: decompositions by overload.
+        worth: of how many calls less there have to be to decompose.
+    """
     if _is_plain(program):
         memory = Memory(program.graph)
         if all(first.op == "call_function" for first in memory.writes):
             parts = stretches(program.graph, memory)
             try:
-                recipes = _recipes(program, parts, table)
+                recipes = _recipes(program, parts, table, worth)
                 return _written(program, parts, recipes)
             except Unlike:
                 pass
@@ -87,14 +98,16 @@ def _is_open(value: Any) -> bool:
 # -- which are equal -------------------------------------------------------------------------------
 
 
-def _recipes(program: ExportedProgram, parts: Sequence[Stretch], table: Table) -> list[Recipe]:
+def _recipes(
+    program: ExportedProgram, parts: Sequence[Stretch], table: Table, worth: int
+) -> list[Recipe]:
     """What each stretch becomes.
 
     A tensor need not lie in memory as the program has it, once what yields it is decomposed: what
     looks otherwise than it was thought to is decomposed in another round.
 
     Raises:
-        Unlike: if that cannot be told from parts of the program.
+        Unlike: if that cannot be told from parts of the program, or too few calls are equal.
     """
     given = {n: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
     known: dict[Key, Recipe] = {}
@@ -116,6 +129,8 @@ def _recipes(program: ExportedProgram, parts: Sequence[Stretch], table: Table) -
             values |= ((node, node.meta["val"]) for node in part.results)
         if not excerpted:
             return found
+        if sum(len(part.calls) for part in parts) - excerpt.calls < worth:
+            raise Unlike
         for part, recipe in zip(excerpted, excerpt.decompose(program, table), strict=True):
             if recipe.is_general:
                 known[_key(part, recipe.values)] = recipe
@@ -183,11 +198,14 @@ def _written(
         metas = [_meta(call) for call in part.calls]
         read = (become(became, node) for node in part.reads)
         copies = dict(zip(recipe.reads, read, strict=True))
-        for node, place in recipe.nodes:
+        for piece in recipe.pieces:
+            node = piece.node
             name = getattr(node.target, "_opname", None)  # as PyTorch's tracer calls it
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), copies.__getitem__)
-            copies[node] = graph.create_node("call_function", node.target, args, kwargs, name)
-            copies[node].meta = {**metas[place], "val": node.meta.get("val")}
+            made = copies[node] = graph.create_node(node.op, node.target, args, kwargs, name)
+            made.meta = {**metas[piece.call], "val": node.meta.get("val")}
+            if piece.line != piece.call:
+                made.meta["stack_trace"] = metas[piece.line].get("stack_trace")
         for node, result in zip(part.results, recipe.results, strict=True):
             became[node] = pytree.tree_map_only(fx.Node, copies.__getitem__, result)
     output = program.graph.output_node()
@@ -201,16 +219,13 @@ def _written(
         else spec
         for spec, result in zip(signature.output_specs, results, strict=True)
     ]
-    return ExportedProgram(
-        root={},
-        graph=graph,
-        graph_signature=ExportGraphSignature(signature.input_specs, specs),
-        state_dict=program.state_dict,
-        range_constraints=program.range_constraints,
-        module_call_graph=program.module_call_graph[:1],  # what is inside names nodes
-        example_inputs=program.example_inputs,
-        constants=program.constants,
-    )
+    module = fx.GraphModule({}, fx.Graph())
+    module._graph = graph  # nobody runs it: writing its Python code would cost as much again
+    graph.owning_module = module
+    whole = copy.copy(program)
+    whole._graph_module = module
+    whole._graph_signature = ExportGraphSignature(signature.input_specs, specs)
+    return whole
 
 
 def _meta(call: fx.Node) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,17 +33,32 @@ class Unlike(Exception):
 
 
 @dataclass(frozen=True)
+class Piece:
+    """One node of what a stretch becomes.
+
+    Attributes:
+        node: as it is in the excerpt.
+        call: the position in the stretch of the call that it comes from.
+        line: of the one whose line in the user's code it has; another, where a view is taken again.
+    """
+
+    node: fx.Node
+    call: int
+    line: int
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What a stretch becomes.
 
     Attributes:
-        nodes: in order, each with the position in the stretch of the call that it comes from.
+        pieces: in order.
         reads: what stands for what the stretch reads: a node, or what is no tensor as it is.
         values: example values of that.
         results: what becomes of the stretch's results.
     """
 
-    nodes: Sequence[tuple[fx.Node, int]]
+    pieces: Sequence[Piece]
     reads: Sequence[Any]
     values: Sequence[Any]
     results: Sequence[Any]
@@ -52,8 +67,8 @@ class Recipe:
     def is_general(self) -> bool:
         """Whether it holds for whatever looks like what the stretch reads here."""
         reads = [given for given in self.reads if isinstance(given, fx.Node)]
-        own = {*reads, *(node for node, _ in self.nodes)}
-        used = {given for node, _ in self.nodes for given in node.all_input_nodes}
+        own = {*reads, *(piece.node for piece in self.pieces)}
+        used = {given for piece in self.pieces for given in piece.node.all_input_nodes}
         yielded = {leaf for leaf in pytree.tree_leaves(self.results) if isinstance(leaf, fx.Node)}
         return len(set(reads)) == len(reads) and used | yielded <= own
 
@@ -79,6 +94,11 @@ class Excerpt:
         self._copies: Became = {}
         self._calls: dict[str, tuple[int, int]] = {}
 
+    @property
+    def calls(self) -> int:
+        """How many there are."""
+        return len(self._calls)
+
     def add(self, stretch: Stretch, values: Sequence[Any]) -> int:
         """Add a stretch with example values of what it reads, and return its number."""
         pairs = zip(stretch.reads, values, strict=True)
@@ -87,7 +107,7 @@ class Excerpt:
         for place, call in enumerate(stretch.calls):
             args, kwargs = fx.node.map_arg((call.args, call.kwargs), copies.__getitem__)
             copy = self._graph.create_node("call_function", call.target, args, kwargs, call.name)
-            copy.meta = dict(call.meta)
+            copy.meta = {**call.meta, "stack_trace": copy.name}  # whose line it is
             copies[call] = copy
             self._calls[copy.name] = len(self._reads), place
         self._reads.append([*reads.values()])
@@ -112,17 +132,18 @@ class Excerpt:
         outputs = whole.graph.output_node().args[0]
         if len(inputs) != len(given) or len(outputs) != len(yielded):
             raise Unlike
-        nodes: list[list[tuple[fx.Node, int]]] = [[] for _ in self._reads]
+        pieces: list[list[Piece]] = [[] for _ in self._reads]
         for node in whole.graph.nodes:
             if node.op == "call_function" and origin(node) in self._calls:
                 number, place = self._calls[origin(node)]
-                nodes[number].append((node, place))
+                other, line = self._calls.get(node.meta.get("stack_trace"), (number, place))
+                pieces[number].append(Piece(node, place, line if other == number else place))
             elif node.op not in ("placeholder", "output"):
                 raise Unlike
         became = dict(zip([*given, *yielded], [*inputs, *outputs], strict=True))
         return [
             Recipe(
-                nodes=[*_with_members(nodes[number])],
+                pieces=[*_with_members(pieces[number])],
                 reads=_of_nodes(became.__getitem__, reads),
                 values=_of_nodes(lambda n: (n if n in given else became[n]).meta["val"], reads),
                 results=_of_nodes(became.__getitem__, self._results[number]),
@@ -194,13 +215,15 @@ def _member(node: fx.Node, place: int) -> fx.Node:
     return member
 
 
-def _with_members(nodes: Sequence[tuple[fx.Node, int]]) -> Iterator[tuple[fx.Node, int]]:
-    """Nodes with all members of tuples, in order: those that nobody reads are named, too."""
-    for node, call in nodes:
+def _with_members(pieces: Sequence[Piece]) -> Iterator[Piece]:
+    """Pieces with all members of tuples, in order: those that nobody reads are named, too."""
+    for piece in pieces:
+        node = piece.node
         if is_getitem(node):
             continue
-        yield node, call
+        yield piece
         value = node.meta.get("val")
         if isinstance(value, list | tuple):
             members = {user.args[1]: user for user in node.users if is_getitem(user)}
-            yield from ((members.get(i) or _member(node, i), call) for i in range(len(value)))
+            for i in range(len(value)):
+                yield replace(piece, node=members.get(i) or _member(node, i))
