@@ -101,16 +101,17 @@ class Excerpt:
 
     def add(self, stretch: Stretch, values: Sequence[Any]) -> int:
         """Add a stretch with example values of what it reads, and return its number."""
-        pairs = zip(stretch.reads, values, strict=True)
-        reads = {node: self._input(node, value) for node, value in pairs}
-        copies = dict(reads)
+        copies: Became = {}
+        for node, value in zip(stretch.reads, values, strict=True):
+            copies[node] = self._given(node, value, [*copies.values()])
+        reads = [*copies.values()]
         for place, call in enumerate(stretch.calls):
             args, kwargs = fx.node.map_arg((call.args, call.kwargs), copies.__getitem__)
             copy = self._graph.create_node("call_function", call.target, args, kwargs, call.name)
             copy.meta = {**call.meta, "stack_trace": copy.name}  # whose line it is
             copies[call] = copy
             self._calls[copy.name] = len(self._reads), place
-        self._reads.append([*reads.values()])
+        self._reads.append(reads)
         self._results.append([self._members(copies[node]) for node in stretch.results])
         return self.equal(stretch, len(self._results) - 1)
 
@@ -151,16 +152,18 @@ class Excerpt:
             for number, reads in enumerate(self._reads)
         ]
 
-    def _input(self, node: fx.Node, value: Any) -> Any:
-        """What a stretch is to read in place of a node."""
-        if node in self._copies or (is_getitem(node) and node.args[0] in self._copies):
-            return become(self._copies, node)
-        if isinstance(value, torch.Tensor):
+    def _given(self, node: fx.Node, value: Any, others: Sequence[Any]) -> Any:
+        """What a stretch is to read in place of a node: what it reads elsewhere are ``others``,
+        and equal ones are not the same."""
+        here = node in self._copies or (is_getitem(node) and node.args[0] in self._copies)
+        copy = become(self._copies, node) if here else value
+        if isinstance(value, torch.Tensor) and (not here or any(copy is o for o in others)):
             with self._graph.inserting_before():  # at the beginning
-                value_of = self._graph.placeholder(f"given_{node.name}")
-            value_of.meta["val"] = value
-            value = self._copies[node] = value_of
-        return value
+                copy = self._graph.placeholder(f"given_{node.name}")
+            copy.meta["val"] = value
+            if not here:
+                self._copies[node] = copy
+        return copy
 
     def _members(self, node: fx.Node) -> Any:
         """A node, or the members of the tuple that it yields."""
