@@ -65,7 +65,8 @@ def run_decompositions(
                 return _written(program, parts, recipes)
             except Unlike:
                 pass
-    return program.run_decompositions(dict(table))
+    whole: ExportedProgram = program.run_decompositions(dict(table))
+    return whole
 
 
 def _is_plain(program: ExportedProgram) -> bool:
