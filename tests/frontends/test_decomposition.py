@@ -91,8 +91,8 @@ def described(program, *, named=True):
             line = node.meta.get("stack_trace")
             text += [origin(node), origin_target(node), places, modules, line]
         found[name(node)] = text
-    outputs = [name(node) for node in program.graph.output_node().all_input_nodes]
-    return found, outputs, {str(spec) for spec in program.graph_signature.input_specs}
+    order = [name(node) for node in program.graph.nodes if node.op != "placeholder"]
+    return found, order, {str(spec) for spec in program.graph_signature.input_specs}
 
 
 @pytest.mark.parametrize("name", ["GPT-2", "Llama", "BERT", "Swin", "ResNet-18", "DeepSeek-V2"])

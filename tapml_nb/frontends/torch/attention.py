@@ -162,7 +162,7 @@ def drop_alignment(program: ExportedProgram) -> None:
 
     It changes nothing, but by how much depends on an open size, which no kernel of TVM's can do.
     """
-    graph, changed = program.graph, False
+    graph = program.graph
     for cut in list(graph.nodes):
         if cut.target is not _aten.slice.Tensor:
             continue
@@ -173,7 +173,5 @@ def drop_alignment(program: ExportedProgram) -> None:
             at_the_end = not start and not any(padded.args[1][::2])
             if at_the_end and all(statically_known_true(a == b) for a, b in sizes):
                 cut.replace_all_uses_with(given)
-                changed = True
-    if changed:
-        graph.eliminate_dead_code()
+    if graph.eliminate_dead_code():
         program.graph_module.recompile()
