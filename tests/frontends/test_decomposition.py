@@ -127,7 +127,7 @@ def test_graphs_and_units_are_the_same(both):
 
 
 def test_more_layers_are_no_more_to_decompose(both):
-    counts = []
+    counts: list[int] = []
     for blocks in (2, 6):
         counts.append(both(exported(Decoder(blocks), torch.randn(1, 16, 64)))[-1] - sum(counts))
     assert counts[0] == counts[1]
@@ -144,6 +144,12 @@ def half_is_written(x):
     view = y[1:]
     view.add_(1)
     return y.sigmoid() + view.sum()
+
+
+def a_view_inside_of_a_call_is_written(x):
+    weight = x[0].reshape(8, 8)
+    y = functional.linear(x, weight).relu_()
+    return functional.linear(y, weight)
 
 
 def two_equal_inputs(x):
@@ -168,6 +174,7 @@ def random_numbers(x):
 LAYERS = (
     relu_of_what_a_dropout_passes,
     half_is_written,
+    a_view_inside_of_a_call_is_written,
     two_equal_inputs,
     dead_calls,
     members,
@@ -184,6 +191,8 @@ def test_calls_that_depend_on_others_are_the_same(both, layer):
 
 def test_what_is_given_and_written_to_is_decomposed_as_a_whole(both):
     class Counter(nn.Module):
+        count: torch.Tensor
+
         def __init__(self):
             super().__init__()
             self.register_buffer("count", torch.zeros(()))

@@ -76,7 +76,7 @@ class Memory:
         PyTorch takes them once more."""
         writes = set(self.writes[first])
         seen = self._nodes[first]
-        if all(node is first or node in writes for node in seen):
+        if not _is_composite(first) and all(node is first or node in writes for node in seen):
             return max(self._order[node] for node in writes)
         readers = {user for node in seen for user in node.users if user.op == "call_function"}
         return max(self._order[node] for node in writes | readers)
@@ -105,6 +105,12 @@ def _stretch(part: Iterable[fx.Node]) -> Stretch:
     reads = dict.fromkeys(given for call in calls for given in call.all_input_nodes)
     results = [call for call in calls if call.users.keys() - calls.keys() or not call.users]
     return Stretch([*calls], [given for given in reads if given not in calls], results)
+
+
+def _is_composite(node: fx.Node) -> bool:
+    """Whether a call is made of others, the last of which may be a view (that of a ``linear``)."""
+    name, key = node.target.name(), "CompositeImplicitAutograd"  # type: ignore[union-attr]
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
 
 
 def _looked_through(node: fx.Node) -> list[fx.Node]:
