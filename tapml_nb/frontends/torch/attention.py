@@ -173,5 +173,5 @@ def drop_alignment(program: ExportedProgram) -> None:
             at_the_end = not start and not any(padded.args[1][::2])
             if at_the_end and all(statically_known_true(a == b) for a, b in sizes):
                 cut.replace_all_uses_with(given)
-    graph.eliminate_dead_code()
-    program.graph_module.recompile()
+    if graph.eliminate_dead_code():
+        program.graph_module.recompile()

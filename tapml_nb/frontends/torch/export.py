@@ -27,6 +27,7 @@ from tapml_nb.frontends.arrays import split_steps
 from tapml_nb.frontends.program import FrontendError, first_line
 from tapml_nb.frontends.torch.argument_order import place_arguments
 from tapml_nb.frontends.torch.attention import DECOMPOSITIONS, drop_alignment
+from tapml_nb.frontends.torch.decomposition import run_decompositions
 from tapml_nb.frontends.torch.grouping import is_tensor
 
 StepInputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -171,7 +172,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         warnings.simplefilter("ignore")
         try:
             table = {**torch.export.default_decompositions(), **_DECOMPOSITIONS}
-            decomposed: ExportedProgram = program.run_decompositions(table)
+            decomposed = run_decompositions(program, table)
             drop_alignment(decomposed)
             _drop_tokens(decomposed)
             place_arguments(program, decomposed)
