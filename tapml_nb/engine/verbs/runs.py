@@ -18,6 +18,7 @@ from tapml_nb.execute.events import (
     RunStarted,
 )
 from tapml_nb.execute.hybrid import SOURCE, TARGET
+from tapml_nb.execute.preparation import Call, Preparation
 from tapml_nb.frontends.program import CoarseProgram
 from tapml_nb.frontends.subprogram import Subprogram
 from tapml_nb.graph import Op, OpId
@@ -30,16 +31,16 @@ MOVABLE = (Verdict.PASS, Verdict.SKIPPED)
 """Verdicts with which an operator may be on the target."""
 
 
-_Call = tuple[OpId, int]
-
-
 def judge(engine: Engine, ops: Sequence[OpId], *, augment: bool = False) -> None:
     """Judge operators in every step, and on derived inputs if ``augment`` says so."""
     calls = [(op, step) for step in engine.steps for op in ops]
     with engine.running("introduced", len(calls)):
-        engine.prepare(ops)
-        with engine.references.ahead(calls):
-            _judge_calls(engine, calls)
+        engine.complete()
+        with (
+            engine.references.ahead(calls),
+            engine.kernels.preparing(calls, engine.jobs.stopping) as preparation,
+        ):
+            _judge_calls(engine, calls, preparation)
         if augment:
             _augment(engine, calls)
 
@@ -123,24 +124,28 @@ def has_no_kernel(engine: Engine, op: OpId, step: int) -> bool:
     return implementation is not None and implementation.failure is not None
 
 
-def _judge_calls(engine: Engine, calls: Sequence[_Call]) -> None:
-    def one(run: IntroducedRun, call: _Call) -> OpResult:
+def _judge_calls(engine: Engine, calls: Sequence[Call], preparation: Preparation) -> None:
+    """Judge calls as their kernels are there."""
+
+    def one(run: IntroducedRun, call: Call) -> OpResult:
         return run.judge(engine.graph[call[0]], call[1])
 
-    def started(call: _Call) -> None:
+    def started(call: Call) -> None:
         engine.events.emit(OpStarted("introduced", *call, TARGET))
 
     for run in engine.judges:
         run.begin()
     workers = [partial(one, run) for run in engine.judges]
-    judged = engine.pool.share(calls, workers, engine.jobs.checkpoint, started)
+    judged = engine.pool.share(
+        len(calls), preparation.advance, workers, engine.jobs.checkpoint, started
+    )
     for done, ((op, step), result) in enumerate(judged, 1):
         engine.ledger.introduced[op, step] = result
         engine.events.emit(OpJudged(op, step, result))
         engine.events.emit(RunProgress("introduced", done, len(calls)))
 
 
-def _augment(engine: Engine, calls: Sequence[_Call]) -> None:
+def _augment(engine: Engine, calls: Sequence[Call]) -> None:
     introduced = engine.ledger.introduced
     passing = [call for call in calls if introduced[call].verdict is Verdict.PASS]
     chosen = engine.derived.chosen(passing)
