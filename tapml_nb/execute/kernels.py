@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tapml_nb.compile.background import Background
 from tapml_nb.compile.cache import Failure
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.kernel import KernelCode
 from tapml_nb.compile.unit import UnitTexts, texts_of
+from tapml_nb.execute.background import Background
 from tapml_nb.execute.events import EventStream
 from tapml_nb.execute.implementation import Implementation, NoImplementation, implementation_of
 from tapml_nb.execute.loader import Loader, interruptible

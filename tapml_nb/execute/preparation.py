@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from tapml_nb.compile.background import Background
 from tapml_nb.compile.cache import Compiled, Failure
+from tapml_nb.execute.background import Background
 from tapml_nb.execute.events import EventStream, RunProgress
 from tapml_nb.execute.loader import Loader, interruptible
 from tapml_nb.execute.overrides import Overrides

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -20,6 +22,9 @@ from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.judge.arithmetic import Arithmetic, reduction_length
 from tapml_nb.judge.floor import Floor, Reference, reference_of
 from tapml_nb.judge.scale import arithmetic_of, beside
+
+_PATIENCE = 0.05
+"""Seconds between two chances to break off who waits."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class References:
         self._end_to_end: list[dict[ValueId, _Stored]] = []
         self._carried: tuple[dict[ValueId, Any], dict[ValueId, int]] = ({}, {})
         self._lock = threading.Lock()
+        self._ahead: threading.Thread | None = None
 
     def local(self, op: Op, step: int) -> list[Reference]:
         """Each output of an operator with its floor, on the source's own inputs."""
@@ -58,6 +64,8 @@ class References:
                     del self._local[slot]
                 result.set_exception(error)
                 raise
+        while not wait([result], _PATIENCE).done:  # bit by bit, so that it can be broken off
+            continue
         stored = zip(op.outputs, result.result(), strict=True)
         return [self._reference(value, step, found) for value, found in stored]
 
@@ -85,13 +93,20 @@ class References:
                     except Exception:  # whoever asks for this reference meets the error himself
                         return
 
+        self.settle()
         thread = threading.Thread(target=work, name="tapml-references", daemon=True)
+        self._ahead = thread
         thread.start()
         try:
             yield
         finally:
-            ended.set()
-            thread.join()
+            ended.set()  # the one at work may take its time: nobody waits for it
+
+    def settle(self, seconds: float = math.inf) -> None:
+        """Wait for what still goes on in the background, so long at most."""
+        end = time.monotonic() + seconds
+        while self._ahead and self._ahead.is_alive() and time.monotonic() < end:
+            self._ahead.join(_PATIENCE)
 
     def end_to_end(self, value: ValueId, step: int) -> Reference:
         """An operator's value with the floor of the model run up to there.

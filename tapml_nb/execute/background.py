@@ -10,6 +10,7 @@ from typing import Any
 
 from tapml_nb.compile.cache import Compiled, Failure
 from tapml_nb.compile.compiler import Compiler
+from tapml_nb.execute.host_call import BrokenOff
 
 _PATIENCE = 0.02
 """Seconds between two attempts to end what goes on."""
@@ -62,9 +63,12 @@ class Background:
         """End it; what goes on is broken off."""
         self._modules.put(None)
         while self._thread and self._thread.is_alive():
-            self._thread.join(_PATIENCE)
-            if self._thread.is_alive():
-                self._compiler.interrupt()
+            try:
+                self._thread.join(_PATIENCE)
+                if self._thread.is_alive():
+                    self._compiler.interrupt()
+            except BrokenOff:  # of a run that ends here, but not before its compiler
+                continue
 
     def _work(self) -> None:
         try:
