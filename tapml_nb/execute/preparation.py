@@ -30,8 +30,11 @@ _SLICE = 0.02
 _FIRST_LOAD = 0.5
 """Seconds before which nothing is loaded, unless all is there: from a warm cache it mostly is."""
 
-_LOAD_SHARE = 0.1
+_LOAD_SHARE = 0.05
 """Part of the time, at most, that loading may take."""
+
+_PACE = 8
+"""Kernels that tell how long the others take."""
 
 
 class Preparation:
@@ -62,7 +65,8 @@ class Preparation:
         """Whose kernels are not loaded yet."""
         self._ready: list[Call] = []
         self._needs_target = False
-        self._due = time.monotonic() + _FIRST_LOAD
+        self._begin = time.monotonic()
+        self._due = self._begin + _FIRST_LOAD
 
     def __enter__(self) -> Self:
         return self
@@ -74,10 +78,14 @@ class Preparation:
     def done(self) -> bool:
         return not (self._unplanned or self._waiting or self._compiled or self._ready)
 
-    @property
-    def planned(self) -> bool:
-        """Whether it is known of all calls what they need."""
-        return not self._unplanned
+    def left(self) -> float | None:
+        """Seconds until all is compiled, at the pace so far; None where nobody can tell."""
+        if not self._waiting and not self._unplanned:
+            return 0.0
+        made = self.compiling.made
+        if self._unplanned or made < _PACE:
+            return None
+        return (time.monotonic() - self._begin) / made * (self.compiling.given - made)
 
     def advance(self, idle: bool) -> list[Call]:
         """Go on a bit; returns the calls that can be made from now on, or need no kernel.

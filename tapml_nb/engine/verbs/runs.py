@@ -3,10 +3,14 @@ run, the model with some operators on the target (the accumulated error)."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.engine.engine import Engine
+from tapml_nb.engine.forecast import Forecast, Size
 from tapml_nb.execute.events import (
     EventStream,
     OpAccumulated,
@@ -22,6 +26,7 @@ from tapml_nb.execute.preparation import Call, Preparation
 from tapml_nb.frontends.program import CoarseProgram
 from tapml_nb.frontends.subprogram import Subprogram
 from tapml_nb.graph import Op, OpId
+from tapml_nb.judge.arithmetic import reduction_length
 from tapml_nb.judge.introduced import IntroducedRun
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.tokens import Agreement, agreement, logits
@@ -127,8 +132,17 @@ def has_no_kernel(engine: Engine, op: OpId, step: int) -> bool:
 def _judge_calls(engine: Engine, calls: Sequence[Call], preparation: Preparation) -> None:
     """Judge calls as their kernels are there."""
 
-    def one(run: IntroducedRun, call: Call) -> OpResult:
-        return run.judge(engine.graph[call[0]], call[1])
+    forecast = Forecast({call: _size(engine, *call) for call in calls}, engine.ledger.took)
+
+    def one(run: IntroducedRun, call: Call) -> tuple[OpResult, float]:
+        begin = time.perf_counter()
+        return run.judge(engine.graph[call[0]], call[1]), time.perf_counter() - begin
+
+    def left() -> float | None:
+        judging, compiling = forecast.left(), preparation.left()
+        if judging is None or compiling is None:
+            return None
+        return max(judging / len(workers), compiling)
 
     def started(call: Call) -> None:
         engine.events.emit(OpStarted("introduced", *call, TARGET))
@@ -139,10 +153,28 @@ def _judge_calls(engine: Engine, calls: Sequence[Call], preparation: Preparation
     judged = engine.pool.share(
         len(calls), preparation.advance, workers, engine.jobs.checkpoint, started
     )
-    for done, ((op, step), result) in enumerate(judged, 1):
+    for done, ((op, step), (result, seconds)) in enumerate(judged, 1):
         engine.ledger.introduced[op, step] = result
+        engine.ledger.took[op, step] = seconds
+        forecast.done((op, step), seconds)
         engine.events.emit(OpJudged(op, step, result))
-        engine.events.emit(RunProgress("introduced", done, len(calls)))
+        engine.events.emit(RunProgress("introduced", done, len(calls), left()))
+
+
+def _size(engine: Engine, op: OpId, step: int) -> Size:
+    """What is known of a call once the source has run."""
+    operator, known = engine.graph[op], engine.graph.values
+    inputs, outputs = (
+        [
+            (known[value].spec.dtype, engine.source.shape(value, step))
+            for value in engine.graph.tensors(ends)
+        ]
+        for ends in (operator.inputs, operator.outputs)
+    )
+    shapes = [[shape for _, shape in tensors] for tensors in (inputs, outputs)]
+    size = sum(math.prod(shape) * np_dtype(dtype).itemsize for dtype, shape in inputs + outputs)
+    terms = sum(map(math.prod, shapes[1])) * reduction_length(operator.primitives, *shapes)
+    return Size.of((operator.kind, tuple(inputs), tuple(outputs)), size, terms)
 
 
 def _augment(engine: Engine, calls: Sequence[Call]) -> None:
