@@ -39,7 +39,7 @@ class Held:
 def test_verdicts_come_while_later_kernels_are_compiled(cache, monkeypatch, nothing_left):
     with tapml.debug(Wide(10).eval(), (torch.randn(2, 10),)) as session:
         held = Held(session, monkeypatch)
-        known = []
+        known: list[object] = []
 
         def judged(event):
             if event.result.verdict is Verdict.PASS and not known:
