@@ -1,17 +1,16 @@
 """Stop at random moments: how long until the session is idle.
 
-    python -m benchmarks.stop [NAME] [--tokens 128] [--presses 30] [--within 20] [--seed 0]
+    python -m benchmarks.stop [--layers 2] [--hidden 256] … [--presses 30] [--within 20] [--seed 0]
 
-A model of random weights (a configuration of ``benchmarks/real.py``) is imported once; each press
-is in a session of its own over it, with an empty kernel cache, at a moment of a first run that is
-drawn at random.  Printed: a line for each press with where the session's thread was then, and after
-half a second if it still went on; then the distribution of the seconds.  The exit status says
-whether all were below one.
+The model of ``benchmarks/stream.py``, of whatever size, is imported once; each press is in a
+session of its own over it, with an empty kernel cache, at a moment of a first run that is drawn at
+random.  Printed: a line for each press with where the session's thread was then, and after half a
+second if it still went on; then the distribution of the seconds.  The exit status says whether all
+were below one.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import sys
@@ -21,10 +20,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import tapml_nb as tapml
-from benchmarks.real import CONFIGS, WORKAROUNDS, built
+from benchmarks.stream import WORKAROUNDS, decoder, options
 from tapml_nb.api import open_session
 from tapml_nb.frontends.program import Program
 
@@ -34,22 +32,15 @@ _LATE = 0.5
 
 def main() -> None:
     """Press, and print what came of it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("name", nargs="?", choices=CONFIGS, default="llama-0.1b")
-    parser.add_argument("--tokens", type=int, default=128)
+    parser = options(__doc__ or "")
     parser.add_argument("--presses", type=int, default=30)
     parser.add_argument("--within", type=float, default=20, help="seconds of a run's beginning")
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    moments = random.Random(options.seed)
-    torch.manual_seed(0)
-    given = torch.randint(0, CONFIGS[options.name]["vocab_size"], (1, options.tokens))
-    model = built(options.name, "cpu", torch.float32)
-    with tapml.debug(model, (given,), workarounds=WORKAROUNDS) as session:
+    asked = parser.parse_args()
+    moments = random.Random(asked.seed)
+    with tapml.debug(*decoder(asked), workarounds=WORKAROUNDS) as session:
         program = session.engine.program
-    found = [press(program, moments.uniform(0, options.within)) for _ in range(options.presses)]
+    found = [press(program, moments.uniform(0, asked.within)) for _ in range(asked.presses)]
     parts = (0, 50, 90, 100)
     values = np.percentile(found, parts)
     print(", ".join(f"{p} %: {v:.2f} s" for p, v in zip(parts, values, strict=True)))
