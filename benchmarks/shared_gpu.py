@@ -55,10 +55,10 @@ def _driver() -> Iterator[tuple[str, bool]]:
         copy[place] ^= 1
     other = torch.empty_like(data)
     torch.cuda.synchronize()
-    found = [cuda.same(data.data_ptr(), copy.data_ptr(), size) for copy in changed]
+    found = [cuda.all_same([(data.data_ptr(), copy.data_ptr(), size)])[0] for copy in changed]
     yield "one changed byte is seen wherever it is", not any(found)
     cuda.copy(other.data_ptr(), data.data_ptr(), size)
-    yield "a copy is the same", cuda.same(data.data_ptr(), other.data_ptr(), size)
+    yield "a copy is the same", all(cuda.all_same([(data.data_ptr(), other.data_ptr(), size)]))
     cuda.fill(other.data_ptr(), 7, size - 1)
     torch.cuda.synchronize()
     yield "fill stops where it should", bool((other[:-1] == 7).all() and other[-1] == data[-1])

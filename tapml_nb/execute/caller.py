@@ -68,6 +68,17 @@ class Operands:
     """Shape and dtype of each output as the graph has them."""
     references: Sequence[Argument] = ()
     """What to compare each output with bit for bit; empty to compare none."""
+    others: Sequence[Sequence[str]] = ()
+    """For each output keys of what else to compare it with, as far as that is there; empty to
+    compare none."""
+
+    @property
+    def compared(self) -> list[tuple[str, ...]]:
+        """For each output the keys of all that it may be compared with."""
+        places = range(len(self.outputs))
+        first = [[self.references[k].key()] if self.references else [] for k in places]
+        others = [self.others[k] if self.others else () for k in places]
+        return [(*one, *more) for one, more in zip(first, others, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -99,11 +110,13 @@ class Outcome:
     """Bytes that had to be sent for the call."""
     overwritten: tuple[int, ...] = ()
     """Positions of inputs that the kernel wrote to."""
+    equal: Sequence[str] = ()
+    """For each output the key of what it was compared with and equals bit for bit; "" if none."""
     failure: CallFailure | None = None
 
     def outputs(self) -> list[Array]:
         """All outputs of the last run; none where there is no result."""
-        count = len(self.result.identical) if self.result else 0
+        count = len(self.result.equals) if self.result else 0
         return [self.read(k, False) for k in range(count)]
 
 
@@ -130,17 +143,18 @@ class Caller:
         inputs = [argument.key() for argument in operands.inputs]
         references = [argument.key() for argument in operands.references]
         arrays = [argument.outgoing for argument in (*operands.inputs, *operands.references)]
+        compared = operands.compared
         wanted: dict[str, _Send] = dict(zip((*inputs, *references), arrays, strict=True))
         wanted |= {key: partial(constants.__getitem__, key) for key in compiled.kernel.constants}
-        call = partial(
-            self.session.call,
-            kernel,
-            inputs,
-            list(operands.outputs),
-            references or [None] * len(operands.outputs),
-            repeats=repeats,
-            numbers=compiled.numbers,
-        )
+
+        def call() -> tuple[CallResult, list[list[str]]]:
+            there = [list(filter(self.session.resident, keys)) for keys in compared]
+            outputs, numbers = list(operands.outputs), compiled.numbers
+            result = self.session.call(
+                kernel, inputs, outputs, there, repeats=repeats, numbers=numbers
+            )
+            return result, there
+
         sent = 0
         earlier: TargetLost | None = None
         again = False
@@ -151,7 +165,7 @@ class Caller:
         while True:
             try:
                 sent += self._send(wanted)
-                result = self._with_room(call, wanted)
+                result, there = self._with_room(call, wanted)
             except BeyondTarget as error:
                 return failed("refused", f"the target cannot do that: {error}")
             except _Refused as error:
@@ -184,8 +198,12 @@ class Caller:
                 earlier = lost
             else:
                 overwritten = tuple(k for k, key in enumerate(inputs) if key in result.overwritten)
-                read = partial(self._read, operands.outputs, result)
-                return Outcome(result, read, sent, overwritten)
+                equal = [
+                    keys[place] if place >= 0 else ""
+                    for keys, place in zip(there, result.equals, strict=True)
+                ]
+                read = partial(self._read, operands.outputs, result, equal)
+                return Outcome(result, read, sent, overwritten, equal)
             again = True
 
     def _send(self, tensors: Mapping[str, _Send]) -> int:
@@ -218,10 +236,18 @@ class Caller:
         self.session.drop_all_but(needed)
         return work()
 
-    def _read(self, keys: Sequence[str], result: CallResult, output: int, first: bool) -> Array:
+    def _read(
+        self,
+        keys: Sequence[str],
+        result: CallResult,
+        equal: Sequence[str],
+        output: int,
+        first: bool,
+    ) -> Array:
         differs = first and not result.deterministic[output]
+        key = f"{keys[output]}#1" if differs else equal[output] or keys[output]
         try:
-            return self.session.fetch_there(f"{keys[output]}#1" if differs else keys[output])
+            return self.session.fetch_there(key)
         except TargetLost as lost:
             if lost.reason == "interrupted":
                 raise Stopped from None

@@ -48,6 +48,15 @@ class _Entry:
 
 
 @dataclass(frozen=True)
+class _Made:
+    """What an output became: an array or a host number; or the key of what it equals on the target,
+    which is known here."""
+
+    result: Any
+    equal: str = ""
+
+
+@dataclass(frozen=True)
 class HybridStep:
     """One operator of a hybrid run, ``fresh`` if it was computed in this one; ``failure`` tells why
     the source had to compute one that is placed on the target."""
@@ -154,12 +163,12 @@ class HybridRun:
         begin = time.perf_counter()
         failure = ""
         if where == TARGET:
-            outputs, failure = self._on_target(op, name, step)
+            outputs, failure = self._on_target(op, made, name, step)
             failure = failure or self._misfit(op, outputs, step)
         if where == SOURCE or failure:
             others = [v for v in op.inputs if not self.is_source(v, step)]
             changed = {v: self.value(v, step) for v in others}
-            outputs = self._source.compute_on(op, step, changed)
+            outputs = [_Made(made) for made in self._source.compute_on(op, step, changed)]
         ms = (time.perf_counter() - begin) * 1e3
         for k, value in enumerate(op.outputs):
             self._record(step, value, _Entry(made, f"{name}#{k}", failure), outputs[k])
@@ -175,30 +184,32 @@ class HybridRun:
         entry = self._entries.get((step, value))
         return entry.version if entry else SOURCE
 
-    def _record(self, step: int, value: ValueId, entry: _Entry, result: Any) -> None:
+    def _record(self, step: int, value: ValueId, entry: _Entry, made: _Made) -> None:
         """Remember a new value and let the target forget what nobody will ask for."""
         old = self._entries.get((step, value))
-        host = self._graph.values[value].host
-        if not host:
-            source = self._source.array_there(value, step)
-            result = moved_to(result, source)
-        if host:
-            entry.number = result
-        elif bitwise_equal(result, source):
-            self._caller.session.drop([f"version/{entry.version}"])
+        before = old if old and old.kept and old.made == entry.made else None
+        if self._graph.values[value].host:
+            entry.number = made.result
+        elif before and made.equal == f"version/{before.version}":
+            entry.version, entry.kept = before.version, before.kept
+        elif made.equal:
             entry.version = SOURCE
-        elif (
-            old and old.kept and old.made == entry.made and bitwise_equal(result, old.kept.array())
-        ):
-            self._caller.session.drop([f"version/{entry.version}"])
-            entry.version, entry.kept = old.version, old.kept
         else:
-            entry.kept = self._source.storage.keep_there(result)
+            source = self._source.array_there(value, step)
+            result = moved_to(made.result, source)
+            if bitwise_equal(result, source):
+                self._caller.session.drop([f"version/{entry.version}"])
+                entry.version = SOURCE
+            elif before and before.kept and bitwise_equal(result, before.kept.array()):
+                self._caller.session.drop([f"version/{entry.version}"])
+                entry.version, entry.kept = before.version, before.kept
+            else:
+                entry.kept = self._source.storage.keep_there(result)
         if old and old.version not in (SOURCE, entry.version):
             self._caller.session.drop([f"version/{old.version}"])
         self._entries[step, value] = entry
 
-    def _on_target(self, op: Op, name: str, step: int) -> tuple[list[Array], str]:
+    def _on_target(self, op: Op, made: str, name: str, step: int) -> tuple[list[_Made], str]:
         """The outputs, or why there are none."""
         implementation = self._kernels[op.id, step]
         operands = Operands(
@@ -206,18 +217,34 @@ class HybridRun:
             # Named by version, so that the next operator there finds them.
             [f"version/{name}#{k}" for k in range(len(op.outputs))],
             [self._graph.values[v].spec for v in op.outputs],
+            others=[self._alike(v, made, step) for v in op.outputs],
         )
 
-        def compute() -> tuple[list[Array], str]:
+        def compute() -> tuple[list[_Made], str]:
             outcome = implementation.run(self._caller, operands, repeats=1)
-            return outcome.outputs(), outcome.failure.message if outcome.failure else ""
+            if outcome.failure:
+                return [], outcome.failure.message
+            equal = outcome.equal or [""] * len(op.outputs)
+            read = [None if same else outcome.read(k, False) for k, same in enumerate(equal)]
+            return list(map(_Made, read, equal)), ""
 
         return twice(implementation.label, compute, lambda failure: ([], failure.message))
 
-    def _misfit(self, op: Op, outputs: list[Array], step: int) -> str:
+    def _alike(self, value: ValueId, made: str, step: int) -> list[str]:
+        """Where the target may have what a value is likely to be: the source's, or what it was when
+        it was made in the same way."""
+        if not self._caller.session.compares:
+            return []
+        old = self._entries.get((step, value))
+        before = f"version/{old.version}" if old and old.kept and old.made == made else ""
+        return list(filter(None, (self._source.known_key(value, step), before)))
+
+    def _misfit(self, op: Op, outputs: list[_Made], step: int) -> str:
         """Why the model cannot go on with these outputs, if it cannot."""
-        for value, output in zip(op.outputs, outputs, strict=True):
-            source = self._source.array_there(value, step)
+        for value, made in zip(op.outputs, outputs, strict=True):
+            if made.equal:
+                continue
+            output, source = made.result, self._source.array_there(value, step)
             if not same_type(output, source):
                 return (
                     f"the target's result is {dtype_of(output).name}{list(output.shape)}, "

@@ -184,7 +184,7 @@ def _computed_here(runs: Sequence[Sequence[Array]], ms: Sequence[float] = ()) ->
     """The outcome of runs in this process."""
     pairs = zip(runs[0], runs[-1], strict=True)
     same = [one is other or bitwise_equal(one, other) for one, other in pairs]
-    result = CallResult(tuple(ms), tuple(same), (None,) * len(same), ())
+    result = CallResult(tuple(ms), tuple(same), (-1,) * len(same), ())
     return Outcome(result, lambda output, first: runs[0 if first else -1][output])
 
 

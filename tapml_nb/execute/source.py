@@ -180,15 +180,22 @@ class SourceRun:
         return (*shape, 2) if self.program.graph.values[value].spec.complex else shape
 
     def key(self, value: ValueId, step: int) -> str:
-        """The content address of a tensor: for one that was given, of what it was in the first
-        run."""
+        """What a tensor is called on a target: its content address, for one that was given, of
+        what it was in the first run.  What an operator has made on a GPU has a name of its own:
+        nothing of it goes over a line, so it need not be found out what is there already."""
         keys = self._step(step).keys
         if value not in keys:
             slot = self._slot(value, step)
             if slot and (known := self._given_tensors.key(slot)):
                 return known
-            keys[value] = digest(self.array_there(value, step))
+            array = self.array_there(value, step)
+            named = slot is None and not isinstance(array, np.ndarray)
+            keys[value] = f"source/{step}/{value}" if named else digest(array)
         return keys[value]
+
+    def known_key(self, value: ValueId, step: int) -> str:
+        """The same, if it was asked for before; else ""."""
+        return self._step(step).keys.get(value, "")
 
     def outgoing(self, value: ValueId, step: int) -> Array:
         """A tensor to be sent under its key: it has the bytes that the key is of.

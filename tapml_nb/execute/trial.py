@@ -3,6 +3,9 @@
 Every kernel runs into freshly poisoned outputs, and twice where it is met first, so that one that
 depends on chance, or does not write all it should, cannot pass by luck; what looks wrong is run
 again.  An output that equals the source's bit for bit is never fetched.
+
+What a kernel gave stays on the target until its operator is tried again: where a kernel gives the
+same, bit for bit, all that was said of it holds, and nobody has to look once more.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from tapml_nb.execute.caller import Argument, Caller, CallFailure, Operands, Out
 from tapml_nb.execute.implementation import Implementation
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun
-from tapml_nb.graph import Op
+from tapml_nb.graph import Op, OpId
 from tapml_nb.targets.wire.calls import CallResult
 
 
@@ -44,6 +47,8 @@ class Trial:
 
     label: str
     """The kernel's key, or what stood in its place."""
+    version: str = ""
+    """The implementation's."""
     description: str = ""
     """A word on what ran that is no kernel; empty for a kernel."""
     computed: bool = True
@@ -60,6 +65,15 @@ class Trial:
     """Positions of inputs that the kernel wrote to."""
     calls: tuple[Call, ...] = ()
     """Those whose outputs are worth judging: one, or two where the first looked wrong."""
+    same: tuple[bool, ...] = ()
+    """Of a trial that may be held against the next one (its runs agreed, and it did nothing but
+    write its outputs): for each output whether it is the source's."""
+    as_before: bool = False
+    """Whether it went as the trial before; then ``calls`` are not told again."""
+
+
+_MOST_KEPT = 2 << 30
+"""Bytes of outputs that stay on a target, at most."""
 
 
 class Trials:
@@ -71,26 +85,36 @@ class Trials:
         self._kernels = kernels
         self._caller = caller
         self._met: set[str] = set()
+        self._kept: set[tuple[OpId, int]] = set()
+        self._bytes_kept = 0
 
     def begin(self) -> None:
         """A new run begins: every kernel is to be run twice again where it is met first."""
         self._met.clear()
 
-    def run(self, op: Op, step: int, suspects: Callable[[Trial], bool]) -> Trial:
+    def run(
+        self,
+        op: Op,
+        step: int,
+        suspects: Callable[[Trial], bool],
+        before: Trial | None = None,
+    ) -> Trial:
         """Try an operator in a step; where ``suspects`` says that its trial, so far, looks wrong,
-        two more runs are to agree with it.
+        two more runs are to agree with it.  ``before`` is its last trial, if that is known.
 
         Raises:
             Stopped, TargetLost, TargetError: as :meth:`~tapml_nb.execute.caller.Caller.call`.
             ModelChanged: if what is sent is not what the source has read.
         """
         made_by = self._kernels[op.id, step]
-        none = Trial(made_by.label, made_by.description, made_by.computes, made_by.failure)
+        none = Trial(
+            made_by.label, made_by.version, made_by.description, made_by.computes, made_by.failure
+        )
         if made_by.failure:
             return none
         return twice(
             made_by.label,
-            lambda: self._try(made_by, op, step, none, suspects),
+            lambda: self._try(made_by, op, step, none, suspects, before),
             lambda failure: replace(none, failure=failure),
         )
 
@@ -118,11 +142,20 @@ class Trials:
         step: int,
         trial: Trial,
         suspects: Callable[[Trial], bool],
+        before: Trial | None,
     ) -> Trial:
+        there = made_by.computes and made_by.on_target
+        if not (before and before.same and before.version == made_by.version):
+            before = None
+        elif made_by.on_target and not there:  # a view of what is as it was
+            return replace(trial, same=before.same, as_before=True)
+        compares = there and self._caller.session.compares
         operands = self._operands(op, step)
+        again = replace(operands, others=[(key,) for key in operands.outputs])
         once = made_by.label in self._met and not self._caller.session.target.guard
         self._met.add(made_by.label)
-        outcome = made_by.run(self._caller, operands, repeats=1 if once else 2)
+        now = again if before and compares else operands
+        outcome = made_by.run(self._caller, now, repeats=1 if once else 2)
         trial = replace(trial, failure=outcome.failure, sent=outcome.sent)
         if outcome.result is None:
             return trial
@@ -132,23 +165,43 @@ class Trials:
             overruns=tuple(outcome.result.overruns),
             overwritten=outcome.overwritten,
         )
+        same = _same(outcome, outcome.result)
+        if compares and before and before.same == same and all(outcome.equal):
+            return replace(trial, same=same, as_before=True)
         if not (trial.overruns or trial.overwritten):
-            trial = replace(trial, calls=(_read(outcome, outcome.result),))
-            if made_by.computes and made_by.on_target and suspects(trial):
-                outcome = made_by.run(self._caller, operands)
+            call = _read(outcome, outcome.result)
+            trial = replace(trial, calls=(call,), same=same)
+            if there and suspects(trial):
+                outcome = made_by.run(self._caller, again if compares else operands)
                 if outcome.result is None:
-                    return replace(trial, failure=outcome.failure)
-                trial = replace(trial, calls=(*trial.calls, _read(outcome, outcome.result)))
-        self._drop(made_by, operands)
+                    return replace(trial, failure=outcome.failure, same=())
+                more = _read(outcome, outcome.result, call.last)
+                agree = more.last is call.last and _same(outcome, outcome.result) == same
+                trial = replace(trial, calls=(call, more), same=same if agree else ())
+        if not (compares and trial.same and self._keep(op, step)):
+            self._drop(made_by, operands)
         return trial
+
+    def _keep(self, op: Op, step: int) -> bool:
+        """Whether what an operator gives may stay on the target."""
+        if step >= self._source.program.steps:  # it was made up, and is tried once
+            return False
+        if (op.id, step) not in self._kept:
+            size = sum(self._source.array_there(v, step).nbytes for v in op.outputs)
+            if self._bytes_kept + size > _MOST_KEPT:
+                return False
+            self._kept.add((op.id, step))
+            self._bytes_kept += size
+        return True
 
     def _operands(self, op: Op, step: int) -> Operands:
         inputs, references = (
             [Argument.of_source(self._source, value, step) for value in values]
             for values in (self._graph.tensor_inputs(op), op.outputs)
         )
-        keys = [f"introduced/{op.id}/{k}" for k in range(len(op.outputs))]
-        return Operands(inputs, keys, [self._graph.values[v].spec for v in op.outputs], references)
+        keys = [f"introduced/{op.id}/{step}/{k}" for k in range(len(op.outputs))]
+        specs = [self._graph.values[v].spec for v in op.outputs]
+        return Operands(inputs, keys, specs, references)
 
     def _drop(self, made_by: Implementation, operands: Operands) -> None:
         """Free what a call left on the target."""
@@ -159,10 +212,23 @@ class Trials:
                 raise lost
 
 
-def _read(outcome: Outcome, result: CallResult) -> Call:
-    """A call with its outputs, of which only those are fetched that are not the source's."""
+def _same(outcome: Outcome, result: CallResult) -> tuple[bool, ...]:
+    """For each output whether it is the source's; empty where more than that is to be said."""
+    if outcome.overwritten or result.overruns or result.notes or not all(result.deterministic):
+        return ()
+    return tuple(place == 0 for place in result.equals)
+
+
+def _read(outcome: Outcome, result: CallResult, before: Run | None = None) -> Call:
+    """A call with its outputs, of which only those are fetched that are not the source's, nor
+    those of a run ``before``."""
+
+    if before and all(result.deterministic):
+        pairs = zip(before.outputs, result.equals, strict=True)
+        if all(place == 0 if one is None else place > 0 for one, place in pairs):
+            return Call(result, before)
     last = tuple(
-        None if same else outcome.read(k, False) for k, same in enumerate(result.identical)
+        None if place == 0 else outcome.read(k, False) for k, place in enumerate(result.equals)
     )
     if all(result.deterministic):
         return Call(result, Run(last))

@@ -117,7 +117,7 @@ class References:
             for op, step in calls:
                 if ended.is_set():
                     return
-                if not ops[op].host:
+                if not ops[op].host and (op, step) not in self._local:
                     try:
                         self.local(ops[op], step)
                     except Exception:  # whoever asks for this reference meets the error himself

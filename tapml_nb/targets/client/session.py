@@ -119,6 +119,11 @@ class TargetSession(SupervisedConnection):
 
     # -- use ---------------------------------------------------------------------------------------
 
+    @property
+    def compares(self) -> bool:
+        """Whether tensors are compared where they are; else whatever is compared travels."""
+        return self.connection is not None and not self.connection.stock
+
     def resident(self, key: str) -> bool:
         """Whether the target holds a tensor under this key."""
         connection = self.connection
@@ -182,7 +187,7 @@ class TargetSession(SupervisedConnection):
         kernel: str,
         inputs: Sequence[str],
         outputs: Sequence[str],
-        references: Sequence[str | None] = (),
+        references: Sequence[Sequence[str]] = (),
         *,
         repeats: int = 2,
         numbers: Sequence[int] = (),
@@ -193,10 +198,11 @@ class TargetSession(SupervisedConnection):
         Args:
             kernel: its key.
             inputs: a key for each parameter.
-            outputs: keys under which the last run's outputs stay; where the first run's differ,
-                they stay under the key with ``#1`` behind it.
-            references: for each output a resident tensor to compare with bit for bit, or None;
-                empty to compare none.
+            outputs: keys under which the last run's outputs stay, but those that equal a
+                reference; where the first run's differ, they stay under the key with ``#1``
+                behind it.
+            references: for each output resident tensors to compare with bit for bit, in this
+                order; empty to compare none.
             repeats: how often to run; all memory that it writes is poisoned before each run.
             numbers: sizes that the kernel cannot read off its inputs.
             timeout: seconds for all runs together; default the target's.
@@ -216,13 +222,13 @@ class TargetSession(SupervisedConnection):
             kernel,
             tuple(inputs),
             tuple(outputs),
-            tuple(references) or (None,) * len(outputs),
+            tuple(map(tuple, references)) or ((),) * len(outputs),
             seconds,
             repeats,
             tuple(numbers),
             self.target.guard,
         )
-        compared = [key for key in references if key]
+        compared = [key for keys in references for key in keys]
         result = self.run(
             seconds + CONTROL_SECONDS,
             lambda: connection.service.call(request),
@@ -230,11 +236,14 @@ class TargetSession(SupervisedConnection):
             resident=[*inputs, *compared],
         )
         connection.resident.difference_update(result.overwritten)
-        for key, same in zip(outputs, result.deterministic, strict=True):
-            connection.resident.add(key)
+        for k, key in enumerate(outputs):
             connection.resident.discard(f"{key}#1")
-            if not same:
+            if not result.deterministic[k]:
                 connection.resident.add(f"{key}#1")
+            if result.equals[k] < 0:
+                connection.resident.add(key)
+            elif request.references[k][result.equals[k]] != key:
+                connection.resident.discard(key)
         return result
 
     def chain(self, calls: Sequence[ChainCall], keep: Sequence[str]) -> Sequence[str]:

@@ -106,6 +106,9 @@ class Device(Protocol):
     def same(self, one: Any, other: Any) -> bool:
         """Whether two tensors of one size agree bit for bit."""
 
+    def all_same(self, pairs: Sequence[tuple[Any, Any]]) -> list[bool]:
+        """The same of many pairs."""
+
     def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
         """Make the functions of a library ready to launch.  Rejected: one is missing, or the
         driver rejects it; BeyondDevice: one needs more than the device has; any other exception:
@@ -158,6 +161,9 @@ class Compared(ABC):
         if x.size % 8 == 0:
             x, y = x.view(np.uint64), y.view(np.uint64)
         return bool(np.array_equal(x, y))
+
+    def all_same(self, pairs: Sequence[tuple[Any, Any]]) -> list[bool]:
+        return [self.same(one, other) for one, other in pairs]
 
     @abstractmethod
     def read(self, tensor: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import resource
 from collections.abc import Collection, Mapping, Sequence
@@ -22,6 +23,7 @@ from tapml_nb.targets.devices.base import (
     raw_bytes,
     size_of,
 )
+from tapml_nb.targets.devices.blocks import Blocks
 from tapml_nb.targets.wire.cuda import Cuda
 from tapml_nb.targets.wire.errors import Rejected
 
@@ -51,10 +53,9 @@ class TvmDevice(Compared):
 
     def new(self, shape: Sequence[int], dtype: str) -> Any:
         self._at_first = self._at_first or _address_space()  # what the process itself takes
-        kind = tvm_ffi.dtype(dtype)
-        if kind.bits * kind.lanes != 8 * np_dtype(dtype).itemsize and dtype != "bool":
+        if _is_packed(dtype):
             raise TypeError(f"dtype {dtype} is packed on the target; send its bytes as uint8")
-        return self._alloc(tvm_ffi.Shape(tuple(shape)), kind, self._device, None)
+        return self._alloc(tvm_ffi.Shape(tuple(shape)), tvm_ffi.dtype(dtype), self._device, None)
 
     def capacity(self) -> int | None:
         room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -144,6 +145,7 @@ class CudaDevice(CopiedTvmDevice):
         self._number = number
         self._cuda = Cuda(number)
         self._window = 0
+        self._blocks = Blocks(lambda size: super(CudaDevice, self).new((size,), "uint8"))
         self._attribute = tvm_ffi.get_global_func("runtime.GetDeviceAttr")
         if not self._attribute(_CUDA, number, _EXISTS):
             raise RuntimeError(f"there is no CUDA device {number}")
@@ -159,6 +161,12 @@ class CudaDevice(CopiedTvmDevice):
     def capacity(self) -> int | None:
         return int(self._attribute(_CUDA, self._number, _MEMORY))
 
+    def new(self, shape: Sequence[int], dtype: str) -> Any:
+        size = math.prod(shape) * np_dtype(dtype).itemsize
+        if not size or _is_packed(dtype):
+            return super().new(shape, dtype)
+        return self.view(self._blocks.take(size), shape, dtype)
+
     def fill(self, tensor: Any, byte: int) -> None:
         self._cuda.fill(tensor.data_ptr(), byte, size_of(tensor))
 
@@ -171,8 +179,11 @@ class CudaDevice(CopiedTvmDevice):
         return self.same(tensor, snapshot)
 
     def same(self, one: Any, other: Any) -> bool:
-        self.finish()
-        return self._cuda.same(one.data_ptr(), other.data_ptr(), size_of(one))
+        return self.all_same([(one, other)])[0]
+
+    def all_same(self, pairs: Sequence[tuple[Any, Any]]) -> list[bool]:
+        places = [(one.data_ptr(), other.data_ptr(), size_of(one)) for one, other in pairs]
+        return self._cuda.all_same(places)
 
     def open_window(self, handle: str) -> None:
         """Memory of the notebook's on this GPU, through which tensors come and go from now on."""
@@ -198,6 +209,12 @@ class CudaDevice(CopiedTvmDevice):
             super().finish()
         except Exception as error:
             lose(_line_about_cuda(error))
+
+
+def _is_packed(dtype: str) -> bool:
+    """Whether TVM packs elements of a dtype closer than NumPy does."""
+    kind = tvm_ffi.dtype(dtype)
+    return kind.bits * kind.lanes != 8 * np_dtype(dtype).itemsize and dtype != "bool"
 
 
 def _launching(function: Function) -> Function:

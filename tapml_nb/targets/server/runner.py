@@ -94,7 +94,7 @@ class KernelRunner:
         _expect("outputs", len(plan.results), outputs)
         _expect("references", len(plan.results), request.references)
         loaded, given = self._given(kernel, [self._memory[key] for key in inputs], request.numbers)
-        compared = [None if key is None else self._memory[key] for key in request.references]
+        compared = [[self._memory[key] for key in keys] for keys in request.references]
         # A kernel that writes what it should only read would change tensors that later calls
         # rely on, so it is watched, unless it was and did no harm.
         watched = inputs if request.repeats > 1 or not loaded.harmless else ()
@@ -109,19 +109,23 @@ class KernelRunner:
             ms.append(took)
             overruns += [words for words in beyond if words not in overruns]
         first, last = runs[0], runs[-1]
-        deterministic = tuple(
-            all(self._device.same(run[k], first[k]) for run in runs[1:])
-            for k in range(len(outputs))
-        )
+        varying = {
+            k
+            for run in runs[1:]
+            for k, same in enumerate(self._device.all_same(list(zip(run, first, strict=True))))
+            if not same
+        }
+        deterministic = tuple(k not in varying for k in range(len(outputs)))
+        equals = self._equals(last, compared)
+        del compared
         for k, key in enumerate(outputs):
-            self._memory[key] = last[k]
             self._memory.drop([f"{key}#1"])
             if not deterministic[k]:
                 self._memory[f"{key}#1"] = first[k]
-        identical = tuple(
-            None if other is None else self._equal(tensor, other)
-            for tensor, other in zip(last, compared, strict=True)
-        )
+            if equals[k] < 0:
+                self._memory[key] = last[k]
+            elif request.references[k][equals[k]] != key:  # it is there under another key
+                self._memory.drop([key])
         overwritten = self._drop_changed(before)
         if watched and not overwritten:
             loaded.harmless = True
@@ -132,7 +136,7 @@ class KernelRunner:
             stale = all(map(self._device.same, again, first))
         notes = tuple(self._aftermath.notes()) if self._aftermath else ()
         return CallResult(
-            tuple(ms), deterministic, identical, overwritten, stale, tuple(overruns), notes
+            tuple(ms), deterministic, equals, overwritten, stale, tuple(overruns), notes
         )
 
     def chain(self, request: ChainRequest, within: Within) -> tuple[str, ...]:
@@ -248,10 +252,21 @@ class KernelRunner:
             self._device.finish()
             return (time.perf_counter() - begin) * 1e3
 
-    def _equal(self, a: Any, b: Any) -> bool:
-        """Whether two tensors agree in dtype, shape and every bit."""
-        same_type = str(a.dtype) == str(b.dtype) and tuple(a.shape) == tuple(b.shape)
-        return same_type and self._device.same(a, b)
+    def _equals(self, tensors: Sequence[Any], compared: Sequence[Sequence[Any]]) -> tuple[int, ...]:
+        """For each tensor the place of the first it equals of those that it is compared with, in
+        dtype, shape and every bit; -1 if there is none."""
+        pairs = [
+            (k, place, other)
+            for k, others in enumerate(compared)
+            for place, other in enumerate(others)
+            if _type(tensors[k]) == _type(other)
+        ]
+        same = self._device.all_same([(tensors[k], other) for k, _, other in pairs])
+        found = [-1] * len(tensors)
+        for (k, place, _), equal in zip(pairs, same, strict=True):
+            if equal and found[k] < 0:
+                found[k] = place
+        return tuple(found)
 
     def _find(self, kernel: str) -> _Loaded:
         try:
@@ -298,6 +313,10 @@ class KernelRunner:
             spec = plan.buffers[destination]
             buffers[destination] = self._device.view(buffers[source], spec.shape, spec.dtype)
         return buffers
+
+
+def _type(tensor: Any) -> tuple[str, tuple[int, ...]]:
+    return str(tensor.dtype), tuple(tensor.shape)
 
 
 def _names(plan: Kernel) -> list[str]:

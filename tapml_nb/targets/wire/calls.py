@@ -38,7 +38,7 @@ class CallRequest:
         kernel: its key.
         inputs: the key of a tensor for each parameter.
         outputs: a key for each result.
-        references: for each output the key of a tensor to compare it with, or None.
+        references: for each output the keys of tensors to compare it with, in this order.
         timeout: seconds for all launches together.
         repeats: how often to run it.
         numbers: sizes that it cannot read off its inputs.
@@ -48,7 +48,7 @@ class CallRequest:
     kernel: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    references: tuple[str | None, ...]
+    references: tuple[tuple[str, ...], ...]
     timeout: float
     repeats: int = 2
     numbers: tuple[int, ...] = ()
@@ -58,7 +58,8 @@ class CallRequest:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """A request of its fields; TypeError for one that is not known here: it would mean
         something else."""
-        return cls(**_with_tuples(data))
+        references = tuple(map(tuple, data["references"]))
+        return cls(**_with_tuples({**data, "references": references}))
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class CallResult:
     Attributes:
         ms: milliseconds per run.
         deterministic: per output, whether all runs agreed.
-        identical: per output, whether it equals its reference (None: not compared).
+        equals: per output, the place of the first of its references that it equals bit for bit;
+            -1 if it equals none, or was not compared.
         overwritten: inputs that the kernel wrote to, found when it runs more than once; the target
             has dropped them.
         stale: where runs differ, whether it is by what memory held before they began.
@@ -108,7 +110,7 @@ class CallResult:
 
     ms: tuple[float, ...]
     deterministic: tuple[bool, ...]
-    identical: tuple[bool | None, ...]
+    equals: tuple[int, ...]
     overwritten: tuple[str, ...]
     stale: bool = False
     overruns: tuple[str, ...] = ()
@@ -127,7 +129,7 @@ class CallResult:
             result = cls(**_with_tuples({one.name: data[one.name] for one in fields(cls)}))
         except KeyError as missing:
             raise Garbled(f"an answer without {missing}") from None
-        if not len(result.deterministic) == len(result.identical) == outputs:
+        if not len(result.deterministic) == len(result.equals) == outputs:
             raise Garbled("an answer for another kernel")
         return result
 

@@ -7,7 +7,7 @@ memory for other processes.  All of it works in the device's primary context, as
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 _HANDLE = 64
@@ -17,6 +17,9 @@ _LAZY = 1
 """``CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS``."""
 
 _THREADS, _BLOCKS = 256, 1024
+
+_FLAGS = 64
+"""Pairs that are compared before one waits."""
 
 _DIFFER = b"""
 .version 6.0
@@ -130,24 +133,38 @@ class Cuda:
                 what = ctypes.c_uint64(address), ctypes.c_ubyte(byte)
                 self._call("cuMemsetD8_v2", *what, ctypes.c_size_t(size))
 
-    def same(self, one: int, other: int, size: int) -> bool:
-        """Whether two pieces of memory, both aligned to 4 bytes, hold the same."""
-        if not size or one == other:
-            return True
-        with self._in_context():
-            if self._kernel is None:
-                self._kernel = self._built()
-                self._found = self.allocate(4)
-            self._call("cuMemsetD8_v2", ctypes.c_uint64(self._found), ctypes.c_ubyte(0), 4)
-            given = [ctypes.c_uint64(n) for n in (one, other, size, self._found)]
-            pointers = (ctypes.c_void_p * 4)(*(ctypes.addressof(n) for n in given))
-            blocks = min(_BLOCKS, max(1, -(-size // (4 * _THREADS))))
-            grid = blocks, 1, 1, _THREADS, 1, 1, 0
-            self._call("cuLaunchKernel", self._kernel, *grid, None, pointers, None)
-            result = ctypes.c_uint32()
-            where = ctypes.byref(result), ctypes.c_uint64(self._found)
-            self._call("cuMemcpyDtoH_v2", *where, ctypes.c_size_t(4))
-        return result.value == 0
+    def all_same(self, places: Sequence[tuple[int, int, int]]) -> list[bool]:
+        """Whether pairs of pieces of memory (two addresses, aligned to 4 bytes, and a size) hold
+        the same."""
+        result: list[bool] = []
+        for start in range(0, len(places), _FLAGS):
+            result += self._few_same(places[start : start + _FLAGS])
+        return result
+
+    def _few_same(self, places: Sequence[tuple[int, int, int]]) -> list[bool]:
+        flags = (ctypes.c_uint32 * len(places))()
+        differing = [(k, *place) for k, place in enumerate(places) if place[0] != place[1]]
+        if any(size for *_, size in differing):
+            with self._in_context():
+                if self._kernel is None:
+                    self._kernel = self._built()
+                    self._found = self.allocate(4 * _FLAGS)
+                bytes_ = ctypes.c_size_t(ctypes.sizeof(flags))
+                found = ctypes.c_uint64(self._found)
+                self._call("cuMemsetD8_v2", found, ctypes.c_ubyte(0), bytes_)
+                for k, one, other, size in differing:
+                    if size:
+                        self._launch_differ(one, other, size, self._found + 4 * k)
+                self._call("cuMemcpyDtoH_v2", ctypes.byref(flags), found, bytes_)
+        return [flag == 0 for flag in flags]
+
+    def _launch_differ(self, *given: int) -> None:
+        """Set a word if two pieces of memory differ: two addresses, a size, and the word's."""
+        arguments = [ctypes.c_uint64(n) for n in given]
+        pointers = (ctypes.c_void_p * 4)(*map(ctypes.addressof, arguments))
+        blocks = min(_BLOCKS, max(1, -(-given[2] // (4 * _THREADS))))
+        grid = blocks, 1, 1, _THREADS, 1, 1, 0
+        self._call("cuLaunchKernel", self._kernel, *grid, None, pointers, None)
 
     def handle(self, address: int) -> str:
         """What another process opens memory by that :meth:`allocate` gave."""
