@@ -62,10 +62,11 @@ class Background:
     def close(self) -> None:
         """End it; what goes on is broken off."""
         self._modules.put(None)
+        unfinished = self.made < self.given  # else what the compiler is at is somebody else's
         while self._thread and self._thread.is_alive():
             try:
                 self._thread.join(_PATIENCE)
-                if self._thread.is_alive():
+                if unfinished and self._thread.is_alive():
                     self._compiler.interrupt()
             except BrokenOff:  # of a run that ends here, but not before its compiler
                 continue

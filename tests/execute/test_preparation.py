@@ -12,6 +12,7 @@ from tapml_nb import Target
 from tapml_nb.compile.trouble import CompilerTrouble
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.targets.client.endpoint import LocalServer
+from tests.conftest import wait_until
 from tests.execute.test_kernels import Wide, cache, good
 
 __all__ = ["cache"]
@@ -52,6 +53,27 @@ def test_verdicts_come_while_later_kernels_are_compiled(cache, monkeypatch, noth
         assert known == [None]  # the last operator had no kernel yet
         assert good(report)
         assert set(report.introduced) == {(op.id, 0) for op in session.graph.ops}
+
+
+def test_what_is_asked_meanwhile_has_its_kernels_too(cache, monkeypatch, nothing_left):
+    with tapml.debug(Wide(10).eval(), (torch.randn(2, 10),)) as session:
+        held = Held(session, monkeypatch)
+        moved: list[str] = []
+        asking = threading.Thread(target=lambda: moved.extend(session.offload("layers.11")))
+
+        def judged(event):
+            if event.result.verdict is Verdict.PASS and not held.released.is_set():
+                asking.start()
+                assert wait_until(lambda: not session.engine.jobs._queue.empty())
+                held.released.set()
+
+        session.on("OpJudged", judged)
+        report = session.run()
+        asking.join()
+        assert moved == ["layers.11/linear"]
+        assert good(report)
+        assert not report.info.stopped
+        assert len(report.introduced) == len(session.graph)
 
 
 def test_a_warm_cache_costs_one_link(cache, monkeypatch, nothing_left):
