@@ -29,11 +29,17 @@ class Background:
 
     def __init__(self, compiler: Compiler) -> None:
         self._compiler = compiler
+        self._compiled_before = compiler.compiled
         self._modules: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[tuple[str, Compiled | Failure] | BaseException]
         self._results = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self.given = self.made = 0
+
+    @property
+    def compiled(self) -> int:
+        """How many of them were not in the cache."""
+        return self._compiler.compiled - self._compiled_before
 
     def give(self, key: str, module: Any) -> None:
         """Have a module compiled."""

@@ -28,7 +28,10 @@ _SLICE = 0.02
 """Seconds for which units are made before something else has its turn."""
 
 _FIRST_LOAD = 0.5
-"""Seconds before which nothing is loaded, unless all is there: from a warm cache it mostly is."""
+"""Seconds before which nothing is loaded, unless all is there."""
+
+_WARM = 2.5
+"""Seconds more, as long as all kernels come from the cache: then the others soon will, too."""
 
 _LOAD_SHARE = 0.05
 """Part of the time, at most, that loading may take."""
@@ -58,12 +61,14 @@ class Preparation:
         self._planner, self._overrides, self._loader = planner, overrides, loader
         self._events, self._stopped = events, stopped
         self.compiling = compiling
+        self._calls = deque(calls)
+        """Not given back yet; in this order, so that what is sent when does not depend on time."""
         self._unplanned = deque(calls)
         self._waiting: dict[str, list[Call]] = {}
         """For a kernel that is being compiled."""
-        self._compiled: list[Call] = []
+        self._compiled: set[Call] = set()
         """Whose kernels are not loaded yet."""
-        self._ready: list[Call] = []
+        self._ready: set[Call] = set()
         self._needs_target = False
         self._begin = time.monotonic()
         self._due = self._begin + _FIRST_LOAD
@@ -76,7 +81,7 @@ class Preparation:
 
     @property
     def done(self) -> bool:
-        return not (self._unplanned or self._waiting or self._compiled or self._ready)
+        return not self._calls
 
     def left(self) -> float | None:
         """Seconds until all is compiled, at the pace so far; None where nobody can tell."""
@@ -88,7 +93,7 @@ class Preparation:
         return (time.monotonic() - self._begin) / made * (self.compiling.given - made)
 
     def advance(self, idle: bool) -> list[Call]:
-        """Go on a bit; returns the calls that can be made from now on, or need no kernel.
+        """Go on a bit; returns the next calls, as far as they can be made now or need no kernel.
 
         Args:
             idle: whether the caller has nothing else to do.  Then this may wait a little, and what
@@ -108,9 +113,13 @@ class Preparation:
             self._needs_target = False
             self._loader.start()
         self._collect(idle)
-        if (idle and self._compiled and time.monotonic() >= self._due) or self._all_compiled:
+        due = self._due + (0.0 if self.compiling.compiled else _WARM)
+        wanted = idle and self._next_is_in(self._compiled) and time.monotonic() >= due
+        if wanted or (self._compiled and not (self._unplanned or self._waiting)):
             self._load()
-        ready, self._ready = self._ready, []
+        ready: list[Call] = []
+        while self._next_is_in(self._ready):
+            ready.append(self._calls.popleft())
         return ready
 
     def finish(self) -> None:
@@ -119,15 +128,14 @@ class Preparation:
         while not self.done:
             self.advance(idle=True)
 
-    @property
-    def _all_compiled(self) -> bool:
-        return not (self._unplanned or self._waiting) and bool(self._compiled)
+    def _next_is_in(self, calls: set[Call]) -> bool:
+        return bool(self._calls) and self._calls[0] in calls
 
     def _plan(self, call: Call) -> None:
         """See what a call needs, and have that compiled."""
         key, module = self._needed(call)
         if key is None:
-            self._ready.append(call)
+            self._ready.add(call)
         elif key in self._waiting:
             self._waiting[key].append(call)
         elif known := self._loader.known(key):
@@ -151,7 +159,7 @@ class Preparation:
 
     def _collect(self, idle: bool) -> None:
         """Take over what was compiled meanwhile."""
-        waits = idle and self._waiting and not (self._unplanned or self._ready)
+        waits = idle and self._waiting and not (self._unplanned or self._next_is_in(self._ready))
         with interruptible():
             while found := self.compiling.take(_SLICE if waits else 0):
                 waits = False
@@ -168,9 +176,9 @@ class Preparation:
         if self._fails_for_open_sizes(call, key, result):
             self._plan(call)
         elif self._loader.is_loaded(key) or isinstance(result, Failure):
-            self._ready.append(call)
+            self._ready.add(call)
         else:
-            self._compiled.append(call)
+            self._compiled.add(call)
 
     def _fails_for_open_sizes(self, call: Call, key: str, result: Compiled | Failure) -> bool:
         """Whether there can be no kernel with open sizes for a call; from now on its operator has
@@ -191,5 +199,5 @@ class Preparation:
         self._loader.load()
         took = time.monotonic() - begin
         self._due = max(self._due, begin + took / _LOAD_SHARE)
-        self._ready += self._compiled
-        self._compiled = []
+        self._ready |= self._compiled
+        self._compiled = set()

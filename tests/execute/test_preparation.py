@@ -80,7 +80,7 @@ def test_a_warm_cache_costs_one_link(cache, monkeypatch, nothing_left):
     model, inputs = Wide(10).eval(), (torch.randn(2, 10),)
     with tapml.debug(model, inputs) as session:
         session.run()
-    monkeypatch.setattr("tapml_nb.execute.preparation._FIRST_LOAD", 600.0)
+    monkeypatch.setattr("tapml_nb.execute.preparation._WARM", 600.0)
     with tapml.debug(model, inputs) as session:
         links, link = [], session.engine.compiler.link
 
