@@ -111,6 +111,7 @@ class Preparation:
             self._plan(self._unplanned.popleft())
         if self._needs_target:  # which comes up while the first is compiled
             self._needs_target = False
+            self._tell()
             self._loader.start()
         self._collect(idle)
         due = self._due + (0.0 if self.compiling.compiled else _WARM)
@@ -166,8 +167,7 @@ class Preparation:
                 key, result = found
                 self._loader.put(key, result)
                 if idle:  # else something else is worth telling
-                    made, given = self.compiling.made, self.compiling.given
-                    self._events.emit(RunProgress("compile", made, given))
+                    self._tell()
                 for call in self._waiting.pop(key):
                     self._settle(call, key, result)
 
@@ -193,6 +193,9 @@ class Preparation:
             return False
         self._planner.fix_sizes(*call, result.message)
         return True
+
+    def _tell(self) -> None:
+        self._events.emit(RunProgress("compile", self.compiling.made, self.compiling.given))
 
     def _load(self) -> None:
         begin = time.monotonic()
