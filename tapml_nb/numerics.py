@@ -45,6 +45,10 @@ def largest_finite(dtype: np.dtype) -> float:
     return float(ml_dtypes.finfo(dtype).max)
 
 
+_HASHED = 1 << 26
+"""Bytes that are hashed at once."""
+
+
 def digest(array: Array) -> str:
     """Content address of a tensor, of dtype, shape and bytes, in hexadecimal: SHA-256 on the host,
     and 128 bits of :func:`_mixed` on a GPU, whose contents need not leave it for that."""
@@ -52,7 +56,9 @@ def digest(array: Array) -> str:
         return _digest_there(array)
     hasher = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
     if array.size:
-        hasher.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        for start in range(0, len(content), _HASHED):  # a gigabyte at once could not be broken off
+            hasher.update(content[start : start + _HASHED])
     return hasher.hexdigest()
 
 

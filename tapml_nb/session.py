@@ -135,7 +135,7 @@ class Session:
     def stop(self) -> None:
         """Stop the run that is going on; what was judged is kept.  Returns when it has ended.
 
-        The operator at work may finish within half a second; after that its call is broken off.
+        The operator at work may finish within a quarter of a second; after that it is broken off.
         What is in C code of this process that does not return cannot be; it is left alone after
         some seconds, with a warning, and the session is of use again when it returns.
         """

@@ -80,11 +80,12 @@ class Schedule:
             CompilerInterrupted: if it was.
         """
         try:
-            for job in self._jobs:
-                self._fill(job)
             while self._waiting or self._running or self._again:
                 while self._waiting and len(self._running) < children:
                     batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+                    for job in batch:  # the first are compiled while the next are written
+                        if not job.folder.exists():
+                            self._fill(job)
                     self._submit(batch)
                 if not self._running:
                     self._submit([self._again.pop(0)])

@@ -40,6 +40,9 @@ from tapml_nb.report import Report, RunInfo
 from tapml_nb.targets.client.availability import resolve
 from tapml_nb.targets.spec import BROWSER, CPU_KINDS, Target
 
+_SETTLING = 5.0
+"""Seconds that a reference that nobody needs any more may take before what it reads is closed."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -259,6 +262,8 @@ class Engine:
             return
         self.jobs.close()
         self.jobs.stop()
+        for each in (self, *self.opened.values()):
+            each.references.settle(_SETTLING)
         self._finalizer()
         for opened in self.opened.values():
             opened._finalizer()

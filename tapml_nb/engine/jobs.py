@@ -21,10 +21,10 @@ from tapml_nb.owner import Owner, finalize
 
 R = TypeVar("R")
 
-_PATIENCE = 0.5
+_PATIENCE = 0.25
 """Seconds that a run has to end by itself once it was stopped; then its call is broken off."""
 
-_PYTHON_SECONDS = 2.0
+_PYTHON_SECONDS = 0.5
 """Seconds after which whatever Python code the thread is at is broken off, too."""
 
 _GIVE_UP_SECONDS = 8.0
@@ -215,7 +215,7 @@ class JobThread:
             interrupt(self._thread.ident)
             self._break_off()
             waited = time.monotonic() - begin
-            if waited > _PYTHON_SECONDS:
+            if waited >= _PYTHON_SECONDS:
                 break_off(self._thread.ident)
             if waited > _GIVE_UP_SECONDS:
                 self._give_up(job)

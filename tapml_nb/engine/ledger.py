@@ -20,6 +20,7 @@ class Ledger:
         placement: ``"source"`` or ``"target"`` by operator.
         introduced: results by operator and step.
         augmented: results on inputs derived from the real ones, by operator and step.
+        took: seconds that judging an operator in a step took last.
         accumulated: results of the last hybrid runs by operator and step.
         hybrid_placement: the placement of the last hybrid run that came to its end; empty before.
         outputs: that run's verdict on the model's outputs; None where there was none.
@@ -34,6 +35,7 @@ class Ledger:
         self.placement: dict[OpId, str] = dict.fromkeys((op.id for op in graph.ops), SOURCE)
         self.introduced: dict[tuple[OpId, int], OpResult] = {}
         self.augmented: dict[tuple[OpId, int], tuple[AugmentedResult, ...]] = {}
+        self.took: dict[tuple[OpId, int], float] = {}
         self.accumulated: dict[tuple[OpId, int], AccumulatedResult] = {}
         self.hybrid_placement: dict[OpId, str] = {}
         self.outputs: Verdict | None = None
@@ -57,6 +59,7 @@ class Ledger:
         for step in self._steps:
             self.introduced.pop((op, step), None)
             self.augmented.pop((op, step), None)
+            self.took.pop((op, step), None)
 
     def unjudged(self, ops: Sequence[OpId]) -> list[OpId]:
         """Those that were not judged in every step yet."""

@@ -72,7 +72,8 @@ class TargetPool:
 
     def share(
         self,
-        calls: Sequence[C],
+        total: int,
+        feed: Callable[[bool], Sequence[C]],
         workers: Sequence[Callable[[C], R]],
         checkpoint: Callable[[], None],
         started: Callable[[C], None],
@@ -80,7 +81,9 @@ class TargetPool:
         """Share calls among the devices; yields each with its result as it comes.
 
         Args:
-            calls: what is to be done.
+            total: how many calls there will be.
+            feed: gives those that can be made by now, and is told whether there are no others: then
+                it may wait a little.  Called between two of them; may raise to end it.
             workers: what does one call, for each device.
             checkpoint: called between two of them; may raise to end it.
             started: told of a call before its result.
@@ -88,13 +91,14 @@ class TargetPool:
         Raises:
             TargetError, TargetLost: if the last device is gone, with why.
         """
-        left = deque(calls)
+        left: deque[C] = deque()
         found: queue.SimpleQueue[tuple[C, R] | Exception] = queue.SimpleQueue()
-        missing, working = len(calls), len(workers)
+        missing, working = total, len(workers)
         here = True
         with self._others(workers[1:], left, found):
             while missing:
                 checkpoint()
+                left.extend(feed(not left))
                 if here and (call := _next(left)) is not None:
                     started(call)
                     try:

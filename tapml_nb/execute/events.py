@@ -33,11 +33,13 @@ class RunStarted(Event):
 @dataclass(frozen=True)
 class RunProgress(Event):
     """Work done in a phase: ``"source"``, ``"compile"``, ``"introduced"``, ``"hybrid"``,
-    ``"migrate"`` (operators) or ``"localize"`` (hybrid runs, of a bound)."""
+    ``"migrate"`` (operators) or ``"localize"`` (hybrid runs, of a bound); ``left``: seconds to the
+    run's end, where an estimate holds."""
 
     phase: str
     done: int
     total: int
+    left: float | None = None
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,18 @@ marks that cost next to nothing; a write behind a framework's back shows in the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from tapml_nb.array_api import Array
 from tapml_nb.frontends.program import Mark, Program
 from tapml_nb.graph import ValueId
 from tapml_nb.numerics import digest
+
+_PATIENCE = 0.05
+"""Seconds between two chances to break off who waits."""
 
 Slot = tuple[ValueId, int]
 """A given value and the step it belongs to; 0 for what all steps share."""
@@ -43,6 +48,7 @@ class Given:
         tensors = [v for v in self._graph.values.values() if not v.host and v.role != "operator"]
         self.inputs = [v.id for v in tensors if v.role == "input"]
         self.shared = [v.id for v in tensors if v.role != "input"]
+        self._inputs = set(self.inputs)
         self._marks: dict[Slot, Mark] = {}
         self._keys: dict[Slot, str] = {}
         self._sure: dict[Slot, int] = {}
@@ -88,23 +94,32 @@ class Given:
         Raises:
             ModelChanged: if it shares with an earlier step what has changed since.
         """
-        for value in self.inputs:
-            if value in values:
-                self._note((value, step), values[value])
+        slots: dict[Slot, Any] = {(v, step): values[v] for v in self.inputs if v in values}
         for value in self.shared:
             slot = self.slot(value, step)
             if slot and value in values and self._sure.get(slot) != self._command:
-                known = self._keys.get(slot)
-                self._note(slot, values[value])
-                if known and known != self._keys.get(slot):
-                    raise self._changed(slot)
-
-    def _note(self, slot: Slot, tensor: Any) -> None:
+                slots[slot] = values[value]
+        # Gigabytes, by all cores: hashing lets go of Python's lock.
+        pool = ThreadPoolExecutor(os.cpu_count(), "tapml-hashing")
         try:
-            self._keys[slot] = digest(self._program.array_of(tensor))
+            asked = {slot: pool.submit(self._digest, tensor) for slot, tensor in slots.items()}
+            for slot, digested in asked.items():
+                while not digested.done():  # bit by bit, so that it can be broken off
+                    wait([digested], _PATIENCE)
+                if (key := digested.result()) is None:
+                    continue
+                known, self._keys[slot] = self._keys.get(slot), key
+                self._sure[slot] = self._command
+                if known and known != key and slot[0] not in self._inputs:
+                    raise self._changed(slot)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _digest(self, tensor: Any) -> str | None:
+        try:
+            return digest(self._program.array_of(tensor))
         except Exception:  # a layout or a dtype without bytes: nobody can send it either
-            return
-        self._sure[slot] = self._command
+            return None
 
     def forget(self, step: int) -> None:
         """The source did not come to the end of a step, which begins anew later."""

@@ -14,11 +14,13 @@ from tapml_nb.compile.cache import Failure
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.kernel import KernelCode
 from tapml_nb.compile.unit import UnitTexts, texts_of
+from tapml_nb.execute.background import Background
 from tapml_nb.execute.events import EventStream
 from tapml_nb.execute.implementation import Implementation, NoImplementation, implementation_of
 from tapml_nb.execute.loader import Loader, interruptible
 from tapml_nb.execute.overrides import Overrides
 from tapml_nb.execute.planner import HOST_OPERATOR, Plan, Planner, Slot
+from tapml_nb.execute.preparation import Call, Preparation
 from tapml_nb.execute.source import RANDOM, SourceRun
 from tapml_nb.frontends.program import Unsupported
 from tapml_nb.graph import Graph, OpId
@@ -42,7 +44,8 @@ class KernelTable:
         self._sessions = sessions
         self._planner = Planner(source, compiler)
         self.overrides = Overrides(self._graph, compiler)
-        self._loader = Loader(compiler, sessions, events, self._module_of)
+        self._events = events
+        self._loader = Loader(compiler, sessions, self._module_of)
         self._placed: dict[tuple[str, Slot], Implementation] = {}
 
     def close(self) -> None:
@@ -145,9 +148,7 @@ class KernelTable:
 
     # -- preparing -------------------------------------------------------------------------------
 
-    def prepare(
-        self, calls: Sequence[tuple[OpId, int]], stopped: Callable[[], bool] = lambda: False
-    ) -> None:
+    def prepare(self, calls: Sequence[Call], stopped: Callable[[], bool] = lambda: False) -> None:
         """Compile and load everything these calls need and that is not there yet.
 
         Raises:
@@ -156,36 +157,22 @@ class KernelTable:
             CompilerTrouble: if something keeps the compiler, or its linker, from its work.
             TargetLost: if the target is lost for good.
         """
-        waiting: Sequence[tuple[OpId, int]] = calls
-        while waiting:
-            modules: dict[str, Any] = {}
-            for op, step in waiting:
-                if key := self.overrides.primfuncs.get(op):
-                    if not self._loader.known(key):
-                        modules[key] = self.overrides.modules[key]
-                elif op not in self.overrides:
-                    plan, unit = self._planner.plan(op, step)
-                    if isinstance(plan, Plan) and not (
-                        self._loader.known(plan.key) or plan.key in modules
-                    ):
-                        modules[plan.key] = (unit or self._planner.unit(op, step)).module
-            self._loader.compile(modules, stopped)
-            waiting = self._fix_sizes(waiting)
-        self._loader.load()
+        with self.preparing(calls, stopped) as preparation:
+            preparation.finish()
 
-    def _fix_sizes(self, calls: Sequence[tuple[OpId, int]]) -> list[tuple[OpId, int]]:
-        """The calls for which there can be no kernel with open sizes; from now on their operators
-        have one for each shape."""
-        failing: dict[tuple[OpId, int], str] = {}
-        for op, step in calls:
-            plan = None if op in self.overrides else self._planner[op, step]
-            if isinstance(plan, Plan) and plan.is_open is not False:
-                known = self._loader[plan.key]
-                if isinstance(known, Failure) and (plan.is_open or known.is_open):
-                    failing[op, step] = known.message
-        for call, reason in failing.items():
-            self._planner.fix_sizes(*call, reason)
-        return list(failing)
+    def preparing(
+        self, calls: Sequence[Call], stopped: Callable[[], bool] = lambda: False
+    ) -> Preparation:
+        """The same bit by bit, to be used while it goes on."""
+        return Preparation(
+            calls,
+            self._planner,
+            self.overrides,
+            self._loader,
+            Background(self._compiler),
+            self._events,
+            stopped,
+        )
 
     def forget(self, op: OpId, step: int, tensors: Sequence[str]) -> None:
         """Forget what was prepared for a made-up step, and its tensors on the target."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from tapml_nb.compile.compiler import Compiler, KernelsLost
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.compile.toolchain import ToolchainError
 from tapml_nb.compile.trouble import CompilerInterrupted, CompilerTrouble, in_words
-from tapml_nb.execute.events import EventStream, RunProgress
 from tapml_nb.execute.source import Stopped
 from tapml_nb.owner import Owner
 from tapml_nb.targets.client.session import TargetSession
@@ -36,13 +35,11 @@ class Loader:
         self,
         compiler: Compiler,
         sessions: Sequence[TargetSession],
-        events: EventStream,
         module_of: Callable[[str], Any | None],
     ) -> None:
         """``module_of`` gives what a kernel was compiled from, or None if nobody knows."""
         self._compiler = compiler
         self._sessions = sessions
-        self._events = events
         self._module_of = module_of
         self._known: dict[str, Compiled | Failure] = {}
         self._loaded: set[str] = set()
@@ -59,22 +56,25 @@ class Loader:
             shutil.rmtree(folder, ignore_errors=True)
 
     def __getitem__(self, key: str) -> Compiled | Failure:
-        """A kernel, or why it is none; :meth:`compile` must have seen it."""
+        """A kernel, or why it is none; :meth:`put` must have seen it."""
         return self._known[key]
 
     def known(self, key: str) -> Compiled | Failure | None:
         """The same; None if it was not compiled yet."""
         return self._known.get(key)
 
-    def compile(self, modules: Mapping[str, Any], stopped: Callable[[], bool]) -> None:
-        """Compile modules by key; what is compiled stays when ``stopped`` ends it in between."""
-        compiling = self._compiler.compile(modules)
-        with interruptible(), contextlib.closing(compiling) as results:
-            for done, (key, result) in enumerate(results, 1):
-                self._known[key] = result
-                self._events.emit(RunProgress("compile", done, len(modules)))
-                if stopped():
-                    raise Stopped
+    def put(self, key: str, result: Compiled | Failure) -> None:
+        """Take over what was compiled, to be loaded later."""
+        self._known[key] = result
+
+    def is_loaded(self, key: str) -> bool:
+        """Whether a kernel was loaded."""
+        return key in self._loaded
+
+    def start(self) -> None:
+        """Bring the target up if it is not."""
+        with self._unless_gone():
+            self._sessions[0].start()
 
     def load(self) -> None:
         """Link what is new into one library and load it; if that fails, one by one."""
@@ -84,7 +84,7 @@ class Loader:
             return
         for attempt in (1, 2):
             try:
-                self._sessions[0].start()  # a target that is none is no kernel's fault
+                self.start()  # a target that is none is no kernel's fault
                 if self._refusal(fresh):
                     for key in fresh:
                         if refusal := self._refusal([key]):
@@ -118,7 +118,8 @@ class Loader:
         for again in (False, True):
             try:
                 for file, inside in self._link(running):
-                    self._sessions[0].load(file, inside)
+                    with self._unless_gone():
+                        self._sessions[0].load(file, inside)
                     for other in self._sessions[1:]:
                         other.know(file, inside)
                 return
@@ -127,6 +128,15 @@ class Loader:
                     raise CompilerTrouble(
                         f"{in_words(error)} is removed as soon as it is made"
                     ) from None
+
+    @contextlib.contextmanager
+    def _unless_gone(self) -> Iterator[None]:
+        """Where there are several devices, they go on without the first if it is gone for good."""
+        try:
+            yield
+        except TargetLost as lost:
+            if len(self._sessions) == 1 or lost.reason not in ("connection", "machine"):
+                raise
 
     def _link(self, keys: Sequence[str]) -> list[tuple[Path, list[Kernel]]]:
         """Link kernels, where there is room; one that is damaged, or that the linker does not take,

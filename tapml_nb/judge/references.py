@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 
-from tapml_nb.array_api import Array, dtype_of, namespace
+from tapml_nb.array_api import Array, dtype_of, namespace, np_dtype
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.execute.storage import Elsewhere, Kept
 from tapml_nb.frontends.program import RecordedProgram
@@ -20,6 +23,13 @@ from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.judge.arithmetic import Arithmetic, reduction_length
 from tapml_nb.judge.floor import Floor, Reference, reference_of
 from tapml_nb.judge.scale import arithmetic_of, beside
+
+_PATIENCE = 0.05
+"""Seconds between two chances to break off who waits."""
+
+_LARGE = 1 << 26
+"""Bytes of an operator's tensors from which its float64 run may take longer than who stops a run
+should wait."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class References:
         self._end_to_end: list[dict[ValueId, _Stored]] = []
         self._carried: tuple[dict[ValueId, Any], dict[ValueId, int]] = ({}, {})
         self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
 
     def local(self, op: Op, step: int) -> list[Reference]:
         """Each output of an operator with its floor, on the source's own inputs."""
@@ -48,18 +59,45 @@ class References:
             known = self._local.get(slot)
             result = self._local.setdefault(slot, Future())
         if known is None:
-            try:
-                exact = self._source.exact(op.id, step)
-                scales = () if exact is None else self._scales(op, step, exact)
-                length = self._length(op, step)
-                result.set_result(self._references(op, step, exact, length, scales))
-            except BaseException as error:
-                with self._lock:
-                    del self._local[slot]
-                result.set_exception(error)
-                raise
+            work = partial(self._find, op, step, result)
+            if self._bytes(op, step) < _LARGE:
+                work()
+            else:  # who waits can be broken off, and arithmetic cannot
+                self._in_background(work)
+        while not result.done():  # bit by bit, so that it can be broken off
+            wait([result], _PATIENCE)
         stored = zip(op.outputs, result.result(), strict=True)
         return [self._reference(value, step, found) for value, found in stored]
+
+    def _find(self, op: Op, step: int, result: Future[list[_Stored]]) -> None:
+        """Compute an operator's local references for all who wait for them."""
+        try:
+            exact = self._source.exact(op.id, step)
+            scales = () if exact is None else self._scales(op, step, exact)
+            length = self._length(op, step)
+            result.set_result(self._references(op, step, exact, length, scales))
+        except BaseException as error:
+            with self._lock:
+                self._local.pop((op.id, step), None)
+            result.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+
+    def _bytes(self, op: Op, step: int) -> int:
+        """What an operator reads and writes."""
+        tensors = self._source.program.graph.tensors((*op.inputs, *op.outputs))
+        known = self._source.program.graph.values
+        return sum(
+            math.prod(self._source.shape(v, step)) * np_dtype(known[v].spec.dtype).itemsize
+            for v in tensors
+        )
+
+    def _in_background(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name="tapml-references", daemon=True)
+        with self._lock:
+            self._threads = [t for t in self._threads if t.is_alive()]
+            thread.start()
+            self._threads.append(thread)
 
     def forget(self, op: Op, step: int) -> None:
         """Drop an operator's local references in a step."""
@@ -85,13 +123,18 @@ class References:
                     except Exception:  # whoever asks for this reference meets the error himself
                         return
 
-        thread = threading.Thread(target=work, name="tapml-references", daemon=True)
-        thread.start()
+        self.settle()
+        self._in_background(work)
         try:
             yield
         finally:
-            ended.set()
-            thread.join()
+            ended.set()  # the one at work may take its time: nobody waits for it
+
+    def settle(self, seconds: float = math.inf) -> None:
+        """Wait for what still goes on in the background, so long at most."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and (going := [t for t in self._threads if t.is_alive()]):
+            going[0].join(_PATIENCE)
 
     def end_to_end(self, value: ValueId, step: int) -> Reference:
         """An operator's value with the floor of the model run up to there.

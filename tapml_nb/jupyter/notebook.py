@@ -68,6 +68,7 @@ class ProgressLine:
         self._verdicts: dict[OpId, Verdict] = {}
         self._begin = time.monotonic()
         self._drawn = 0.0
+        self._end: float | None = None
         self._handle: Any = None
         self._subscriptions = [
             events.on(RunProgress, self._on_progress),
@@ -85,9 +86,9 @@ class ProgressLine:
         for unsubscribe in self._subscriptions:
             unsubscribe()
         if kind is None:
-            self._text = "done"
+            self._text, self._end = "done", None
         elif kind is KeyboardInterrupt:
-            self._text = "stopped; results so far are kept"
+            self._text, self._end = "stopped; results so far are kept", None
         self._show(self._ending())
         if self._in_terminal:
             sys.stderr.write("\n")
@@ -101,6 +102,8 @@ class ProgressLine:
 
     def _on_progress(self, event: RunProgress) -> None:
         self._text = f"{_PHASES[event.phase]} {event.done}/{event.total}"
+        if event.left is not None:
+            self._end = time.monotonic() + event.left
 
     def _on_judged(self, event: OpJudged) -> None:
         op, verdict = event.result.op, event.result.verdict
@@ -117,7 +120,8 @@ class ProgressLine:
     def _show(self, results: str) -> None:
         self._drawn = time.monotonic()
         seconds = f"{self._drawn - self._begin:.1f} s"
-        line = ", ".join(filter(None, (self._text, results, seconds)))
+        left = "" if self._end is None else f"{max(self._end - self._drawn, 0):.0f} s left"
+        line = ", ".join(filter(None, (self._text, results, seconds, left)))
         if self._in_terminal:
             sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()

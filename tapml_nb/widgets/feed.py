@@ -111,6 +111,7 @@ class Feed:
         self._at: Message = {"current": -1, "step": 0}
         self._running = False
         self._began = self._ended = 0.0
+        self._end: float | None = None
         self.message = self._awaited = ""
         self.selection: Message = {"op": -1, "step": 0, "origin": ""}
         self.memory: dict[str, Any] = {}
@@ -225,8 +226,10 @@ class Feed:
             self._at = {"current": self._number[event.op], "step": event.step}
         elif isinstance(event, RunProgress):
             self._run |= {"phase": event.phase, "done": event.done, "total": event.total}
+            if event.left is not None:
+                self._end = time.monotonic() + event.left
         elif isinstance(event, RunStarted):
-            self._running, self._began = True, time.monotonic()
+            self._running, self._began, self._end = True, time.monotonic(), None
             self._run = {"run": event.run, "phase": "", "done": 0, "total": 0, "stopped": False}
             self.message = ""
         elif isinstance(event, RunFinished):
@@ -369,6 +372,7 @@ class Feed:
             **self._run,
             **self._at,
             "elapsed": end - self._began,
+            "left": None if self._end is None else max(self._end - end, 0.0),
             "outputs": None if status.outputs is None else str(status.outputs),
             "message": self.message,
         }

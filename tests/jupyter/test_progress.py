@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+
+from tapml_nb.execute.events import EventStream, RunProgress
+from tapml_nb.jupyter.notebook import ProgressLine
 
 CODE = """
 import sys
@@ -44,6 +49,25 @@ def test_a_terminal_shows_a_line_that_is_redrawn():
     assert "compiling" in shown or "judging operators" in shown
     assert shown.count("\r\x1b[K") >= 2
     assert "done" in shown.splitlines()[-1]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_time_left_is_shown_while_it_is_known(monkeypatch):
+    terminal, events = Terminal(), EventStream()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with ProgressLine(events, lambda: "no culprit") as line:
+        events.emit(RunProgress("introduced", 1, 9))
+        line._show("")
+        assert terminal.getvalue().endswith(" s")
+        events.emit(RunProgress("introduced", 2, 9, 1000.0))
+        events.emit(RunProgress("compile", 7, 8))
+        line._show("")
+        assert re.search(r"compiling 7/8, [\d.]+ s, \d+ s left$", terminal.getvalue())
+    assert re.search(r"done, no culprit, [\d.]+ s\n$", terminal.getvalue())
 
 
 def test_a_pipe_shows_nothing():

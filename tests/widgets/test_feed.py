@@ -16,7 +16,7 @@ import pytest
 
 import tapml_nb as tapml
 from tapml_nb import Verdict
-from tapml_nb.execute.events import OpJudged
+from tapml_nb.execute.events import OpJudged, RunFinished, RunProgress, RunStarted
 from tapml_nb.judge.results import OpResult
 from tapml_nb.widgets import protocol
 from tapml_nb.widgets.feed import feed_of
@@ -55,6 +55,20 @@ def test_deltas_are_numbered_and_complete(session, page):
     assert not deltas[-1]["status"]["stopped"]
     for message in page.messages:
         json.dumps(message, allow_nan=False)
+
+
+def test_a_page_is_told_how_long_a_run_still_takes(session, page):
+    emit = session.engine.events.emit
+    assert page.ready()["status"]["left"] is None
+    emit(RunStarted("introduced", 10))
+    emit(RunProgress("introduced", 1, 10, 1000.0))
+    emit(RunProgress("compile", 4, 8))  # says nothing of it
+    known = page.ready()["status"]["left"]
+    assert 0 < known <= 1000
+    emit(RunFinished("introduced", False))
+    emit(RunStarted("hybrid", 10))
+    assert page.ready()["status"]["left"] is None
+    emit(RunFinished("hybrid", False))
 
 
 def test_a_thousand_results_are_a_few_messages(session, page):

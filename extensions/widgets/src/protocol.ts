@@ -51,6 +51,8 @@ export interface Status {
   step: number;
   /** Seconds since the run began, when this was sent. */
   elapsed: number;
+  /** Seconds until it ends, from then on; null where no estimate would hold. */
+  left: number | null;
   stopped: boolean;
   outputs: string | null;
   message: string;

@@ -104,14 +104,13 @@ export class TargetStatus {
       button.hidden = !store.commands.has(name);
       button.disabled = status.state === "closed" || (name === "stop") !== status.busy;
     }
-    const elapsed =
-      status.elapsed + (status.busy ? (performance.now() - store.statusAt) / 1000 : 0);
+    const since = status.busy ? (performance.now() - store.statusAt) / 1000 : 0;
+    const elapsed = status.elapsed + since;
     this.bar.hidden = !status.busy;
     if (status.busy) {
-      const share = status.total ? status.done / status.total : 0;
-      this.bar.value = share;
-      // Only the phase at hand can be foreseen; its own pace is measured over the whole run.
-      const left = share > 0.02 ? `, about ${seconds((elapsed / share) * (1 - share))} left` : "";
+      this.bar.value = status.total ? status.done / status.total : 0;
+      const left =
+        status.left === null ? "" : `, about ${seconds(Math.max(status.left - since, 0))} left`;
       const at = status.current >= 0 ? ` · ${store.ops[status.current]}` : "";
       const phase = PHASES[status.phase] ?? "starting";
       this.work.textContent = `${phase} ${status.done} of ${status.total}, ${seconds(elapsed)}${left}${at}`;

@@ -3,10 +3,14 @@ run, the model with some operators on the target (the accumulated error)."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from tapml_nb.array_api import np_dtype
 from tapml_nb.engine.engine import Engine
+from tapml_nb.engine.forecast import Forecast, Size
 from tapml_nb.execute.events import (
     EventStream,
     OpAccumulated,
@@ -18,9 +22,11 @@ from tapml_nb.execute.events import (
     RunStarted,
 )
 from tapml_nb.execute.hybrid import SOURCE, TARGET
+from tapml_nb.execute.preparation import Call, Preparation
 from tapml_nb.frontends.program import CoarseProgram
 from tapml_nb.frontends.subprogram import Subprogram
 from tapml_nb.graph import Op, OpId
+from tapml_nb.judge.arithmetic import reduction_length
 from tapml_nb.judge.introduced import IntroducedRun
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.tokens import Agreement, agreement, logits
@@ -30,16 +36,16 @@ MOVABLE = (Verdict.PASS, Verdict.SKIPPED)
 """Verdicts with which an operator may be on the target."""
 
 
-_Call = tuple[OpId, int]
-
-
 def judge(engine: Engine, ops: Sequence[OpId], *, augment: bool = False) -> None:
     """Judge operators in every step, and on derived inputs if ``augment`` says so."""
     calls = [(op, step) for step in engine.steps for op in ops]
     with engine.running("introduced", len(calls)):
-        engine.prepare(ops)
-        with engine.references.ahead(calls):
-            _judge_calls(engine, calls)
+        engine.complete()
+        with (
+            engine.references.ahead(calls),
+            engine.kernels.preparing(calls, engine.jobs.stopping) as preparation,
+        ):
+            _judge_calls(engine, calls, preparation)
         if augment:
             _augment(engine, calls)
 
@@ -123,24 +129,55 @@ def has_no_kernel(engine: Engine, op: OpId, step: int) -> bool:
     return implementation is not None and implementation.failure is not None
 
 
-def _judge_calls(engine: Engine, calls: Sequence[_Call]) -> None:
-    def one(run: IntroducedRun, call: _Call) -> OpResult:
-        return run.judge(engine.graph[call[0]], call[1])
+def _judge_calls(engine: Engine, calls: Sequence[Call], preparation: Preparation) -> None:
+    """Judge calls as their kernels are there."""
 
-    def started(call: _Call) -> None:
+    forecast = Forecast({call: _size(engine, *call) for call in calls}, engine.ledger.took)
+
+    def one(run: IntroducedRun, call: Call) -> tuple[OpResult, float]:
+        begin = time.perf_counter()
+        return run.judge(engine.graph[call[0]], call[1]), time.perf_counter() - begin
+
+    def left() -> float | None:
+        judging, compiling = forecast.left(), preparation.left()
+        if judging is None or compiling is None:
+            return None
+        return max(judging / len(workers), compiling)
+
+    def started(call: Call) -> None:
         engine.events.emit(OpStarted("introduced", *call, TARGET))
 
     for run in engine.judges:
         run.begin()
     workers = [partial(one, run) for run in engine.judges]
-    judged = engine.pool.share(calls, workers, engine.jobs.checkpoint, started)
-    for done, ((op, step), result) in enumerate(judged, 1):
+    judged = engine.pool.share(
+        len(calls), preparation.advance, workers, engine.jobs.checkpoint, started
+    )
+    for done, ((op, step), (result, seconds)) in enumerate(judged, 1):
         engine.ledger.introduced[op, step] = result
+        engine.ledger.took[op, step] = seconds
+        forecast.done((op, step), seconds)
         engine.events.emit(OpJudged(op, step, result))
-        engine.events.emit(RunProgress("introduced", done, len(calls)))
+        engine.events.emit(RunProgress("introduced", done, len(calls), left()))
 
 
-def _augment(engine: Engine, calls: Sequence[_Call]) -> None:
+def _size(engine: Engine, op: OpId, step: int) -> Size:
+    """What is known of a call once the source has run."""
+    operator, known = engine.graph[op], engine.graph.values
+    inputs, outputs = (
+        [
+            (known[value].spec.dtype, engine.source.shape(value, step))
+            for value in engine.graph.tensors(ends)
+        ]
+        for ends in (operator.inputs, operator.outputs)
+    )
+    shapes = [[shape for _, shape in tensors] for tensors in (inputs, outputs)]
+    size = sum(math.prod(shape) * np_dtype(dtype).itemsize for dtype, shape in inputs + outputs)
+    terms = sum(map(math.prod, shapes[1])) * reduction_length(operator.primitives, *shapes)
+    return Size.of((operator.kind, tuple(inputs), tuple(outputs)), size, terms)
+
+
+def _augment(engine: Engine, calls: Sequence[Call]) -> None:
     introduced = engine.ledger.introduced
     passing = [call for call in calls if introduced[call].verdict is Verdict.PASS]
     chosen = engine.derived.chosen(passing)
