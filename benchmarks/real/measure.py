@@ -16,6 +16,7 @@ from benchmarks.real.configurations import CONFIGURATIONS, Configuration
 from benchmarks.real.faults import FAULTS, planted
 from benchmarks.real.memory import PeakMemory
 from benchmarks.real.models import Case, Place
+from benchmarks.real.quantized import PER_WORD
 from benchmarks.real.records import Record
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.report import Report
@@ -155,8 +156,10 @@ def _toggle(session: Session, moved: Sequence[str]) -> None:
 
 def _weights(module: torch.nn.Module) -> dict[str, Any]:
     tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}.values()
+    packed = {id(t): t for name, t in module.named_buffers() if name.endswith("words")}.values()
     return {
-        "parameters": sum(t.numel() for t in tensors),
+        "parameters": sum(p.numel() for p in module.parameters())
+        + PER_WORD * sum(map(torch.numel, packed)),
         "weights_mb": round(sum(t.numel() * t.element_size() for t in tensors) / 1e6, 1),
     }
 

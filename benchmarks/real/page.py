@@ -18,8 +18,8 @@ device. A language model gets a prompt of 128 tokens, or, decoding with a static
 four tokens after it in one session; Whisper's encoder gets 30 seconds of sound, the U-Net a step of
 denoising for a picture of 512 by 512. *q4f16* has weights of four bits in groups of 32 with a scale
 in float16, unpacked in the kernel that multiplies by them, as mlc-llm deploys them; there, a module
-is one operator. A *small* configuration is of the same architecture with two layers of width 64 and
-32 tokens.
+is one operator, and all is in float16. A *small* configuration is of the same architecture with two
+layers of width 64 and 32 tokens.
 
 The two plain passes are *forward*, the source's own pass over all steps, and *kernels*, the sum of
 the target's. `debug()` exports and imports, the first `run()` compiles and judges all, the second

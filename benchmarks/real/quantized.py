@@ -14,7 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-GROUP, _BITS, _ZERO = 32, 4, 7
+GROUP = 32
+"""Numbers of a row that share a scale."""
+
+PER_WORD = 8
+"""Numbers in a word."""
+
+_BITS, _ZERO = 4, 7
 _MASK = (1 << _BITS) - 1
 
 
@@ -23,7 +29,7 @@ def pack(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     groups = weight.unflatten(-1, (-1, GROUP)).float()
     scales = (groups.abs().amax(-1) / _ZERO).to(torch.float16)
     numbers = (groups / scales.float().clamp_min(1e-7)[..., None]).round().clamp(-_ZERO, _ZERO)
-    eights = (numbers + _ZERO).to(torch.int64).view(len(weight), -1, 32 // _BITS)
+    eights = (numbers + _ZERO).to(torch.int64).view(len(weight), -1, PER_WORD)
     words = (eights << _shifts(eights)).sum(-1)
     return torch.where(words < 1 << 31, words, words - (1 << 32)).to(torch.int32), scales
 
