@@ -21,12 +21,14 @@ in float16, unpacked in the kernel that multiplies by them, as mlc-llm deploys t
 is one operator, and all is in float16. A *small* configuration is of the same architecture with two
 layers of width 64 and 32 tokens.
 
-The two plain passes are *forward*, the source's own pass over all steps, and *kernels*, the sum of
-the target's. `debug()` exports and imports, the first `run()` compiles and judges all, the second
-judges all again, `hybrid()` has all on the target that passes, *toggle* takes one operator in the
-middle back to the source and looks again, `migrate()` begins from nothing. In brackets: the ratio
-to the two plain passes. Memory of the host is that of all processes, memory of the GPU all that is
-in use there, the weights included.
+The two plain passes are *forward*, the source's own pass over all steps (the fastest of three), and
+*kernels*, the sum of the target's. `debug()` exports and imports, the first `run()` compiles and
+judges all, the second judges all again, `hybrid()` has all on the target that passes, *toggle*
+takes one operator in the middle back to the source and looks again, `migrate()` begins from
+nothing. In brackets: the ratio to the two plain passes. Memory of the host is that of all
+processes, memory of the GPU all that is in use there, the weights included. Times of small
+configurations, on processors that have other work, say little: a run there takes what it costs to
+ask, not to compute. They are here for what is found.
 """
 
 _NOTHING = "-"
