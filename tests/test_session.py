@@ -711,6 +711,23 @@ def test_uninitialised_memory_is_no_culprit():
         assert report.culprits == []
 
 
+def test_what_has_no_kernel_and_needs_none_does_not_keep_the_unobserved_run_away():
+    class Scatters(nn.Module):
+        def forward(self, x):
+            filled = torch.empty_like(x)
+            filled[torch.arange(x.shape[0])] = x
+            return filled + 1
+
+    rows = torch.export.Dim("rows", min=2, max=64)
+    steps = [(torch.randn(n, 8),) for n in (4, 5)]
+    with tapml.debug(Scatters().eval(), steps, dynamic_shapes=({0: rows},)) as session:
+        report = session.run()
+        assert report.verdict("empty_like") is Verdict.SKIPPED
+        moved = session.offload([op.id for op in report.graph.ops if not op.host])
+        assert "empty_like" not in moved  # TVM cannot import it where its size is open
+        assert session.hybrid().info.unobserved.same is True
+
+
 class TestOrphans:
     CODE = """
 import sys, tapml_nb as tapml

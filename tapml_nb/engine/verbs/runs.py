@@ -194,9 +194,8 @@ def _is_whole(engine: Engine, placement: Mapping[OpId, str]) -> bool:
 
     def stays(op: OpId, step: int) -> bool:
         result = engine.ledger.introduced.get((op, step))
-        if result:
-            return result.verdict not in MOVABLE
-        return has_no_kernel(engine, op, step)
+        broken = result is not None and result.verdict not in MOVABLE
+        return broken or has_no_kernel(engine, op, step)
 
     left = [op for op in engine.graph.ops if placement[op.id] == SOURCE and not op.host]
     return all(any(stays(op.id, step) for step in engine.steps) for op in left)
