@@ -63,7 +63,8 @@ class ReadOnly:
             if address in pages and self._hits[pages.address] < _MOST:
                 return self._let(pages)
         if any(address in pages for pages in list(self._pages.values())):
-            os.write(2, f"\n{READ_ONLY_HIT}it writes to a tensor that is not its own\n".encode())
+            words = f"{READ_ONLY_HIT}it writes into a tensor that is none of its own"
+            os.write(2, f"\n{words}\n".encode())
         return False
 
     def _let(self, pages: Pages) -> bool:
