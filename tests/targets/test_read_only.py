@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,14 @@ from tapml_nb.targets.client.session import TargetSession
 from tapml_nb.targets.spec import Target
 from tapml_nb.targets.wire.calls import ChainCall
 from tapml_nb.targets.wire.errors import KernelRaised, TargetError, TargetLost
-from tapml_nb.targets.wire.pages import LEAST, READ_ONLY, NamelessFile, Pages, fill_from
+from tapml_nb.targets.wire.pages import (
+    LEAST,
+    READ_ONLY,
+    NamelessFile,
+    Pages,
+    fill_from,
+    read_memory,
+)
 from tests.targets.serving import serving
 
 N = LEAST  # elements of 4 bytes
@@ -133,6 +141,24 @@ def test_a_tensor_is_mapped_and_nobody_may_write_to_it(session):
     assert session.held() == 40
 
 
+def test_without_leave_to_look_into_a_process_it_comes_over_the_line(session):
+    channel = session.connection.service.channel
+    channel._looks_into = os.getppid() if os.getuid() else 1 << 22  # which nobody may, or is none
+    assert bitwise_equal(session.fetch("a"), A)
+    assert not channel._looks_into
+    assert bitwise_equal(session.fetch("a"), A)
+
+
+def test_memory_of_another_process(session):
+    found = np.zeros(N, np.float32)
+    header = session.connection.service.channel._ask({"do": "get", "key": "a", "look": True})
+    process, data = session.platform["pid"], found.view(np.uint8)
+    assert read_memory(process, header["address"], data)
+    assert bitwise_equal(found, A)
+    assert not read_memory(process, header["address"], np.zeros(1 << 40 >> 10, np.uint8))
+    assert not read_memory(process, 8, data)
+
+
 @pytest.mark.parametrize("dtype", ["bool", "int8", "float16", "bfloat16", "float64", "uint64"])
 def test_every_dtype_and_odd_sizes(session, dtype):
     sent = (np.arange(LEAST + 1) % 2).astype(tapml.array_api.np_dtype(dtype)).reshape(1, -1)
@@ -188,8 +214,9 @@ def test_a_client_elsewhere_names_no_files(nothing_left, large):
         assert not maps(session)  # and yet it can only be read
         assert session.call("spoils", ["a"], ["b"]).overwritten == ("a",)
         request = {"do": "put", "key": "t", "shape": [N], "dtype": "float32", "path": "/etc/group"}
+        connection: Any = session.connection
         with pytest.raises(TargetError, match="no client of this machine"):
-            session.connection.service.channel._ask(request)
+            connection.service.channel._ask(request)
 
 
 def test_a_device_with_memory_of_its_own(no_threads_or_descriptors_left):

@@ -236,7 +236,9 @@ class ChannelServer:
                 tensor = self._memory[request["key"]]
                 answer = {"shape": [int(n) for n in tensor.shape], "dtype": str(tensor.dtype)}
                 answer["size"] = size_of(tensor)
-                if "window" not in request:
+                if request.get("look") and self._memory.device.on_host and answer["size"] >= LEAST:
+                    answer["address"] = tensor.data_ptr()
+                elif "window" not in request:
                     data = memoryview(self._memory.device.read(tensor))
                 elif size_of(tensor) <= request["window"]:
                     self._memory.to_window(tensor)

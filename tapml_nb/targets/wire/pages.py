@@ -1,9 +1,9 @@
-"""Whole pages of memory, and files without a name whose pages two processes of one machine share.
+"""Whole pages of memory, and how two processes of one machine have a tensor in common.
 
-The notebook writes a tensor into such a file, and a target maps it: one copy, and none that waits
-for the other side.  Nothing is left of a file when neither holds it, however they end.  It is
+The notebook writes it into a file without a name, and a target maps that: one copy, and none that
+waits for the other side.  Nothing is left of a file when neither holds it, however they end.  It is
 written to, never mapped, before it is full: a write says that there is no room, where a page that
-cannot be had would end the process.
+cannot be had would end the process.  What a target has made, the notebook reads where it lies.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import fcntl
 import mmap
 import os
 from typing import Any, Self
+
+import numpy as np
 
 LEAST = 1 << 16
 """Bytes below which pages of a tensor's own are not worth their while."""
@@ -24,6 +26,18 @@ libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+_readv = getattr(libc, "process_vm_readv", None)
+if _readv:
+    _readv.restype = ctypes.c_ssize_t
+_ONE, _NO_FLAGS = ctypes.c_ulong(1), ctypes.c_ulong(0)
+
+
+class _Range(ctypes.Structure):
+    """``struct iovec``"""
+
+    _fields_ = (("address", ctypes.c_void_p), ("size", ctypes.c_size_t))
 
 
 class NamelessFile:
@@ -104,3 +118,19 @@ def fill_from(descriptor: int, data: memoryview) -> None:
         if not count:
             raise OSError("the file has ended")
         done += count
+
+
+def read_memory(process: int, address: int, data: np.ndarray) -> bool:
+    """Fill an array of bytes with what another process has there; whether the machine allows that,
+    and it has so much there."""
+    if not _readv:
+        return False
+    done = 0
+    while done < data.size:
+        ranges = (_Range(at + done, data.size - done) for at in (data.ctypes.data, address))
+        here, there = map(ctypes.byref, ranges)
+        count = _readv(process, here, _ONE, there, _ONE, _NO_FLAGS)
+        if count <= 0:
+            return False
+        done += count
+    return True
