@@ -136,7 +136,8 @@ def test_a_tensor_is_mapped_and_nobody_may_write_to_it(session):
     assert len(maps(session)) == 2
     assert session.held() == before + A.nbytes + 40
     assert bitwise_equal(session.fetch("b"), A + 1)
-    session.drop(["a", "b"])
+    session.call("copies", ["a"], ["c"])
+    session.drop(["a", "b", "c"])
     assert not maps(session)
     assert session.held() == 40
 

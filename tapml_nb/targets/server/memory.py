@@ -119,7 +119,7 @@ class TensorMemory:
         return self[key] in self._read_only
 
     def watching(self, inputs: Sequence[Any]) -> AbstractContextManager[None]:
-        """While this is entered a kernel runs that has these for inputs."""
+        """Run a kernel inside that has these for inputs."""
         return self._read_only.watching(inputs)
 
     def overwrite(self, tensor: Any, data: np.ndarray) -> None:

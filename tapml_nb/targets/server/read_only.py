@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -45,10 +45,18 @@ class ReadOnly:
         if tensor in self:
             self._let(self._pages[tensor.data_ptr()])
 
-    def watching(self, inputs: Sequence[Any]) -> AbstractContextManager[None]:
-        """While this is entered a kernel runs that has these for inputs."""
+    @contextmanager
+    def watching(self, inputs: Sequence[Any]) -> Iterator[None]:
+        """Run a kernel inside that has these for inputs."""
+        if not self._pages:
+            yield
+            return
         self._open_to = [self._pages[one.data_ptr()] for one in inputs if one in self]
-        return self._faults if self._pages else nullcontext()
+        try:
+            with self._faults:
+                yield
+        finally:
+            self._open_to = []  # else they were kept
 
     def written(self) -> frozenset[int]:
         """Where those begin that were written to; they are not watched any more."""

@@ -21,12 +21,17 @@ LEAST = 1 << 16
 
 READ_ONLY, READ_WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
 
+_POPULATE_READ = 22
+"""``MADV_POPULATE_READ``, which Linux has since 5.14 and older ones refuse."""
+
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
+
+libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 _readv = getattr(libc, "process_vm_readv", None)
 if _readv:
@@ -91,6 +96,8 @@ class Pages:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         self.address, self.size = int(address), size
+        if descriptor is not None:  # now, and not in the time of the kernel that reads it first
+            libc.madvise(self.address, size, _POPULATE_READ)
         self.__array_interface__: dict[str, Any] = {
             "shape": (size,),
             "typestr": "|u1",
