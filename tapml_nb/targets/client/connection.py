@@ -115,7 +115,7 @@ class Connection:
         line.channel = ChannelClient(self._place, self._credentials, checked=not self._local)
         line.channel.connection.settimeout(seconds)
         if self._local:
-            line.channel.share(str(self.platform["device"].get("uuid", "")))
+            line.channel.share(self.pid, str(self.platform["device"].get("uuid", "")))
 
     def _say_hello(self) -> Any:
         """What our server says of itself; None if it has no word for it."""

@@ -13,6 +13,7 @@ from tapml_nb.targets.wire.recorder import (
     DEVICE_GONE,
     GUARD_PAGE_HIT,
     HUNG_UP,
+    READ_ONLY_HIT,
     ExitReport,
     Record,
 )
@@ -156,6 +157,8 @@ def _telling(log: str) -> str:
     hit = re.search(f"^{GUARD_PAGE_HIT}(.*)$", log, re.MULTILINE)
     if hit:
         return f" at a guard page: {hit[1]}"
+    if hit := re.search(f"^{READ_ONLY_HIT}(.*)$", log, re.MULTILINE):
+        return f": {hit[1]}"
     function = re.search(r"\bk[0-9a-f]{16}_(\w+?)(_compute_)?\b", log)
     if function:
         return f" in {function[1]}"

@@ -20,6 +20,7 @@ from tapml_nb.targets.client.window import Window, device_of
 from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest
 from tapml_nb.targets.wire.envelope import Garbled, error_of, seal, unseal
 from tapml_nb.targets.wire.handshake import CHANNEL, opening
+from tapml_nb.targets.wire.pages import LEAST, NamelessFile, read_memory
 from tapml_nb.targets.wire.tensor_channel import receive_data, receive_header, send_message, tune
 
 _CHANNEL_SECONDS = 10.0
@@ -41,15 +42,19 @@ class ChannelClient:
         data goes with its checksum: over a line to another machine."""
         self._checked, self._number = checked, 0
         self.window: Window | None = None
+        self._by_file = False
+        self._looks_into = 0
         with CONNECTING[place[1]]:
             self.connection = socket.create_connection(place, _CHANNEL_SECONDS)
             tune(self.connection)
             self.connection.sendall(opening(CHANNEL, credentials))
             receive_header(self.connection)
 
-    def share(self, uuid: str) -> None:
-        """Have tensors on a GPU that PyTorch is at work on here pass through memory there, and not
-        over the line."""
+    def share(self, process: int, uuid: str) -> None:
+        """Have tensors pass through memory that the target, on this machine, shares, and not over
+        the line: that of the host, and that of the GPU of this name if PyTorch is at work on it
+        here.  ``process``: the target's."""
+        self._by_file, self._looks_into = True, process
         number = device_of(uuid)
         self.window = None if number is None else Window(number, self._ask)
 
@@ -59,22 +64,39 @@ class ChannelClient:
             self.window.put(key, array)
             return 0
         array = on_host(array)
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         header = {"do": "put", "key": key, "shape": array.shape, "dtype": array.dtype.name}
-        self._ask(header | {"size": data.size}, memoryview(data))
-        return data.size
+        if not self._put_by_file(header, data):
+            self._ask(header | {"size": data.nbytes}, data)
+        return data.nbytes
+
+    def _put_by_file(self, header: dict[str, Any], data: memoryview) -> bool:
+        """Give the target a tensor in memory that it maps; whether that could be done."""
+        if not self._by_file or data.nbytes < LEAST:
+            return False
+        try:
+            file = NamelessFile(data)
+        except OSError:  # there is no room
+            return False
+        with file:
+            self._by_file = self._ask(header | {"path": file.path}).get("taken") is True
+        return self._by_file
 
     def get(self, key: str) -> Array:
         """Fetch a tensor, on the GPU if that is shared; NoTensor if it is not there."""
         if self.window:
             return self.window.get(key)
-        header = self._ask({"do": "get", "key": key})
+        header = self._ask({"do": "get", "key": key, "look": bool(self._looks_into)})
         try:
             shape, dtype = header["shape"], np_dtype(header["dtype"])
             data = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
         except (KeyError, TypeError, ValueError):
             raise Garbled("a header that makes no sense") from None
-        receive_data(self.connection, memoryview(data), checked=self._checked)
+        if "address" not in header:
+            receive_data(self.connection, memoryview(data), checked=self._checked)
+        elif not read_memory(self._looks_into, int(header["address"]), data):
+            self._looks_into = 0
+            return self.get(key)
         return data.view(dtype).reshape(shape)
 
     def upload(self, name: str, content: bytes) -> None:

@@ -119,6 +119,15 @@ class Device(Protocol):
 
 
 @runtime_checkable
+class HostDevice(Protocol):
+    """A device whose memory is this process's own."""
+
+    def over(self, data: np.ndarray, shape: Sequence[int], dtype: str) -> Any:
+        """A tensor of bytes that are there, and are kept as long as it is; raises TypeError as
+        :meth:`Device.new`."""
+
+
+@runtime_checkable
 class SharedDevice(Protocol):
     """A device that the notebook computes on as well, with a window of memory that both see."""
 

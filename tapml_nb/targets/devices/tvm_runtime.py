@@ -52,10 +52,18 @@ class TvmDevice(Compared):
         return {"name": str(self._device)}
 
     def new(self, shape: Sequence[int], dtype: str) -> Any:
+        kind = self._kind(dtype)
+        return self._alloc(tvm_ffi.Shape(tuple(shape)), kind, self._device, None)
+
+    def over(self, data: np.ndarray, shape: Sequence[int], dtype: str) -> Any:
+        self._kind(dtype)
+        return self.view(tvm_ffi.from_dlpack(data), shape, dtype)
+
+    def _kind(self, dtype: str) -> Any:
         self._at_first = self._at_first or _address_space()  # what the process itself takes
         if _is_packed(dtype):
             raise TypeError(f"dtype {dtype} is packed on the target; send its bytes as uint8")
-        return self._alloc(tvm_ffi.Shape(tuple(shape)), tvm_ffi.dtype(dtype), self._device, None)
+        return tvm_ffi.dtype(dtype)
 
     def capacity(self) -> int | None:
         room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -13,13 +13,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from tapml_nb.targets.server.faults import Faults
+from tapml_nb.targets.wire.pages import READ_WRITE, libc
 from tapml_nb.targets.wire.recorder import GUARD_PAGE_HIT
 
 ALIGNMENT = 64
@@ -33,29 +33,6 @@ _GUARD = 16 * mmap.PAGESIZE
 
 _NO_ACCESS = 0  # PROT_NONE, which Python 3.11 does not name
 _MAP_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-_SA_SIGINFO = 4
-_SI_ADDR = 16
-"""Offset of ``si_addr`` in Linux's ``siginfo_t`` on 64-bit machines."""
-
-
-class _Action(ctypes.Structure):
-    """``struct sigaction`` of glibc on 64-bit Linux."""
-
-    _fields_ = (
-        ("handler", ctypes.c_void_p),
-        ("mask", ctypes.c_byte * 128),
-        ("flags", ctypes.c_int),
-        ("restorer", ctypes.c_void_p),
-    )
-
-
-_Handler = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 @dataclass
@@ -75,12 +52,12 @@ class Block:
         padded = -(-size // ALIGNMENT) * ALIGNMENT
         inner = max(mmap.PAGESIZE, -(-padded // mmap.PAGESIZE) * mmap.PAGESIZE)
         length = inner + 2 * _GUARD
-        base = _libc.mmap(None, length, _NO_ACCESS, _MAP_FLAGS, -1, 0)
+        base = libc.mmap(None, length, _NO_ACCESS, _MAP_FLAGS, -1, 0)
         if base in (None, ctypes.c_void_p(-1).value):
             raise MemoryError(f"no room for {size} guarded bytes")
         start = base + _GUARD
-        if _libc.mprotect(start, inner, mmap.PROT_READ | mmap.PROT_WRITE):
-            _libc.munmap(base, length)
+        if libc.mprotect(start, inner, READ_WRITE):
+            libc.munmap(base, length)
             raise MemoryError(f"no room for {size} guarded bytes")
         memory = np.frombuffer((ctypes.c_char * inner).from_address(start), np.uint8)
         memory[:] = CANARY
@@ -89,7 +66,7 @@ class Block:
 
     def unmap(self) -> None:
         """Give the memory back; :attr:`data` must not be touched any more."""
-        _libc.munmap(self.base, self.length)
+        libc.munmap(self.base, self.length)
 
     def overruns(self) -> str:
         """What was written around the buffer, in words; empty if nothing was."""
@@ -112,26 +89,14 @@ class Block:
         return f"{start - address} bytes before the start of {self.name}"
 
 
-@contextmanager
-def telling(blocks: Sequence[Block]) -> Iterator[None]:
-    """While the block runs, a hit of a guard page leaves a line that names the buffer.
+def telling(blocks: Sequence[Block]) -> Faults:
+    """While this is entered, a hit of a guard page leaves a line that names the buffer; the process
+    ends of it all the same."""
 
-    The handler then puts the former action back and returns, so that the instruction faults again
-    and the process ends as it would have without.
-    """
-    former = _Action()
-
-    def on_fault(_number: int, info: int, _context: int) -> None:
-        address = ctypes.c_uint64.from_address(info + _SI_ADDR).value
+    def tell(address: int) -> bool:
         places = [place for block in blocks if (place := block.place(address))]
         if places:
             os.write(2, f"\n{GUARD_PAGE_HIT}it reaches {places[0]}\n".encode())
-        _libc.sigaction(int(signal.SIGSEGV), ctypes.byref(former), None)
+        return False
 
-    handler = _Handler(on_fault)
-    action = _Action(handler=ctypes.cast(handler, ctypes.c_void_p).value, flags=_SA_SIGINFO)
-    _libc.sigaction(int(signal.SIGSEGV), ctypes.byref(action), ctypes.byref(former))
-    try:
-        yield
-    finally:
-        _libc.sigaction(int(signal.SIGSEGV), ctypes.byref(former), None)
+    return Faults(tell)

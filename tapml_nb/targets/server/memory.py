@@ -6,19 +6,23 @@ from __future__ import annotations
 import contextlib
 import hmac
 import math
+import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tapml_nb.array_api import np_dtype
-from tapml_nb.targets.devices.base import BeyondDevice, Device, SharedDevice, size_of
+from tapml_nb.targets.devices.base import BeyondDevice, Device, HostDevice, SharedDevice, size_of
+from tapml_nb.targets.server.read_only import ReadOnly
 from tapml_nb.targets.wire.envelope import failure
 from tapml_nb.targets.wire.errors import NoRoom, NoTensor
 from tapml_nb.targets.wire.handshake import CHANNEL_SOCKET, Receiver
+from tapml_nb.targets.wire.pages import LEAST, Pages, fill_from
 from tapml_nb.targets.wire.tensor_channel import (
     receive_data,
     receive_header,
@@ -47,6 +51,7 @@ class TensorMemory:
 
     def __init__(self, device: Device) -> None:
         self.device = device
+        self._read_only = ReadOnly()
         self._tensors: dict[str, Any] = {}
 
     def __getitem__(self, key: str) -> Any:
@@ -65,7 +70,16 @@ class TensorMemory:
         self, key: str, shape: Sequence[int], dtype: str, receive: Callable[[np.ndarray], None]
     ) -> None:
         """Make a tensor (see :func:`allocate`) of the bytes that ``receive`` fills in, straight in
-        place where it can."""
+        place where it can.  A large one may only be read, where the device has a way for that."""
+        if self._has_pages(shape, dtype):
+            size = _size(shape, dtype)
+            try:
+                pages = Pages(size)
+            except OSError:
+                raise NoRoom(size, self.device.capacity()) from None
+            receive(np.asarray(pages))
+            self._tensors[key] = self._locked(pages, shape, dtype)
+            return
         tensor = allocate(self.device, shape, dtype)
         if self.device.on_host:
             receive(self.device.read(tensor))
@@ -74,6 +88,51 @@ class TensorMemory:
             receive(data)
             self.device.write(tensor, data)
         self._tensors[key] = tensor
+
+    def put_file(self, key: str, shape: Sequence[int], dtype: str, descriptor: int) -> None:
+        """The same of a file's bytes, without a copy where it can.  ValueError: it has more or
+        less."""
+        size = _size(shape, dtype)
+        if os.fstat(descriptor).st_size != size:
+            raise ValueError(f"a file of {os.fstat(descriptor).st_size} bytes for {size}")
+        if self._has_pages(shape, dtype):
+            with contextlib.suppress(OSError):  # a process may have so many maps and no more
+                self._tensors[key] = self._locked(Pages(size, descriptor), shape, dtype)
+                return
+        self.put(key, shape, dtype, lambda data: fill_from(descriptor, memoryview(data)))
+
+    def _has_pages(self, shape: Sequence[int], dtype: str) -> bool:
+        return self.device.on_host and _size(shape, dtype) >= LEAST
+
+    def _locked(self, pages: Pages, shape: Sequence[int], dtype: str) -> Any:
+        """A tensor of pages that are full, and are to be read only."""
+        assert isinstance(self.device, HostDevice)
+        try:
+            tensor = self.device.over(np.asarray(pages), shape, dtype)
+        except (TypeError, ValueError) as error:
+            raise BeyondDevice(str(error)) from None
+        self._read_only.lock(pages)
+        return tensor
+
+    def is_read_only(self, key: str) -> bool:
+        """Whether a tensor that is written to is found by :meth:`drop_written`."""
+        return self[key] in self._read_only
+
+    def watching(self, inputs: Sequence[Any]) -> AbstractContextManager[None]:
+        """Run a kernel inside that has these for inputs."""
+        return self._read_only.watching(inputs)
+
+    def overwrite(self, tensor: Any, data: np.ndarray) -> None:
+        """Set a tensor's bytes in a kernel's stead, which has written to a copy."""
+        self._read_only.write(tensor)
+        self.device.write(tensor, data)
+
+    def drop_written(self) -> tuple[str, ...]:
+        """Drop the tensors that may only be read, and that kernels have written to; their keys."""
+        written = self._read_only.written()
+        keys = [key for key, one in self._tensors.items() if written and one.data_ptr() in written]
+        self.drop(keys)
+        return tuple(keys)
 
     def put_from_window(self, key: str, shape: Sequence[int], dtype: str) -> None:
         """Make a tensor of what is in the window to the notebook."""
@@ -112,9 +171,11 @@ class TensorMemory:
 class ChannelServer:
     """The target's end of the tensor channel: a thread that serves one connection."""
 
-    def __init__(self, memory: TensorMemory, folder: Path, token: str) -> None:
-        """Wait in the folder, which is the process's current one, for the connection."""
+    def __init__(self, memory: TensorMemory, folder: Path, token: str, *, same_host: bool) -> None:
+        """Wait in the folder, which is the process's current one, for the connection.
+        ``same_host``: whether tensors may come in files of the client's."""
         self._memory = memory
+        self._same_host = same_host
         self._folder = folder
         self._token = token
         self._arrivals = Receiver(CHANNEL_SOCKET)
@@ -156,6 +217,8 @@ class ChannelServer:
             elif request["do"] == "put" and request.get("window"):
                 place = request["key"], request["shape"], request["dtype"]
                 self._memory.put_from_window(*place)
+            elif request["do"] == "put" and "path" in request:
+                answer = {"taken": self._take(request)}
             elif request["do"] == "put":
 
                 def receive(data: np.ndarray) -> None:
@@ -173,7 +236,9 @@ class ChannelServer:
                 tensor = self._memory[request["key"]]
                 answer = {"shape": [int(n) for n in tensor.shape], "dtype": str(tensor.dtype)}
                 answer["size"] = size_of(tensor)
-                if "window" not in request:
+                if request.get("look") and self._memory.device.on_host and answer["size"] >= LEAST:
+                    answer["address"] = tensor.data_ptr()
+                elif "window" not in request:
                     data = memoryview(self._memory.device.read(tensor))
                 elif size_of(tensor) <= request["window"]:
                     self._memory.to_window(tensor)
@@ -186,3 +251,26 @@ class ChannelServer:
         answer["number"] = request["number"]
         sealed = checked and request["do"] == "get" and "error" not in answer
         send_message(connection, answer, data, checked=sealed)
+
+    def _take(self, request: dict[str, Any]) -> bool:
+        """Make a tensor of a file of the client's; whether that can be opened."""
+        if not self._same_host:
+            raise ValueError("no client of this machine")
+        try:
+            descriptor = os.open(request["path"], os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            place = request["key"], request["shape"], request["dtype"]
+            self._memory.put_file(*place, descriptor)
+        finally:
+            os.close(descriptor)
+        return True
+
+
+def _size(shape: Sequence[int], dtype: str) -> int:
+    """A tensor's bytes; BeyondDevice if there is no such dtype."""
+    try:
+        return math.prod(shape) * np_dtype(dtype).itemsize
+    except TypeError as error:
+        raise BeyondDevice(str(error)) from None

@@ -88,6 +88,7 @@ class KernelRunner:
         ``within`` runs each launch within what is left of the call's time.  ValueError if the
         kernel is not loaded, or takes or gives another number of tensors.
         """
+        self._memory.drop_written()  # by one that raised: they are not what their keys say
         kernel, inputs, outputs = request.kernel, request.inputs, request.outputs
         plan = self._find(kernel).plan
         _expect("inputs", plan.params, inputs)
@@ -126,7 +127,7 @@ class KernelRunner:
                 self._memory[key] = last[k]
             elif request.references[k][equals[k]] != key:  # it is there under another key
                 self._memory.drop([key])
-        overwritten = self._drop_changed(before)
+        overwritten = self._drop_changed(before) + self._memory.drop_written()
         if watched and not overwritten:
             loaded.harmless = True
         stale = False
@@ -142,6 +143,7 @@ class KernelRunner:
     def chain(self, request: ChainRequest, within: Within) -> tuple[str, ...]:
         """Run kernels one after the other, each ``within`` its time; the keys of tensors, resident
         before, that a kernel wrote to.  See :meth:`TargetSession.chain`."""
+        self._memory.drop_written()
         calls, kept = request.calls, frozenset(request.keep)
         last = {key: number for number, call in enumerate(calls) for key in call.inputs}
         tensors: dict[str, Any] = {}  # what the chain makes; freed after its last use
@@ -166,7 +168,7 @@ class KernelRunner:
                     tensors.pop(key, None)
         for key in request.keep:
             self._memory[key] = tensors[key]
-        return self._drop_changed(before)
+        return self._drop_changed(before) + self._memory.drop_written()
 
     def statistics(self, output: str, reference: str) -> dict[str, float]:
         """Error statistics of a resident tensor against another."""
@@ -213,7 +215,7 @@ class KernelRunner:
                 raw_bytes(results[-1])[:] = raw_bytes(buffers[number])
             for tensor, copy in zip(given, guarded, strict=True):
                 if not self._device.same(tensor, copy):  # what it did to its inputs, it did
-                    raw_bytes(tensor)[:] = raw_bytes(copy)
+                    self._memory.overwrite(tensor, raw_bytes(copy))
             return results, ms, [words for block in blocks if (words := block.overruns())]
         finally:
             for block in blocks:
@@ -242,7 +244,11 @@ class KernelRunner:
     def _launch(self, loaded: _Loaded, buffers: list[Any]) -> float:
         """Run a kernel to its end; milliseconds."""
         on_host = self._aftermath if self._device.on_host else None
-        with on_host.looked_after() if on_host else nullcontext():
+        inputs = buffers[: loaded.plan.params]
+        with (
+            on_host.looked_after() if on_host else nullcontext(),
+            self._memory.watching(inputs),
+        ):
             begin = time.perf_counter()
             for launch in loaded.plan.launches:
                 arguments = [buffers[i] for i in launch.args]
@@ -287,7 +293,9 @@ class KernelRunner:
             raise KernelRaised(str(misfit)) from None
 
     def _copies(self, keys: Sequence[str]) -> dict[str, Any]:
-        return {key: self._device.snapshot(self._memory[key]) for key in dict.fromkeys(keys)}
+        """What tensors hold now, but for those of which the memory itself says if it changes."""
+        watched = [key for key in dict.fromkeys(keys) if not self._memory.is_read_only(key)]
+        return {key: self._device.snapshot(self._memory[key]) for key in watched}
 
     def _drop_changed(self, before: Mapping[str, Any]) -> tuple[str, ...]:
         """Drop the tensors that are not what they were; their keys."""

@@ -115,7 +115,8 @@ class SessionService:
 
     def _channel(self) -> dict[str, Any]:
         """Wait for the tensor channel; what the client has to say to the listener for it."""
-        ChannelServer(self._memory, self._folder, self._credentials["token"])
+        token, same_host = self._credentials["token"], self._same_host
+        ChannelServer(self._memory, self._folder, token, same_host=same_host)
         return self._credentials
 
     def _confined(self, name: str) -> str:

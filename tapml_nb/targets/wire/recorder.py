@@ -29,6 +29,9 @@ something has closed the connection: only a kernel can have."""
 GUARD_PAGE_HIT = "guard page: "
 """How the line of a dying process begins that names the buffer that a kernel left."""
 
+READ_ONLY_HIT = "read-only: "
+"""The same of one that writes to what is nobody's to write to."""
+
 SERVER_MARK = "TAPML_SERVER"
 """The variable that names a server's folder to everything that it starts."""
 
