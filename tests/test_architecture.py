@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parent.parent / "tapml_nb"
 
 ORDER = [
     {"array_api"},
-    {"numerics", "tensorfile", "terminal", "interpreter", "owner"},
+    {"numerics", "tensorfile", "terminal", "interpreter", "owner", "budget"},
     {"graph"},
     {"frontends"},
     {"compile"},

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tapml_nb.execute.storage import Kept, Storage, parse_budget
+from tapml_nb.budget import parse_budget
+from tapml_nb.execute.storage import Kept, Storage
 
 steps = st.lists(
     st.tuples(st.just("keep"), st.integers(0, 9000))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from tapml_nb.budget import parse_budget
 from tapml_nb.execute.events import EventStream
 from tapml_nb.execute.source import SourceRun
-from tapml_nb.execute.storage import Storage, parse_budget
+from tapml_nb.execute.storage import Storage
 from tapml_nb.frontends.torch import import_torch
 
 KB = 1000
