@@ -150,6 +150,9 @@ class Caller:
 
         while True:
             try:
+                self.session.reserve(
+                    kernel, inputs, wanted, repeats=repeats, numbers=compiled.numbers
+                )
                 sent += self._send(wanted)
                 result = self._with_room(call, wanted)
             except BeyondTarget as error:
