@@ -195,6 +195,7 @@ class Engine:
                 compiled=self.compiler.compiled,
                 seconds=ledger.seconds,
                 sent_bytes=self.pool.bytes_sent,
+                peak_bytes=self.pool.peak_bytes,
                 restarts=self.pool.restarts,
                 stopped=ledger.stopped,
                 workarounds=self.settings.workarounds,

@@ -22,6 +22,7 @@ import numpy as np
 from tapml_nb.array_api import Array
 from tapml_nb.owner import Owner
 
+
 class Kept:
     """An array that a :class:`Storage` keeps for as long as this object lives."""
 

@@ -25,7 +25,8 @@ class ChainPart:
         self.outside: dict[str, BufferSpec] = {}
         self.made: dict[str, BufferSpec] = {}
         self._footprints, self._spec_of = footprints, spec_of
-        self._takes = 0
+        self._watched: frozenset[str] = frozenset()
+        self._own = 0
 
     def then(self, *calls: ChainCall) -> ChainPart:
         """The same with more calls behind."""
@@ -55,8 +56,9 @@ class ChainPart:
     def bytes_beside(self, resident: Residency) -> int:
         """What it takes beside what is there.  Counted as if nothing were freed before its end, and
         every kernel watched, by copies of what it reads from outside."""
-        missing = (spec.nbytes for key, spec in self.outside.items() if key not in resident)
-        return sum(missing) + self._takes
+        copies = sum(self.outside[key].nbytes for key in self._watched)
+        missing = sum(spec.nbytes for key, spec in self.outside.items() if key not in resident)
+        return missing + copies + self._own
 
     def _add(self, call: ChainCall) -> None:
         inputs = self._read(call.inputs)
@@ -65,7 +67,8 @@ class ChainPart:
             return
         self._read(self._footprints.constants(call.kernel))
         footprint = self._footprints.at(call.kernel, inputs, call.numbers)
-        self._takes += footprint.in_chain
+        self._watched |= self.outside.keys() & set(call.inputs)
+        self._own += footprint.own
         self.made.update(zip(call.outputs, footprint.outputs, strict=False))
 
     def _read(self, keys: Iterable[str]) -> Sequence[BufferSpec]:

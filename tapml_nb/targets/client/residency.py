@@ -62,11 +62,6 @@ class Footprint:
         guarded = self.inputs + self.constants + self.results if guard else 0
         return self.inputs + repeats * self.results + self.own + guarded
 
-    @property
-    def in_chain(self) -> int:
-        """The same in a chain, where nothing is run twice."""
-        return self.inputs + self.own
-
 
 class Residency(Mapping[str, BufferSpec]):
     """The tensors on a target by their keys, in the order of their use.
