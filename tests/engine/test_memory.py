@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -10,7 +11,10 @@ from torch import nn
 
 import tapml_nb as tapml
 from tapml_nb import Target
+from tapml_nb.api import open_session
 from tapml_nb.engine.verbs import runs
+from tapml_nb.frontends.torch import import_torch
+from tapml_nb.frontends.torch.tensors import memory_of, plain
 from tapml_nb.judge.verdict import Verdict
 from tests import kernels, models
 
@@ -147,3 +151,32 @@ def test_a_kernel_that_spoils_what_another_reads_is_seen_in_parts_as_well(
             unobserved = session.report.info.unobserved
             assert unobserved.same is False, max_memory
             assert unobserved.op == "act/silu"
+
+
+def over_there(program):
+    """A program of PyTorch whose values are handled as those on a GPU are: as its own tensors."""
+
+    def memory(tensor):
+        found = memory_of(tensor)
+        return found and replace(found, data=lambda: torch.from_numpy(found.data()))
+
+    program.array_of = plain
+    program.memory = memory
+    return program
+
+
+def test_a_budget_for_values_on_a_gpu_changes_no_result(kernel_cache, nothing_left):
+    frames, spilled = [], []
+    for max_memory in (None, "1 kB"):
+        program = over_there(import_torch(*models.llama()))
+        with open_session(program, "llvm", max_memory=max_memory) as session:
+            session.run()
+            session.migrate()
+            runs.hybrid(session.engine)
+            frames.append(session.report.frame().drop(columns=TIMES))
+            storage = session.engine.source.storage
+            spilled.append(storage.spilled)
+            assert not max_memory or storage.resident <= 1000
+    pd.testing.assert_frame_equal(*frames)
+    assert spilled[0] == 0
+    assert spilled[1] > 50_000
