@@ -232,6 +232,16 @@ def test_the_target_never_holds_more(bounded):
     assert np.array_equal(bounded.fetch("t39"), X + 39)
 
 
+def test_what_is_spared_is_the_first_to_go(bounded):
+    bounded.drop(["x", "constant"])
+    for k in range(12):
+        bounded.put(f"t{k}", X)
+    bounded.spare(["t11", "never there"])
+    bounded.put("more", X)
+    assert not bounded.resident("t11")
+    assert all(bounded.resident(f"t{k}") for k in range(11))
+
+
 def test_a_call_makes_room_for_itself_and_keeps_what_it_reads(bounded):
     bounded.put("right", X + 1)
     for k in range(20):
