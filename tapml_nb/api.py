@@ -62,9 +62,11 @@ def debug(
             ``["negative_index"]`` (see ``docs/importer.md``); none by default, for what TVM
             produces is what is judged.  The report says which are in force, and where.
         max_memory: how much memory the tensors that the session keeps may take (the source's
-            values, references, results of hybrid runs), in bytes or as text (``"2 GB"``).  Those
-            beyond it are in a file in the folder for temporary ones (``$TMPDIR``); results are
-            the same.  Parameters and inputs, and what the target holds, do not count.
+            values, references, results of hybrid runs), on the host and on a GPU of the source's
+            together, in bytes or as text (``"2 GB"``).  Those beyond it are in a file in the
+            folder for temporary ones (``$TMPDIR``); results are the same.  Parameters and inputs
+            do not count, nor does what the target holds, which has a bound of its own
+            (``Target(max_memory=)``).
 
     Returns:
         The session.  Nothing has run on the target yet; call ``run()``.

@@ -136,3 +136,9 @@ def zeros_like(array: Array, dtype: str) -> Array:
     """Zeros of another dtype of the standard's (``"bool"``, ``"float32"``), where an array is."""
     xp = namespace(array)
     return xp.zeros(tuple(array.shape), dtype=getattr(xp, dtype), device=array.device)
+
+
+def empty_like(array: Array) -> Array:
+    """An array without elements, of the kind of another one, and where that is."""
+    xp = namespace(array)
+    return xp.empty((0,), dtype=xp.uint8, device=array.device)

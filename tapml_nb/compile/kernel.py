@@ -11,10 +11,13 @@ an operation on sizes, ``("+", "n0", 1)``.  Beside it stands its code, as people
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, TypeAlias
+
+from tapml_nb.array_api import np_dtype
 
 Size: TypeAlias = "int | str | tuple[Any, ...]"
 """A number, a symbol's name, or an operation's name with its operands."""
@@ -88,6 +91,14 @@ class BufferSpec:
     shape: tuple[Any, ...]
     """Numbers; in a kernel that leaves sizes open, sizes of any kind."""
     dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one whose sizes are known; 0 where nobody has such a dtype."""
+        try:
+            return int(math.prod(self.shape)) * np_dtype(self.dtype).itemsize
+        except TypeError:
+            return 0
 
 
 @dataclass(frozen=True)

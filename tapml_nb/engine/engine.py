@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+from tapml_nb.budget import parse_budget
 from tapml_nb.compile.cache import KernelCache
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.toolchain import machine_of
@@ -24,7 +25,7 @@ from tapml_nb.execute.host_call import BrokenOff
 from tapml_nb.execute.hybrid import HybridRun
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
-from tapml_nb.execute.storage import Storage, parse_budget
+from tapml_nb.execute.storage import Storage
 from tapml_nb.execute.unobserved import UnobservedRun
 from tapml_nb.frontends.program import Program
 from tapml_nb.graph import Graph, Op, OpId, Selector, SelectorError, select
@@ -197,6 +198,7 @@ class Engine:
                 compiled=self.compiler.compiled,
                 seconds=ledger.seconds,
                 sent_bytes=self.pool.bytes_sent,
+                peak_bytes=self.pool.peak_bytes,
                 restarts=self.pool.restarts,
                 stopped=ledger.stopped,
                 workarounds=self.settings.workarounds,

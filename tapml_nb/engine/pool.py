@@ -56,6 +56,12 @@ class TargetPool:
         return sum(session.bytes_sent for session in self.sessions)
 
     @property
+    def peak_bytes(self) -> int:
+        """The most that tensors, and kernels beside them, can have taken at a time in one of
+        them."""
+        return max(session.peak_bytes for session in self.sessions)
+
+    @property
     def restarts(self) -> int:
         """How often one had to be brought back."""
         return sum(session.restarts for session in self.sessions)

@@ -164,6 +164,9 @@ class Caller:
 
         while True:
             try:
+                self.session.reserve(
+                    kernel, inputs, wanted, repeats=repeats, numbers=compiled.numbers
+                )
                 sent += self._send(wanted)
                 result, there = self._with_room(call, wanted)
             except BeyondTarget as error:

@@ -23,7 +23,7 @@ from tapml_nb.execute.caller import Argument, Caller, Operands, twice
 from tapml_nb.execute.events import EventStream, OpStarted
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
-from tapml_nb.execute.storage import Elsewhere, Kept
+from tapml_nb.execute.storage import Kept
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.numerics import bitwise_equal, same_type
 
@@ -40,7 +40,7 @@ class _Entry:
     failure: str = ""
     """Why the source had to compute it although its operator is on the target."""
 
-    kept: Kept | Elsewhere | None = None
+    kept: Kept | None = None
     """Its array; None if it equals the source's, or is a number."""
 
     number: Any = None
@@ -205,7 +205,7 @@ class HybridRun:
                 self._caller.session.drop([f"version/{entry.version}"])
                 entry.version, entry.kept = before.version, before.kept
             else:
-                entry.kept = self._source.storage.keep_there(result)
+                entry.kept = self._source.storage.keep(result)
         if old and old.version not in (SOURCE, entry.version):
             self._caller.session.drop([f"version/{old.version}"])
         self._entries[step, value] = entry

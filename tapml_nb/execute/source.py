@@ -42,7 +42,7 @@ class _Made:
     """A tensor that an operator has made, in memory that is kept."""
 
     kept: Kept
-    over: Callable[[np.ndarray], SourceTensor]
+    over: Callable[[Array], SourceTensor]
     shape: tuple[int, ...]
 
     def tensor(self) -> SourceTensor:

@@ -3,85 +3,56 @@
 What was not used for longest goes first, and stays where it went: from then on it is mapped from
 the file wherever it is read, which costs memory only while somebody looks.  The file has no name,
 so the system frees it however this process ends.
+
+An array on a GPU stays there as long as the budget, which is one for all memory, allows.  Then it
+goes to the file as well, and back to the GPU for as long as somebody looks: what is between, the
+host's memory, is where the system keeps of a file what there is room for.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import re
 import tempfile
 import threading
 import warnings
 import weakref
 from collections import OrderedDict, defaultdict
-from dataclasses import dataclass
-from fractions import Fraction
 from typing import IO
 
 import numpy as np
 
-from tapml_nb.array_api import Array
+from tapml_nb.array_api import Array, dtype_of, empty_like, moved_to, on_host
 from tapml_nb.owner import Owner
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY_UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i)?)?b?\s*", re.IGNORECASE)
-
-
-def parse_budget(max_memory: int | str | None) -> int | None:
-    """Bytes of a ``max_memory`` argument: a number of them, text such as ``"2 GB"``, or None.
-
-    Raises:
-        ValueError: if it is nothing of that, or not positive.
-    """
-    size: object = max_memory
-    if size is None:
-        return None
-    if isinstance(size, str) and (found := _SIZE.fullmatch(size)):
-        number, unit, binary = found.groups()
-        units = _BINARY_UNITS if binary else _UNITS
-        size = int(Fraction(number) * units[(unit or "").lower()])
-    if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
-        raise ValueError(
-            f"max_memory: {max_memory!r}; give a positive number of bytes, text such as '2 GB' or "
-            f"'512 MiB', or None for no limit"
-        )
-    return size
 
 
 class Kept:
     """An array that a :class:`Storage` keeps for as long as this object lives."""
 
-    def __init__(self, storage: Storage, array: np.ndarray) -> None:
-        self.nbytes = array.nbytes
-        self.shape, self.dtype = array.shape, array.dtype
+    def __init__(self, storage: Storage, array: Array) -> None:
+        self.nbytes: int = array.nbytes
+        self.shape, self.dtype = tuple(array.shape), dtype_of(array)
         self.offset = -1
         """Where it is in the file; -1 if it is not."""
 
-        self.held: np.ndarray | None = array
+        self.held: Array | None = array
         """The array; None once the file has it."""
+
+        self.like = empty_like(array)
+        """An array of its kind, where it was."""
 
         self._storage = storage
 
-    def array(self) -> np.ndarray:
-        """The array; if the file has it, a map of it (writing to which changes no file)."""
+    def array(self) -> Array:
+        """The array; if the file has it, a map of it (writing to which changes no file), or a copy
+        where it was."""
         held = self.held  # once: another thread may send it to the file meanwhile
-        return self._storage.map(self) if held is None else self._storage.touch(self, held)
+        if held is None:
+            return moved_to(self._storage.map(self), self.like)
+        return self._storage.touch(self, held)
 
     def __del__(self) -> None:
         self._storage.forget(self)
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """An array on a GPU, which stays there: it counts towards no budget of the host's."""
-
-    held: Array
-
-    def array(self) -> Array:
-        """The array."""
-        return self.held
 
 
 class _Map(mmap.mmap):
@@ -110,8 +81,8 @@ class Storage:
         self._lock = threading.RLock()
         self._owner = Owner()
 
-    def keep(self, array: np.ndarray) -> Kept:
-        """Keep an array, which nobody may change from now on."""
+    def keep(self, array: Array) -> Kept:
+        """Keep an array, which nobody may change from now on, where it is."""
         kept = Kept(self, array)
         if self.budget is not None and kept.nbytes:
             with self._lock:
@@ -120,10 +91,6 @@ class Storage:
                 self.peak = max(self.peak, self.resident)
                 self._make_room(self.budget)
         return kept
-
-    def keep_there(self, array: Array) -> Kept | Elsewhere:
-        """The same with an array of any kind, where it is."""
-        return self.keep(array) if isinstance(array, np.ndarray) else Elsewhere(array)
 
     def close(self) -> None:
         """Free the file; what is in it cannot be read any more.  Idempotent."""
@@ -136,7 +103,7 @@ class Storage:
 
     # -- for what is kept --------------------------------------------------------------------------
 
-    def touch(self, kept: Kept, array: np.ndarray) -> np.ndarray:
+    def touch(self, kept: Kept, array: Array) -> Array:
         """Its array is used now."""
         with self._lock:
             if id(kept) in self._used:
@@ -144,7 +111,7 @@ class Storage:
         return array
 
     def map(self, kept: Kept) -> np.ndarray:
-        """Its array, mapped from the file."""
+        """Its array, mapped from the file to this process's memory."""
         assert self._file
         size = kept.nbytes
         found = _Map(self._file.fileno(), size, access=mmap.ACCESS_COPY, offset=kept.offset)
@@ -188,7 +155,7 @@ class Storage:
         assert kept.held is not None
         if self._file is None:
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-        data = memoryview(np.ascontiguousarray(kept.held).reshape(-1).view(np.uint8))
+        data = memoryview(np.ascontiguousarray(on_host(kept.held)).reshape(-1).view(np.uint8))
         room = _pages(kept.nbytes)
         free = self._free[room]
         offset = free.pop() if free else self.size

@@ -9,7 +9,7 @@ back.  If the outputs differ by a single bit, a kernel depends on more than its 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -128,6 +128,8 @@ class UnobservedRun:
                             yield _Difference(step, op.outputs[0], "it writes to its own inputs")
                         yield from self._compare(run, step, op.outputs)
                 yield from self._compare(run, step, self._finals)
+                for value in self._finals[:1] if run.mended else ():
+                    yield _Difference(step, value, "a kernel writes to what another one reads")
                 state = {b: a for b, v in mutations.items() if (a := run.array(v)) is not None}
             finally:
                 run.drop()
@@ -174,9 +176,14 @@ class _Step:
         self._there: dict[ValueId, str] = {}
         """Keys of what the target has, or will have when the pending calls have run."""
 
+        self._outgoing: dict[str, Callable[[], Array]] = {}
+        """What has to be there for the pending calls, by key; sent when they run."""
+
         self._pending: list[ChainCall] = []
         self._made: dict[ValueId, None] = {}
-        self._kept: list[str] = []
+        self._kept: dict[str, ValueId] = {}
+        self.mended = False
+        """Whether a kernel read what another one had written to, as it was before."""
 
     def advance(self, number: int, op: Op, where: str) -> None:
         """Compute an operator, or note it down for the target."""
@@ -199,14 +206,23 @@ class _Step:
         """
         if self._made.keys().isdisjoint(needed):
             return False
-        keep = [
-            self._there[v]
+        keep = {
+            self._there[v]: v
             for v in self._made
             if v in needed or self._run.last_use.get(v, -1) >= number
-        ]
-        overwritten = self._session.chain(self._pending, keep)
-        self._kept += keep
+        }
+        self._kept |= keep
+        overwritten: set[str] = set()
+        for part, staying in self._session.parts(self._pending, keep.keys(), self._outgoing):
+            # It is sent as it was, and would be what it is now if all had been run at once.
+            self.mended |= not overwritten.isdisjoint(part.outside)
+            self._send(part.outside)
+            overwritten.update(self._session.chain(part.calls, staying))
         self._pending, self._made = [], {}
+        last_use = self._run.last_use
+        self._free(
+            [k for k, v in self._kept.items() if last_use.get(v, -1) < number and v not in needed]
+        )
         return bool(overwritten)
 
     def array(self, value: ValueId) -> Array | None:
@@ -216,13 +232,18 @@ class _Step:
 
     def drop(self) -> None:
         """Free the target's memory of this step."""
-        self._session.drop(self._kept)
+        self._free(list(self._kept))
+
+    def _free(self, keys: Sequence[str]) -> None:
+        self._session.drop(keys)
+        for key in keys:
+            del self._kept[key]
 
     def _note(self, op: Op, implementation: Implementation) -> None:
         """Have the target compute an operator in its chain."""
         inputs = [self._key(v) for v in self._graph.tensor_inputs(op)]
-        for key, array in implementation.constants.items():
-            self._put(key, array)
+        for key in implementation.constants:
+            self._outgoing[key] = partial(implementation.constants.__getitem__, key)
         outputs = [f"unobserved/{self._step}/{v}" for v in op.outputs]
         self._pending += implementation.chained(inputs, outputs)
         self._there.update(zip(op.outputs, outputs, strict=True))
@@ -276,19 +297,21 @@ class _Step:
         if value in self._here:
             key = f"unobserved/{self._step}/{value}"
             self._there[value] = key
-            self._kept.append(key)
-            self._put(key, self._here[value])
+            self._kept[key] = value
+            self._outgoing[key] = partial(self._here.__getitem__, value)
         else:
             key = self._source.key(value, self._step)
-            if not self._session.resident(key):
-                self._put(key, self._source.outgoing(value, self._step))
+            self._outgoing[key] = partial(self._source.outgoing, value, self._step)
         return key
 
-    def _put(self, key: str, array: Array) -> None:
-        try:
-            self._session.put(key, array)
-        except TargetError as error:
-            raise _NoResult(None, f"the target cannot hold a tensor: {error}") from None
+    def _send(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            if key in self._outgoing and not self._session.resident(key):
+                try:
+                    self._session.put(key, self._outgoing[key]())
+                except TargetError as error:
+                    words = f"the target cannot hold a tensor: {error}"
+                    raise _NoResult(None, words) from None
 
 
 def _in_words(ours: Array, theirs: Array) -> str:

@@ -168,14 +168,14 @@ class Memory:
 
     Attributes:
         address: tells it from the memory of other tensors, while they exist.
-        data: all its bytes (uint8), shared where possible.
+        data: all its bytes (uint8), shared where possible: on a GPU if it is there.
         over: makes the tensor anew over such bytes, alike to the stride: what is computed from it
             is the same, bit for bit.
     """
 
     address: int
-    data: Callable[[], np.ndarray]
-    over: Callable[[np.ndarray], SourceTensor]
+    data: Callable[[], Array]
+    over: Callable[[Array], SourceTensor]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from tapml_nb.array_api import Array, dtype_of, namespace, np_dtype
 from tapml_nb.execute.source import SourceRun
-from tapml_nb.execute.storage import Elsewhere, Kept
+from tapml_nb.execute.storage import Kept
 from tapml_nb.frontends.program import RecordedProgram
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.judge.arithmetic import Arithmetic, reduction_length
@@ -36,9 +36,9 @@ should wait."""
 class _Stored:
     """What a reference has beside the source's tensor, which the source keeps."""
 
-    delta: Kept | Elsewhere | None
+    delta: Kept | None
     floor: Floor | None
-    beside: Kept | Elsewhere | None = None
+    beside: Kept | None = None
 
 
 class References:
@@ -246,8 +246,8 @@ class References:
         ]
         return [_Stored(self._keep(r.delta), r.floor, self._keep(r.beside)) for r in found]
 
-    def _keep(self, array: Array | None) -> Kept | Elsewhere | None:
-        return None if array is None else self._source.storage.keep_there(array)
+    def _keep(self, array: Array | None) -> Kept | None:
+        return None if array is None else self._source.storage.keep(array)
 
     def _reference(self, value: ValueId, step: int, stored: _Stored) -> Reference:
         delta, scale = (None if k is None else k.array() for k in (stored.delta, stored.beside))

@@ -52,6 +52,8 @@ class RunInfo:
         compiled: kernels compiled now, not found in the cache.
         seconds: wall time of the last run.
         sent_bytes: bytes sent to the target by the session so far.
+        peak_bytes: the most memory that tensors, and kernels beside them, can have taken at a time
+            on the target, or on one of several.
         restarts: how often the target had to be brought back.
         stopped: whether the last run was stopped before its end.
         workarounds: the workarounds for faults of TVM's importer that are in force.
@@ -69,6 +71,7 @@ class RunInfo:
     compiled: int = 0
     seconds: float = 0.0
     sent_bytes: int = 0
+    peak_bytes: int = 0
     restarts: int = 0
     stopped: bool = False
     workarounds: tuple[str, ...] = ()

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tapml_nb.budget import parse_budget
+
 KINDS = ("llvm", "c", "cuda", "opencl", "webgpu")
 """Kinds of target by TVM's names."""
 
@@ -37,6 +39,10 @@ class Target:
         guard: run every kernel between guard pages, twice, and watch its inputs, so that
             accesses out of bounds, unwritten outputs and reads of uninitialised memory become
             verdicts; CPUs only, and slower.
+        max_memory: how much memory tensors, and what kernels take beside them, may take there, in
+            bytes or as text (``"6 GB"``); of several sessions, in each.  None: what the device
+            has.  Tensors that were not used for longest go, and are sent again when they are
+            needed; an operator that does not fit even alone is ``UNSUPPORTED``.
 
     Example:
         >>> tapml.Target("llvm", tvm_target={"kind": "llvm", "mcpu": "skylake"}, guard=True).local
@@ -50,6 +56,7 @@ class Target:
     guard: bool = False
     device: int = 0
     workers: int = 1
+    max_memory: int | str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -62,6 +69,10 @@ class Target:
             raise ValueError(f"target: device is {self.device!r}; give a number from 0")
         if not isinstance(self.workers, int) or self.workers < 1:
             raise ValueError(f"target: workers is {self.workers!r}; give a number from 1")
+        try:
+            parse_budget(self.max_memory)
+        except ValueError as error:
+            raise ValueError(f"target: {error}") from None
         if self.guard and self.kind not in CPU_KINDS:
             cpus = " or ".join(map(repr, CPU_KINDS))
             raise ValueError(f"target: guard needs a CPU ({cpus}), not {self.kind!r}")
@@ -81,6 +92,11 @@ class Target:
     def local(self) -> bool:
         """Whether its server is one that a session starts on this machine."""
         return self.rpc is None or self.rpc == BROWSER
+
+    @property
+    def bound(self) -> int | None:
+        """Bytes of ``max_memory``; None for no limit."""
+        return parse_budget(self.max_memory)
 
     @property
     def members(self) -> list[Target]:

@@ -6,13 +6,16 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tapml_nb.execute.storage import Kept, Storage, parse_budget
+from tapml_nb.array_api import on_host
+from tapml_nb.budget import parse_budget
+from tapml_nb.execute.storage import Kept, Storage
 
 steps = st.lists(
-    st.tuples(st.just("keep"), st.integers(0, 9000))
+    st.tuples(st.sampled_from(["keep", "keep there"]), st.integers(0, 9000))
     | st.tuples(st.sampled_from(["read", "forget"]), st.integers(0, 20)),
     max_size=30,
 )
@@ -23,22 +26,23 @@ def test_every_tensor_comes_back_and_memory_stays_within_the_budget(budget, step
     storage = Storage(budget)
     held: list[tuple[Kept, bytes]] = []
     for seed, (what, number) in enumerate(steps):
-        if what == "keep":
+        if what.startswith("keep"):
             array = np.random.default_rng(seed).integers(0, 255, number, np.uint8)
-            held.append((storage.keep(array), array.tobytes()))
+            tensor = torch.from_numpy(array.copy()) if what == "keep there" else array
+            held.append((storage.keep(tensor), array.tobytes()))
         elif held and what == "read":
             kept, content = held[number % len(held)]
-            assert kept.array().tobytes() == content
+            assert on_host(kept.array()).tobytes() == content
         elif held:
             del held[number % len(held)]
-        kept = array = None
+        kept = array = tensor = None
         if budget is not None:
             inside = [one.nbytes for one, _ in held if one.held is not None]
             outside = [one.nbytes for one, _ in held if one.held is None]
             assert (storage.resident, storage.spilled) == (sum(inside), sum(outside))
             assert storage.resident <= min(budget, storage.peak)
     for one, content in held:
-        assert one.array().tobytes() == content
+        assert on_host(one.array()).tobytes() == content
     held.clear()
     one = None
     assert storage.resident == storage.spilled == 0

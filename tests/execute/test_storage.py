@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from tapml_nb.budget import parse_budget
 from tapml_nb.execute.events import EventStream
 from tapml_nb.execute.source import SourceRun
-from tapml_nb.execute.storage import Storage, parse_budget
+from tapml_nb.execute.storage import Storage
 from tapml_nb.frontends.torch import import_torch
 
 KB = 1000
@@ -82,6 +83,37 @@ def test_every_dtype_and_shape_comes_back(storage):
         found = one.array()
         assert (found.shape, found.dtype) == (array.shape, array.dtype)
         assert found.tobytes() == array.tobytes()
+
+
+TORCH = [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.bool, torch.int64]
+
+
+@pytest.mark.parametrize("dtype", TORCH, ids=str)
+def test_what_is_kept_where_a_framework_has_it_comes_back_there(storage, dtype):
+    """As on a GPU, but for the device."""
+    tensor = (torch.arange(24.0).reshape(2, 3, 4) % 3).to(dtype)
+    kept = storage.keep(tensor)
+    assert kept.array() is tensor
+    assert storage.resident == tensor.nbytes
+    pushed_out = storage.keep(numbers(1, 10 * KB))
+    assert (kept.held, storage.spilled) == (None, tensor.nbytes)
+    assert storage.resident == pushed_out.nbytes
+    found = kept.array()
+    assert (found.dtype, found.device, found.shape) == (dtype, tensor.device, tensor.shape)
+    assert torch.equal(found.view(torch.uint8), tensor.view(torch.uint8))
+    found.zero_()
+    assert torch.equal(kept.array().view(torch.uint8), tensor.view(torch.uint8))
+
+
+def test_a_tensor_is_made_anew_over_memory_that_stayed_where_it_was(program):
+    tensor = torch.arange(64.0).reshape(8, 8).t()[2:]
+    memory = program.memory(tensor)
+    whole = torch.from_numpy(memory.data()).clone()
+    found = memory.over(whole)
+    assert torch.equal(found, tensor)
+    assert found.stride() == tensor.stride()
+    assert found.untyped_storage().data_ptr() == whole.data_ptr()
+    assert program.memory(found).data().nbytes == 64 * 4
 
 
 def test_writing_to_what_was_read_changes_nothing(storage):

@@ -51,7 +51,7 @@ def test_blocks_of_another_size_are_left_alone():
 
 
 def test_what_is_free_is_given_back_where_there_is_no_room():
-    held = []
+    held: list[int] = []
 
     class Full(Memory):
         def __call__(self, size):

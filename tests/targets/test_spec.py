@@ -60,3 +60,16 @@ def test_a_browser_is_one_device_of_one_kind():
     ):
         with pytest.raises(ValueError, match="rpc is 'browser'; a page is one device of kind"):
             Target(**wrong, rpc="browser")
+
+
+@pytest.mark.parametrize("size", ["6 giga", 0, -1, 1.5, True])
+def test_memory_is_a_positive_number_of_bytes(size):
+    with pytest.raises(ValueError, match=r"^target: max_memory: .*; give a positive number"):
+        Target("llvm", max_memory=size)
+
+
+def test_memory_in_words():
+    assert Target("llvm").bound is None
+    assert Target("llvm", max_memory="6 GB").bound == 6 * 10**9
+    several = Target("cuda", max_memory="1 MiB", workers=2)
+    assert [member.bound for member in several.members] == [2**20] * 2

@@ -9,9 +9,9 @@ from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainCall, Chai
 from tapml_nb.targets.wire.envelope import Garbled
 from tapml_nb.targets.wire.recorder import ExitReport, Record, Recorder, path_of, read_record
 
-CALL = CallRequest("k", ("x",), ("y", "z"), (None, "r"), 1.5, 3, (7,), True)
+CALL = CallRequest("k", ("x",), ("y", "z"), ((), ("r",)), 1.5, 3, (7,), True)
 CHAIN = ChainRequest((ChainCall("k", ("x",), ("y",), (7,)), ChainCall(None, ("y",), ("v",))), (), 2)
-RESULT = CallResult((1.0, 2.0), (True, False), (None, True), ("x",), True, ("beyond",), ("note",))
+RESULT = CallResult((1.0, 2.0), (True, False), (-1, 0), ("x",), True, ("beyond",), ("note",))
 
 
 def sent(content):

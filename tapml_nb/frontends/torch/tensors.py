@@ -70,16 +70,16 @@ def memory_of(tensor: torch.Tensor) -> Memory | None:
         return None
     storage = tensor.untyped_storage()
 
-    def data() -> np.ndarray:
-        whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
-        return np.asarray(whole.cpu().numpy())
-
     dtype, device = tensor.dtype, tensor.device
     place = (int(tensor.storage_offset()), tensor.shape, tensor.stride())
 
-    def over(data: np.ndarray) -> torch.Tensor:
-        memory = torch.from_numpy(data).to(device).untyped_storage()
-        return torch.empty(0, dtype=dtype, device=device).set_(memory, *place)
+    def data() -> Array:
+        whole = torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
+        return whole.numpy() if device.type == "cpu" else whole
+
+    def over(data: Array) -> torch.Tensor:
+        whole = torch.from_numpy(data) if isinstance(data, np.ndarray) else data
+        return torch.empty(0, dtype=dtype, device=device).set_(whole.untyped_storage(), *place)
 
     return Memory(storage.data_ptr(), data, over)
 

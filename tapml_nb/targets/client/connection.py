@@ -28,6 +28,7 @@ from tapml_nb.targets.client.dial import (
     reach,
     refuse_other,
 )
+from tapml_nb.targets.client.residency import Residency
 from tapml_nb.targets.client.service import ChannelClient, LineService
 from tapml_nb.targets.client.stock_rpc import StockService
 from tapml_nb.targets.server.leftovers import is_stopped
@@ -45,7 +46,7 @@ class Connection:
         pid: the session's process, and
         session: its number at the listener, once :meth:`handshake` has been there.
         platform: what the server says of itself, then.
-        resident: keys of the tensors there.
+        resident: the tensors there.
         loaded: libraries that are loaded there.
     """
 
@@ -75,7 +76,7 @@ class Connection:
         self._lock = threading.Lock()
         self.pid = self.session = 0
         self.platform: dict[str, Any] = {}
-        self.resident: set[str] = set()
+        self.resident = Residency()
         self.loaded: set[Path] = set()
         self._ours = ours
         if not local and ours:  # who is there is asked first: TVM's client leaves sockets open

@@ -7,17 +7,19 @@ dead one can be dropped whole and a new one put in its place: the next use does 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from tapml_nb.array_api import Array, on_host
-from tapml_nb.compile.kernel import Kernel
+from tapml_nb.compile.kernel import BufferSpec, Kernel
 from tapml_nb.compile.sources import SOURCE_KINDS
 from tapml_nb.owner import finalize
+from tapml_nb.targets.client.chains import ChainPart
 from tapml_nb.targets.client.connection import Connection
+from tapml_nb.targets.client.residency import NOTHING, Footprint, Footprints, spec_of
 from tapml_nb.targets.client.supervisor import CONTROL_SECONDS, SupervisedConnection
 from tapml_nb.targets.spec import BROWSER, Target
 from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainCall, ChainRequest
@@ -70,6 +72,7 @@ class TargetSession(SupervisedConnection):
         bytes_received: tensor bytes fetched so far.
         calls: kernel calls made.
         restarts: how often the session had to be made anew.
+        peak_bytes: the most that tensors, and kernels beside them, can have taken there at a time.
     """
 
     def __init__(
@@ -87,7 +90,9 @@ class TargetSession(SupervisedConnection):
             on_event: told of every start and loss, on the thread that uses the session.
         """
         super().__init__(target, machine, on_event)
-        self.bytes_sent = self.bytes_received = self.calls = 0
+        self.bytes_sent = self.bytes_received = self.calls = self.peak_bytes = 0
+        self._bound = target.bound
+        self._footprints = Footprints()
         self._libraries: dict[Path, Library] = {}
         self._library_of: dict[str, Library] = {}
 
@@ -131,15 +136,51 @@ class TargetSession(SupervisedConnection):
 
     def put(self, key: str, array: Array) -> int:
         """Send a tensor under a key that stands for its content; one that is there is not sent.
-        Returns the bytes sent."""
+        Returns the bytes sent.
+
+        Raises:
+            BeyondMemory: if what has to stay there leaves no room for it.
+        """
         connection = self.connected()
         if key in connection.resident:
             return 0
+        spec = spec_of(array)
+        self._make_room(connection, spec.nbytes, ())
         seconds = CONTROL_SECONDS + array.nbytes / _SLOWEST
         sent = self.run(seconds, lambda: connection.service.put(key, array))
-        connection.resident.add(key)
+        connection.resident.note(key, spec)
         self.bytes_sent += sent
         return sent
+
+    def reserve(
+        self,
+        kernel: str,
+        inputs: Sequence[str],
+        tensors: Mapping[str, Callable[[], Array]],
+        *,
+        repeats: int,
+        numbers: Sequence[int] = (),
+    ) -> None:
+        """Before anything is sent for a call: where memory is bounded, free what was not used for
+        longest, so that there is room for all that the call takes.
+
+        Args:
+            kernel, inputs, repeats, numbers: as for the call.
+            tensors: all that it reads, constants and references as well, by key.
+
+        Raises:
+            BeyondMemory: if it does not fit even alone.
+            TargetLost: if the target is lost meanwhile.
+        """
+        if self._bound is None:
+            return
+        connection = self.connected()
+        resident = connection.resident
+        missing = {key: spec_of(a()) for key, a in tensors.items() if key not in resident}
+        given = [missing[key] if key in missing else resident[key] for key in inputs]
+        takes = self._footprints.at(kernel, given, numbers).of_call(repeats, self.target.guard)
+        takes += sum(spec.nbytes for spec in missing.values())
+        self._make_room(connection, takes, tensors)
 
     def fetch(self, key: str) -> np.ndarray:
         """Fetch a tensor."""
@@ -210,6 +251,7 @@ class TargetSession(SupervisedConnection):
         Raises:
             ValueError: if ``repeats`` is below 1.
             KernelRaised: if the kernel raises.
+            BeyondMemory: if it needs more memory than there may be.
             TargetLost: if it kills the target, or takes too long.
         """
         if repeats < 1:
@@ -229,22 +271,61 @@ class TargetSession(SupervisedConnection):
             self.target.guard,
         )
         compared = [key for keys in references for key in keys]
+        footprint = self._footprint(connection, kernel, inputs, numbers)
+        takes = footprint.of_call(repeats, self.target.guard)
+        constants = self._footprints.constants(kernel)
+        self._make_room(connection, takes, [*inputs, *compared, *constants])
         result = self.run(
             seconds + CONTROL_SECONDS,
             lambda: connection.service.call(request),
             launch=seconds,
             resident=[*inputs, *compared],
         )
-        connection.resident.difference_update(result.overwritten)
-        for k, key in enumerate(outputs):
-            connection.resident.discard(f"{key}#1")
+        connection.resident.discard([*result.overwritten, *(f"{key}#1" for key in outputs)])
+        for k, (key, spec) in enumerate(zip(outputs, footprint.outputs, strict=True)):
             if not result.deterministic[k]:
-                connection.resident.add(f"{key}#1")
+                connection.resident.note(f"{key}#1", spec)
             if result.equals[k] < 0:
-                connection.resident.add(key)
+                connection.resident.note(key, spec)
             elif request.references[k][result.equals[k]] != key:
-                connection.resident.discard(key)
+                connection.resident.discard([key])
         return result
+
+    def parts(
+        self,
+        calls: Sequence[ChainCall],
+        keep: Collection[str],
+        outgoing: Mapping[str, Callable[[], Array]],
+    ) -> Iterator[tuple[ChainPart, Sequence[str]]]:
+        """A chain in parts, each with what it has to keep, to be run one after the other: one part,
+        or where memory is bounded, as many as it takes for each to fit.  When one is given out,
+        there is room for all that it reads and makes.
+
+        Args:
+            calls, keep: as for :meth:`chain`.
+            outgoing: what may have to be sent for it, by key.
+
+        Raises:
+            BeyondMemory: if a kernel alone does not fit beside what is kept.
+            TargetLost: if the target is lost meanwhile.
+        """
+        connection, rest = self.connected(), tuple(calls)
+        resident, kept = connection.resident, set[str]()
+
+        def spec_at(key: str) -> BufferSpec:
+            if key in resident or key not in outgoing:
+                return resident.get(key, NOTHING)
+            return spec_of(outgoing[key]())
+
+        while rest:
+            part = ChainPart(self._footprints, spec_at).as_far_as_fits(rest, resident, self._bound)
+            rest = rest[len(part.calls) :]
+            read = {key for call in rest for key in call.inputs}
+            self._make_room(connection, part.bytes_beside(resident), part.outside)
+            staying = [key for key in part.made if key in read or key in keep]
+            yield part, staying
+            kept.update(staying)
+            self._free(connection, [key for key in kept if key not in read and key not in keep])
 
     def chain(self, calls: Sequence[ChainCall], keep: Sequence[str]) -> Sequence[str]:
         """Run loaded kernels one after the other as a deployed model would: memory is not
@@ -253,13 +334,15 @@ class TargetSession(SupervisedConnection):
         Args:
             calls: the kernels, in order; each reads resident tensors and what those before it
                 have made.
-            keep: what stays under its key; all else that the chain makes is gone after it.
+            keep: what stays under its key until it is dropped; all else that the chain makes is
+                gone after it.
 
         Returns:
             Keys of the tensors, resident before, that kernels wrote to; they are dropped.
 
         Raises:
             KernelRaised: if a kernel raises.
+            BeyondMemory: if it needs more memory than there may be.
             TargetLost: if one kills the target, or takes longer than the target's timeout.
         """
         seconds = self.target.timeout
@@ -269,15 +352,18 @@ class TargetSession(SupervisedConnection):
                 self._reload(connection, call.kernel)
         self.calls += sum(call.kernel is not None for call in calls)
         request = ChainRequest(tuple(calls), tuple(keep), seconds)
-        made = {key for call in calls for key in call.outputs}
+        resident = connection.resident
+        whole = ChainPart(self._footprints, lambda key: resident.get(key, NOTHING)).then(*calls)
+        self._make_room(connection, whole.bytes_beside(resident), whole.outside)
         overwritten = self.run(
             seconds * max(1, len(calls)) + CONTROL_SECONDS,
             lambda: connection.service.chain(request),
             launch=seconds,
-            resident=[key for call in calls for key in call.inputs if key not in made],
+            resident=[key for call in calls for key in call.inputs if key not in whole.made],
         )
-        connection.resident.difference_update(overwritten)
-        connection.resident.update(keep)
+        resident.discard(overwritten)
+        for key in keep:
+            resident.note(key, whole.made[key], pinned=True)
         return overwritten
 
     def statistics(self, output: str, reference: str) -> dict[str, float]:
@@ -301,18 +387,48 @@ class TargetSession(SupervisedConnection):
             self.run(CONTROL_SECONDS, lambda: connection.service.drop(held))
         except TargetLost as lost:
             return lost
-        connection.resident.difference_update(held)
+        connection.resident.discard(held)
         return None
 
     def drop_all_but(self, keys: Collection[str]) -> None:
-        """Free all tensors but these; whoever needs one of them sends it again."""
+        """Free all tensors but these, and those that chains have kept; whoever needs one of them
+        sends it again."""
         if connection := self.connection:
-            self.drop([key for key in connection.resident if key not in keys])
+            self.drop(connection.resident.all_but(keys))
+
+    def spare(self, keys: Sequence[str]) -> None:
+        """Where memory is bounded, free these tensors before all others."""
+        if connection := self.connection:
+            connection.resident.spare(keys)
 
     def held(self) -> int:
         """Bytes of all tensors on the target."""
         connection = self.connected()
         return self.run(CONTROL_SECONDS, lambda: connection.service.held())
+
+    # -- memory ------------------------------------------------------------------------------------
+
+    def _make_room(self, connection: Connection, takes: int, needed: Collection[str]) -> None:
+        """See to it that so many bytes have room beside what is there and needed."""
+        resident = connection.resident
+        if self._bound is not None:
+            resident.use(needed)
+            self._free(connection, resident.excess(self._bound, takes, needed))
+        self.peak_bytes = max(self.peak_bytes, resident.nbytes + takes)
+
+    def _free(self, connection: Connection, keys: Sequence[str]) -> None:
+        """Drop tensors of a connection that is still there; TargetLost if it is not any more."""
+        if (lost := self.drop(keys)) is not None:
+            raise lost
+
+    def _footprint(
+        self, connection: Connection, kernel: str, inputs: Sequence[str], numbers: Sequence[int]
+    ) -> Footprint:
+        """What a kernel takes, given these tensors; nothing if they are not there."""
+        resident = connection.resident
+        if not all(key in resident for key in inputs):
+            return Footprint()
+        return self._footprints.at(kernel, [resident[key] for key in inputs], numbers)
 
     # -- libraries ---------------------------------------------------------------------------------
 
@@ -320,6 +436,7 @@ class TargetSession(SupervisedConnection):
         """Know a library from now on."""
         self._libraries[library.path] = library
         self._library_of.update((kernel.key, library) for kernel in library.kernels)
+        self._footprints.know(library.kernels)
 
     def _reload(self, connection: Connection, kernel: str) -> None:
         """Load a kernel's library again if the target was lost since."""

@@ -18,6 +18,7 @@ from tapml_nb.owner import Owner, finalize
 from tapml_nb.targets.client.connection import Connection
 from tapml_nb.targets.client.endpoint import Endpoint
 from tapml_nb.targets.client.losses import Evidence, classify
+from tapml_nb.targets.client.residency import Residency
 from tapml_nb.targets.client.watchdog import Watchdog
 from tapml_nb.targets.spec import BROWSER, Target
 from tapml_nb.targets.wire.envelope import Garbled
@@ -296,9 +297,9 @@ class SupervisedConnection:
             with self._watchdog.guard(deadline.first, deadline.patience) as guard:
                 result = work()
         except NoTensor as error:
-            known = connection.resident if connection else set()
+            known = connection.resident if connection else Residency()
             answer = error
-            if resident and known.issuperset(resident):  # we remember what it does not
+            if resident and all(key in known for key in resident):  # we remember what it does not
                 problem = Garbled("a tensor that was sent is not there any more")
         except TargetError as error:  # the connection is in step
             answer = error

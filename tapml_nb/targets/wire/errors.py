@@ -21,6 +21,18 @@ class BeyondTarget(TargetError):
     """The target's device cannot do it, whatever the code: a limit, or a feature it lacks."""
 
 
+class BeyondMemory(BeyondTarget):
+    """What is to be done needs more memory than the target's ``max_memory`` allows.
+
+    Attributes:
+        needed, allowed: bytes.
+    """
+
+    def __init__(self, needed: int, allowed: int) -> None:
+        super().__init__(f"it needs {needed:,} bytes there, and max_memory allows {allowed:,}")
+        self.needed, self.allowed = needed, allowed
+
+
 class KernelRaised(TargetError):
     """A kernel was launched, and said itself that it failed."""
 
