@@ -95,7 +95,9 @@ def described(program, *, named=True):
     return found, order, {str(spec) for spec in program.graph_signature.input_specs}
 
 
-@pytest.mark.parametrize("name", ["GPT-2", "Llama", "BERT", "Swin", "ResNet-18", "DeepSeek-V2"])
+@pytest.mark.parametrize(
+    "name", ["GPT-2", "Llama", "BERT", "Swin", "ResNet-18", "DeepSeek-V2", "VGG"]
+)
 def test_architectures_are_the_same(both, name):
     program = of_zoo(name)
     ours, theirs, decomposed = both(program)

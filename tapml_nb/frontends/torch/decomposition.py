@@ -195,6 +195,7 @@ def _written(
     for node in program.graph.nodes:
         if node.op == "placeholder":
             became[node] = graph.node_copy(node)
+            became[node].name = node.name  # also where a copy is not called so, such as "input"
     for part, recipe in zip(parts, recipes, strict=True):
         metas = [_meta(call) for call in part.calls]
         read = (become(became, node) for node in part.reads)
