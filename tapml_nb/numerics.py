@@ -27,7 +27,7 @@ from tapml_nb.array_api import (
     viewed,
     wide,
 )
-from tapml_nb.measured import far, measured
+from tapml_nb.measured import Ask, Asking, at_once, far
 
 
 def is_float(dtype: np.dtype) -> bool:
@@ -123,10 +123,24 @@ def bitwise_equal(a: Array, b: Array) -> bool:
         return False
     if size_of(a) == 0:
         return True
-    width = dtype_of(a).itemsize
-    bits = f"int{8 * width}" if width in (1, 2, 4, 8) else "uint8"
-    a, b = (viewed(flat(x), bits) for x in (a, b))
-    return bool(namespace(a, b).all(a == b))
+    return at_once(equal_bits(a, b))
+
+
+def equal_bits(a: Array, b: Array) -> Asking[bool]:
+    """Whether two tensors of one dtype and shape agree in every bit."""
+    if size_of(a) == 0:
+        return True
+    (same,), _ = yield Ask(_equal_bits, [_bits(a), _bits(b)])
+    return bool(same)
+
+
+def _equal_bits(a: Array, b: Array, _: Sequence[float]) -> tuple[list[Array], list[Array]]:
+    return [namespace(a, b).all(a == b)], []
+
+
+def _bits(x: Array) -> Array:
+    width = dtype_of(x).itemsize
+    return viewed(flat(x), f"int{8 * width}" if width in (1, 2, 4, 8) else "uint8")
 
 
 @dataclass(frozen=True)
@@ -187,10 +201,10 @@ def statistics(target: Array, reference: Array) -> Statistics:
         raise ValueError(f"shapes differ: target {target.shape}, reference {reference.shape}")
     if bitwise_equal(target, reference):
         return identical_statistics(reference)
-    return statistics_of_differing(target, reference)
+    return at_once(statistics_of_differing(target, reference))
 
 
-def statistics_of_differing(target: Array, reference: Array) -> Statistics:
+def statistics_of_differing(target: Array, reference: Array) -> Asking[Statistics]:
     """The same of two tensors of one shape that are known to differ in some bit."""
     t_all, r_all = flat(as_bytes(target)), flat(as_bytes(reference))
     floating = is_float(dtype_of(t_all)) and is_float(dtype_of(r_all))
@@ -200,22 +214,22 @@ def statistics_of_differing(target: Array, reference: Array) -> Statistics:
     tt = rr = tr = dd = 0.0
     nan = inf = mismatched = 0
     worst, worst_size = -1, -1.0
-    with np.errstate(all="ignore"):
-        for start in range(0, n, block):
-            pair = t_all[start : start + block], r_all[start : start + block]
-            found, _ = measured(_differences, pair, facts=(floating, by_ulp))
-            nan, inf = nan + int(found[1]), inf + int(found[2])
-            tt, rr, tr = tt + float(found[3]), rr + float(found[4]), tr + float(found[5])
-            if not found[0]:
-                continue
-            mismatched += int(found[0])
-            dd += float(found[6])
-            max_abs, max_rel, max_ulp = (
-                max(known, float(new))
-                for known, new in zip((max_abs, max_rel, max_ulp), found[7:10], strict=True)
-            )
-            if (largest := float(found[11])) > worst_size:
-                worst, worst_size = start + int(found[10]), largest
+    for start in range(0, n, block):
+        t, r = t_all[start : start + block], r_all[start : start + block]
+        bits = [_integers(t), _integers(r)] if by_ulp else [None, None]
+        found, _ = yield Ask(_differences, [t, r, *bits], facts=(floating,))
+        nan, inf = nan + int(found[1]), inf + int(found[2])
+        tt, rr, tr = tt + float(found[3]), rr + float(found[4]), tr + float(found[5])
+        if not found[0]:
+            continue
+        mismatched += int(found[0])
+        dd += float(found[6])
+        max_abs, max_rel, max_ulp = (
+            max(known, float(new))
+            for known, new in zip((max_abs, max_rel, max_ulp), found[7:10], strict=True)
+        )
+        if (largest := float(found[11])) > worst_size:
+            worst, worst_size = start + int(found[10]), largest
     if dd > 0:
         power = rr / dd  # 0 or NaN where squares of float64 leave its range
         snr = 10 * math.log10(power) if power > 0 else -math.inf
@@ -229,35 +243,55 @@ def statistics_of_differing(target: Array, reference: Array) -> Statistics:
 
 
 def _differences(
-    t_raw: Array, r_raw: Array, _: Sequence[float], floating: bool, by_ulp: bool
+    t_raw: Array,
+    r_raw: Array,
+    t_bits: Array | None,
+    r_bits: Array | None,
+    _: Sequence[float],
+    floating: bool,
 ) -> tuple[list[Array | float], list[Array]]:
     """The figures of a block: how many differ, how many are NaN and infinite in the target alone,
     three inner products; then, where any differ, that of the difference, the largest errors
-    (absolute, relative, in steps), and which is the worst, by how much."""
+    (absolute, relative, and in steps, of the ``bits`` of floats of one dtype), and which is the
+    worst, by how much."""
     xp, t, r = namespace(t_raw, r_raw), wide(t_raw), wide(r_raw)
     # Numbers of 8 bits cannot be compared everywhere, nor are integers exact in float64.
     unequal = t != r if floating else t_raw != r_raw
     differ = unequal & ~(xp.isnan(t) & xp.isnan(r))
-    count = xp.count_nonzero(differ)
+    count = counted(differ)
     both = xp.isfinite(t) & xp.isfinite(r)
     nan: Array | float = 0.0
     inf: Array | float = 0.0
     if far(t) or not xp.all(both):
-        nan = xp.count_nonzero(xp.isnan(t) & ~xp.isnan(r))
-        inf = xp.count_nonzero(xp.isinf(t) & ~xp.isinf(r))
+        nan = counted(xp.isnan(t) & ~xp.isnan(r))
+        inf = counted(xp.isinf(t) & ~xp.isinf(r))
         t, r = xp.where(both, t, 0.0), xp.where(both, r, 0.0)
     figures = [count, nan, inf, t @ t, r @ r, t @ r]
     if far(t) or count:
         d = xp.abs(t - r)
-        steps = xp.max(xp.where(both, _steps(t_raw, r_raw), 0.0)) if by_ulp else 0.0
+        steps: Array | float = 0.0
+        if t_bits is not None and r_bits is not None:
+            steps = xp.max(xp.where(both, _steps(t_bits, r_bits), 0.0))
         size = xp.where(differ & ~both, math.inf, d)
         relative = xp.max(xp.where(d > 0, d / xp.abs(r), 0.0))
         figures += [d @ d, xp.max(d), relative, steps, xp.argmax(size), xp.max(size)]
     return figures, []
 
 
+def counted(flags: Array) -> Array:
+    """How many flags are set."""
+    xp = namespace(flags)
+    return np.count_nonzero(flags) if xp is np else xp.sum(xp.astype(flags, xp.int64))
+
+
+def _integers(x: Array) -> Array:
+    """The bits of floats as integers of their size."""
+    return viewed(x, f"int{8 * dtype_of(x).itemsize}")
+
+
 def _steps(a: Array, b: Array) -> Array:
-    """How many representable numbers apart two floating-point tensors of one dtype are.
+    """How many representable numbers apart two floating-point tensors of one dtype are, by their
+    bits.
 
     By the sign-magnitude trick of IEEE 754 ordering (B. Dawson, "Comparing Floating Point Numbers",
     2012).  float64 holds every step of narrower dtypes exactly.
@@ -269,10 +303,9 @@ def _steps(a: Array, b: Array) -> Array:
     return xp.where((a < 0) == (b < 0), apart, across)  # between signs an integer could overflow
 
 
-def _places(x: Array) -> Array:
-    """Floats as integers that grow with the value and step by one per representable number."""
-    xp = namespace(x)
-    bits = viewed(x, f"int{8 * dtype_of(x).itemsize}")
+def _places(bits: Array) -> Array:
+    """Integers that grow with the value of floats and step by one per representable number."""
+    xp = namespace(bits)
     wide_bits = xp.astype(bits, xp.int64)
-    least = -(1 << (8 * dtype_of(x).itemsize - 1))
+    least = -(1 << (8 * dtype_of(bits).itemsize - 1))
     return xp.where(wide_bits < 0, least - wide_bits, wide_bits)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 import numpy as np
@@ -19,9 +20,19 @@ from tapml_nb.graph import Op, ValueId
 from tapml_nb.judge.leeway import may_be_undefined, undefined
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import AccumulatedResult
-from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical, worse
-from tapml_nb.measured import measured
+from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge_identical, judging, worse
+from tapml_nb.measured import Ask, Asking, together
 from tapml_nb.numerics import same_type
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a value as long as it has this version: the judgement, and the root mean
+    square of its error over that of the source's value."""
+
+    version: str
+    judgement: Judgement
+    relative: float
 
 
 class AccumulatedRun:
@@ -35,24 +46,31 @@ class AccumulatedRun:
         self._hybrid = hybrid
         self._references = references
         self._limit = limit
-        self._relative: dict[tuple[int, ValueId], float] = {}
-        self._known: dict[tuple[int, ValueId], tuple[str, Judgement]] = {}
+        self._known: dict[tuple[int, ValueId], _Known] = {}
         self._magnitudes: dict[tuple[int, ValueId], float] = {}
 
-    def judge(self, computed: HybridStep, step: int) -> AccumulatedResult:
-        """The accumulated error of one operator of the run."""
+    def judge(self, computed: Sequence[HybridStep], step: int) -> list[AccumulatedResult]:
+        """The accumulated errors of operators of the run, given in order."""
+        self._know([value for one in computed for value in one.op.outputs], step)
+        return [self._result(one, step) for one in computed]
+
+    def judge_outputs(self, step: int) -> Verdict:
+        """Whether the model's own outputs are within the end-to-end floor."""
+        values = [v for v in self._graph.outputs if self._graph.values[v].role == "operator"]
+        self._know(values, step)
+        return reduce(worse, (self._known[step, v].judgement.verdict for v in values), Verdict.PASS)
+
+    def _result(self, computed: HybridStep, step: int) -> AccumulatedResult:
         op = computed.op
-        judgements = [self._judge_value(value, step) for value in op.outputs]
+        known = [self._known[step, value] for value in op.outputs]
         worst = max(
-            judgements,
+            (one.judgement for one in known),
             key=lambda j: (j.verdict is not Verdict.PASS, -1.0 if math.isnan(j.ratio) else j.ratio),
         )
-        relatives = [
-            self._relate(value, judgement, step)
-            for value, judgement in zip(op.outputs, judgements, strict=True)
-        ]
-        incoming = max((self._relative.get((step, v), 0.0) for v in op.inputs), default=0.0)
-        relative = max(relatives)
+        incoming = max(
+            (one.relative for v in op.inputs if (one := self._known.get((step, v)))), default=0.0
+        )
+        relative = max(one.relative for one in known)
         failure = f"computed by the source: {computed.failure}" if computed.failure else ""
         return AccumulatedResult(
             op=op.id,
@@ -67,31 +85,36 @@ class AccumulatedRun:
             message=failure or worst.message,
         )
 
-    def judge_outputs(self, step: int) -> Verdict:
-        """Whether the model's own outputs are within the end-to-end floor."""
-        values = [v for v in self._graph.outputs if self._graph.values[v].role == "operator"]
-        verdicts = [self._judge_value(value, step).verdict for value in values]
-        return reduce(worse, verdicts, Verdict.PASS)
+    def _know(self, values: Sequence[ValueId], step: int) -> None:
+        """Judge values, those that are not what they were when they were judged last."""
+        changed = []
+        for value in values:
+            known = self._known.get((step, value))
+            if known is None or known.version != self._hybrid.version(value, step):
+                changed.append(value)
+        judged = together([self._judging(value, step) for value in changed])
+        self._known.update(zip(((step, value) for value in changed), judged, strict=True))
 
-    def _judge_value(self, value: ValueId, step: int) -> Judgement:
+    def _judging(self, value: ValueId, step: int) -> Asking[_Known]:
         version = self._hybrid.version(value, step)
-        known, judgement = self._known.get((step, value), ("", None))
-        if judgement is None or known != version:
-            judgement = self._judge_anew(value, step)
-            self._known[step, value] = version, judgement
-        return judgement
-
-    def _judge_anew(self, value: ValueId, step: int) -> Judgement:
         reference = self._references.end_to_end(value, step)
         if self._hybrid.is_source(value, step):
-            return judge_identical(reference)
+            return _Known(version, judge_identical(reference), 0.0)
         target = self._hybrid.array_there(value, step)
         producer = self._graph.values[value].producer
         if producer is not None and same_type(target, source := reference.source):
             op = self._graph[producer]
             if may_be_undefined(op, reference.dtype):
                 target = self._where_defined(op, on_host(target), on_host(source), step)
-        return judge(moved_to(target, reference.source), reference, self._limit)
+        judgement = yield from judging(moved_to(target, reference.source), reference, self._limit)
+        relative = error = judgement.statistics.rmse
+        if error != 0:
+            if (step, value) not in self._magnitudes:
+                (found,), _ = yield Ask(_magnitude, [reference.source])
+                self._magnitudes[step, value] = float(found)
+            magnitude = self._magnitudes[step, value]
+            relative = error / magnitude if magnitude > 0 else math.inf
+        return _Known(version, judgement, relative)
 
     def _where_defined(
         self, op: Op, target: np.ndarray, source: np.ndarray, step: int
@@ -99,18 +122,6 @@ class AccumulatedRun:
         inputs = [self._source.array(v, step) for v in self._graph.tensor_inputs(op)]
         mask = undefined(op, inputs, source)
         return target if mask is None else np.where(mask, source, target)
-
-    def _relate(self, value: ValueId, judgement: Judgement, step: int) -> float:
-        """Root mean square error over the root mean square of the source's value."""
-        relative = error = judgement.statistics.rmse
-        if error != 0:
-            if (step, value) not in self._magnitudes:
-                (found,), _ = measured(_magnitude, [self._source.array_there(value, step)])
-                self._magnitudes[step, value] = float(found)
-            magnitude = self._magnitudes[step, value]
-            relative = error / magnitude if magnitude > 0 else math.inf
-        self._relative[step, value] = relative
-        return relative
 
 
 def _magnitude(array: Array, _: Sequence[float]) -> tuple[list[Array], list[Array]]:

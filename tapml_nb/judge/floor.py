@@ -36,8 +36,8 @@ from tapml_nb.array_api import (
     zeros_like,
 )
 from tapml_nb.judge.arithmetic import Arithmetic
-from tapml_nb.measured import far, measured
-from tapml_nb.numerics import is_float, largest_finite, unit_roundoff
+from tapml_nb.measured import Ask, Asking, at_once, far
+from tapml_nb.numerics import counted, is_float, largest_finite, unit_roundoff
 
 _ACCUMULATOR = unit_roundoff(np.dtype(np.float32))
 """Roundoff of the sums inside narrow dtypes, which hardware and libraries keep in float32."""
@@ -155,27 +155,38 @@ class Scale:
     whose hardware does not flush, what rounding them does.
     """
 
-    def __init__(self, source: Array, beside: Array | None = None) -> None:
-        xp = namespace(source)
-        self.known = beside is not None
+    def __init__(self, known: bool, values: Array) -> None:
+        self.known = known
         """Whether it stands beside each element; else what is known is of columns."""
-        if beside is not None:
-            self._beside = xp.reshape(beside, (as_matrix(source).shape[0], -1))
-            return
-        squares, rows = 0.0, 0
-        for (block,) in blocks(source):
-            size = _counted(xp.abs(wide(block)), dtype_of(source))
-            squares = squares + xp.sum(size * size, axis=0)
-            rows += len(block)
-        self._columns = xp.sqrt(squares / rows) if rows else wide(flat(source))
+        self._values = values
 
-    def of(self, row: int, rows: int) -> Array:
+    @classmethod
+    def of(cls, source: Array, beside: Array | None) -> Asking[Scale]:
+        """That of a tensor that is not empty; ``beside``: of each element, where that is known."""
+        matrix = as_matrix(source)
+        if beside is not None:
+            return cls(True, namespace(source).reshape(beside, (matrix.shape[0], -1)))
+        xp, squares, facts = namespace(source), 0.0, (dtype_of(source),)
+        for (block,) in blocks(source):
+            _, (more,) = yield Ask(_squares_of_columns, [block], facts=facts)
+            squares = squares + more
+        return cls(False, xp.sqrt(squares / matrix.shape[0]))
+
+    def at(self, row: int, rows: int) -> Array:
         """That of so many rows from one on, for :func:`units`."""
-        return self._beside[row : row + rows] if self.known else self._columns
+        return self._values[row : row + rows] if self.known else self._values
+
+
+def _squares_of_columns(
+    block: Array, _: Sequence[float], dtype: np.dtype
+) -> tuple[list[Array], list[Array]]:
+    xp = namespace(block)
+    size = _counted(xp.abs(wide(block)), dtype)
+    return [0.0], [xp.sum(size * size, axis=0)]
 
 
 def units(block: Array, scale: Array, known: bool, dtype: np.dtype) -> Array:
-    """One unit for each element of whole rows in float64; ``scale`` is :meth:`Scale.of` them,
+    """One unit for each element of whole rows in float64; ``scale`` is :meth:`Scale.at` them,
     ``known`` as there."""
     xp = namespace(block)
     size = xp.abs(block)
@@ -225,6 +236,18 @@ def reference_of(
     arithmetic: Arithmetic = Arithmetic.ROWS,
     beside: Array | None = None,
 ) -> Reference:
+    """A source tensor with its floor; arguments as of :func:`referring`."""
+    return at_once(referring(source, exact, length, arithmetic=arithmetic, beside=beside))
+
+
+def referring(
+    source: Array,
+    exact: Array | None,
+    length: int,
+    *,
+    arithmetic: Arithmetic = Arithmetic.ROWS,
+    beside: Array | None = None,
+) -> Asking[Reference]:
     """A source tensor with its floor.
 
     Args:
@@ -238,19 +261,18 @@ def reference_of(
     if not is_float(dtype):
         return Reference(source, None, None)
     if exact is None or exact.shape != source.shape or dtype == np.float64:
-        floor = noise_floor(source, None, length)
+        floor = yield from noise_floor(source, None, length)
         moves = arithmetic is Arithmetic.MOVES and exact is not None and same(source, exact)
         return Reference(source, None, exactly(floor) if moves else floor, beside)
     parts, moved = [], 0.0
-    with np.errstate(all="ignore"):
-        for pair in blocks(source, exact):
-            (moving,), (delta,) = measured(_towards_exact, pair, edge_of(dtype, length))
-            parts.append(delta)
-            moved += float(moving)
+    for pair in blocks(source, exact):
+        (moving,), (part,) = yield Ask(_towards_exact, pair, edge_of(dtype, length))
+        parts.append(part)
+        moved += float(moving)
     if not parts:
         parts = [zeros_like(source, "float32")]
     delta = xp.reshape(parts[0] if len(parts) == 1 else xp.concat(parts), tuple(source.shape))
-    floor = noise_floor(source, exact, length, beside)
+    floor = yield from noise_floor(source, exact, length, beside)
     if not moved and _rounds_nothing(source, exact, arithmetic):
         floor = exactly(floor)
     return Reference(source, delta, floor, beside)
@@ -261,11 +283,11 @@ def _towards_exact(
 ) -> tuple[list[Array], list[Array]]:
     """How many elements of a block are not exact, and :attr:`Reference.delta` of it."""
     xp, s, r, (low, high) = namespace(source), wide(source), wide(exact), edge
-    towards = r * xp.sign(s)
+    towards = xp.where(s < 0, -r, r)
     near = xp.astype(xp.isinf(s) & (low < towards) & (towards < high), xp.float64)
     both = xp.isfinite(s) & xp.isfinite(r)
     delta = xp.astype(xp.where(both, r - s, near), xp.float32)
-    return [xp.count_nonzero(delta)], [delta]
+    return [counted(delta != 0)], [delta]
 
 
 def edge_of(dtype: np.dtype, length: int) -> tuple[float, float]:
@@ -305,30 +327,28 @@ def exactly(floor: Floor) -> Floor:
 
 def noise_floor(
     source: Array, exact: Array | None, length: int, beside: Array | None = None
-) -> Floor:
+) -> Asking[Floor]:
     """The floor of a floating-point tensor from its source and exact values."""
     dtype, size = dtype_of(source), size_of(source)
     least, least_rms = lower_bound(dtype, length), lower_bound_rms(dtype, length)
     if size == 0 or exact is None:
         u = unit_roundoff(dtype)
         return Floor(least, least_rms, 0.0, u, 0.0, 0.0, length, exact is not None)
-    xp, scale = namespace(source, exact), Scale(source, beside)
+    xp, scale = namespace(source, exact), (yield from Scale.of(source, beside))
     every = max(1, size // _SAMPLE)
     sample: list[Array] = []
     squares, top, at_top = 0.0, 0.0, 0.0
     bias, row = Bias(), 0
-    with np.errstate(all="ignore"):
-        for s, r in blocks(source, exact):
-            facts = (scale.known, dtype, every)
-            arrays = (s, r, scale.of(row, len(r)))
-            numbers, errors = measured(_source_errors, arrays, facts=(*facts, size_of(s) == size))
-            row += len(r)
-            product, power, more, largest, one, most = map(float, numbers)
-            bias.add(product, power)
-            squares += more
-            sample += errors
-            if largest > top:
-                top, at_top = largest, one
+    for s, r in blocks(source, exact):
+        arrays, facts = (s, r, scale.at(row, len(r))), (scale.known, dtype, every)
+        numbers, errors = yield Ask(_source_errors, arrays, facts=(*facts, size_of(s) == size))
+        row += len(r)
+        product, power, more, largest, one, most = map(float, numbers)
+        bias.add(product, power)
+        squares += more
+        sample += errors
+        if largest > top:
+            top, at_top = largest, one
     floor = max(least, float(quantile(xp.concat(sample), _QUANTILE)) if sample else most)
     return Floor(
         units=floor,

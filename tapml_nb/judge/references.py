@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import accumulate, chain, islice
 from typing import Any, cast
 
 import numpy as np
@@ -21,11 +22,18 @@ from tapml_nb.execute.storage import Kept
 from tapml_nb.frontends.program import RecordedProgram
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.judge.arithmetic import Arithmetic, reduction_length
-from tapml_nb.judge.floor import Floor, Reference, reference_of
+from tapml_nb.judge.floor import Floor, Reference, referring
 from tapml_nb.judge.scale import arithmetic_of, beside
+from tapml_nb.measured import Asking, far, together
 
 _PATIENCE = 0.05
 """Seconds between two chances to break off who waits."""
+
+_TOGETHER = 32
+"""Operators whose references are computed together, at most, where that saves time."""
+
+_MUCH = 1 << 28
+"""Bytes of tensors of operators whose references are computed together, at most."""
 
 _LARGE = 1 << 26
 """Bytes of an operator's tensors from which its float64 run may take longer than who stops a run
@@ -59,7 +67,7 @@ class References:
             known = self._local.get(slot)
             result = self._local.setdefault(slot, Future())
         if known is None:
-            work = partial(self._find, op, step, result)
+            work = partial(self._find, [(op, step, result)])
             if self._bytes(op, step) < _LARGE:
                 work()
             else:  # who waits can be broken off, and arithmetic cannot
@@ -69,19 +77,30 @@ class References:
         stored = zip(op.outputs, result.result(), strict=True)
         return [self._reference(value, step, found) for value, found in stored]
 
-    def _find(self, op: Op, step: int, result: Future[list[_Stored]]) -> None:
-        """Compute an operator's local references for all who wait for them."""
+    def _find(self, wanted: Sequence[tuple[Op, int, Future[list[_Stored]]]]) -> None:
+        """Compute the local references of operators for all who wait for them."""
         try:
-            exact = self._source.exact(op.id, step)
-            scales = () if exact is None else self._scales(op, step, exact)
-            length = self._length(op, step)
-            result.set_result(self._references(op, step, exact, length, scales))
+            asked = [self._referring_locally(op, step) for op, step, _ in wanted]
+            found = iter(together(list(chain.from_iterable(asked))))
+            for (*_, result), askings in zip(wanted, asked, strict=True):
+                result.set_result(list(islice(found, len(askings))))
         except BaseException as error:
-            with self._lock:
-                self._local.pop((op.id, step), None)
-            result.set_exception(error)
+            if len(wanted) > 1 and isinstance(error, Exception):  # to each his own error
+                for one in wanted:
+                    self._find([one])
+                return
+            for op, step, result in wanted:
+                if not result.done():
+                    with self._lock:
+                        self._local.pop((op.id, step), None)
+                    result.set_exception(error)
             if not isinstance(error, Exception):
                 raise
+
+    def _referring_locally(self, op: Op, step: int) -> list[Asking[_Stored]]:
+        exact = self._source.exact(op.id, step)
+        scales = () if exact is None else self._scales(op, step, exact)
+        return self._referring(op, step, exact, self._length(op, step), scales)
 
     def _bytes(self, op: Op, step: int) -> int:
         """What an operator reads and writes."""
@@ -114,14 +133,14 @@ class References:
         ended = threading.Event()
 
         def work() -> None:
-            for op, step in calls:
-                if ended.is_set():
-                    return
-                if not ops[op].host and (op, step) not in self._local:
-                    try:
-                        self.local(ops[op], step)
-                    except Exception:  # whoever asks for this reference meets the error himself
-                        return
+            left = [(ops[op], step) for op, step in calls if not ops[op].host]
+            size = 1
+            while left and not ended.is_set():
+                count = self._light(left[:size])
+                now, left = left[:count], left[count:]
+                self._find_new(now)
+                if self._is_far:  # whoever waits for the first does not wait for all
+                    size = min(2 * size, _TOGETHER)
 
         self.settle()
         self._in_background(work)
@@ -129,6 +148,28 @@ class References:
             yield
         finally:
             ended.set()  # the one at work may take its time: nobody waits for it
+
+    def _find_new(self, calls: Sequence[tuple[Op, int]]) -> None:
+        """Compute local references that nobody has asked for yet."""
+        with self._lock:
+            new = [(op, step) for op, step in calls if (op.id, step) not in self._local]
+            futures: list[Future[list[_Stored]]] = [Future() for _ in new]
+            self._local.update(
+                ((op.id, step), future) for (op, step), future in zip(new, futures, strict=True)
+            )
+        self._find([(*call, future) for call, future in zip(new, futures, strict=True)])
+
+    def _light(self, calls: Sequence[tuple[Op, int]]) -> int:
+        """How many of these operators do not take too much memory together; one at least."""
+        sizes = accumulate(self._bytes(op, step) for op, step in calls)
+        return max(1, sum(size < _MUCH for size in sizes))
+
+    @cached_property
+    def _is_far(self) -> bool:
+        """Whether the source computes where looking at a value means to wait."""
+        graph = self._source.program.graph
+        tensors = graph.tensors(list(graph.values))
+        return bool(tensors) and far(self._source.array_there(tensors[-1], 0))
 
     def settle(self, seconds: float = math.inf) -> None:
         """Wait for what still goes on in the background, so long at most."""
@@ -158,9 +199,16 @@ class References:
         kept = set(program.mutations.values())
         droppable = {v.id for v in graph.values.values() if v.role == "operator"} - kept
         result: dict[ValueId, _Stored] = {}
+        waiting: dict[ValueId, Asking[_Stored]] = {}
+        taken = 0
         for op in graph.ops:
             if op.host:
                 continue
+            taken += self._bytes(op, step)
+            if len(waiting) >= (_TOGETHER if self._is_far else 1) or taken > _MUCH:
+                result.update(zip(waiting, together(list(waiting.values())), strict=True))
+                waiting.clear()
+                taken = 0
             outputs = (
                 self._redrawn(op, step, values)
                 if self._source.is_random(op.id, step)
@@ -170,12 +218,13 @@ class References:
             # Noise of a long sum stays in everything that depends on it.
             length = max([self._length(op, step), *(lengths.get(v, 1) for v in op.inputs)])
             lengths.update(dict.fromkeys(op.outputs, length))
-            result.update(zip(op.outputs, self._references(op, step, exact, length), strict=True))
+            waiting.update(zip(op.outputs, self._referring(op, step, exact, length), strict=True))
             if outputs is not None:
                 exact_values.update(zip(op.outputs, outputs, strict=True))
             for value in op.inputs:  # float64 tensors are large: drop each after its last use
                 if last_use[value] == op.id and value in droppable:
                     exact_values.pop(value, None)
+        result.update(zip(waiting, together(list(waiting.values())), strict=True))
         mutations = program.mutations.items()
         self._carried = (
             {**buffers, **{buffer: values[value] for buffer, value in mutations}},
@@ -228,23 +277,25 @@ class References:
         )
         return reduction_length(op.primitives, inputs, outputs)
 
-    def _references(
+    def _referring(
         self, op: Op, step: int, exact: Any, length: int, scales: Sequence[Array | None] = ()
-    ) -> list[_Stored]:
+    ) -> list[Asking[_Stored]]:
+        """References of an operator's outputs, asked for one by one."""
         known = self._source.program.graph.values
         complex_ = any(known[value].spec.complex for value in (*op.inputs, *op.outputs))
         kind = arithmetic_of(op, complex_) if scales else Arithmetic.ROWS
-        found = [
-            reference_of(
+
+        def storing(k: int, value: ValueId) -> Asking[_Stored]:
+            found = yield from referring(
                 self._source.array_there(value, step),
                 None if exact is None else exact[k],
                 length,
                 arithmetic=kind,
                 beside=scales[k] if scales else None,
             )
-            for k, value in enumerate(op.outputs)
-        ]
-        return [_Stored(self._keep(r.delta), r.floor, self._keep(r.beside)) for r in found]
+            return _Stored(self._keep(found.delta), found.floor, self._keep(found.beside))
+
+        return [storing(k, value) for k, value in enumerate(op.outputs)]
 
     def _keep(self, array: Array | None) -> Kept | None:
         return None if array is None else self._source.storage.keep(array)

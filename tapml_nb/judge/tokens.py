@@ -20,7 +20,7 @@ from tapml_nb.array_api import Array, namespace, np_dtype, wide
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Graph, OpId, Value, ValueId
 from tapml_nb.judge.results import OpResult
-from tapml_nb.measured import measured
+from tapml_nb.measured import Ask, Asking, at_once
 from tapml_nb.numerics import is_float
 
 KL_LIMIT = 1e-3
@@ -136,8 +136,11 @@ def agreement(target: Array, source: Array) -> Agreement:
     The divergence is Σ p ln(p/q) with p the softmax of the source's logits and q that of the
     target's (S. Kullback, R. A. Leibler, "On Information and Sufficiency", 1951).
     """
-    with np.errstate(all="ignore"):
-        (top1, kl), _ = measured(_agreement, [target, source])
+    return at_once(_agreeing(target, source))
+
+
+def _agreeing(target: Array, source: Array) -> Asking[Agreement]:
+    (top1, kl), _ = yield Ask(_agreement, [target, source])
     return Agreement(math.prod(source.shape[:-1]), float(top1), float(kl))
 
 

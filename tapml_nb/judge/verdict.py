@@ -45,11 +45,12 @@ from tapml_nb.judge.floor import (
     lower_bound,
     units,
 )
-from tapml_nb.measured import far, measured
+from tapml_nb.measured import Ask, Asking, at_once, far
 from tapml_nb.numerics import (
     Statistics,
     as_bytes,
-    bitwise_equal,
+    counted,
+    equal_bits,
     identical_statistics,
     is_float,
     nothing_to_compare,
@@ -142,6 +143,13 @@ class Judgement:
 def judge(
     target: Array, reference: Reference, limit: float = LIMIT, axis: int | None = None
 ) -> Judgement:
+    """The verdict on one tensor; arguments as of :func:`judging`."""
+    return at_once(judging(target, reference, limit, axis))
+
+
+def judging(
+    target: Array, reference: Reference, limit: float = LIMIT, axis: int | None = None
+) -> Asking[Judgement]:
     """Judge the target's tensor against the source's.
 
     ``limit`` is how many noise floors an element, the tensor, or its bias may be off; ``axis``
@@ -155,16 +163,15 @@ def judge(
         message = f"the target's result is {_type(target)}, the source's {_type(source)}"
         stats = nothing_to_compare(source)
         return Judgement(Verdict.FAIL, math.inf, math.nan, stats, message)
-    if bitwise_equal(target, source):
+    if (yield from equal_bits(target, source)):
         return judge_identical(reference, axis)
-    stats = statistics_of_differing(target, source)
+    stats = yield from statistics_of_differing(target, source)
     if not is_float(reference.dtype) or reference.floor is None:
         if not stats.mismatched:
             return Judgement(Verdict.PASS, math.nan, 0.0, stats)
         why = f"{reference.dtype.name} compares exactly"
         return _differing(target, source, stats, stats.mismatched, stats.worst, why)
-    with np.errstate(all="ignore"):
-        return _judge_by_floor(target, reference, reference.floor, stats, limit, axis)
+    return (yield from _by_floor(target, reference, reference.floor, stats, limit, axis))
 
 
 def judge_identical(reference: Reference, axis: int | None = None) -> Judgement:
@@ -190,23 +197,23 @@ def _differing(
     return Judgement(Verdict.FAIL, math.inf, 0.0, stats, message)
 
 
-def _judge_by_floor(
+def _by_floor(
     target: Array,
     reference: Reference,
     floor: Floor,
     stats: Statistics,
     limit: float,
     axis: int | None,
-) -> Judgement:
+) -> Asking[Judgement]:
     seen = _Seen(limit)
     along = None if axis is None else _Along(tuple(target.shape), axis)
-    scale = Scale(reference.source, reference.beside)
+    scale = yield from Scale.of(reference.source, reference.beside)
     edge = edge_of(reference.dtype, floor.length)
     facts = (scale.known, reference.dtype, floor.exact, along.of_columns if along else None)
     row = start = 0
     for t, s, *delta in _blocks(target, reference):
-        arrays = (t, s, delta[0] if delta else None, scale.of(row, len(t)))
-        numbers, _ = measured(_weighed, arrays, (floor.units, *edge, limit), facts)
+        arrays = (t, s, delta[0] if delta else None, scale.at(row, len(t)))
+        numbers, _ = yield Ask(_weighed, arrays, (floor.units, *edge, limit), facts)
         seen.add(numbers, start)
         if along:
             along.add(numbers[-1], row)
@@ -241,14 +248,15 @@ def deviation(target: Array, reference: Reference, limit: float = LIMIT) -> Devi
         raise ValueError(f"target: {_type(target)} is not the source's")
     xp, shape = namespace(target, source), tuple(source.shape)
     dtype = reference.dtype
-    if floor is None or not is_float(dtype):
+    if floor is None or not is_float(dtype) or not size_of(source):
         return Deviation(as_bytes(target) != as_bytes(source), zeros_like(source, "float32"))
     beyond, allowed = flat(zeros_like(source, "bool")), flat(zeros_like(source, "float32"))
-    scale, figures = Scale(source, reference.beside), (floor.units, *edge_of(dtype, floor.length))
+    scale = at_once(Scale.of(source, reference.beside))
+    figures = (floor.units, *edge_of(dtype, floor.length))
     row = start = 0
     with np.errstate(all="ignore"):
         for t, s, *delta in _blocks(target, reference):
-            arrays = (t, s, delta[0] if delta else None, scale.of(row, len(t)))
+            arrays = (t, s, delta[0] if delta else None, scale.at(row, len(t)))
             block = _weigh(*arrays, figures, scale.known, dtype, floor.exact)
             here = slice(start, start + size_of(t))
             beyond[here] = flat(block.ratios > limit)
@@ -341,7 +349,7 @@ def _weighed(
     worst = xp.argmax(ratios)
     numbers = [
         *lost,
-        xp.count_nonzero(ratios > limit),
+        counted(ratios > limit),
         worst,
         xp.max(ratios),
         xp.take(flat(block.allowed), xp.reshape(worst, (1,)))[0],
@@ -357,7 +365,7 @@ def _at_edge(t: Array, s: Array, delta: Array, edge: Sequence[float]) -> Array:
     """Whether one side overflowed where the other just did not, and may have."""
     low, high = edge
     xp = namespace(t, s)
-    alike = xp.sign(t) == xp.sign(s)
+    alike = (t < 0) == (s < 0)
     size = xp.abs(s + delta)
     overflows = xp.isinf(t) & xp.isfinite(s) & (low < size) & (size < high)
     holds = xp.isinf(s) & (delta != 0) & (xp.abs(t) > low * (1 - 1e-2))

@@ -7,19 +7,42 @@ to agree, to rounding, in every figure, and NumPy's is what a test gets.
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from tapml_nb import judge as judging
-from tapml_nb import numerics
+from tapml_nb import measured, numerics
 from tapml_nb.array_api import moved_to, on_host
-from tapml_nb.judge import Reference
+from tapml_nb.judge import Reference, floor, verdict
 from tapml_nb.judge.verdict import LIMIT
+from tapml_nb.measured import together
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@contextmanager
+def looking_costs():
+    """PyTorch's tensors are taken as on a GPU, wherever they are: nothing is looked at in between,
+    and what is asked together is computed together."""
+
+    def far(array):
+        return isinstance(array, torch.Tensor)
+
+    with ExitStack() as stack:
+        for module in (measured, numerics, floor, verdict):
+            stack.enter_context(pytest.MonkeyPatch.context()).setattr(module, "far", far)
+        yield
+
+
+def three_times(asking):
+    """What comes of something that is asked three times together."""
+    with looking_costs():
+        return together([asking() for _ in range(3)])
 
 
 def held(array, device):
@@ -44,6 +67,10 @@ def reference_of(source, exact, length, **options):
         assert (ours.delta is None) is (theirs.delta is None)
         if ours.delta is not None:
             np.testing.assert_array_equal(on_host(theirs.delta), ours.delta)
+        for one in three_times(partial(floor.referring, s, e, length, beside=b, **options)):
+            same_figures(ours.floor, one.floor)
+            if ours.delta is not None:
+                np.testing.assert_array_equal(on_host(one.delta), ours.delta)
     return ours
 
 
@@ -61,6 +88,9 @@ def judge(target, reference: Reference, limit=LIMIT, axis=None):
     for device in DEVICES:
         theirs = judging.judge(held(target, device), there(reference, device), limit, axis)
         same_figures(ours, theirs)
+        given = held(target, device), there(reference, device), limit, axis
+        for one in three_times(partial(verdict.judging, *given)):
+            same_figures(ours, one)
     return ours
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from tapml_nb.array_api import np_dtype
@@ -21,7 +21,7 @@ from tapml_nb.execute.events import (
     RunProgress,
     RunStarted,
 )
-from tapml_nb.execute.hybrid import SOURCE, TARGET
+from tapml_nb.execute.hybrid import SOURCE, TARGET, HybridStep
 from tapml_nb.execute.preparation import Call, Preparation
 from tapml_nb.frontends.program import CoarseProgram
 from tapml_nb.frontends.subprogram import Subprogram
@@ -31,6 +31,12 @@ from tapml_nb.judge.introduced import IntroducedRun
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.tokens import Agreement, agreement, logits
 from tapml_nb.judge.verdict import Verdict
+
+_TOGETHER = 64
+"""Operators of a hybrid run that are judged together, at most."""
+
+_SEEN_EVERY = 0.1
+"""Seconds until what a hybrid run has computed is judged, at most."""
 
 MOVABLE = (Verdict.PASS, Verdict.SKIPPED)
 """Verdicts with which an operator may be on the target."""
@@ -87,16 +93,16 @@ def hybrid(engine: Engine, *, whole: bool = False) -> None:
         done, fresh = 0, placement != ledger.hybrid_placement
         ledger.hybrid_placement = {}
         for step in engine.steps:
-            for computed in engine.hybrid.run(placement, step, engine.jobs.stopping):
+            for some in _few(engine.hybrid.run(placement, step, engine.jobs.stopping)):
                 engine.jobs.checkpoint()
-                done += 1
-                fresh |= computed.fresh
-                result = engine.accumulated.judge(computed, step)
-                if result.verdict is not Verdict.PASS:
-                    source.vouch_for_all()
-                ledger.accumulated[result.op, step] = result
-                events.emit(OpAccumulated(result.op, step, result))
-                events.emit(RunProgress("hybrid", done, total))
+                fresh |= any(computed.fresh for computed in some)
+                for result in engine.accumulated.judge(some, step):
+                    if result.verdict is not Verdict.PASS:
+                        source.vouch_for_all()
+                    done += 1
+                    ledger.accumulated[result.op, step] = result
+                    events.emit(OpAccumulated(result.op, step, result))
+                    events.emit(RunProgress("hybrid", done, total))
             verdict = engine.accumulated.judge_outputs(step)
             outputs = verdict if verdict is not Verdict.PASS else outputs
             agreements.append(agreement_of_logits(engine, step))
@@ -113,6 +119,19 @@ def hybrid(engine: Engine, *, whole: bool = False) -> None:
                 source.vouch_for_all()
             ledger.unobserved = unobserved
             events.emit(OutputsCompared(unobserved))
+
+
+def _few(run: Iterator[HybridStep]) -> Iterator[list[HybridStep]]:
+    """A run in pieces: what is judged together costs less, but people want to see it go on."""
+    some: list[HybridStep] = []
+    begin = time.monotonic()
+    for computed in run:
+        some.append(computed)
+        if len(some) == _TOGETHER or time.monotonic() - begin > _SEEN_EVERY:
+            yield some
+            some, begin = [], time.monotonic()
+    if some:
+        yield some
 
 
 def agreement_of_logits(engine: Engine, step: int) -> Agreement | None:
