@@ -72,9 +72,14 @@ class Loader:
         return key in self._loaded
 
     def start(self) -> None:
-        """Bring the target up if it is not."""
-        with self._unless_gone():
-            self._sessions[0].start()
+        """Bring the target up if it is not; Stopped if that is broken off."""
+        try:
+            with self._unless_gone():
+                self._sessions[0].start()
+        except TargetLost as lost:
+            if lost.reason == "interrupted":
+                raise Stopped from None
+            raise
 
     def load(self) -> None:
         """Link what is new into one library and load it; if that fails, one by one."""

@@ -29,7 +29,7 @@ from tapml_nb.measured import Asking, far, together
 _PATIENCE = 0.05
 """Seconds between two chances to break off who waits."""
 
-_TOGETHER = 32
+_TOGETHER = 256
 """Operators whose references are computed together, at most, where that saves time."""
 
 _MUCH = 1 << 28

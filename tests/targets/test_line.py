@@ -289,13 +289,13 @@ _OUT_OF_STEP = """
 real, answers = service.seal, []
 def seal(content):
     answers.append(content)
-    return real(content | {"number": content["number"] - (len(answers) == 7)})
+    return real(content | {"number": content["number"] - (len(answers) == 5)})
 service.seal = seal
 """
 
 
 def test_answers_out_of_step_are_taken_for_no_answer(kernel_cache):
-    """Every process answers its seventh request with an old number."""
+    """Every process answers its fifth request with an old number."""
     with serving(_OUT_OF_STEP) as other:
         target = Target("llvm", rpc=other.at(other.port))
         with tapml.debug(*models.two_layers(), target=target) as session:

@@ -32,10 +32,10 @@ from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.tokens import Agreement, agreement, logits
 from tapml_nb.judge.verdict import Verdict
 
-_TOGETHER = 64
+_TOGETHER = 512
 """Operators of a hybrid run that are judged together, at most."""
 
-_SEEN_EVERY = 0.1
+_SEEN_EVERY = 0.5
 """Seconds until what a hybrid run has computed is judged, at most."""
 
 MOVABLE = (Verdict.PASS, Verdict.SKIPPED)
