@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import tvm_ffi
 from tvm.runtime import empty
 
@@ -16,69 +14,57 @@ def view(tensor, *shape):
     return VIEW(tensor, tvm_ffi.Shape(shape), tvm_ffi.dtype("float32"), 0)
 
 
-def part(tensor, start, size):
-    return VIEW(tensor, tvm_ffi.Shape((size,)), tvm_ffi.dtype("uint8"), start)
-
-
 class Memory:
-    """Counts what is allocated; the allocations of these numbers fail."""
+    """Counts what is allocated, and has room for so many bytes in one piece."""
 
-    def __init__(self, *full):
-        self.sizes, self.full, self.asked = [], full, 0
+    def __init__(self, room=1 << 40):
+        self.sizes, self.room = [], room
 
     def __call__(self, size):
-        self.asked += 1
-        if self.asked in self.full:
+        if size > self.room:
             raise MemoryError
         self.sizes.append(size)
         return empty((size,), "uint8")
 
 
-MB = 1 << 20
-
-
 def test_a_block_is_used_again_when_its_last_view_is_gone():
     memory = Memory()
-    blocks = Blocks(memory, part)
-    first = view(blocks.take(8 * MB), 100)
+    blocks = Blocks(memory)
+    first = view(blocks.take(400), 100)
     second = view(first, 10, 10)
     address = first.data_ptr()
     del first
-    other = view(blocks.take(8 * MB), 100)
+    other = view(blocks.take(400), 100)
     assert other.data_ptr() != address  # the view of the view still shows it
     del second
-    assert view(blocks.take(8 * MB - 100), 128).data_ptr() == address
-    assert memory.sizes == [8 * MB, 8 * MB]
-
-
-def test_small_blocks_are_allocated_together_and_do_not_overlap():
-    memory = Memory()
-    blocks = Blocks(memory, part)
-    views = [view(blocks.take(400), 100) for _ in range(64)]
-    addresses = sorted(v.data_ptr() for v in views)
-    assert memory.sizes == [64 * 512]
-    assert all(b - a >= 512 for a, b in pairwise(addresses))
-    kept = views[7].data_ptr()
-    del views[7]
-    assert view(blocks.take(400), 100).data_ptr() == kept
+    assert view(blocks.take(512), 128).data_ptr() == address
+    assert memory.sizes == [512, 512]
 
 
 def test_blocks_of_another_size_are_left_alone():
     memory = Memory()
-    blocks = Blocks(memory, part)
-    view(blocks.take(8 * MB), 1)
-    view(blocks.take(9 * MB), 1)
-    view(blocks.take(8 * MB), 1)
-    assert memory.sizes == [8 * MB, 9 * MB]
+    blocks = Blocks(memory)
+    view(blocks.take(4), 1)
+    view(blocks.take(4096), 1024)
+    view(blocks.take(4), 1)
+    assert memory.sizes == [512, 4096]
 
 
 def test_what_is_free_is_given_back_where_there_is_no_room():
-    memory = Memory(3)
-    blocks = Blocks(memory, part)
-    view(blocks.take(8 * MB), 1)
-    used = view(blocks.take(9 * MB), 1)
-    view(blocks.take(10 * MB), 1)  # the third, and once more
-    view(blocks.take(8 * MB), 1)  # had to be allocated again
-    view(blocks.take(9 * MB), 1)  # the other is in use
-    assert memory.sizes == [size * MB for size in (8, 9, 10, 8, 9)]
+    held: list[int] = []
+
+    class Full(Memory):
+        def __call__(self, size):
+            if len(self.sizes) == 2 and not held:
+                held.append(size)
+                raise MemoryError
+            return super().__call__(size)
+
+    memory = Full()
+    blocks = Blocks(memory)
+    view(blocks.take(512), 128)
+    used = view(blocks.take(1024), 256)
+    view(blocks.take(2048), 512)
+    view(blocks.take(512), 128)  # had to be allocated again
+    assert (held, memory.sizes) == ([2048], [512, 1024, 2048, 512])
     del used

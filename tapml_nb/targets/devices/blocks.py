@@ -2,7 +2,8 @@
 
 A tensor is a view of a block, and TVM counts who holds an object, views of it included: a block
 that nobody holds but this is free.  The count is where the stable C ABI of ``tvm-ffi`` has it (the
-first 32 bits of ``TVMFFIObject``); where it does not count, nothing is used again.
+first 32 bits of ``TVMFFIObject``); where it does not count, nothing is used again.  (A view begins
+where its block does: TVM's kernels take no tensor that begins elsewhere.)
 """
 
 from __future__ import annotations
@@ -15,12 +16,6 @@ from typing import Any
 _ALIGNED = 512
 """Sizes of blocks are multiples of this, so that tensors of about one size share them."""
 
-_AT_ONCE = 8 << 20
-"""Bytes that are allocated at once for several small blocks."""
-
-_MOST_BLOCKS = 64
-"""Blocks of that, at most."""
-
 _MOST_FREE = 1 << 30
 """Bytes of blocks that nobody uses; what is beyond that is given back."""
 
@@ -28,12 +23,9 @@ _MOST_FREE = 1 << 30
 class Blocks:
     """Blocks by their size."""
 
-    def __init__(
-        self, allocate: Callable[[int], Any], part: Callable[[Any, int, int], Any]
-    ) -> None:
-        """``allocate`` gives a new tensor of so many bytes, or raises; ``part`` a view of one, from
-        a byte on, of so many bytes."""
-        self._allocate, self._part = allocate, part
+    def __init__(self, allocate: Callable[[int], Any]) -> None:
+        """``allocate`` gives a new tensor of so many bytes, or raises."""
+        self._allocate = allocate
         self._blocks: defaultdict[int, list[Any]] = defaultdict(list)
 
     def take(self, size: int) -> Any:
@@ -46,17 +38,12 @@ class Blocks:
                 return block
         self._give_back(_MOST_FREE)
         try:
-            known += self._new(size, min(_MOST_BLOCKS, max(1, _AT_ONCE // size)))
+            block = self._allocate(size)
         except Exception:
             self._give_back(0)
-            known += self._new(size, 1)
-        return known[-1]
-
-    def _new(self, size: int, count: int) -> list[Any]:
-        if count == 1:
-            return [self._allocate(size)]
-        memory = self._allocate(count * size)
-        return [self._part(memory, place * size, size) for place in range(count)]
+            block = self._allocate(size)
+        known.append(block)
+        return block
 
     def _give_back(self, most: int) -> None:
         """Let go of free blocks until only so many bytes of them are left."""

@@ -153,7 +153,7 @@ class CudaDevice(CopiedTvmDevice):
         self._number = number
         self._cuda = Cuda(number)
         self._window = 0
-        self._blocks = Blocks(self._allocate, self._part)
+        self._blocks = Blocks(self._allocate)
         self._attribute = tvm_ffi.get_global_func("runtime.GetDeviceAttr")
         if not self._attribute(_CUDA, number, _EXISTS):
             raise RuntimeError(f"there is no CUDA device {number}")
@@ -177,9 +177,6 @@ class CudaDevice(CopiedTvmDevice):
 
     def _allocate(self, size: int) -> Any:
         return super().new((size,), "uint8")
-
-    def _part(self, tensor: Any, start: int, size: int) -> Any:
-        return self._view(tensor, tvm_ffi.Shape((size,)), tvm_ffi.dtype("uint8"), start)
 
     def fill(self, tensor: Any, byte: int) -> None:
         self._cuda.fill(tensor.data_ptr(), byte, size_of(tensor))
