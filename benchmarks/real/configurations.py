@@ -90,6 +90,19 @@ _LLAMA_ROPE: Options = {
 }
 
 DECODERS = {
+    "Llama-1.1B": Decoder(
+        "Llama",
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 32000,
+            "max_position_embeddings": 2048,
+        },
+        _GROUPED,
+    ),
     "Llama-3.2-1B": Decoder(
         "Llama",
         {

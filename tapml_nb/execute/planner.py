@@ -44,6 +44,7 @@ class Planner:
         self._of_fixed_sizes: dict[OpId, str] = {}
         self._needed: Counter[str] = Counter()
         self._made_for: dict[str, tuple[OpId, int]] = {}
+        self._keys: dict[int, tuple[Any, str]] = {}
 
     def __getitem__(self, call: tuple[OpId, int]) -> Plan | Failure:
         """The plan of a call that has one, or why there can be none."""
@@ -97,11 +98,19 @@ class Planner:
             return self._plans[slot], None
         if unit.conversion:
             self._conversions[op] = unit.conversion
-        key = self._compiler.key(unit.module)
+        key = self._key(unit.module)
         self._made_for.setdefault(key, (op, step))
         self._needed[key] += 1
         self._plans[slot] = Plan(key, unit.is_open, unit.numbers)
         return self._plans[slot], unit
+
+    def _key(self, module: Any) -> str:
+        """A unit's key; equal calls share a module, which is hashed once."""
+        known, key = self._keys.get(id(module), (None, ""))
+        if known is not module:
+            key = self._compiler.key(module)
+            self._keys[id(module)] = module, key
+        return key
 
     def module(self, key: str) -> Any | None:
         """What a kernel was compiled from, made once more; None if that is not known any more."""

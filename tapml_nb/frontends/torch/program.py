@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from tapml_nb.frontends.torch.export import decompose, export, step_arguments
 from tapml_nb.frontends.torch.graph import GroupedGraph, build_graph
 from tapml_nb.frontends.torch.grouping import TorchOp, group_nodes, is_assertion, is_tensor
 from tapml_nb.frontends.torch.model import ExportedModel, tensor_specs
+from tapml_nb.frontends.torch.recipe import recipe_of
 from tapml_nb.frontends.torch.sizes import OpenSizes, SeenSizes
 from tapml_nb.frontends.torch.tensors import array_of, from_array, memory_of, to_numpy
 from tapml_nb.frontends.torch.units import build_module
@@ -94,7 +95,7 @@ class TorchProgram:
         self._workarounds = workarounds
         self._grouped = grouped or build_graph(model, group_nodes(model.graph))
         self._operators = operators or self
-        self._open_units: dict[tuple[str, ...], tuple[Any, str]] = {}
+        self._built: dict[Hashable, tuple[Any, str]] = {}
         self.graph = self._grouped.graph
         self.steps, self.mutations = len(model.steps), model.mutations
         self.bind, self.marks = model.bind, model.marks
@@ -175,16 +176,19 @@ class TorchProgram:
         sizes = OpenSizes(program.inputs) if symbolic and self._model.has_open_sizes else None
         if sizes and not (sizes.variables and sizes.fit(env)):
             sizes = None  # a derived input's shape need not be one of the model's
-        # Numbers that are no sizes are part of a unit, so there is one for each.
-        baked = [env[n] for n in program.inputs if not isinstance(n.meta.get("val"), _OPEN)]
-        slot = (op, *map(repr, baked))
-        built = self._open_units.get(slot) if sizes else None
+        slot: Hashable | None
+        if sizes:  # numbers that are no sizes are part of a unit, so there is one for each
+            baked = [env[n] for n in program.inputs if not isinstance(n.meta.get("val"), _OPEN)]
+            slot = (op, *map(repr, baked))
+        else:
+            slot = recipe_of(program, env)
+        built = self._built.get(slot)
         if built is None:
             made = {node: values[node.name] for node in program.outputs}
             seen = None if sizes else SeenSizes({**env, **made})
             built = build_module(program, env, self._workarounds, sizes, seen)
-            if sizes:
-                self._open_units[slot] = built
+            if slot is not None:
+                self._built[slot] = built
         module, conversion = built
         return Unit(
             module,
