@@ -95,7 +95,7 @@ def test_what_is_not_steady_is_found_in_each_run(session, kernel):
 
 
 def test_a_numpy_function_is_called_in_each_run(session):
-    calls = []
+    calls: list[int] = []
 
     def silu(x):
         calls.append(len(calls))
