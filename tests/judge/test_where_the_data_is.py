@@ -14,6 +14,7 @@ from torch import nn
 import tapml_nb as tapml
 from tapml_nb.frontends.torch.program import TorchProgram
 from tapml_nb.frontends.torch.tensors import plain
+from tests.judge.holders import looking_costs
 
 
 class Mixed(nn.Module):
@@ -83,3 +84,29 @@ def test_verdicts_are_the_same(monkeypatch, dtype, wrong):
     pd.testing.assert_frame_equal(figures(ours), figures(theirs), rtol=1e-6)
     pd.testing.assert_frame_equal(figures(ours_hybrid), figures(theirs_hybrid), rtol=1e-6)
     assert (ours.verdict("tanh") == "FAIL") is (wrong is not None)
+
+
+class Layers(nn.Module):
+    """Equal layers, whose tensors are measured together where it costs to look at one."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 16), nn.Tanh()) for _ in range(6))
+        )
+
+    def forward(self, x):
+        return self.layers(x).softmax(-1)
+
+
+@pytest.mark.parametrize("wrong", [None, "layers.3.2/tanh"])
+def test_what_is_measured_together_is_what_each_is_alone(monkeypatch, wrong):
+    torch.manual_seed(1)
+    model, given = Layers().eval(), (torch.randn(4, 16),)
+    ours, ours_hybrid = judged(model, given, wrong)
+    monkeypatch.setattr(TorchProgram, "array_of", staticmethod(plain))
+    with looking_costs():
+        theirs, theirs_hybrid = judged(model, given, wrong)
+    pd.testing.assert_frame_equal(figures(ours), figures(theirs), rtol=1e-6)
+    pd.testing.assert_frame_equal(figures(ours_hybrid), figures(theirs_hybrid), rtol=1e-6)
+    assert (ours.culprits == []) is (wrong is None)
