@@ -96,6 +96,20 @@ def test_a_model_is_judged_and_moves_over(session):
     assert words[session.engine.settings.target.kind] in code.source
 
 
+class Bins(nn.Module):
+    """A sum that TVM's schedules for GPUs must not take for a product with a matrix."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.histc(x, 8, 0, 7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bins_are_counted(kernel_cache, kind):
+    given = (torch.randint(0, 8, (64,)).float(),)
+    with tapml.debug(Bins().eval(), given, target=kind) as session:
+        assert session.run().verdict("histc") is Verdict.PASS
+
+
 def test_kernels_of_the_users(session):
     """They bind no threads, so one thread computes them."""
     assert judged(session, kernels.honest).verdict is Verdict.PASS

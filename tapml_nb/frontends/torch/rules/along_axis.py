@@ -217,6 +217,9 @@ def histc(call: Call, x: Expr, bins: int, low: float, high: float) -> Expr:
     else:
         bounds = [call.emit(relax.op.full([], relax.const(b, "float32"))) for b in (low, high)]
 
+    # TVM's schedules for GPUs take a sum of this form for a product with a matrix, and then fail.
+    added = te.comm_reducer(lambda a, b: b + a, lambda dtype: tirx.const(0, dtype), name="added")
+
     def count(data: te.Tensor, first: te.Tensor, last: te.Tensor) -> te.Tensor:
         k = te.reduce_axis((0, data.shape[0]), "k")
 
@@ -224,7 +227,7 @@ def histc(call: Call, x: Expr, bins: int, low: float, high: float) -> Expr:
             place = (data(k) - first()) * bins / (last() - first())
             slot = tirx.min(tirx.Cast("int32", place), bins - 1)
             hit = tirx.all(data(k) >= first(), data(k) <= last(), slot == b)
-            return te.sum(tirx.if_then_else(hit, 1.0, 0.0), axis=k)
+            return added(tirx.if_then_else(hit, 1.0, 0.0), axis=k)
 
         return te.compute([bins], inside)
 
