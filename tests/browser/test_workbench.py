@@ -253,6 +253,9 @@ class TestPlot:
     def test_the_keyboard_goes_from_fault_to_fault(self, bench, judged):
         bench[".tapml-plot-stage"].focus()
         bench.page.keyboard.press("Home")
+        bench.until(
+            lambda: selected(judged) == judged.graph.ops[0].id
+        )  # not what was clicked before
         bench.page.keyboard.press("ArrowDown")
         bench.until(lambda: selected(judged) == "model/cumsum")
         bench.page.keyboard.press("ArrowDown")
