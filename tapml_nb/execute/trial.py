@@ -224,7 +224,6 @@ def _same(outcome: Outcome, result: CallResult) -> tuple[bool, ...]:
 def _read(outcome: Outcome, result: CallResult, before: Run | None = None) -> Call:
     """A call with its outputs, of which only those are fetched that are not the source's, nor
     those of a run ``before``."""
-
     if before and all(result.deterministic):
         pairs = zip(before.outputs, result.equals, strict=True)
         if all(place == 0 if one is None else place > 0 for one, place in pairs):

@@ -102,3 +102,17 @@ def test_what_is_free_is_given_back_where_there_is_no_room():
     view(blocks.take(33 * MB), 1)  # the other is in use
     assert memory.sizes == [size * MB for size in (32, 33, 34, 32, 33)]
     del used
+
+
+def test_pieces_are_given_back_and_made_again():
+    memory = Memory(2)
+    blocks = Blocks(memory)
+    used = view(blocks.take(512), 128)
+    raw_bytes(used)[:] = 7
+    del memory.sizes[:]
+    other = view(blocks.take(1024), 256)  # the second allocation, and once more without the first
+    assert memory.sizes == [1024]
+    more = [view(blocks.take(512), 128) for _ in range(64)]
+    for each in (other, *more):
+        raw_bytes(each)[:] = 1
+    assert (raw_bytes(used) == 7).all()

@@ -68,14 +68,16 @@ class Blocks:
         """Let go of free blocks until only so many bytes of them are left.  Memory that has several
         is freed with the last."""
         for size, known in self._blocks.items():
-            kept = []
-            for block in known:
+            going = []
+            for number, block in enumerate(known):
                 most -= size if (free := _is_free(block)) else 0
-                if not free or most >= 0:
-                    kept.append(block)
-                else:
-                    self._pieces.pop(block.data_ptr(), None)
-            known[:] = kept
+                if free and most < 0:
+                    going.append(number)
+            block = None
+            for number in reversed(going):
+                address = known[number].data_ptr()
+                del known[number]  # before what it is made of, which its end still reads
+                self._pieces.pop(address, None)
 
 
 def _is_free(block: Any) -> bool:
