@@ -57,7 +57,7 @@ def _driver() -> Iterator[tuple[str, bool]]:
     torch.cuda.synchronize()
     found = [cuda.all_same([(data.data_ptr(), copy.data_ptr(), size)])[0] for copy in changed]
     yield "one changed byte is seen wherever it is", not any(found)
-    cuda.copy(other.data_ptr(), data.data_ptr(), size)
+    cuda.copy((other.data_ptr(), data.data_ptr(), size))
     yield "a copy is the same", all(cuda.all_same([(data.data_ptr(), other.data_ptr(), size)]))
     cuda.fill(other.data_ptr(), 7, size - 1)
     torch.cuda.synchronize()

@@ -4,6 +4,9 @@ Every value has a *version*: ``"source"`` while it equals the pure source run bi
 hash of what made it (operator, implementation, versions of the inputs).  A value whose version
 would not change is not computed again, so moving one operator recomputes its cone, and no more
 of it than really changes.  Tensors cross between source and target only where placement does.
+
+Operators that follow one another on the target are called in a row (:mod:`tapml_nb.execute.row`),
+ahead of their turn; where that does not go well, one by one.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from tapml_nb.array_api import Array, dtype_of, moved_to, on_host
 from tapml_nb.execute.caller import Argument, Caller, Operands, twice
 from tapml_nb.execute.events import EventStream, OpStarted
 from tapml_nb.execute.kernels import KernelTable
+from tapml_nb.execute.row import Made, Row
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.execute.storage import Kept
 from tapml_nb.graph import Op, OpId, ValueId
@@ -30,6 +34,12 @@ from tapml_nb.numerics import bitwise_equal, same_type
 SOURCE = "source"
 TARGET = "target"
 
+_SHORT, _LONG = 32, 512
+"""Operators that are called in a row: at first, and at most."""
+
+_SLOW = 0.5
+"""Seconds that a row should take at most: until then nobody sees what its operators gave."""
+
 
 @dataclass
 class _Entry:
@@ -37,6 +47,9 @@ class _Entry:
 
     made: str
     version: str
+    key: str
+    """Where the target has it, or would have it."""
+
     failure: str = ""
     """Why the source had to compute it although its operator is on the target."""
 
@@ -48,15 +61,6 @@ class _Entry:
 
 
 @dataclass(frozen=True)
-class _Made:
-    """What an output became: an array or a host number; or the key of what it equals on the target,
-    which is known here."""
-
-    result: Any
-    equal: str = ""
-
-
-@dataclass(frozen=True)
 class HybridStep:
     """One operator of a hybrid run, ``fresh`` if it was computed in this one; ``failure`` tells why
     the source had to compute one that is placed on the target."""
@@ -64,8 +68,20 @@ class HybridStep:
     op: Op
     placement: str
     fresh: bool
-    ms: float
     failure: str = ""
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a run is given.
+
+    Attributes:
+        placement, step, afresh: as of :meth:`HybridRun.run`.
+    """
+
+    placement: Mapping[OpId, str]
+    step: int
+    afresh: bool
 
 
 class HybridRun:
@@ -81,6 +97,16 @@ class HybridRun:
         self._events = events
         self._entries: dict[tuple[int, ValueId], _Entry] = {}
         self._again = itertools.count(1)
+        self._rows = itertools.count(1)
+        self._longest = _SHORT
+        self._ahead: dict[OpId, list[Made]] = {}
+        """What operators gave in a row whose turn has not come yet."""
+
+        self._singly = 0
+        """The place of the first operator behind those that do not go well in a row."""
+
+        self._unneeded: list[str] = []
+        """Keys of what the target may forget."""
 
     def run(
         self,
@@ -101,12 +127,18 @@ class HybridRun:
         """
         if step:
             self._carry(step)
-        for op in self._graph.ops:
-            if stopped():
-                raise Stopped
-            computed = self._advance(op, placement[op.id], step, afresh)
-            if not op.host:
-                yield computed
+        given = _Given(placement, step, afresh)
+        self._singly = 0
+        try:
+            for place, op in enumerate(self._graph.ops):
+                if stopped():
+                    raise Stopped
+                computed = self._advance(place, op, given)
+                if not op.host:
+                    yield computed
+        finally:
+            self._forget_ahead()
+            self._tidy()
 
     def is_source(self, value: ValueId, step: int) -> bool:
         """Whether a value equals the pure source run's."""
@@ -150,34 +182,49 @@ class HybridRun:
 
     # -- one operator --------------------------------------------------------------------------
 
-    def _advance(self, op: Op, where: str, step: int, afresh: bool) -> HybridStep:
+    def _advance(self, place: int, op: Op, given: _Given) -> HybridStep:
+        where, step = given.placement[op.id], given.step
         if not op.outputs:  # an assertion of the model's: nothing depends on it
-            return HybridStep(op, where, False, 0.0)
-        if where == SOURCE and all(self.is_source(v, step) for v in op.inputs):
-            for value in op.outputs:
-                self._entries.pop((step, value), None)
-            return HybridStep(op, where, False, 0.0)
+            return HybridStep(op, where, False)
+        if self._is_pure(op, where, step):
+            self._purify(op, step)
+            return HybridStep(op, where, False)
         made = self._provenance(op, where, step)
         name = made
-        known = [e for v in op.outputs if (e := self._entries.get((step, v))) and e.made == made]
-        if known and len(known) == len(op.outputs):
-            if where == SOURCE or not afresh:
-                return HybridStep(op, where, False, 0.0, known[0].failure)
+        if known := self._known(op, made, step):
+            if where == SOURCE or not given.afresh:
+                return HybridStep(op, where, False, known[0].failure)
             name = f"{made}.{next(self._again)}"
         self._events.emit(OpStarted("hybrid", op.id, step, where))
-        begin = time.perf_counter()
         failure = ""
         if where == TARGET:
-            outputs, failure = self._on_target(op, made, name, step)
+            if op.id not in self._ahead and place >= self._singly:
+                self._go_ahead(place, given)
+            outputs = self._ahead.pop(op.id, [])
+            if not outputs:
+                outputs, failure = self._on_target(op, made, name, step)
             failure = failure or self._misfit(op, outputs, step)
         if where == SOURCE or failure:
+            if failure:  # what comes behind it in its row was given something else
+                self._forget_ahead()
             others = [v for v in op.inputs if not self.is_source(v, step)]
             changed = {v: self.value(v, step) for v in others}
-            outputs = [_Made(made) for made in self._source.compute_on(op, step, changed)]
-        ms = (time.perf_counter() - begin) * 1e3
+            outputs = [Made(made) for made in self._source.compute_on(op, step, changed)]
         for k, value in enumerate(op.outputs):
-            self._record(step, value, _Entry(made, f"{name}#{k}", failure), outputs[k])
-        return HybridStep(op, where, True, ms, failure)
+            version = f"{name}#{k}"
+            key = outputs[k].key or f"version/{version}"
+            self._record(step, value, _Entry(made, version, key, failure), outputs[k])
+        return HybridStep(op, where, True, failure)
+
+    def _is_pure(self, op: Op, where: str, step: int) -> bool:
+        """Whether the source computes an operator of nothing but values of its own."""
+        return where == SOURCE and all(self.is_source(v, step) for v in op.inputs)
+
+    def _purify(self, op: Op, step: int) -> None:
+        """Have an operator's values be the source's."""
+        for value in op.outputs:
+            if entry := self._entries.pop((step, value), None):
+                self._unneeded.append(entry.key)
 
     def _provenance(self, op: Op, where: str, step: int) -> str:
         implementation = self._kernels[op.id, step].version if where == TARGET else SOURCE
@@ -185,32 +232,113 @@ class HybridRun:
         parts = [op.id, str(step), implementation, *(self.version(v, step) for v in op.inputs)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
-    def _record(self, step: int, value: ValueId, entry: _Entry, made: _Made) -> None:
+    def _known(self, op: Op, made: str, step: int) -> list[_Entry]:
+        """What is known of an operator's outputs; nothing if they were made otherwise."""
+        entries = [self._entries.get((step, value)) for value in op.outputs]
+        known = [entry for entry in entries if entry and entry.made == made]
+        return known if len(known) == len(op.outputs) else []
+
+    def _record(self, step: int, value: ValueId, entry: _Entry, made: Made) -> None:
         """Remember a new value and let the target forget what nobody will ask for."""
         old = self._entries.get((step, value))
-        before = old if old and old.kept and old.made == entry.made else None
+        before = old if old and old.kept else None
         if self._graph.values[value].host:
             entry.number = made.result
-        elif before and made.equal == f"version/{before.version}":
-            entry.version, entry.kept = before.version, before.kept
+        elif before and made.equal == before.key:
+            self._keep_as(entry, before)
         elif made.equal:
             entry.version = SOURCE
         else:
             source = self._source.array_there(value, step)
             result = moved_to(made.result, source)
-            if bitwise_equal(result, source):
-                self._caller.session.drop([f"version/{entry.version}"])
+            alike = self._source.known_key(value, step) not in made.compared
+            if alike and bitwise_equal(result, source):
+                self._unneeded.append(entry.key)
                 entry.version = SOURCE
-            elif before and before.kept and bitwise_equal(result, before.kept.array()):
-                self._caller.session.drop([f"version/{entry.version}"])
-                entry.version, entry.kept = before.version, before.kept
+            elif self._is_again(entry, before, made, result):
+                assert before is not None
+                self._unneeded.append(entry.key)
+                self._keep_as(entry, before)
             else:
                 entry.kept = self._source.storage.keep(result)
-        if old and old.version not in (SOURCE, entry.version):
-            self._caller.session.drop([f"version/{old.version}"])
+                if before and before.version == entry.version:  # by chance it is another
+                    entry.version = f"{entry.version}.{next(self._again)}"
+        if old and old.kept and old.key != entry.key:
+            self._unneeded.append(old.key)
         self._entries[step, value] = entry
 
-    def _on_target(self, op: Op, made: str, name: str, step: int) -> tuple[list[_Made], str]:
+    @staticmethod
+    def _keep_as(entry: _Entry, before: _Entry) -> None:
+        entry.version, entry.key, entry.kept = before.version, before.key, before.kept
+
+    @staticmethod
+    def _is_again(entry: _Entry, before: _Entry | None, made: Made, result: Array) -> bool:
+        """Whether a value that was made in the same way as before is the same."""
+        if before is None or before.kept is None or before.made != entry.made:
+            return False
+        return before.key not in made.compared and bitwise_equal(result, before.kept.array())
+
+    # -- ahead of their turn -------------------------------------------------------------------
+
+    def _go_ahead(self, place: int, given: _Given) -> None:
+        """Call the operators from a place on, as far as the target can go on alone, in a row."""
+        self._forget_ahead()
+        self._tidy()
+        session = self._caller.session
+        if not session.takes_rows:
+            return
+        row = Row(session, f"row/{next(self._rows)}")
+        end = self._line_up(row, place, given)
+        if len(row) < 2:
+            return
+        begin = time.monotonic()
+        self._ahead = row.run()
+        if not self._ahead:
+            self._singly = end
+        took = time.monotonic() - begin
+        if took > _SLOW:
+            self._longest = max(_SHORT, self._longest // 2)
+        elif took < _SLOW / 2 and len(row) == self._longest:
+            self._longest = min(_LONG, self._longest * 2)
+
+    def _line_up(self, row: Row, place: int, given: _Given) -> int:
+        """Put operators into a row; the place of the first that is not in it."""
+        step = given.step
+        for number, op in enumerate(self._graph.ops[place:], place):
+            if len(row) == self._longest:
+                return number
+            where = given.placement[op.id]
+            in_row = any(value in row for value in op.inputs)
+            if not op.outputs:
+                continue
+            if not in_row:
+                if self._is_pure(op, where, step):
+                    self._purify(op, step)
+                    continue
+                known = self._known(op, self._provenance(op, where, step), step)
+                if known and (where == SOURCE or not given.afresh):
+                    continue
+            implementation = self._kernels[op.id, step] if where == TARGET else None
+            if implementation is None or not implementation.on_target:
+                return number
+            if not (implementation.computes or in_row):  # nothing has to go there for a view
+                return number
+            order = self._graph.tensor_inputs(op)
+            inputs = {v: self._argument(v, step) for v in order if v not in row}
+            row.add(op, implementation, inputs, order, [self._alike(v, step) for v in op.outputs])
+        return len(self._graph.ops)
+
+    def _forget_ahead(self) -> None:
+        for outputs in self._ahead.values():
+            self._unneeded += [made.key for made in outputs]
+        self._ahead = {}
+
+    def _tidy(self) -> None:
+        """Let the target forget what nobody will ask for."""
+        unneeded, self._unneeded = self._unneeded, []
+        self._caller.session.drop(unneeded)
+
+    def _on_target(self, op: Op, made: str, name: str, step: int) -> tuple[list[Made], str]:
         """The outputs, or why there are none."""
         implementation = self._kernels[op.id, step]
         operands = Operands(
@@ -218,29 +346,28 @@ class HybridRun:
             # Named by version, so that the next operator there finds them.
             [f"version/{name}#{k}" for k in range(len(op.outputs))],
             [self._graph.values[v].spec for v in op.outputs],
-            others=[self._alike(v, made, step) for v in op.outputs],
+            others=[self._alike(v, step) for v in op.outputs],
         )
 
-        def compute() -> tuple[list[_Made], str]:
+        def compute() -> tuple[list[Made], str]:
             outcome = implementation.run(self._caller, operands, repeats=1)
             if outcome.failure:
                 return [], outcome.failure.message
             equal = outcome.equal or [""] * len(op.outputs)
             read = [None if same else outcome.read(k, False) for k, same in enumerate(equal)]
-            return list(map(_Made, read, equal)), ""
+            return list(map(Made, read, operands.outputs, equal)), ""
 
         return twice(implementation.label, compute, lambda failure: ([], failure.message))
 
-    def _alike(self, value: ValueId, made: str, step: int) -> list[str]:
-        """Where the target may have what a value is likely to be: the source's, or what it was when
-        it was made in the same way."""
+    def _alike(self, value: ValueId, step: int) -> list[str]:
+        """Where the target may have what a value is likely to be: the source's, or what it was."""
         if not self._caller.session.compares:
             return []
         old = self._entries.get((step, value))
-        before = f"version/{old.version}" if old and old.kept and old.made == made else ""
+        before = old.key if old and old.kept else ""
         return list(filter(None, (self._source.known_key(value, step), before)))
 
-    def _misfit(self, op: Op, outputs: list[_Made], step: int) -> str:
+    def _misfit(self, op: Op, outputs: list[Made], step: int) -> str:
         """Why the model cannot go on with these outputs, if it cannot."""
         for value, made in zip(op.outputs, outputs, strict=True):
             if made.equal:
@@ -257,5 +384,6 @@ class HybridRun:
         """A value as a call reads it: by content, or by version if it is not the source's."""
         if self.is_source(value, step):
             return Argument.of_source(self._source, value, step)
+        key = self._entries[step, value].key
         array = partial(self.array_there, value, step)
-        return Argument(lambda: f"version/{self.version(value, step)}", array, array)
+        return Argument(lambda: key, array, array)

@@ -217,7 +217,7 @@ class _Step:
             # It is sent as it was, and would be what it is now if all had been run at once.
             self.mended |= not overwritten.isdisjoint(part.outside)
             self._send(part.outside)
-            overwritten.update(self._session.chain(part.calls, staying))
+            overwritten.update(self._session.chain(part.calls, staying).overwritten)
         self._pending, self._made = [], {}
         last_use = self._run.last_use
         self._free(

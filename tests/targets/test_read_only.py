@@ -288,12 +288,14 @@ def test_all_keys_of_what_was_written_to_are_gone(session):
 
 def test_in_a_chain(session):
     honest = [ChainCall("copies", ("a",), ("b",)), ChainCall("copies", ("b",), ("c",))]
-    assert not session.chain(honest, ["c"])
+    assert not session.chain(honest, ["c"]).overwritten
     assert bitwise_equal(session.fetch("c"), A)
-    assert session.chain([ChainCall("spoils", ("a",), ("b",)), honest[1]], ["c"]) == ["a"]
+    spoiled = session.chain([ChainCall("spoils", ("a",), ("b",)), honest[1]], ["c"])
+    assert spoiled.overwritten == ("a",)
     session.put("a", A)
     view = ChainCall(None, ("a",), ("v",), shape=(2, N // 2), dtype="float32")
-    assert session.chain([view, ChainCall("spoils a view", ("v",), ("b",))], ["b"]) == ["a"]
+    spoiled = session.chain([view, ChainCall("spoils a view", ("v",), ("b",))], ["b"])
+    assert spoiled.overwritten == ("a",)
 
 
 def test_what_a_kernel_spoils_before_it_raises_is_blamed_on_no_other(session):

@@ -194,7 +194,8 @@ def test_a_chain_takes_what_is_counted_at_most(runner):
     assert set(part.outside) == {"x", "constant"}
     assert part.made["turned"] == BufferSpec((4, 2), "float32")
     before = device.peak = device.now
-    runner.chain(ChainRequest(calls, ("end", "turned"), 10.0), lambda work: work())
+    request = ChainRequest(calls, ("end", "turned"), 10.0, False, ((), ()))
+    runner.chain(request, lambda work: work())
     assert 0 < device.peak - before <= part.bytes_beside(resident)
     missing = part.bytes_beside(Residency()) - part.bytes_beside(resident)
     assert missing == f32(16).nbytes, "what would have to be sent"

@@ -10,7 +10,13 @@ from tapml_nb.targets.wire.envelope import Garbled
 from tapml_nb.targets.wire.recorder import ExitReport, Record, Recorder, path_of, read_record
 
 CALL = CallRequest("k", ("x",), ("y", "z"), ((), ("r",)), 1.5, 3, (7,), True)
-CHAIN = ChainRequest((ChainCall("k", ("x",), ("y",), (7,)), ChainCall(None, ("y",), ("v",))), (), 2)
+CHAIN = ChainRequest(
+    (ChainCall("k", ("x",), ("y",), (7,)), ChainCall(None, ("y",), ("v",))),
+    ("y",),
+    2,
+    True,
+    (("r", "s"),),
+)
 RESULT = CallResult((1.0, 2.0), (True, False), (-1, 0), ("x",), True, ("beyond",), ("note",))
 
 

@@ -17,7 +17,7 @@ from tapml_nb.array_api import Array, np_dtype, on_host
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.targets.client.dial import CONNECTING, is_answer, message_of
 from tapml_nb.targets.client.window import Window, device_of
-from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest
+from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest, ChainResult
 from tapml_nb.targets.wire.envelope import Garbled, error_of, seal, unseal
 from tapml_nb.targets.wire.handshake import CHANNEL, opening
 from tapml_nb.targets.wire.pages import LEAST, NamelessFile, read_memory
@@ -85,7 +85,7 @@ class ChannelClient:
     def get(self, key: str) -> Array:
         """Fetch a tensor, on the GPU if that is shared; NoTensor if it is not there."""
         if self.window:
-            return self.window.get(key)
+            return self.window.get_all([key])[0]
         header = self._ask({"do": "get", "key": key, "look": bool(self._looks_into)})
         try:
             shape, dtype = header["shape"], np_dtype(header["dtype"])
@@ -98,6 +98,10 @@ class ChannelClient:
             self._looks_into = 0
             return self.get(key)
         return data.view(dtype).reshape(shape)
+
+    def get_all(self, keys: Sequence[str]) -> list[Array]:
+        """The same of several tensors."""
+        return self.window.get_all(keys) if self.window else [self.get(key) for key in keys]
 
     def upload(self, name: str, content: bytes) -> None:
         """Put a new file into the session's folder."""
@@ -145,6 +149,10 @@ class LineService:
         """A resident tensor; on the GPU where that is shared."""
         return self._tensors.get(key)
 
+    def get_all(self, keys: Sequence[str]) -> list[Array]:
+        """The same of several tensors."""
+        return self._tensors.get_all(keys)
+
     def upload(self, name: str, content: bytes) -> None:
         """Put a new file into the session's folder there."""
         self._tensors.upload(name, content)
@@ -157,9 +165,9 @@ class LineService:
         """Run a kernel."""
         return CallResult.from_json(self._ask("call", asdict(request)), len(request.outputs))
 
-    def chain(self, request: ChainRequest) -> Sequence[str]:
-        """Run kernels one after the other; the keys of tensors that they have overwritten."""
-        return list(map(str, _expect(list, self._ask("chain", asdict(request)))))
+    def chain(self, request: ChainRequest) -> ChainResult:
+        """Run kernels one after the other."""
+        return ChainResult.from_json(self._ask("chain", asdict(request)), len(request.keep))
 
     def statistics(self, output: str, reference: str) -> dict[str, float]:
         """Error statistics of a resident tensor against another."""

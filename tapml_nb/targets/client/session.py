@@ -22,7 +22,13 @@ from tapml_nb.targets.client.connection import Connection
 from tapml_nb.targets.client.residency import NOTHING, Footprint, Footprints, spec_of
 from tapml_nb.targets.client.supervisor import CONTROL_SECONDS, SupervisedConnection
 from tapml_nb.targets.spec import BROWSER, Target
-from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainCall, ChainRequest
+from tapml_nb.targets.wire.calls import (
+    CallRequest,
+    CallResult,
+    ChainCall,
+    ChainRequest,
+    ChainResult,
+)
 from tapml_nb.targets.wire.errors import (
     BeyondTarget,
     Rejected,
@@ -129,6 +135,12 @@ class TargetSession(SupervisedConnection):
         """Whether tensors are compared where they are; else whatever is compared travels."""
         return self.connection is not None and not self.connection.stock
 
+    @property
+    def takes_rows(self) -> bool:
+        """Whether calls may be made as an observed chain: not where each is to be seen to, between
+        guard pages or within a bound."""
+        return self.compares and not self.target.guard and self._bound is None
+
     def resident(self, key: str) -> bool:
         """Whether the target holds a tensor under this key."""
         connection = self.connection
@@ -193,6 +205,15 @@ class TargetSession(SupervisedConnection):
         if isinstance(array, np.ndarray):
             self.bytes_received += array.nbytes
         return array
+
+    def fetch_all_there(self, keys: Sequence[str]) -> list[Array]:
+        """Fetch tensors as :meth:`fetch_there`, all at once where that takes less time."""
+        connection = self.connected()
+        size = sum(connection.resident[key].nbytes for key in keys if key in connection.resident)
+        seconds = CONTROL_SECONDS + size / _SLOWEST
+        arrays = self.run(seconds, lambda: connection.service.get_all(keys), resident=keys)
+        self.bytes_received += sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
+        return arrays
 
     def load(self, library: Path, kernels: Sequence[Kernel]) -> None:
         """Load a library of kernels; after a restart it is loaded again when it is needed.
@@ -327,18 +348,24 @@ class TargetSession(SupervisedConnection):
             kept.update(staying)
             self._free(connection, [key for key in kept if key not in read and key not in keep])
 
-    def chain(self, calls: Sequence[ChainCall], keep: Sequence[str]) -> Sequence[str]:
+    def chain(
+        self,
+        calls: Sequence[ChainCall],
+        keep: Sequence[str],
+        references: Sequence[Sequence[str]] = (),
+        *,
+        observed: bool = False,
+    ) -> ChainResult:
         """Run loaded kernels one after the other as a deployed model would: memory is not
         poisoned and freed after its last use, and nothing is looked at in between.
 
         Args:
             calls: the kernels, in order; each reads resident tensors and what those before it
                 have made.
-            keep: what stays under its key until it is dropped; all else that the chain makes is
-                gone after it.
-
-        Returns:
-            Keys of the tensors, resident before, that kernels wrote to; they are dropped.
+            keep: what stays under its key, but what equals a reference, until it is dropped; all
+                else that the chain makes is gone after it.
+            references: as for :meth:`call`, for each that stays.
+            observed: poison memory before each kernel, and watch all that it reads, as in a call.
 
         Raises:
             KernelRaised: if a kernel raises.
@@ -351,20 +378,23 @@ class TargetSession(SupervisedConnection):
             if call.kernel:
                 self._reload(connection, call.kernel)
         self.calls += sum(call.kernel is not None for call in calls)
-        request = ChainRequest(tuple(calls), tuple(keep), seconds)
+        compared = tuple(map(tuple, references)) or ((),) * len(keep)
+        request = ChainRequest(tuple(calls), tuple(keep), seconds, observed, compared)
         resident = connection.resident
         whole = ChainPart(self._footprints, lambda key: resident.get(key, NOTHING)).then(*calls)
         self._make_room(connection, whole.bytes_beside(resident), whole.outside)
-        overwritten = self.run(
+        read = [key for call in calls for key in call.inputs if key not in whole.made]
+        result = self.run(
             seconds * max(1, len(calls)) + CONTROL_SECONDS,
             lambda: connection.service.chain(request),
             launch=seconds,
-            resident=[key for call in calls for key in call.inputs if key not in whole.made],
+            resident=[*read, *(key for keys in compared for key in keys)],
         )
-        resident.discard(overwritten)
-        for key in keep:
-            resident.note(key, whole.made[key], pinned=True)
-        return overwritten
+        resident.discard(result.overwritten)
+        for key, equal in zip(keep, result.equals, strict=True):
+            if equal < 0:
+                resident.note(key, whole.made[key], pinned=not observed)
+        return result
 
     def statistics(self, output: str, reference: str) -> dict[str, float]:
         """Error statistics of one resident tensor against another, computed where they are: the

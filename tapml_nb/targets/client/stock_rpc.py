@@ -20,7 +20,7 @@ from tapml_nb.targets.devices.base import Function, Within
 from tapml_nb.targets.devices.tvm_runtime import CopiedTvmDevice
 from tapml_nb.targets.server.memory import TensorMemory
 from tapml_nb.targets.server.runner import KernelRunner
-from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest
+from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest, ChainResult
 from tapml_nb.targets.wire.errors import Rejected, TargetError
 from tapml_nb.targets.wire.recorder import Record, Recorder
 
@@ -91,6 +91,9 @@ class StockService:
     def get(self, key: str) -> np.ndarray:
         return self._memory.array(self._memory[key])
 
+    def get_all(self, keys: Sequence[str]) -> list[np.ndarray]:
+        return [self.get(key) for key in keys]
+
     def upload(self, name: str, content: bytes) -> None:
         self._session.upload(bytearray(content), name)
 
@@ -102,7 +105,7 @@ class StockService:
         with _errors_as_answers():
             return self._runner.call(request, _at_once)
 
-    def chain(self, request: ChainRequest) -> Sequence[str]:
+    def chain(self, request: ChainRequest) -> ChainResult:
         with _errors_as_answers():
             return self._runner.chain(request, _at_once)
 

@@ -7,16 +7,18 @@ user's own tensors, nor what was taken out.
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tapml_nb.array_api import Array, np_dtype
+from tapml_nb.array_api import Array
 from tapml_nb.targets.wire.cuda import Cuda
 
 _LEAST = 64 << 20
 """Bytes of a window, at least."""
+
+_MOST = 256 << 20
+"""Bytes that it is made larger for, at most, for what goes through it in several pieces as well."""
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
 """Sends a request over the tensor channel, and gives the answer."""
@@ -59,18 +61,25 @@ class Window:
         self._ask(header | {"window": True})
         return int(data.nbytes)
 
-    def get(self, key: str) -> Array:
-        """A tensor of the target's, in memory of this process's own."""
-        request = {"do": "get", "key": key}
-        answer = self._ask(request | {"window": self._size})
-        if self._memory is None or answer["size"] > self._size:
-            self._make_room(answer["size"])
-            answer = self._ask(request | {"window": self._size})
-        shape, dtype = answer["shape"], answer["dtype"]
-        size = math.prod(shape) * np_dtype(dtype).itemsize
-        taken = self._memory[:size].clone()
-        _torch().cuda.synchronize(self._number)  # before the target writes there again
-        return taken.view(getattr(_torch(), dtype)).reshape(shape)
+    def get_all(self, keys: Sequence[str]) -> list[Array]:
+        """Tensors of the target's, in memory of this process's own."""
+        arrays: list[Array] = []
+        while len(arrays) < len(keys):
+            asked = {"do": "show", "keys": keys[len(arrays) :], "window": self._size}
+            answer = self._ask(asked)
+            shown = answer["shown"]
+            if not shown or (answer["size"] > self._size and self._size < _MOST):
+                self._make_room(max(answer["largest"], min(answer["size"], _MOST)))
+                continue
+            taken = self._memory[: shown[-1]["end"]].clone()
+            _torch().cuda.synchronize(self._number)  # before the target writes there again
+            arrays += [self._array(taken, **one) for one in shown]
+        return arrays
+
+    @staticmethod
+    def _array(taken: Any, start: int, end: int, shape: Sequence[int], dtype: str) -> Array:
+        """A tensor among what was taken out."""
+        return taken[start:end].view(getattr(_torch(), dtype)).reshape(shape)
 
     def close(self) -> None:
         """Free the memory.  Idempotent."""

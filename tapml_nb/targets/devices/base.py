@@ -137,8 +137,8 @@ class SharedDevice(Protocol):
     def from_window(self, tensor: Any) -> None:
         """Set a tensor's bytes to what is in the window."""
 
-    def to_window(self, tensor: Any) -> None:
-        """Put a tensor's bytes into the window."""
+    def to_window(self, tensors: Sequence[tuple[Any, int]]) -> None:
+        """Put tensors' bytes into the window, each from a place on."""
 
 
 def size_of(tensor: Any) -> int:

@@ -183,7 +183,7 @@ class CudaDevice(CopiedTvmDevice):
 
     def snapshot(self, tensor: Any) -> Any:
         copy = self.new([int(n) for n in tensor.shape], str(tensor.dtype))
-        self._cuda.copy(copy.data_ptr(), tensor.data_ptr(), size_of(tensor))
+        self._cuda.copy((copy.data_ptr(), tensor.data_ptr(), size_of(tensor)))
         return copy
 
     def unchanged(self, tensor: Any, snapshot: Any) -> bool:
@@ -204,12 +204,13 @@ class CudaDevice(CopiedTvmDevice):
 
     def from_window(self, tensor: Any) -> None:
         """Set a tensor's bytes to what is in the window."""
-        self._cuda.copy(tensor.data_ptr(), self._window, size_of(tensor))
+        self._cuda.copy((tensor.data_ptr(), self._window, size_of(tensor)))
 
-    def to_window(self, tensor: Any) -> None:
-        """Put a tensor's bytes into the window."""
+    def to_window(self, tensors: Sequence[tuple[Any, int]]) -> None:
+        """Put tensors' bytes into the window, each from a place on."""
         self.finish()
-        self._cuda.copy(self._window, tensor.data_ptr(), size_of(tensor))
+        places = [(self._window + at, t.data_ptr(), size_of(t)) for t, at in tensors]
+        self._cuda.copy(*places)
 
     def load(self, library: str, names: Collection[str], within: Within) -> Mapping[str, Function]:
         functions = super().load(library, names, within)

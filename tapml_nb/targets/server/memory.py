@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from tapml_nb.targets.wire.tensor_channel import (
     skip,
     tune,
 )
+
+_ALIGNMENT = 256
+"""Bytes: where PyTorch lets tensors begin on a GPU."""
 
 
 def allocate(device: Device, shape: Sequence[int], dtype: str) -> Any:
@@ -140,9 +144,25 @@ class TensorMemory:
         self._shared().from_window(tensor)
         self._tensors[key] = tensor
 
-    def to_window(self, tensor: Any) -> None:
-        """Show the notebook a tensor's bytes."""
-        self._shared().to_window(tensor)
+    def show(self, keys: Sequence[str], size: int) -> dict[str, Any]:
+        """Put as many tensors into the window, which has so many bytes, as have room there: where
+        each is, what all together would take, and the largest."""
+        tensors = [self[key] for key in keys]
+        sizes = [_aligned(size_of(tensor)) for tensor in tensors]
+        *starts, whole = accumulate(sizes, initial=0)
+        count = sum(start + needed <= size for start, needed in zip(starts, sizes, strict=True))
+        fitting = list(zip(tensors, starts, strict=True))[:count]
+        self._shared().to_window(fitting)
+        shown = [
+            {
+                "start": start,
+                "end": start + size_of(tensor),
+                "shape": [int(n) for n in tensor.shape],
+                "dtype": str(tensor.dtype),
+            }
+            for tensor, start in fitting
+        ]
+        return {"shown": shown, "size": whole, "largest": max(sizes)}
 
     def open_window(self, handle: str) -> None:
         """Open the window to the notebook; ValueError if the device has none."""
@@ -232,16 +252,16 @@ class ChannelServer:
                 receive_whole(memoryview(content))
                 with (self._folder / Path(request["name"]).name).open("xb") as file:
                     file.write(content)  # "x": rewriting a mapped library would kill its user
+            elif request["do"] == "show":
+                answer = self._memory.show(request["keys"], request["window"])
             else:
                 tensor = self._memory[request["key"]]
                 answer = {"shape": [int(n) for n in tensor.shape], "dtype": str(tensor.dtype)}
                 answer["size"] = size_of(tensor)
                 if request.get("look") and self._memory.device.on_host and answer["size"] >= LEAST:
                     answer["address"] = tensor.data_ptr()
-                elif "window" not in request:
+                else:
                     data = memoryview(self._memory.device.read(tensor))
-                elif size_of(tensor) <= request["window"]:
-                    self._memory.to_window(tensor)
         except ConnectionError:
             raise
         except Exception as error:
@@ -266,6 +286,11 @@ class ChannelServer:
         finally:
             os.close(descriptor)
         return True
+
+
+def _aligned(size: int) -> int:
+    """Where a tensor may begin behind one of so many bytes."""
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def _size(shape: Sequence[int], dtype: str) -> int:

@@ -20,11 +20,18 @@ import tvm_ffi
 from tapml_nb.array_api import np_dtype
 from tapml_nb.compile.kernel import Kernel, SizeMisfit
 from tapml_nb.numerics import statistics
-from tapml_nb.targets.devices.base import BeyondDevice, Within, raw_bytes
+from tapml_nb.targets.devices.base import BeyondDevice, Within, raw_bytes, size_of
 from tapml_nb.targets.server.aftermath import Aftermath
 from tapml_nb.targets.server.guard import Block, telling
 from tapml_nb.targets.server.memory import TensorMemory, allocate
-from tapml_nb.targets.wire.calls import PATTERNS, CallRequest, CallResult, ChainRequest
+from tapml_nb.targets.wire.calls import (
+    PATTERNS,
+    CallRequest,
+    CallResult,
+    ChainCall,
+    ChainRequest,
+    ChainResult,
+)
 from tapml_nb.targets.wire.errors import KernelRaised, NoRoom
 from tapml_nb.targets.wire.recorder import Recorder
 
@@ -140,35 +147,53 @@ class KernelRunner:
             tuple(ms), deterministic, equals, overwritten, stale, tuple(overruns), notes
         )
 
-    def chain(self, request: ChainRequest, within: Within) -> tuple[str, ...]:
-        """Run kernels one after the other, each ``within`` its time; the keys of tensors, resident
-        before, that a kernel wrote to.  See :meth:`TargetSession.chain`."""
+    def chain(self, request: ChainRequest, within: Within) -> ChainResult:
+        """Run kernels one after the other, each ``within`` its time; see
+        :meth:`TargetSession.chain`."""
         self._memory.drop_written()
         calls, kept = request.calls, frozenset(request.keep)
+        poison = PATTERNS[0] if request.observed else None
+        spoiled: list[str] = []
         last = {key: number for number, call in enumerate(calls) for key in call.inputs}
         tensors: dict[str, Any] = {}  # what the chain makes; freed after its last use
         before: dict[str, Any] = {}
         for number, call in enumerate(calls):
             given = [tensors[k] if k in tensors else self._memory[k] for k in call.inputs]
             if call.kernel is None:
-                made = [self._device.view(given[0], call.shape, call.dtype)]
+                made = [self._viewed(given[0], call)]
             else:
+                read = dict(zip(call.inputs, given, strict=True))
                 loaded, given = self._given(call.kernel, given, call.numbers)
+                own = {}
                 if not loaded.harmless:
                     outside = [k for k in call.inputs if k in self._memory and k not in before]
                     before |= self._copies(outside)
-                buffers = self._buffers(loaded.plan, given, None, self._new)
+                    if request.observed:
+                        own = {k: self._device.snapshot(t) for k, t in read.items() if k in tensors}
+                buffers = self._buffers(loaded.plan, given, poison, self._new)
                 self._observe(loaded, buffers, within)
+                spoiled += [k for k, was in own.items() if not self._device.unchanged(read[k], was)]
                 made = [buffers[i] for i in loaded.plan.results]
-                del buffers
+                del buffers, read, own
             tensors.update(zip(call.outputs, made, strict=True))
             del given, made
             for key in (*call.inputs, *call.outputs):
                 if last.get(key, number) <= number and key not in kept:
                     tensors.pop(key, None)
-        for key in request.keep:
-            self._memory[key] = tensors[key]
-        return self._drop_changed(before) + self._memory.drop_written()
+        compared = [[self._memory[key] for key in keys] for keys in request.references]
+        equals = self._equals([tensors[key] for key in request.keep], compared)
+        for key, place in zip(request.keep, equals, strict=True):
+            if place < 0:
+                self._memory[key] = tensors[key]
+        written = self._drop_changed(before) + self._memory.drop_written()
+        return ChainResult((*spoiled, *written), equals)
+
+    def _viewed(self, tensor: Any, call: ChainCall) -> Any:
+        """A view of a tensor as a chain asks for it; ValueError if the tensor is not as large."""
+        size, found = math.prod(call.shape) * np_dtype(call.dtype).itemsize, size_of(tensor)
+        if size != found:
+            raise ValueError(f"a view of {size} bytes of a tensor of {found}")
+        return self._device.view(tensor, call.shape, call.dtype)
 
     def statistics(self, output: str, reference: str) -> dict[str, float]:
         """Error statistics of a resident tensor against another."""

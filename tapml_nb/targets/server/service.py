@@ -145,9 +145,9 @@ class SessionService:
 
         return asdict(self._runner.call(request, within))
 
-    def _chain(self, data: dict[str, Any]) -> Sequence[str]:
+    def _chain(self, data: dict[str, Any]) -> dict[str, Any]:
         request = ChainRequest.from_json(data)
-        return self._runner.chain(request, partial(self._within, request.timeout))
+        return asdict(self._runner.chain(request, partial(self._within, request.timeout)))
 
     def _within(self, seconds: float, work: Callable[[], Any]) -> Any:
         """Do something within a deadline that the operating system keeps: an endless loop in native

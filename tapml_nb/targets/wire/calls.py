@@ -79,17 +79,53 @@ class ChainCall:
 
 @dataclass(frozen=True)
 class ChainRequest:
-    """Kernels one after the other; ``keep``: outputs that stay; ``timeout``: seconds for each."""
+    """Kernels one after the other.
+
+    Attributes:
+        calls: they.
+        keep: outputs that stay.
+        timeout: seconds for each kernel.
+        observed: whether memory is poisoned before each, and all that it reads is watched, as in a
+            call.
+        references: as of a call, for each output that stays.
+    """
 
     calls: tuple[ChainCall, ...]
     keep: tuple[str, ...]
     timeout: float
+    observed: bool
+    references: tuple[tuple[str, ...], ...]
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """As :meth:`CallRequest.from_json`."""
         calls = tuple(ChainCall(**_with_tuples(call)) for call in data["calls"])
-        return cls(**_with_tuples({**data, "calls": calls}))
+        references = tuple(map(tuple, data["references"]))
+        return cls(**_with_tuples({**data, "calls": calls, "references": references}))
+
+
+@dataclass(frozen=True)
+class ChainResult:
+    """What a chain answered.
+
+    Attributes:
+        overwritten: inputs that kernels wrote to; those that were there before it, the target has
+            dropped.
+        equals: as of a call, for each output that stays.
+    """
+
+    overwritten: tuple[str, ...]
+    equals: tuple[int, ...]
+
+    @classmethod
+    def from_json(cls, data: Any, outputs: int) -> Self:
+        """As :meth:`CallResult.from_json`, of a chain of which so many outputs stay."""
+        if not isinstance(data, dict) or not data.keys() >= {"overwritten", "equals"}:
+            raise Garbled(f"an unexpected answer: {data!r:.80}")
+        result = cls(tuple(map(str, data["overwritten"])), tuple(map(int, data["equals"])))
+        if len(result.equals) != outputs:
+            raise Garbled("an answer for another chain")
+        return result
 
 
 @dataclass(frozen=True)

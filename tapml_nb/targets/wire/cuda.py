@@ -118,13 +118,15 @@ class Cuda:
         with self._in_context():
             self._call("cuMemFree_v2", ctypes.c_uint64(address))
 
-    def copy(self, to: int, source: int, size: int) -> None:
-        """Copy on the device; done when this returns."""
-        if size:
-            with self._in_context():
-                addresses = ctypes.c_uint64(to), ctypes.c_uint64(source)
-                self._call("cuMemcpyDtoD_v2", *addresses, ctypes.c_size_t(size))
-                self._call("cuCtxSynchronize")
+    def copy(self, *places: tuple[int, int, int]) -> None:
+        """Copy on the device, each to an address from another one so many bytes; done when this
+        returns."""
+        with self._in_context():
+            for to, source, size in places:
+                if size:
+                    addresses = ctypes.c_uint64(to), ctypes.c_uint64(source)
+                    self._call("cuMemcpyDtoD_v2", *addresses, ctypes.c_size_t(size))
+            self._call("cuCtxSynchronize")
 
     def fill(self, address: int, byte: int, size: int) -> None:
         """Set every byte, behind what was launched before."""
