@@ -9,6 +9,7 @@ tensors ``array-api-compat`` does.
 from __future__ import annotations
 
 import math
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -32,11 +33,16 @@ _ON_DEVICE = 1 << 25
 
 def namespace(*arrays: Array) -> ModuleType:
     """The functions of the standard for arrays of one kind."""
-    if _of_numpy(arrays[0]):
-        return np
-    from array_api_compat import array_namespace
+    return _namespace_of(type(arrays[0]))  # type: ignore[arg-type]  # a type is hashable
 
-    found: ModuleType = array_namespace(*arrays)
+
+@cache
+def _namespace_of(kind: Any) -> ModuleType:
+    if issubclass(kind, np.ndarray | np.generic):
+        return np
+    from array_api_compat import torch
+
+    found: ModuleType = torch
     return found
 
 
@@ -57,7 +63,12 @@ def dtype_of(array: Array) -> np.dtype:
     """An array's dtype as NumPy has it."""
     if isinstance(array, np.ndarray | np.generic):
         return array.dtype
-    return np_dtype(str(array.dtype).removeprefix("torch."))
+    return _dtype_of(array.dtype)
+
+
+@cache
+def _dtype_of(dtype: Any) -> np.dtype:
+    return np_dtype(str(dtype).removeprefix("torch."))
 
 
 def size_of(array: Array) -> int:
@@ -74,6 +85,12 @@ def wide(array: Array) -> Array:
     """An array in float64."""
     xp = namespace(array)
     return xp.astype(array, xp.float64)
+
+
+def dot(one: Array, other: Array) -> Array:
+    """The inner product of two rows of float64."""
+    # A GPU multiplies many pairs of rows one by one.
+    return one @ other if _of_numpy(one) else namespace(one).sum(one * other)
 
 
 def viewed(array: Array, name: str) -> Array:

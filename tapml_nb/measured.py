@@ -26,8 +26,8 @@ Answer = tuple[list[np.ndarray], list[Array]]
 
 T = TypeVar("T")
 
-_MOST_TOGETHER = 1 << 22
-"""Elements that are stacked, at most: of more, it takes longer to compute than to ask."""
+_MOST_TOGETHER = 1 << 25
+"""Elements that are stacked, at most: they and what is computed of them take a GB."""
 
 
 @dataclass(frozen=True)

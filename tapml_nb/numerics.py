@@ -20,6 +20,7 @@ import numpy as np
 from tapml_nb.array_api import (
     Array,
     block_of,
+    dot,
     dtype_of,
     flat,
     namespace,
@@ -179,6 +180,12 @@ class Statistics:
     mismatched: int
     worst: int
 
+    @property
+    def relative(self) -> float:
+        """Root of the squared differences over that of the reference's values; infinite where
+        these are all 0."""
+        return 0.0 if self.rmse == 0 else 10.0 ** (-self.snr_db / 20)
+
 
 def identical_statistics(reference: Array) -> Statistics:
     """What :func:`statistics` would say of a target that equals the reference bit for bit."""
@@ -266,7 +273,7 @@ def _differences(
         nan = counted(xp.isnan(t) & ~xp.isnan(r))
         inf = counted(xp.isinf(t) & ~xp.isinf(r))
         t, r = xp.where(both, t, 0.0), xp.where(both, r, 0.0)
-    figures = [count, nan, inf, t @ t, r @ r, t @ r]
+    figures = [count, nan, inf, dot(t, t), dot(r, r), dot(t, r)]
     if far(t) or count:
         d = xp.abs(t - r)
         steps: Array | float = 0.0
@@ -274,7 +281,7 @@ def _differences(
             steps = xp.max(xp.where(both, _steps(t_bits, r_bits), 0.0))
         size = xp.where(differ & ~both, math.inf, d)
         relative = xp.max(xp.where(d > 0, d / xp.abs(r), 0.0))
-        figures += [d @ d, xp.max(d), relative, steps, xp.argmax(size), xp.max(size)]
+        figures += [dot(d, d), xp.max(d), relative, steps, xp.argmax(size), xp.max(size)]
     return figures, []
 
 

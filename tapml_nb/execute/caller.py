@@ -94,6 +94,36 @@ class CallFailure:
     message: str
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """A call that is to be made.
+
+    Attributes:
+        compiled: the kernel.
+        operands: what it reads and writes.
+        repeats: how often to run it.
+    """
+
+    compiled: Compiled
+    operands: Operands
+    repeats: int
+
+    @property
+    def inputs(self) -> list[str]:
+        """The keys of its inputs."""
+        return [argument.key() for argument in self.operands.inputs]
+
+    @property
+    def reads(self) -> dict[str, _Send]:
+        """All that has to be on the target for it, by key."""
+        arguments = (*self.operands.inputs, *self.operands.references)
+        reads = {argument.key(): argument.outgoing for argument in arguments}
+        constants = self.compiled.constants
+        return reads | {
+            key: partial(constants.__getitem__, key) for key in self.compiled.kernel.constants
+        }
+
+
 def _nothing(output: int, first: bool) -> Array:
     raise LookupError("a call that failed has no outputs")
 
@@ -139,13 +169,10 @@ class Caller:
             GivenUp: if the target was lost twice, and not by the kernel.
             TargetError: if the target refuses for another reason, twice.
         """
-        kernel, constants = compiled.kernel.key, compiled.constants
+        kernel = compiled.kernel.key
         inputs = [argument.key() for argument in operands.inputs]
-        references = [argument.key() for argument in operands.references]
-        arrays = [argument.outgoing for argument in (*operands.inputs, *operands.references)]
         compared = operands.compared
-        wanted: dict[str, _Send] = dict(zip((*inputs, *references), arrays, strict=True))
-        wanted |= {key: partial(constants.__getitem__, key) for key in compiled.kernel.constants}
+        wanted = Wanted(compiled, operands, repeats).reads
 
         def call() -> tuple[CallResult, list[list[str]]]:
             there = [list(filter(self.session.resident, keys)) for keys in compared]
@@ -200,14 +227,26 @@ class Caller:
                     raise GivenUp(lost.reason, lost.detail) from None
                 earlier = lost
             else:
-                overwritten = tuple(k for k, key in enumerate(inputs) if key in result.overwritten)
-                equal = [
-                    keys[place] if place >= 0 else ""
-                    for keys, place in zip(there, result.equals, strict=True)
-                ]
-                read = partial(self._read, operands.outputs, result, equal)
-                return Outcome(result, read, sent, overwritten, equal)
+                return self.outcome(operands.outputs, inputs, there, result, sent)
             again = True
+
+    def outcome(
+        self,
+        outputs: Sequence[str],
+        inputs: Sequence[str],
+        there: Sequence[Sequence[str]],
+        result: CallResult,
+        sent: int,
+    ) -> Outcome:
+        """What came of a call that gave a result, given the keys of its inputs, and of what its
+        outputs were compared with."""
+        overwritten = tuple(k for k, key in enumerate(inputs) if key in result.overwritten)
+        equal = [
+            keys[place] if place >= 0 else ""
+            for keys, place in zip(there, result.equals, strict=True)
+        ]
+        read = partial(self._read, outputs, result, equal)
+        return Outcome(result, read, sent, overwritten, equal)
 
     def _send(self, tensors: Mapping[str, _Send]) -> int:
         """Send what is not there; the bytes that took."""

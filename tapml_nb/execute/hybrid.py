@@ -34,7 +34,7 @@ from tapml_nb.numerics import bitwise_equal, same_type
 SOURCE = "source"
 TARGET = "target"
 
-_SHORT, _LONG = 32, 512
+_SHORT, _LONG = 4, 512
 """Operators that are called in a row: at first, and at most."""
 
 _SLOW = 0.5

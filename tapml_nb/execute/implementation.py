@@ -18,7 +18,7 @@ import numpy as np
 from tapml_nb.array_api import Array, namespace, np_dtype, size_of
 from tapml_nb.compile.cache import Compiled, Failure
 from tapml_nb.compile.kernel import KernelCode, shortened
-from tapml_nb.execute.caller import Caller, CallFailure, Operands, Outcome
+from tapml_nb.execute.caller import Caller, CallFailure, Operands, Outcome, Wanted
 from tapml_nb.execute.host_call import Overdue, call_within
 from tapml_nb.execute.source import Stopped
 from tapml_nb.graph import TensorSpec
@@ -55,6 +55,10 @@ class Implementation(ABC):
                 <tapml_nb.execute.caller.Caller.call>`.
         """
 
+    def wanted(self, operands: Operands, repeats: int) -> Wanted | None:
+        """The same as a call that is to be made; None where it is none."""
+        return None
+
     def chained(self, inputs: Sequence[str], outputs: Sequence[str]) -> list[ChainCall]:
         """The same as links of a chain, where the target can do it: by keys."""
         raise NotImplementedError(f"{self.label}: not without this process")
@@ -80,6 +84,9 @@ class LaunchedKernel(_CompiledKernel):
 
     def run(self, caller: Caller, operands: Operands, repeats: int = 2) -> Outcome:
         return caller.call(self._compiled, operands, repeats)
+
+    def wanted(self, operands: Operands, repeats: int) -> Wanted | None:
+        return Wanted(self._compiled, operands, repeats)
 
     def chained(self, inputs: Sequence[str], outputs: Sequence[str]) -> list[ChainCall]:
         return [ChainCall(self.label, tuple(inputs), tuple(outputs), self._compiled.numbers)]

@@ -2,24 +2,24 @@
 
 A call of its own costs each operator a few exchanges with the target, which on a GPU take longer
 than its kernel.  In a row they are poisoned, watched and compared as in such a call; but what goes
-wrong there has no name yet, so a row that did not go well says nothing, and its operators are to be
+wrong there has no name yet, so what did not go well says nothing, and its operators are to be
 called one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from tapml_nb.array_api import Array
-from tapml_nb.execute.caller import Argument
+from tapml_nb.execute.caller import Argument, Caller, Outcome, Wanted
 from tapml_nb.execute.implementation import Implementation
 from tapml_nb.execute.source import Stopped
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.targets.client.session import TargetSession
-from tapml_nb.targets.wire.calls import ChainCall
+from tapml_nb.targets.wire.calls import CallRequest, ChainCall
 from tapml_nb.targets.wire.errors import TargetError, TargetLost
 
 
@@ -104,9 +104,7 @@ class Row:
 
     def _run(self) -> dict[OpId, list[Made]]:
         session, keys = self._session, list(self._there.values())
-        for key, outgoing in self._outgoing.items():
-            if not session.resident(key):
-                session.put(key, outgoing())
+        session.put_all(self._outgoing)
         compared = [list(filter(session.resident, self._alike[key])) for key in keys]
         result = session.chain(self._calls, keys, compared, observed=True)
         if result.overwritten:
@@ -124,3 +122,77 @@ class Row:
             for key, others in zip(keys, compared, strict=True)
         }
         return {op.id: [made[self._there[value]] for value in op.outputs] for op in self._ops}
+
+
+def call_in_a_row(caller: Caller, calls: Sequence[Wanted]) -> list[Outcome]:
+    """Make calls that have nothing to do with one another in one request, and read at once what
+    they gave.
+
+    Returns:
+        Outcomes of as many as went well, none of a failure.  Of all others nothing is known.
+
+    Raises:
+        Stopped: if the session was interrupted.
+        ModelChanged: as :meth:`Caller.call <tapml_nb.execute.caller.Caller.call>`.
+    """
+    try:
+        return _call_in_a_row(caller, calls)
+    except TargetError:
+        return []
+    except TargetLost as lost:
+        if lost.reason == "interrupted":
+            raise Stopped from None
+        return []
+
+
+def _call_in_a_row(caller: Caller, calls: Sequence[Wanted]) -> list[Outcome]:
+    session = caller.session
+    reads: dict[str, Callable[[], Array]] = {}
+    first: dict[str, int] = {}
+    for number, call in enumerate(calls):
+        for key, outgoing in call.reads.items():
+            reads.setdefault(key, outgoing)
+            first.setdefault(key, number)
+    sent = [0] * len(calls)
+    for key, size in session.put_all(reads).items():
+        sent[first[key]] += size
+    there = [
+        [list(filter(session.resident, keys)) for keys in call.operands.compared] for call in calls
+    ]
+    requests = [
+        CallRequest(
+            call.compiled.kernel.key,
+            tuple(call.inputs),
+            tuple(call.operands.outputs),
+            tuple(map(tuple, keys)),
+            session.target.timeout,
+            call.repeats,
+            tuple(call.compiled.numbers),
+        )
+        for call, keys in zip(calls, there, strict=True)
+    ]
+    results = session.call_all(requests)
+    new = [
+        key
+        for call, result in zip(calls, results, strict=False)
+        for key, place in zip(call.operands.outputs, result.equals, strict=True)
+        if place < 0
+    ]
+    arrays = dict(zip(new, session.fetch_all_there(new), strict=True)) if new else {}
+    outcomes = []
+    for call, keys, result, size in zip(calls, there, results, sent, strict=False):
+        outputs = call.operands.outputs
+        outcome = caller.outcome(outputs, call.inputs, keys, result, size)
+        here = {key: arrays[key] for key in outputs if key in arrays}
+        outcomes.append(replace(outcome, read=partial(_read, here, outputs, outcome)))
+    return outcomes
+
+
+def _read(
+    arrays: Mapping[str, Array], keys: Sequence[str], outcome: Outcome, output: int, first: bool
+) -> Array:
+    """Read an output of a call, of which those in ``arrays`` are here already."""
+    assert outcome.result, "or there is nothing to read"
+    if keys[output] in arrays and not (first and not outcome.result.deterministic[output]):
+        return arrays[keys[output]]
+    return outcome.read(output, first)

@@ -11,7 +11,7 @@ same, bit for bit, all that was said of it holds, and nobody has to look once mo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from tapml_nb.array_api import Array, on_host
 from tapml_nb.execute.caller import Argument, Caller, CallFailure, Operands, Outcome, twice
 from tapml_nb.execute.implementation import Implementation
 from tapml_nb.execute.kernels import KernelTable
+from tapml_nb.execute.row import call_in_a_row
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op, OpId
 from tapml_nb.targets.wire.calls import CallResult
@@ -39,6 +40,16 @@ class Call:
     result: CallResult
     last: Run
     first: Run | None = None
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A first call that was made before its turn, of this version of the implementation; with its
+    outputs where they are new."""
+
+    version: str
+    outcome: Outcome
+    call: Call | None
 
 
 @dataclass(frozen=True)
@@ -87,10 +98,40 @@ class Trials:
         self._met: set[str] = set()
         self._kept: set[tuple[OpId, int]] = set()
         self._bytes_kept = 0
+        self._ahead: dict[tuple[OpId, int], _Ahead] = {}
 
     def begin(self) -> None:
         """A new run begins: every kernel is to be run twice again where it is met first."""
         self._met.clear()
+        self._ahead.clear()
+
+    def look_ahead(self, calls: Sequence[tuple[Op, int, Trial | None]]) -> list[Run | None]:
+        """Make the first calls of trials, each with the one before, in a row, as far as that goes
+        well; the rest is made in its turn.
+
+        Returns:
+            For each what it gave, if that is new.
+
+        Raises:
+            Stopped, ModelChanged: as :func:`~tapml_nb.execute.row.call_in_a_row`.
+        """
+        met, wanted = set(self._met), []
+        for op, step, before in calls:
+            made_by = self._kernels[op.id, step]
+            before = _comparable(before, made_by)
+            repeats = self._repeats(made_by, met)
+            met.add(made_by.label)
+            if call := made_by.wanted(self._first_operands(op, step, before), repeats):
+                wanted.append((op, step, before, made_by, call))
+        outcomes = call_in_a_row(self._caller, [call for *_, call in wanted])
+        for (op, step, before, made_by, _), outcome in zip(wanted, outcomes, strict=False):
+            assert outcome.result, "or it is none of those that went well"
+            self._met.add(made_by.label)
+            again = before is not None and _is_again(outcome, outcome.result, before)
+            new = None if again else _read(outcome, outcome.result)
+            self._ahead[op.id, step] = _Ahead(made_by.version, outcome, new)
+        known = [self._ahead.get((op.id, step)) for op, step, _ in calls]
+        return [one.call.last if one and one.call else None for one in known]
 
     def run(
         self,
@@ -145,17 +186,19 @@ class Trials:
         before: Trial | None,
     ) -> Trial:
         there = made_by.computes and made_by.on_target
-        if not (before and before.same and before.version == made_by.version):
-            before = None
-        elif made_by.on_target and not there:  # a view of what is as it was
+        before = _comparable(before, made_by)
+        if before and made_by.on_target and not there:  # a view of what is as it was
             return replace(trial, same=before.same, as_before=True)
         compares = there and self._caller.session.compares
         operands = self._operands(op, step)
-        again = replace(operands, others=[(key,) for key in operands.outputs])
-        once = made_by.label in self._met and not self._caller.session.target.guard
-        self._met.add(made_by.label)
-        now = again if before and compares else operands
-        outcome = made_by.run(self._caller, now, repeats=1 if once else 2)
+        ahead = self._ahead.pop((op.id, step), None)
+        if ahead and ahead.version == made_by.version:
+            outcome = ahead.outcome
+        else:
+            ahead, repeats = None, self._repeats(made_by, self._met)
+            self._met.add(made_by.label)
+            now = self._first_operands(op, step, before if compares else None)
+            outcome = made_by.run(self._caller, now, repeats=repeats)
         trial = replace(trial, failure=outcome.failure, sent=outcome.sent)
         if outcome.result is None:
             return trial
@@ -166,13 +209,14 @@ class Trials:
             overwritten=outcome.overwritten,
         )
         same = _same(outcome, outcome.result)
-        if compares and before and before.same == same and all(outcome.equal):
+        if compares and before and _is_again(outcome, outcome.result, before):
             return replace(trial, same=same, as_before=True)
         if not (trial.overruns or trial.overwritten):
-            call = _read(outcome, outcome.result)
+            call = ahead.call if ahead and ahead.call else _read(outcome, outcome.result)
             trial = replace(trial, calls=(call,), same=same)
             if there and suspects(trial):
-                outcome = made_by.run(self._caller, again if compares else operands)
+                again = _compared_with_itself(operands) if compares else operands
+                outcome = made_by.run(self._caller, again)
                 if outcome.result is None:
                     return replace(trial, failure=outcome.failure, same=())
                 more = _read(outcome, outcome.result, call.last)
@@ -196,6 +240,15 @@ class Trials:
             self._bytes_kept += size
         return True
 
+    def _repeats(self, made_by: Implementation, met: Collection[str]) -> int:
+        """How often to run a kernel, given those that were met."""
+        return 1 if made_by.label in met and not self._caller.session.target.guard else 2
+
+    def _first_operands(self, op: Op, step: int, before: Trial | None) -> Operands:
+        """Of an operator's first call, which may be as ``before``."""
+        operands = self._operands(op, step)
+        return _compared_with_itself(operands) if before else operands
+
     def _operands(self, op: Op, step: int) -> Operands:
         inputs, references = (
             [Argument.of_source(self._source, value, step) for value in values]
@@ -212,6 +265,21 @@ class Trials:
             lost = self._caller.session.drop(names)
             if lost and lost.reason == "crash":  # freeing memory that a kernel has damaged
                 raise lost
+
+
+def _comparable(before: Trial | None, made_by: Implementation) -> Trial | None:
+    """A trial before, if one may be held against it that is made by this."""
+    return before if before and before.same and before.version == made_by.version else None
+
+
+def _compared_with_itself(operands: Operands) -> Operands:
+    """The same, each output to be compared with what is there under its key."""
+    return replace(operands, others=[(key,) for key in operands.outputs])
+
+
+def _is_again(outcome: Outcome, result: CallResult, before: Trial) -> bool:
+    """Whether all is as in the trial before."""
+    return before.same == _same(outcome, result) and all(outcome.equal)
 
 
 def _same(outcome: Outcome, result: CallResult) -> tuple[bool, ...]:

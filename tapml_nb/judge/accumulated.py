@@ -13,7 +13,7 @@ from functools import reduce
 
 import numpy as np
 
-from tapml_nb.array_api import Array, flat, moved_to, namespace, on_host, wide
+from tapml_nb.array_api import moved_to, on_host
 from tapml_nb.execute.hybrid import HybridRun, HybridStep
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op, ValueId
@@ -21,7 +21,7 @@ from tapml_nb.judge.leeway import may_be_undefined, undefined
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import AccumulatedResult
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge_identical, judging, worse
-from tapml_nb.measured import Ask, Asking, together
+from tapml_nb.measured import Asking, together
 from tapml_nb.numerics import same_type
 
 
@@ -47,7 +47,6 @@ class AccumulatedRun:
         self._references = references
         self._limit = limit
         self._known: dict[tuple[int, ValueId], _Known] = {}
-        self._magnitudes: dict[tuple[int, ValueId], float] = {}
 
     def judge(self, computed: Sequence[HybridStep], step: int) -> list[AccumulatedResult]:
         """The accumulated errors of operators of the run, given in order."""
@@ -101,20 +100,15 @@ class AccumulatedRun:
         if self._hybrid.is_source(value, step):
             return _Known(version, judge_identical(reference), 0.0)
         target = self._hybrid.array_there(value, step)
-        producer = self._graph.values[value].producer
+        producer, differs = self._graph.values[value].producer, True
         if producer is not None and same_type(target, source := reference.source):
             op = self._graph[producer]
             if may_be_undefined(op, reference.dtype):
+                differs = False  # for all that is known
                 target = self._where_defined(op, on_host(target), on_host(source), step)
-        judgement = yield from judging(moved_to(target, reference.source), reference, self._limit)
-        relative = error = judgement.statistics.rmse
-        if error != 0:
-            if (step, value) not in self._magnitudes:
-                (found,), _ = yield Ask(_magnitude, [reference.source])
-                self._magnitudes[step, value] = float(found)
-            magnitude = self._magnitudes[step, value]
-            relative = error / magnitude if magnitude > 0 else math.inf
-        return _Known(version, judgement, relative)
+        there = moved_to(target, reference.source)
+        judgement = yield from judging(there, reference, self._limit, differs=differs)
+        return _Known(version, judgement, judgement.statistics.relative)
 
     def _where_defined(
         self, op: Op, target: np.ndarray, source: np.ndarray, step: int
@@ -122,12 +116,3 @@ class AccumulatedRun:
         inputs = [self._source.array(v, step) for v in self._graph.tensor_inputs(op)]
         mask = undefined(op, inputs, source)
         return target if mask is None else np.where(mask, source, target)
-
-
-def _magnitude(array: Array, _: Sequence[float]) -> tuple[list[Array], list[Array]]:
-    """Root mean square of what is finite in an array; 0 where nothing is."""
-    xp, x = namespace(array), flat(wide(array))
-    finite = xp.isfinite(x)
-    x = xp.where(finite, x, 0.0)
-    count = xp.astype(xp.sum(xp.astype(finite, xp.int64)), xp.float64)
-    return [xp.sqrt(x @ x / xp.clip(count, 1.0, None))], []

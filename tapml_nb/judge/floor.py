@@ -26,6 +26,7 @@ import numpy as np
 from tapml_nb.array_api import (
     Array,
     block_of,
+    dot,
     dtype_of,
     flat,
     namespace,
@@ -382,7 +383,7 @@ def _source_errors(
     errors = flat(xp.abs(error))
     worst = xp.reshape(xp.argmax(errors), (1,))
     sample = errors[::every]
-    numbers = [*bias_sums(error, exact_units), errors @ errors, xp.max(errors)]
+    numbers = [*bias_sums(error, exact_units), dot(errors, errors), xp.max(errors)]
     numbers.append(xp.take(flat(one), worst)[0])
     if whole:
         return [*numbers, quantile(sample, _QUANTILE)], []
@@ -392,7 +393,7 @@ def _source_errors(
 def bias_sums(error: Array, exact: Array) -> tuple[Array, Array]:
     """What a :class:`Bias` is fed with, of a block's errors and exact values."""
     error, exact = flat(error), flat(exact)
-    return error @ exact, exact @ exact
+    return dot(error, exact), dot(exact, exact)
 
 
 class Bias:

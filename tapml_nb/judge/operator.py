@@ -33,7 +33,8 @@ from tapml_nb.judge.leeway import (
     unordered,
 )
 from tapml_nb.judge.results import OpResult
-from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge, judge_identical
+from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge_identical, judging
+from tapml_nb.measured import Asking, at_once
 from tapml_nb.numerics import bitwise_equal, is_float, same_type, unit_roundoff
 from tapml_nb.targets.wire.calls import unwritten
 
@@ -141,15 +142,21 @@ class OperatorJudge:
         message = "; ".join(filter(None, (result.message, *call.result.notes)))
         return replace(result, message=": ".join(filter(None, (trial.description, message))))
 
+    def judging(self, run: Run) -> Asking[None]:
+        """Judge a run's outputs; what is said of it from now on is known."""
+        judged = []
+        for k, array in enumerate(run.outputs):
+            judged.append((yield from self._judge_output(k, array)))
+        self._known[run] = self._by_definition(self._in_any_order(judged))
+
     def _judged(self, run: Run) -> list[_Judged]:
         """Judgements on a run's outputs, passed where only the order differs, and that is left
         open."""
         if run not in self._known:
-            judged = [self._judge_output(k, array) for k, array in enumerate(run.outputs)]
-            self._known[run] = self._by_definition(self._in_any_order(judged))
+            at_once(self.judging(run))
         return self._known[run]
 
-    def _judge_output(self, k: int, array: Array | None) -> _Judged:
+    def _judge_output(self, k: int, array: Array | None) -> Asking[_Judged]:
         """Judge one output; indices that choose among equals may choose differently."""
         op, reference = self._expected.op, self._expected.references[k]
         axis, source = self._expected.axes[k], reference.source
@@ -158,7 +165,8 @@ class OperatorJudge:
         mask = self._undefined(k, array)
         if mask is not None:
             array = np.where(mask, on_host(source), on_host(array))
-        judgement = judge(moved_to(array, source), reference, self._expected.limit, axis)
+        there, limit = moved_to(array, source), self._expected.limit
+        judgement = yield from judging(there, reference, limit, axis)
         if mask is not None:
             judgement = _partly_undefined(judgement, mask)
         if (

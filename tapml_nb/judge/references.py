@@ -32,8 +32,8 @@ _PATIENCE = 0.05
 _TOGETHER = 256
 """Operators whose references are computed together, at most, where that saves time."""
 
-_MUCH = 1 << 28
-"""Bytes of tensors of operators whose references are computed together, at most."""
+_MUCH = 1 << 30
+"""Bytes of float64 results of operators whose references are computed together, at most."""
 
 _LARGE = 1 << 26
 """Bytes of an operator's tensors from which its float64 run may take longer than who stops a run
@@ -111,6 +111,11 @@ class References:
             for v in tensors
         )
 
+    def _wide_bytes(self, op: Op, step: int) -> int:
+        """What its float64 results take."""
+        tensors = self._source.program.graph.tensors(op.outputs)
+        return 8 * sum(math.prod(self._source.shape(v, step)) for v in tensors)
+
     def _in_background(self, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name="tapml-references", daemon=True)
         with self._lock:
@@ -139,7 +144,7 @@ class References:
                 count = self._light(left[:size])
                 now, left = left[:count], left[count:]
                 self._find_new(now)
-                if self._is_far:  # whoever waits for the first does not wait for all
+                if self.are_far:  # whoever waits for the first does not wait for all
                     size = min(2 * size, _TOGETHER)
 
         self.settle()
@@ -161,11 +166,11 @@ class References:
 
     def _light(self, calls: Sequence[tuple[Op, int]]) -> int:
         """How many of these operators do not take too much memory together; one at least."""
-        sizes = accumulate(self._bytes(op, step) for op, step in calls)
+        sizes = accumulate(self._wide_bytes(op, step) for op, step in calls)
         return max(1, sum(size < _MUCH for size in sizes))
 
     @cached_property
-    def _is_far(self) -> bool:
+    def are_far(self) -> bool:
         """Whether the source computes where looking at a value means to wait."""
         graph = self._source.program.graph
         tensors = graph.tensors(list(graph.values))
@@ -204,8 +209,8 @@ class References:
         for op in graph.ops:
             if op.host:
                 continue
-            taken += self._bytes(op, step)
-            if len(waiting) >= (_TOGETHER if self._is_far else 1) or taken > _MUCH:
+            taken += self._wide_bytes(op, step)
+            if len(waiting) >= (_TOGETHER if self.are_far else 1) or taken > _MUCH:
                 result.update(zip(waiting, together(list(waiting.values())), strict=True))
                 waiting.clear()
                 taken = 0

@@ -5,7 +5,14 @@ from dataclasses import asdict
 
 import pytest
 
-from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainCall, ChainRequest
+from tapml_nb.targets.wire.calls import (
+    CallRequest,
+    CallResult,
+    ChainCall,
+    ChainRequest,
+    ChainResult,
+    to_json,
+)
 from tapml_nb.targets.wire.envelope import Garbled
 from tapml_nb.targets.wire.recorder import ExitReport, Record, Recorder, path_of, read_record
 
@@ -22,13 +29,16 @@ RESULT = CallResult((1.0, 2.0), (True, False), (-1, 0), ("x",), True, ("beyond",
 
 def sent(content):
     """As it arrives."""
-    return json.loads(json.dumps(asdict(content)))
+    whole = asdict(content) if isinstance(content, ExitReport) else to_json(content)
+    return json.loads(json.dumps(whole))
 
 
 def test_what_is_sent_arrives():
     assert CallRequest.from_json(sent(CALL)) == CALL
     assert ChainRequest.from_json(sent(CHAIN)) == CHAIN
     assert CallResult.from_json(sent(RESULT), outputs=2) == RESULT
+    result = ChainResult(("x",), (0, -1))
+    assert ChainResult.from_json(sent(result), outputs=2) == result
     report = ExitReport(11, 0, "log", Record("launch", 0.5, "k"), 100)
     assert ExitReport.from_json(sent(report)) == report
 
@@ -55,6 +65,14 @@ def test_a_result_with_a_field_more_means_the_same():
 def test_what_is_no_result_is_garbled(answer, outputs):
     with pytest.raises(Garbled):
         CallResult.from_json(answer, outputs)
+
+
+@pytest.mark.parametrize(
+    "answer", [{"overwritten": []}, {"overwritten": [], "equals": [0, -1]}, [], None]
+)
+def test_what_is_no_result_of_a_chain_is_garbled(answer):
+    with pytest.raises(Garbled):
+        ChainResult.from_json(answer, outputs=1)
 
 
 def test_a_report_that_makes_no_sense_is_empty():

@@ -11,6 +11,7 @@ from functools import partial
 from tapml_nb.array_api import np_dtype
 from tapml_nb.engine.engine import Engine
 from tapml_nb.engine.forecast import Forecast, Size
+from tapml_nb.engine.foresight import Foresight
 from tapml_nb.execute.events import (
     EventStream,
     OpAccumulated,
@@ -153,9 +154,13 @@ def _judge_calls(engine: Engine, calls: Sequence[Call], preparation: Preparation
 
     forecast = Forecast({call: _size(engine, *call) for call in calls}, engine.ledger.took)
 
+    foresight = Foresight(engine)
+
     def one(run: IntroducedRun, call: Call) -> tuple[OpResult, float]:
+        share = foresight.before(run, call)
         begin = time.perf_counter()
-        return run.judge(engine.graph[call[0]], call[1]), time.perf_counter() - begin
+        result = run.judge(engine.graph[call[0]], call[1])
+        return result, share + time.perf_counter() - begin
 
     def left() -> float | None:
         judging, compiling = forecast.left(), preparation.left()
@@ -170,7 +175,7 @@ def _judge_calls(engine: Engine, calls: Sequence[Call], preparation: Preparation
         run.begin()
     workers = [partial(one, run) for run in engine.judges]
     judged = engine.pool.share(
-        len(calls), preparation.advance, workers, engine.jobs.checkpoint, started
+        len(calls), foresight.seeing(preparation.advance), workers, engine.jobs.checkpoint, started
     )
     for done, ((op, step), (result, seconds)) in enumerate(judged, 1):
         engine.ledger.introduced[op, step] = result

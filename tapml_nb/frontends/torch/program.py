@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.export import ExportedProgram
-from torch.utils import _pytree as pytree
+from torch.fx.node import map_aggregate
 
 from tapml_nb.frontends.program import Decide, FrontendError, Granularity, Unit, first_line
 from tapml_nb.frontends.torch.chance import draws
@@ -217,8 +217,8 @@ def _run(
 
     with torch.no_grad():
         for node in program.nodes:
-            args = pytree.tree_map(resolve, node.args)
-            kwargs = pytree.tree_map(resolve, node.kwargs)
+            args = map_aggregate(node.args, resolve)
+            kwargs = map_aggregate(node.kwargs, resolve)
             call = _ANY_STRIDES.get(node.target, node.target)
             if dtypes and node.target in _OF_DTYPE:
                 call = _in_its_own_dtype(node)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +16,7 @@ from tapml_nb.array_api import Array, np_dtype, on_host
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.targets.client.dial import CONNECTING, is_answer, message_of
 from tapml_nb.targets.client.window import Window, device_of
-from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest, ChainResult
+from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest, ChainResult, to_json
 from tapml_nb.targets.wire.envelope import Garbled, error_of, seal, unseal
 from tapml_nb.targets.wire.handshake import CHANNEL, opening
 from tapml_nb.targets.wire.pages import LEAST, NamelessFile, read_memory
@@ -60,8 +59,8 @@ class ChannelClient:
 
     def put(self, key: str, array: Array) -> int:
         """Send a tensor; returns its bytes, 0 for what is shared."""
-        if self.window and self.window.takes(array):
-            self.window.put(key, array)
+        if self.shows(array):
+            self.put_all({key: array})
             return 0
         array = on_host(array)
         data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
@@ -69,6 +68,15 @@ class ChannelClient:
         if not self._put_by_file(header, data):
             self._ask(header | {"size": data.nbytes}, data)
         return data.nbytes
+
+    def shows(self, array: Array) -> bool:
+        """Whether a tensor is where the target sees it."""
+        return self.window is not None and self.window.takes(array)
+
+    def put_all(self, tensors: Mapping[str, Array]) -> None:
+        """Give the target tensors of which :meth:`shows` says so."""
+        assert self.window, "or they are not shown"
+        self.window.put_all(tensors)
 
     def _put_by_file(self, header: dict[str, Any], data: memoryview) -> bool:
         """Give the target a tensor in memory that it maps; whether that could be done."""
@@ -145,6 +153,14 @@ class LineService:
         """Keep a tensor under a key; returns the bytes sent."""
         return self._tensors.put(key, array)
 
+    def shows(self, array: Array) -> bool:
+        """Whether a tensor is where the target sees it, so that it need not be sent."""
+        return self._tensors.shows(array)
+
+    def put_all(self, tensors: Mapping[str, Array]) -> None:
+        """Keep tensors of which :meth:`shows` says so."""
+        self._tensors.put_all(tensors)
+
     def get(self, key: str) -> Array:
         """A resident tensor; on the GPU where that is shared."""
         return self._tensors.get(key)
@@ -161,13 +177,17 @@ class LineService:
         """Load a library, by its path here (if the server is local) or its name there."""
         self._ask("load", library, [kernel.to_json() for kernel in kernels])
 
-    def call(self, request: CallRequest) -> CallResult:
-        """Run a kernel."""
-        return CallResult.from_json(self._ask("call", asdict(request)), len(request.outputs))
+    def call(self, requests: Sequence[CallRequest]) -> list[CallResult]:
+        """Run kernels; results of as many as went well, one at least."""
+        answers = _expect(list, self._ask("call", list(map(to_json, requests))))
+        if not 0 < len(answers) <= len(requests):
+            raise Garbled(f"{len(answers)} answers to {len(requests)} calls")
+        pairs = zip(answers, requests, strict=False)
+        return [CallResult.from_json(one, len(request.outputs)) for one, request in pairs]
 
     def chain(self, request: ChainRequest) -> ChainResult:
         """Run kernels one after the other."""
-        return ChainResult.from_json(self._ask("chain", asdict(request)), len(request.keep))
+        return ChainResult.from_json(self._ask("chain", to_json(request)), len(request.keep))
 
     def statistics(self, output: str, reference: str) -> dict[str, float]:
         """Error statistics of a resident tensor against another."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tapml_nb.array_api import Array
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.targets.client.dial import is_answer, message_of
 from tapml_nb.targets.devices.base import Function, Within
@@ -88,6 +89,12 @@ class StockService:
         self._memory.put(key, array.shape, array.dtype.name, lambda into: np.copyto(into, data))
         return data.size
 
+    def shows(self, array: Array) -> bool:
+        return False
+
+    def put_all(self, tensors: Mapping[str, Array]) -> None:
+        raise NotImplementedError("it shows none")
+
     def get(self, key: str) -> np.ndarray:
         return self._memory.array(self._memory[key])
 
@@ -101,9 +108,9 @@ class StockService:
         with _errors_as_answers():
             self._runner.load(library, kernels, _at_once)
 
-    def call(self, request: CallRequest) -> CallResult:
+    def call(self, requests: Sequence[CallRequest]) -> list[CallResult]:
         with _errors_as_answers():
-            return self._runner.call(request, _at_once)
+            return [self._runner.call(request, _at_once) for request in requests]
 
     def chain(self, request: ChainRequest) -> ChainResult:
         with _errors_as_answers():

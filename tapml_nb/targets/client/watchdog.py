@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
@@ -34,6 +35,9 @@ class Watchdog:
         self._act = weakref.WeakMethod(act)
         self._changed = threading.Condition()
         self._guard: Guard | None = None
+        self._wakes = -math.inf
+        """When the thread looks again by itself."""
+
         self._closed = False
         self._thread: threading.Thread | None = None
 
@@ -54,7 +58,8 @@ class Watchdog:
                 )
                 self._thread.start()
             self._guard = guard
-            self._changed.notify()
+            if guard.deadline < self._wakes:  # to wake it costs more than most blocks
+                self._changed.notify()
         try:
             yield guard
         finally:
@@ -76,9 +81,9 @@ class Watchdog:
             while not self._closed:
                 guard = self._guard
                 if guard is None or guard.expired:
-                    self._changed.wait()
-                elif (left := guard.deadline - time.monotonic()) > 0:
-                    self._changed.wait(left)
+                    self._sleep(math.inf)
+                elif guard.deadline > time.monotonic():
+                    self._sleep(guard.deadline)
                 else:
                     self._changed.release()
                     try:
@@ -94,3 +99,9 @@ class Watchdog:
                     if act := self._act():
                         act()
                     del act
+
+    def _sleep(self, until: float) -> None:
+        """Sleep until then, or until somebody wants it earlier."""
+        self._wakes = until
+        self._changed.wait(None if until == math.inf else max(0.0, until - time.monotonic()))
+        self._wakes = -math.inf

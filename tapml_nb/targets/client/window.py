@@ -8,11 +8,11 @@ user's own tensors, nor what was taken out.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tapml_nb.array_api import Array
-from tapml_nb.targets.wire.cuda import Cuda
+from tapml_nb.targets.wire.cuda import Cuda, aligned
 
 _LEAST = 64 << 20
 """Bytes of a window, at least."""
@@ -50,16 +50,27 @@ class Window:
         device: Any = array.device  # of NumPy's arrays a text
         return getattr(device, "type", "") == "cuda" and device.index == self._number
 
-    def put(self, key: str, array: Array) -> int:
-        """Give the target a tensor; returns its bytes, none of which were sent."""
-        data = array.contiguous().reshape(-1).view(_torch().uint8)
-        self._make_room(data.nbytes)
-        self._memory[: data.nbytes].copy_(data)
+    def put_all(self, tensors: Mapping[str, Array]) -> None:
+        """Give the target tensors."""
+        sizes = [aligned(array.nbytes) for array in tensors.values()]
+        self._make_room(max(*sizes, min(sum(sizes), _MOST)))
+        start = 0
+        shown: list[dict[str, Any]] = []
+        for (key, array), size in zip(tensors.items(), sizes, strict=True):
+            if start + size > self._size:
+                self._give(shown)
+                start, shown = 0, []
+            data = array.contiguous().reshape(-1).view(_torch().uint8)
+            self._memory[start : start + data.nbytes].copy_(data)
+            dtype = str(array.dtype).removeprefix("torch.")
+            shown.append({"key": key, "start": start, "shape": [*array.shape], "dtype": dtype})
+            start += size
+        self._give(shown)
+
+    def _give(self, shown: Sequence[dict[str, Any]]) -> None:
+        """Have the target take what is in the window."""
         _torch().cuda.synchronize(self._number)
-        dtype = str(array.dtype).removeprefix("torch.")
-        header = {"do": "put", "key": key, "shape": list(array.shape), "dtype": dtype}
-        self._ask(header | {"window": True})
-        return int(data.nbytes)
+        self._ask({"do": "take", "tensors": shown})
 
     def get_all(self, keys: Sequence[str]) -> list[Array]:
         """Tensors of the target's, in memory of this process's own."""

@@ -134,8 +134,8 @@ class SharedDevice(Protocol):
     def open_window(self, handle: str) -> None:
         """Memory of the notebook's on this GPU, through which tensors come and go from now on."""
 
-    def from_window(self, tensor: Any) -> None:
-        """Set a tensor's bytes to what is in the window."""
+    def from_window(self, tensors: Sequence[tuple[Any, int]]) -> None:
+        """Set tensors' bytes to what is in the window, each from a place on."""
 
     def to_window(self, tensors: Sequence[tuple[Any, int]]) -> None:
         """Put tensors' bytes into the window, each from a place on."""

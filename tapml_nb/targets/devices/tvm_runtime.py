@@ -202,9 +202,9 @@ class CudaDevice(CopiedTvmDevice):
             self._cuda.close(self._window)
         self._window = self._cuda.open(handle)
 
-    def from_window(self, tensor: Any) -> None:
-        """Set a tensor's bytes to what is in the window."""
-        self._cuda.copy((tensor.data_ptr(), self._window, size_of(tensor)))
+    def from_window(self, tensors: Sequence[tuple[Any, int]]) -> None:
+        """Set tensors' bytes to what is in the window, each from a place on."""
+        self._cuda.copy(*((t.data_ptr(), self._window + at, size_of(t)) for t, at in tensors))
 
     def to_window(self, tensors: Sequence[tuple[Any, int]]) -> None:
         """Put tensors' bytes into the window, each from a place on."""

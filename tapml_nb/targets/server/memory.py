@@ -9,7 +9,7 @@ import math
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import accumulate
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from tapml_nb.array_api import np_dtype
 from tapml_nb.targets.devices.base import BeyondDevice, Device, HostDevice, SharedDevice, size_of
 from tapml_nb.targets.server.read_only import ReadOnly
+from tapml_nb.targets.wire.cuda import aligned
 from tapml_nb.targets.wire.envelope import failure
 from tapml_nb.targets.wire.errors import NoRoom, NoTensor
 from tapml_nb.targets.wire.handshake import CHANNEL_SOCKET, Receiver
@@ -31,9 +32,6 @@ from tapml_nb.targets.wire.tensor_channel import (
     skip,
     tune,
 )
-
-_ALIGNMENT = 256
-"""Bytes: where PyTorch lets tensors begin on a GPU."""
 
 
 def allocate(device: Device, shape: Sequence[int], dtype: str) -> Any:
@@ -138,17 +136,18 @@ class TensorMemory:
         self.drop(keys)
         return tuple(keys)
 
-    def put_from_window(self, key: str, shape: Sequence[int], dtype: str) -> None:
-        """Make a tensor of what is in the window to the notebook."""
-        tensor = allocate(self.device, shape, dtype)
-        self._shared().from_window(tensor)
-        self._tensors[key] = tensor
+    def take(self, shown: Sequence[Mapping[str, Any]]) -> None:
+        """Make tensors of what is in the window to the notebook."""
+        made = {one["key"]: allocate(self.device, one["shape"], one["dtype"]) for one in shown}
+        starts = [one["start"] for one in shown]
+        self._shared().from_window(list(zip(made.values(), starts, strict=True)))
+        self._tensors.update(made)
 
     def show(self, keys: Sequence[str], size: int) -> dict[str, Any]:
         """Put as many tensors into the window, which has so many bytes, as have room there: where
         each is, what all together would take, and the largest."""
         tensors = [self[key] for key in keys]
-        sizes = [_aligned(size_of(tensor)) for tensor in tensors]
+        sizes = [aligned(size_of(tensor)) for tensor in tensors]
         *starts, whole = accumulate(sizes, initial=0)
         count = sum(start + needed <= size for start, needed in zip(starts, sizes, strict=True))
         fitting = list(zip(tensors, starts, strict=True))[:count]
@@ -234,9 +233,8 @@ class ChannelServer:
         try:
             if request["do"] == "window":
                 self._memory.open_window(request["handle"])
-            elif request["do"] == "put" and request.get("window"):
-                place = request["key"], request["shape"], request["dtype"]
-                self._memory.put_from_window(*place)
+            elif request["do"] == "take":
+                self._memory.take(request["tensors"])
             elif request["do"] == "put" and "path" in request:
                 answer = {"taken": self._take(request)}
             elif request["do"] == "put":
@@ -286,11 +284,6 @@ class ChannelServer:
         finally:
             os.close(descriptor)
         return True
-
-
-def _aligned(size: int) -> int:
-    """Where a tensor may begin behind one of so many bytes."""
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def _size(shape: Sequence[int], dtype: str) -> int:

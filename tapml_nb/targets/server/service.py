@@ -15,7 +15,6 @@ import platform
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,7 +28,7 @@ from tapml_nb.targets.devices.registry import open_device
 from tapml_nb.targets.server.aftermath import Aftermath
 from tapml_nb.targets.server.memory import ChannelServer, TensorMemory
 from tapml_nb.targets.server.runner import KernelRunner
-from tapml_nb.targets.wire.calls import CallRequest, ChainRequest
+from tapml_nb.targets.wire.calls import CallRequest, ChainRequest, to_json
 from tapml_nb.targets.wire.envelope import failure, seal, unseal
 from tapml_nb.targets.wire.errors import NoRoom
 from tapml_nb.targets.wire.handshake import PROTOCOL
@@ -130,7 +129,20 @@ class SessionService:
         kernels = list(map(Kernel.from_json, plans))
         self._runner.load(path, kernels, partial(self._within, LOAD_SECONDS))
 
-    def _call(self, data: dict[str, Any]) -> dict[str, Any]:
+    def _call(self, several: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Call kernels as far as it goes well: who asked is told what went wrong with the first,
+        and may ask again for one behind it."""
+        results: list[dict[str, Any]] = []
+        for data in several:
+            try:
+                results.append(self._one_call(data))
+            except Exception:
+                if not results:
+                    raise
+                break
+        return results
+
+    def _one_call(self, data: dict[str, Any]) -> dict[str, Any]:
         request = CallRequest.from_json(data)
         left = request.timeout
 
@@ -143,11 +155,11 @@ class SessionService:
             finally:
                 left -= time.monotonic() - begin
 
-        return asdict(self._runner.call(request, within))
+        return to_json(self._runner.call(request, within))
 
     def _chain(self, data: dict[str, Any]) -> dict[str, Any]:
         request = ChainRequest.from_json(data)
-        return asdict(self._runner.chain(request, partial(self._within, request.timeout)))
+        return to_json(self._runner.chain(request, partial(self._within, request.timeout)))
 
     def _within(self, seconds: float, work: Callable[[], Any]) -> Any:
         """Do something within a deadline that the operating system keeps: an endless loop in native

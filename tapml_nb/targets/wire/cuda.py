@@ -16,6 +16,8 @@ _HANDLE = 64
 _LAZY = 1
 """``CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS``."""
 
+_ALIGNMENT = 256
+
 _THREADS, _BLOCKS = 256, 1024
 
 _FLAGS = 64
@@ -79,6 +81,12 @@ DONE:
 }
 """
 """A kernel that sets a word where two pieces of memory differ; words first, then up to 3 bytes."""
+
+
+def aligned(size: int) -> int:
+    """Where in a window the next tensor may begin behind one of so many bytes: where PyTorch and
+    kernels let tensors begin."""
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 class CudaError(RuntimeError):
