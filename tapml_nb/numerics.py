@@ -24,6 +24,7 @@ from tapml_nb.array_api import (
     dtype_of,
     flat,
     namespace,
+    on_host,
     size_of,
     viewed,
     wide,
@@ -54,7 +55,7 @@ def digest(array: Array) -> str:
     """Content address of a tensor, of dtype, shape and bytes, in hexadecimal: SHA-256 on the host,
     and 128 bits of :func:`_mixed` on a GPU, whose contents need not leave it for that."""
     if not isinstance(array, np.ndarray):
-        return _digest_there(array)
+        return digests_there([array])[0]
     hasher = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
     if array.size:
         content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
@@ -63,19 +64,30 @@ def digest(array: Array) -> str:
     return hasher.hexdigest()
 
 
-def _digest_there(array: Array) -> str:
-    """The digest of an array that NumPy does not hold."""
-    kind, width = dtype_of(array), dtype_of(array).itemsize
-    words = flat(viewed(array, f"int{8 * width}"))
-    xp, block = namespace(array), block_of(array)
-    sums = [0, 0]
+def digests_there(arrays: Sequence[Array]) -> list[str]:
+    """The digests of arrays that NumPy does not hold, all on one device; one waits for it once."""
+    if not arrays:
+        return []
+    xp = namespace(arrays[0])
+    found = on_host(xp.stack([_sums_there(array, xp) for array in arrays]))
+    digests = []
+    for array, sums in zip(arrays, found.tolist(), strict=True):
+        told = f"{dtype_of(array).name}{tuple(array.shape)}{[n % 2**64 for n in sums]}"
+        digests.append(f"there-{hashlib.sha256(told.encode()).hexdigest()}")
+    return digests
+
+
+def _sums_there(array: Array, xp: ModuleType) -> Array:
+    """What tells an array's content from others', two numbers modulo 2^64."""
+    words = flat(viewed(array, f"int{8 * dtype_of(array).itemsize}"))
+    block = block_of(array)
+    sums = xp.zeros((len(_SEEDS),), dtype=xp.int64, device=array.device)
     for start in range(0, size_of(words), block):
         part = xp.astype(words[start : start + block], xp.int64)
         places = xp.arange(start, start + size_of(part), dtype=xp.int64, device=array.device)
-        for k, seed in enumerate(_SEEDS):
-            sums[k] += int(xp.sum(_mixed(part ^ (places * _ODD + seed), xp)))
-    said = hashlib.sha256(f"{kind.name}{tuple(array.shape)}{[n % 2**64 for n in sums]}".encode())
-    return f"there-{said.hexdigest()}"
+        mixed = [_mixed(part ^ (places * _ODD + seed), xp) for seed in _SEEDS]
+        sums = sums + xp.stack([xp.sum(one) for one in mixed])
+    return sums
 
 
 _ODD = 0x1E3779B97F4A7C15

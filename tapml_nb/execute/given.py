@@ -8,18 +8,24 @@ marks that cost next to nothing; a write behind a framework's back shows in the 
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
-from tapml_nb.array_api import Array
+import numpy as np
+
+from tapml_nb.array_api import Array, dtype_of
 from tapml_nb.frontends.program import Mark, Program
 from tapml_nb.graph import ValueId
-from tapml_nb.numerics import digest
+from tapml_nb.numerics import digest, digests_there
 
 _PATIENCE = 0.05
 """Seconds between two chances to break off who waits."""
+
+_MUCH = 1 << 20
+"""Bytes from which it pays to hash with more than one thread."""
 
 Slot = tuple[ValueId, int]
 """A given value and the step it belongs to; 0 for what all steps share."""
@@ -99,27 +105,39 @@ class Given:
             slot = self.slot(value, step)
             if slot and value in values and self._sure.get(slot) != self._command:
                 slots[slot] = values[value]
+        arrays: dict[Slot, Array] = {}
+        for slot, tensor in slots.items():
+            with contextlib.suppress(Exception):  # no bytes that one knows of: nobody can send it
+                array = self._program.array_of(tensor)
+                dtype_of(array)
+                arrays[slot] = array
+        for slot, key in self._digests(arrays):
+            known, self._keys[slot] = self._keys.get(slot), key
+            self._sure[slot] = self._command
+            if known and known != key and slot[0] not in self._inputs:
+                raise self._changed(slot)
+
+    @staticmethod
+    def _digests(arrays: Mapping[Slot, Array]) -> Iterator[tuple[Slot, str]]:
+        """The content addresses of arrays, in order."""
+        if sum(array.nbytes for array in arrays.values()) < _MUCH:
+            for slot, array in arrays.items():
+                yield slot, digest(array)
+            return
+        there = [slot for slot, array in arrays.items() if not isinstance(array, np.ndarray)]
+        known = dict(zip(there, digests_there([arrays[slot] for slot in there]), strict=True))
         # Gigabytes, by all cores: hashing lets go of Python's lock.
         pool = ThreadPoolExecutor(os.cpu_count(), "tapml-hashing")
         try:
-            asked = {slot: pool.submit(self._digest, tensor) for slot, tensor in slots.items()}
-            for slot, digested in asked.items():
-                while not digested.done():  # bit by bit, so that it can be broken off
-                    wait([digested], _PATIENCE)
-                if (key := digested.result()) is None:
-                    continue
-                known, self._keys[slot] = self._keys.get(slot), key
-                self._sure[slot] = self._command
-                if known and known != key and slot[0] not in self._inputs:
-                    raise self._changed(slot)
+            here = {s: pool.submit(digest, array) for s, array in arrays.items() if s not in known}
+            for slot in arrays:
+                if slot in here:
+                    while not here[slot].done():  # bit by bit, so that it can be broken off
+                        wait([here[slot]], _PATIENCE)
+                    known[slot] = here[slot].result()
+                yield slot, known[slot]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-    def _digest(self, tensor: Any) -> str | None:
-        try:
-            return digest(self._program.array_of(tensor))
-        except Exception:  # a layout or a dtype without bytes: nobody can send it either
-            return None
 
     def forget(self, step: int) -> None:
         """The source did not come to the end of a step, which begins anew later."""
@@ -133,9 +151,15 @@ class Given:
         Raises:
             ModelChanged: if they have not.
         """
-        for slot in list(self._keys) if slots is None else slots:
-            if slot in self._keys and (afresh or self._sure[slot] != self._command):
-                self._check(slot)
+        wanted = [
+            slot
+            for slot in (list(self._keys) if slots is None else slots)
+            if slot in self._keys and (afresh or self._sure[slot] != self._command)
+        ]
+        for slot, key in self._digests({slot: self._held(*slot) for slot in wanted}):
+            if key != self._keys[slot]:
+                raise self._changed(slot)
+            self._sure[slot] = self._command
 
     def _compare(self, slot: Slot, tensor: Any) -> None:
         """Writing what was there before is no change."""
@@ -145,12 +169,7 @@ class Given:
             same = False
         if not same:
             raise self._changed(slot)
-        self._check(slot)
-
-    def _check(self, slot: Slot) -> None:
-        if not self._is(slot, self._held(*slot)):
-            raise self._changed(slot)
-        self._sure[slot] = self._command
+        self.vouch([slot], afresh=True)
 
     def _is(self, slot: Slot, array: Array) -> bool:
         return digest(array) == self._keys[slot]

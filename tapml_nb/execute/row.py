@@ -136,7 +136,7 @@ def call_in_a_row(caller: Caller, calls: Sequence[Wanted]) -> list[Outcome]:
         ModelChanged: as :meth:`Caller.call <tapml_nb.execute.caller.Caller.call>`.
     """
     try:
-        return _call_in_a_row(caller, calls)
+        return _call_in_a_row(caller, calls) if calls else []
     except TargetError:
         return []
     except TargetLost as lost:
