@@ -17,13 +17,12 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psutil
 import torch
@@ -31,6 +30,7 @@ from torch import nn
 from torch.nn import functional
 
 import tapml_nb as tapml
+from benchmarks.peak_memory import PeakMemory
 from tapml_nb.api import open_session
 from tapml_nb.frontends.torch import TorchProgram
 from tapml_nb.frontends.torch.export import decompose, step_arguments
@@ -129,7 +129,7 @@ def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
         seconds = stages[name] = (time.perf_counter() - begin, _cpu_seconds() - used)
         print(f"  {operators}: {name} {seconds[0]:.2f} s, {seconds[1]:.2f} s CPU", file=sys.stderr)
 
-    with _PeakMemory() as memory, tempfile.TemporaryDirectory() as folder:
+    with PeakMemory() as memory, tempfile.TemporaryDirectory() as folder:
         with stage("torch.export"), torch.no_grad():
             exported = torch.export.export(model, inputs, strict=False)
         with stage("decompositions"):
@@ -143,7 +143,7 @@ def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
                 report.frame()
             with stage("summary"):
                 report.summary()
-            memory.mark("memory to first report")
+            first_report_mb = memory.host_mb
             with stage("to_html"):
                 report.to_html(Path(folder, "report.html"))
             with stage("heatmap"):
@@ -161,38 +161,16 @@ def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
             assert hybrid.info.outputs is _PASS, hybrid
             assert len(migration.offloaded) == len(bundle) == len(session.graph)
             count = len(session.graph)
-    return {"operators": count, **stages, **memory.marks, "memory": memory.peak}
+    return {
+        "operators": count,
+        **stages,
+        "memory to first report": first_report_mb,
+        "memory": memory.host_mb,
+    }
 
 
 _PASS = tapml.Verdict.PASS
 _TEXT = argparse.RawDescriptionHelpFormatter
-
-
-class _PeakMemory:
-    """Watches how many MB this process and its children have resident."""
-
-    def __init__(self) -> None:
-        self.peak = 0.0
-        self.marks: dict[str, float] = {}
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def mark(self, name: str) -> None:
-        """Note the peak so far."""
-        self.marks[name] = self.peak
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.1):
-            resident = sum(_of_all(lambda process: process.memory_info().rss))
-            self.peak = max(self.peak, resident / 1e6)
 
 
 def _of_all(ask: Callable[[psutil.Process], float]) -> Iterator[float]:
