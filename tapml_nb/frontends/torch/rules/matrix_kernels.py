@@ -252,6 +252,15 @@ def reflect(
     return multiply
 
 
+@T.macro
+def _turn(matrix, one, other, sine, half):
+    """Turn two elements by an angle, of which the sine and the tangent of half of it are given."""
+    left: T.let = matrix[one]
+    right: T.let = matrix[other]
+    matrix[one] = left - sine * (right + half * left)
+    matrix[other] = right + sine * (left - half * right)
+
+
 def orthogonal_columns(batch: int, m: int, n: int, dtype: str) -> Any:
     """One-sided Jacobi (§8.6.3): rotations that make the columns of a matrix orthogonal.  Gives
     the columns, the product of the rotations, and the columns' norms, the largest first."""
@@ -313,15 +322,9 @@ def orthogonal_columns(batch: int, m: int, n: int, dtype: str) -> Any:
                                     s: T.let = c * t
                                     half: T.let = s / (one + c)
                                     for i in range(m):
-                                        left: T.let = work[v, i, p]
-                                        right: T.let = work[v, i, q]
-                                        work[v, i, p] = left - s * (right + half * left)
-                                        work[v, i, q] = right + s * (left - half * right)
+                                        _turn(work, (v, i, p), (v, i, q), s, half)
                                     for i in range(n):
-                                        left: T.let = turned[v, i, p]
-                                        right: T.let = turned[v, i, q]
-                                        turned[v, i, p] = left - s * (right + half * left)
-                                        turned[v, i, q] = right + s * (left - half * right)
+                                        _turn(turned, (v, i, p), (v, i, q), s, half)
                 for j in range(n):
                     sums[0] = zero
                     for i in range(m):
@@ -403,22 +406,13 @@ def symmetric_eigen(batch: int, n: int, dtype: str) -> Any:
                                     s: T.let = c * t
                                     half: T.let = s / (one + c)
                                     for i in range(n):
-                                        left: T.let = work[v, i, p]
-                                        right: T.let = work[v, i, q]
-                                        work[v, i, p] = left - s * (right + half * left)
-                                        work[v, i, q] = right + s * (left - half * right)
+                                        _turn(work, (v, i, p), (v, i, q), s, half)
                                     for i in range(n):
-                                        left: T.let = work[v, p, i]
-                                        right: T.let = work[v, q, i]
-                                        work[v, p, i] = left - s * (right + half * left)
-                                        work[v, q, i] = right + s * (left - half * right)
+                                        _turn(work, (v, p, i), (v, q, i), s, half)
                                     work[v, p, q] = zero
                                     work[v, q, p] = zero
                                     for i in range(n):
-                                        left: T.let = turned[v, i, p]
-                                        right: T.let = turned[v, i, q]
-                                        turned[v, i, p] = left - s * (right + half * left)
-                                        turned[v, i, q] = right + s * (left - half * right)
+                                        _turn(turned, (v, i, p), (v, i, q), s, half)
                 for j in range(n):
                     place[0] = 0
                     for k in range(n):
