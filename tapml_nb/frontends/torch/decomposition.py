@@ -60,7 +60,8 @@ def run_decompositions(
     """
     if _is_plain(program):
         memory = Memory(program.graph)
-        if _are_buffers(program, memory.given()):
+        given = memory.given()
+        if not given or _are_buffers(program, given):
             parts = stretches(program.graph, memory)
             try:
                 recipes = _recipes(program, parts, table, worth)
