@@ -253,12 +253,13 @@ def reflect(
 
 
 @T.macro
-def _turn(matrix, one, other, sine, half):
-    """Turn two elements by an angle, of which the sine and the tangent of half of it are given."""
+def _turn(matrix, one, other, sine, tau):
+    """Turn two elements by an angle, of which the sine and, ``tau``, the tangent of half of it are
+    given.  (``half`` is a word of OpenCL's, and TVM keeps names.)"""
     left: T.let = matrix[one]
     right: T.let = matrix[other]
-    matrix[one] = left - sine * (right + half * left)
-    matrix[other] = right + sine * (left - half * right)
+    matrix[one] = left - sine * (right + tau * left)
+    matrix[other] = right + sine * (left - tau * right)
 
 
 def orthogonal_columns(batch: int, m: int, n: int, dtype: str) -> Any:
@@ -320,11 +321,11 @@ def orthogonal_columns(batch: int, m: int, n: int, dtype: str) -> Any:
                                     t: T.let = T.if_then_else(ratio < zero, -root, root)
                                     c: T.let = one / T.sqrt(one + t * t)
                                     s: T.let = c * t
-                                    half: T.let = s / (one + c)
+                                    tau: T.let = s / (one + c)
                                     for i in range(m):
-                                        _turn(work, (v, i, p), (v, i, q), s, half)
+                                        _turn(work, (v, i, p), (v, i, q), s, tau)
                                     for i in range(n):
-                                        _turn(turned, (v, i, p), (v, i, q), s, half)
+                                        _turn(turned, (v, i, p), (v, i, q), s, tau)
                 for j in range(n):
                     sums[0] = zero
                     for i in range(m):
@@ -404,15 +405,15 @@ def symmetric_eigen(batch: int, n: int, dtype: str) -> Any:
                                     t: T.let = T.if_then_else(ratio < zero, -root, root)
                                     c: T.let = one / T.sqrt(one + t * t)
                                     s: T.let = c * t
-                                    half: T.let = s / (one + c)
+                                    tau: T.let = s / (one + c)
                                     for i in range(n):
-                                        _turn(work, (v, i, p), (v, i, q), s, half)
+                                        _turn(work, (v, i, p), (v, i, q), s, tau)
                                     for i in range(n):
-                                        _turn(work, (v, p, i), (v, q, i), s, half)
+                                        _turn(work, (v, p, i), (v, q, i), s, tau)
                                     work[v, p, q] = zero
                                     work[v, q, p] = zero
                                     for i in range(n):
-                                        _turn(turned, (v, i, p), (v, i, q), s, half)
+                                        _turn(turned, (v, i, p), (v, i, q), s, tau)
                 for j in range(n):
                     place[0] = 0
                     for k in range(n):
