@@ -1,11 +1,13 @@
 """A session over very many operators: what each stage costs, and what doubling them costs.
 
-    python benchmarks/scale.py [--operators 2500 5000 10000] [--max-memory "2 MB"] [--repeat 1]
+    python benchmarks/scale.py [--operators 2500 5000 10000 20000] [--max-memory "2 MB"]
+                               [--repeat 1]
 
 A decoder of many small blocks, with few different kernels, goes from ``torch.export`` to a carved
 bundle; each size in a process of its own.  Printed: seconds of every stage (in brackets: of CPU
 time, which other work on the machine does not change), the most memory that the process and its
-children (compiler, target server) had resident, and how CPU time and memory grow from size to size.
+children (compiler, target server) had resident, what a page is sent when it begins, how all this
+grows from size to size, and how many times ``torch.export`` alone an import takes, in CPU time.
 Kernels are compiled beforehand, for that does not depend on the number of operators.  With repeats
 every stage shows the least of its seconds.
 """
@@ -23,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psutil
 import torch
@@ -31,10 +33,13 @@ from torch import nn
 from torch.nn import functional
 
 import tapml_nb as tapml
+from benchmarks.peak_memory import PeakMemory
 from tapml_nb.api import open_session
 from tapml_nb.frontends.torch import TorchProgram
 from tapml_nb.frontends.torch.export import decompose, step_arguments
 from tapml_nb.frontends.torch.model import ExportedModel
+from tapml_nb.session import Session
+from tapml_nb.widgets.feed import Feed, feed_of
 
 _TOKENS, _WIDTH, _HEADS = 16, 64, 4
 
@@ -94,7 +99,7 @@ class Decoder(nn.Module):
 def main() -> None:
     """Measure every size and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_TEXT)
-    parser.add_argument("--operators", type=int, nargs="+", default=[2500, 5000, 10000])
+    parser.add_argument("--operators", type=int, nargs="+", default=[2500, 5000, 10000, 20000])
     parser.add_argument("--max-memory", help="as for tapml_nb.debug")
     parser.add_argument("--repeat", type=int, default=1, help="runs of every size")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
@@ -129,7 +134,7 @@ def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
         seconds = stages[name] = (time.perf_counter() - begin, _cpu_seconds() - used)
         print(f"  {operators}: {name} {seconds[0]:.2f} s, {seconds[1]:.2f} s CPU", file=sys.stderr)
 
-    with _PeakMemory() as memory, tempfile.TemporaryDirectory() as folder:
+    with PeakMemory() as memory, tempfile.TemporaryDirectory() as folder:
         with stage("torch.export"), torch.no_grad():
             exported = torch.export.export(model, inputs, strict=False)
         with stage("decompositions"):
@@ -143,9 +148,13 @@ def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
                 report.frame()
             with stage("summary"):
                 report.summary()
-            memory.mark("memory to first report")
+            first_report_mb = memory.host_mb
+            with stage("second run"):
+                report = session.run()
             with stage("to_html"):
                 report.to_html(Path(folder, "report.html"))
+            with stage("first message to a page"):
+                payload = _first_message(session)
             with stage("heatmap"):
                 report.heatmap()
             with stage("hybrid"):
@@ -161,38 +170,38 @@ def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
             assert hybrid.info.outputs is _PASS, hybrid
             assert len(migration.offloaded) == len(bundle) == len(session.graph)
             count = len(session.graph)
-    return {"operators": count, **stages, **memory.marks, "memory": memory.peak}
+    return {
+        "operators": count,
+        **stages,
+        "memory to first report": first_report_mb,
+        "memory": memory.host_mb,
+        "first message to a page, size": payload / 1e6,
+    }
 
 
 _PASS = tapml.Verdict.PASS
 _TEXT = argparse.RawDescriptionHelpFormatter
 
 
-class _PeakMemory:
-    """Watches how many MB this process and its children have resident."""
+class _Page:
+    """Counts the bytes of what it is sent first, as a page that begins."""
 
-    def __init__(self) -> None:
-        self.peak = 0.0
-        self.marks: dict[str, float] = {}
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+    def __init__(self, feed: Feed) -> None:
+        self.size = 0
+        self.sent = threading.Event()
+        feed.attach(self)
+        feed.receive(self, {"kind": "ready"})
 
-    def mark(self, name: str) -> None:
-        """Note the peak so far."""
-        self.marks[name] = self.peak
+    def send(self, content: dict[str, Any], buffers: list[bytes] | None = None) -> None:
+        self.size = len(json.dumps(content)) + sum(map(len, buffers or ()))
+        self.sent.set()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.1):
-            resident = sum(_of_all(lambda process: process.memory_info().rss))
-            self.peak = max(self.peak, resident / 1e6)
+def _first_message(session: Session) -> int:
+    """How many bytes a page is sent before it shows anything."""
+    page = _Page(feed_of(session))
+    assert page.sent.wait(600), "nothing came"
+    return page.size
 
 
 def _of_all(ask: Callable[[psutil.Process], float]) -> Iterator[float]:
@@ -227,13 +236,15 @@ def _print(results: Sequence[dict[str, Any]]) -> None:
     print("| --- |" + " ---: |" * (len(results) + 1))
     for name in results[0]:
         values = [result[name] for result in results]
-        if name.startswith("memory"):
-            cells, grown = [f"{value:,.0f} MB" for value in values], values
+        if isinstance(values[0], float):
+            cells, grown = [f"{value:,.1f} MB" for value in values], values
         else:
             cells = [f"{wall:.1f} s ({cpu:.1f})" for wall, cpu in values]
             grown = [cpu for _, cpu in values]
         growth = ", ".join(f"{b / a:.2f}" if a else "-" for a, b in pairwise(grown))
         print(f"| {name} | {' | '.join(cells)} | {growth} |")
+    times = [result["import"][1] / result["torch.export"][1] for result in results]
+    print(f"| import, times torch.export | {' | '.join(f'{n:.2f}' for n in times)} | |")
 
 
 if __name__ == "__main__":

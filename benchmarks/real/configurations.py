@@ -41,16 +41,15 @@ class Configuration:
     faults: bool = False
 
 
-_NARROW: Options = {
+_FEW_LAYERS: Options = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
-    "vocab_size": 500,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 2,
+    "num_attention_heads": 4,
 }
-_GROUPED: Options = {**_NARROW, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+_FEW_TOKENS: Options = {"vocab_size": 500, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+_NARROW: Options = {**_FEW_LAYERS, **_FEW_TOKENS}
+_GROUPED: Options = {**_NARROW, "num_key_value_heads": 2, "head_dim": 16}
 
 
 @dataclass(frozen=True)
@@ -88,6 +87,19 @@ _LLAMA_ROPE: Options = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+
+
+def _long_rope(factors: int) -> Options:
+    """Phi's positions, of heads that turn so many pairs."""
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.75,
+        "original_max_position_embeddings": 4096,
+        "short_factor": [1.0] * factors,
+        "long_factor": [1.0 + k for k in range(factors)],
+    }
+
 
 DECODERS = {
     "Llama-1.1B": Decoder(
@@ -188,27 +200,12 @@ DECODERS = {
             "original_max_position_embeddings": 4096,
             "rms_norm_eps": 1e-5,
             "tie_word_embeddings": True,
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 0.75,
-                "original_max_position_embeddings": 4096,
-                "short_factor": [1.0] * 48,
-                "long_factor": [1.0 + k for k in range(48)],
-            },
+            "rope_parameters": _long_rope(48),
         },
         {
             **_NARROW,
-            "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 0.75,
-                "original_max_position_embeddings": 4096,
-                "short_factor": [1.0] * 6,
-                "long_factor": [1.0 + k for k in range(6)],
-            },
+            "rope_parameters": _long_rope(6),
         },
     ),
     "Mistral-7B": Decoder(
@@ -259,7 +256,6 @@ DECODERS = {
         },
         {
             **_NARROW,
-            "num_attention_heads": 4,
             "num_key_value_heads": 4,
             "intermediate_size": 32,
             "num_experts": 8,
@@ -283,6 +279,7 @@ _WHISPER: Options = {
     "vocab_size": 51866,
 }
 _SMALL_WHISPER: Options = {
+    **_FEW_TOKENS,
     "num_mel_bins": 16,
     "d_model": 64,
     "encoder_layers": 2,
@@ -291,13 +288,9 @@ _SMALL_WHISPER: Options = {
     "decoder_attention_heads": 4,
     "encoder_ffn_dim": 128,
     "decoder_ffn_dim": 128,
-    "vocab_size": 500,
     "max_source_positions": 20,
     "max_target_positions": 32,
     "decoder_start_token_id": 3,
-    "pad_token_id": 2,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
 }
 
 
@@ -327,15 +320,7 @@ def _vit(place: Place) -> Case:
         "num_attention_heads": 16,
         "num_labels": 1000,
     }
-    small: Options = {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_labels": 10,
-        "image_size": 32,
-        "patch_size": 8,
-    }
+    small: Options = {**_FEW_LAYERS, "num_labels": 10, "image_size": 32, "patch_size": 8}
     kind = "ViTForImageClassification"
     model = at_trained_scales(shaped(place, kind, "ViTConfig", full, small))
     size = model.config.image_size

@@ -12,9 +12,9 @@ import torch
 from torch.export import ExportedProgram
 
 import tapml_nb as tapml
+from benchmarks.peak_memory import PeakMemory
 from benchmarks.real.configurations import CONFIGURATIONS, Configuration
 from benchmarks.real.faults import FAULTS, planted
-from benchmarks.real.memory import PeakMemory
 from benchmarks.real.models import Case, Place
 from benchmarks.real.quantized import PER_WORD
 from benchmarks.real.records import Record

@@ -198,6 +198,11 @@ class _Host:
             self._do(statement.body)
         elif kind == "Evaluate":
             self._evaluate(statement.value)
+        elif kind == "BufferStore":
+            raise NotStraight(
+                "the host would write into the device's memory: TVM's schedules have bound the "
+                "kernel's loops to no threads of the device"
+            )
         elif kind != "AssertStmt":
             raise NotStraight(f"its host code has a {kind}")
 

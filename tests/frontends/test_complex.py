@@ -13,6 +13,7 @@ from tapml_nb import Verdict
 from tapml_nb.frontends.program import Unsupported
 from tapml_nb.frontends.torch import import_torch
 from tapml_nb.frontends.torch.tensors import from_array, to_numpy
+from tests.frontends.together import Case, ops_of, session_of
 
 _RANDOM = torch.Generator().manual_seed(0)
 
@@ -103,44 +104,16 @@ CASES = {
 }
 
 
-class Case(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *tensors):
-        return self.function(*tensors)
-
-
-class Together(nn.Module):
-    """Every case in one model, so that one session judges all."""
-
-    def __init__(self):
-        super().__init__()
-        for name in CASES:
-            self.add_module(name.replace(" ", "-"), Case(CASES[name][0]))
-
-    def forward(self, *tensors):
-        results, rest = list[torch.Tensor](), list(tensors)
-        for case, (_, *inputs) in zip(self.children(), CASES.values(), strict=True):
-            found = case(*rest[: len(inputs)])
-            del rest[: len(inputs)]
-            results += found if isinstance(found, tuple) else [found]
-        return tuple(results)
-
-
 @pytest.fixture(scope="module")
 def session():
-    tensors = tuple(tensor for _, *inputs in CASES.values() for tensor in inputs)
-    with tapml.debug(Together().eval(), tensors) as session:
+    with session_of(CASES) as session:
         session.run()
         yield session
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_judged_and_right(session, case):
-    ops = [op for op in session.graph.ops if op.scope == case.replace(" ", "-")]
-    found = {op.id: session.report.introduced[op.id, 0] for op in ops}
+    found = {op: session.report.introduced[op, 0] for op in ops_of(session.report, case)}
     verdicts = {result.verdict for result in found.values()}
     assert Verdict.PASS in verdicts, found
     assert verdicts <= {Verdict.PASS, Verdict.SKIPPED}, found

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-import tapml_nb as tapml
 from tapml_nb import Verdict
 from tapml_nb.frontends.program import Unsupported
 from tapml_nb.frontends.torch import import_torch
+from tests.frontends.together import Case, ops_of, session_of
 
 _RANDOM = torch.Generator().manual_seed(0)
 
@@ -182,45 +181,17 @@ CASES = {
 }
 
 
-class Case(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *tensors):
-        return self.function(*tensors)
-
-
-class Together(nn.Module):
-    """Every case in one model, so that one session judges all."""
-
-    def __init__(self):
-        super().__init__()
-        for k, (function, *_) in enumerate(CASES.values()):
-            self.add_module(f"case{k}", Case(function))
-
-    def forward(self, *tensors):
-        results, rest = list[torch.Tensor](), list(tensors)
-        for case, (_, *inputs) in zip(self.children(), CASES.values(), strict=True):
-            found = case(*rest[: len(inputs)])
-            del rest[: len(inputs)]
-            results += found if isinstance(found, tuple) else [found]
-        return tuple(results)
-
-
 @pytest.fixture(scope="module")
 def report():
-    tensors = tuple(tensor.clone() for _, *inputs in CASES.values() for tensor in inputs)
-    with tapml.debug(Together().eval(), tensors) as session:
+    with session_of(CASES) as session:
         return session.run()
 
 
 @pytest.mark.filterwarnings("ignore:torch.(cholesky|triangular_solve) is deprecated")
 @pytest.mark.parametrize("case", CASES)
 def test_a_rule_is_right(report, case):
-    scope = f"case{list(CASES).index(case)}"
-    ops = [op for op in report.graph.ops if op.scope == scope]
-    found = {op.id: (report.verdict(op.id), report.introduced[op.id, 0].message) for op in ops}
+    ops = ops_of(report, case)
+    found = {op: (report.verdict(op), report.introduced[op, 0].message) for op in ops}
     fine = {Verdict.PASS} if case not in NOTHING else {Verdict.PASS, Verdict.SKIPPED}
     assert any(verdict in fine for verdict, _ in found.values()), found
     assert {v for v, _ in found.values()} <= {Verdict.PASS, Verdict.SKIPPED}, found

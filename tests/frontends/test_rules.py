@@ -273,7 +273,14 @@ CASES = {
     "logsumexp": (lambda x: torch.logsumexp(x, 1), normal(4, 7)),
     "cummax": (lambda x: torch.cummax(x, 1), normal(4, 9)),
     "cummin of equal numbers": (lambda x: torch.cummin(x, 0), whole(3, 9, 4)),
+    "cummax of NaN": (lambda x: torch.cummax(x, 1), _with_gaps(normal(4, 9))),
+    "cummin of NaN": (lambda x: torch.cummin(x, 1), _with_gaps(normal(4, 9))),
+    "cummax in the middle": (lambda x: torch.cummax(x, 1), normal(3, 7, 5)),
     "logcumsumexp": (lambda x: torch.logcumsumexp(x, 1), normal(4, 9) * 5),
+    "logcumsumexp of infinities": (
+        lambda x: torch.logcumsumexp(x, 1),
+        torch.tensor([[-math.inf, -math.inf, 1, 2], [math.inf, 1, math.inf, math.nan]]),
+    ),
     "scatter_add": (
         lambda x, i, s: x.scatter_add(1, i, s),
         normal(4, 9),

@@ -40,11 +40,13 @@ def scope(name):
 
 
 def session_of(cases):
-    tensors = tuple(tensor for _, *inputs in cases.values() for tensor in inputs)
+    """A session of all cases; a tensor that several of them are given is another in each."""
+    tensors = tuple(tensor.clone() for _, *inputs in cases.values() for tensor in inputs)
     return tapml.debug(Together(cases).eval(), tensors)
 
 
 def ops_of(report, name):
+    """The operators of a case, in a report or a session."""
     return [op.id for op in report.graph.ops if op.scope == scope(name)]
 
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-import tapml_nb as tapml
 from tapml_nb import Verdict
 from tapml_nb.graph import Op
 from tapml_nb.judge.factorizations import definition
+from tests.frontends.together import ops_of, session_of
 
 _RANDOM = np.random.default_rng(0)
 
@@ -200,47 +199,23 @@ KERNELS = {
 """A model, its inputs, a kernel, and the verdict on that."""
 
 
-class Case(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *tensors):
-        return self.function(*tensors)
-
-
-class Together(nn.Module):
-    """Every case in one model, so that one session judges all."""
-
-    def __init__(self):
-        super().__init__()
-        for k, (function, *_) in enumerate(KERNELS.values()):
-            self.add_module(f"case{k}", Case(function))
-
-    def forward(self, *tensors):
-        results, rest = list[torch.Tensor](), list(tensors)
-        for case, (_, inputs, *_) in zip(self.children(), KERNELS.values(), strict=True):
-            found = case(*rest[: len(inputs)])
-            del rest[: len(inputs)]
-            results += found if isinstance(found, tuple) else [found]
-        return tuple(results)
-
-
 @pytest.fixture(scope="module")
 def report():
-    tensors = tuple(torch.tensor(x) for _, inputs, *_ in KERNELS.values() for x in inputs)
-    kernels = [kernel for *_, kernel, _ in KERNELS.values()]
-    with tapml.debug(Together().eval(), tensors) as session:
-        for op in session.graph.ops:
-            session.override(op.id, kernels[int(op.scope.removeprefix("case"))])
+    cases = {
+        name: (function, *map(torch.tensor, inputs))
+        for name, (function, inputs, *_) in KERNELS.items()
+    }
+    with session_of(cases) as session:
+        for name, (*_, kernel, _) in KERNELS.items():
+            for op in ops_of(session, name):
+                session.override(op, kernel)
         return session.run()
 
 
 @pytest.mark.parametrize("case", KERNELS)
 def test_a_kernel(report, case):
-    scope = f"case{list(KERNELS).index(case)}"
-    (op,) = (op for op in report.graph.ops if op.scope == scope)
-    result = report.introduced[op.id, 0]
+    (op,) = ops_of(report, case)
+    result = report.introduced[op, 0]
     assert result.verdict is KERNELS[case][-1], result
     if case.startswith("svd, "):
         assert result.diagnosis is None or "S wrong" in case or "NaN" in case

@@ -103,6 +103,24 @@ class Bins(nn.Module):
         return torch.histc(x, 8, 0, 7)
 
 
+class Written(nn.Module):
+    """An index for every axis: TVM's own kernel is a loop of the host's."""
+
+    def forward(self, x: torch.Tensor, index: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        return x.index_put((index,), new)
+
+
+@pytest.mark.parametrize("kind", ["opencl", "webgpu"])
+def test_a_kernel_of_the_hosts_is_refused_and_has_a_workaround(kernel_cache, kind):
+    given = (torch.randn(8), torch.tensor([3, 1]), torch.randn(2))
+    with tapml.debug(Written().eval(), given, target=kind) as session:
+        found = session.run().introduced["index_put", 0]
+        assert found.verdict is Verdict.COMPILE_ERROR
+        assert "the host would write into the device's memory" in found.message
+    with tapml.debug(Written().eval(), given, target=kind, workarounds=["index_put"]) as session:
+        assert session.run().verdict("index_put") is Verdict.PASS
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_bins_are_counted(kernel_cache, kind):
     given = (torch.randint(0, 8, (64,)).float(),)

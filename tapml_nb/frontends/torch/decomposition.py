@@ -7,12 +7,14 @@ stands.  Equal are calls of one overload with the same constants, on tensors tha
 
 What writes into memory is decomposed together with all that could tell
 (:mod:`~tapml_nb.frontends.torch.stretches`).  Programs that this is not enough for are left to
-PyTorch: those that write to what they are given, leave sizes open, or call graphs.
+PyTorch: those that write to what they are given other than to buffers, leave sizes open, or call
+graphs.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,7 +60,8 @@ def run_decompositions(
     """
     if _is_plain(program):
         memory = Memory(program.graph)
-        if all(first.op == "call_function" for first in memory.writes):
+        given = memory.given()
+        if not given or _are_buffers(program, given):
             parts = stretches(program.graph, memory)
             try:
                 recipes = _recipes(program, parts, table, worth)
@@ -82,6 +85,18 @@ def _is_plain(program: ExportedProgram) -> bool:
         if not plain or any(map(_is_open, pytree.tree_leaves(node.meta.get("val")))):
             return False
     return True
+
+
+def _are_buffers(program: ExportedProgram, nodes: Sequence[fx.Node]) -> bool:
+    """Whether all are buffers that have their memory for themselves."""
+    tensors = {**program.state_dict, **program.constants}
+    found = [t for t in tensors.values() if isinstance(t, torch.Tensor)]
+    owners = Counter(tensor.untyped_storage().data_ptr() for tensor in found)
+    names = [program.graph_signature.inputs_to_buffers.get(node.name) for node in nodes]
+    return all(
+        name in tensors and owners[tensors[name].untyped_storage().data_ptr()] == 1
+        for name in names
+    )
 
 
 def _is_open(value: Any) -> bool:
@@ -120,7 +135,7 @@ def _recipes(
             key = _key(part, read)
             if recipe := known.get(key):
                 found.append(recipe)
-                values |= zip(part.results, _yielded(recipe, read), strict=True)
+                values |= zip((*part.results, *part.writes), _yielded(recipe, read), strict=True)
                 continue
             if key in numbers:
                 excerpt.equal(part, numbers[key])
@@ -139,10 +154,12 @@ def _recipes(
 
 
 def _yielded(recipe: Recipe, read: Sequence[Any]) -> Any:
-    """Example values of what a recipe yields where it reads others."""
+    """Example values of what a recipe yields, and leaves, where it reads others."""
     given = dict(zip(recipe.reads, read, strict=True))
     return pytree.tree_map_only(
-        fx.Node, lambda n: given[n] if n in given else n.meta["val"], recipe.results
+        fx.Node,
+        lambda n: given[n] if n in given else n.meta["val"],
+        [*recipe.results, *recipe.writes],
     )
 
 
@@ -208,14 +225,25 @@ def _written(
             made.meta = {**metas[piece.call], "val": node.meta.get("val")}
             if piece.line != piece.call:
                 made.meta["stack_trace"] = metas[piece.line].get("stack_trace")
-        for node, result in zip(part.results, recipe.results, strict=True):
+        yielded = (*part.results, *part.writes), (*recipe.results, *recipe.writes)
+        for node, result in zip(*yielded, strict=True):
             became[node] = pytree.tree_map_only(fx.Node, copies.__getitem__, result)
     output = program.graph.output_node()
     results = fx.node.map_arg(output.args[0], lambda node: become(became, node))
-    graph.output(results).meta = dict(output.meta)
-    graph.eliminate_dead_code()
+    written = {node.name: became[node] for part in parts for node in part.writes}
     signature = program.graph_signature
+    buffers = [name for name in signature.inputs_to_buffers if name in written]
+    graph.output((*(written[name] for name in buffers), *results)).meta = dict(output.meta)
+    graph.eliminate_dead_code()
     specs = [
+        OutputSpec(
+            OutputKind.BUFFER_MUTATION,
+            TensorArgument(written[name].name),
+            signature.inputs_to_buffers[name],
+        )
+        for name in buffers
+    ]
+    specs += [
         OutputSpec(spec.kind, TensorArgument(result.name), spec.target)
         if isinstance(result, fx.Node)
         else spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -56,12 +57,14 @@ class Recipe:
         reads: what stands for what the stretch reads: a node, or what is no tensor as it is.
         values: example values of that.
         results: what becomes of the stretch's results.
+        writes: what is in the end where the stretch writes into what it reads.
     """
 
     pieces: Sequence[Piece]
     reads: Sequence[Any]
     values: Sequence[Any]
     results: Sequence[Any]
+    writes: Sequence[Any]
 
     @property
     def is_general(self) -> bool:
@@ -69,7 +72,8 @@ class Recipe:
         reads = [given for given in self.reads if isinstance(given, fx.Node)]
         own = {*reads, *(piece.node for piece in self.pieces)}
         used = {given for piece in self.pieces for given in piece.node.all_input_nodes}
-        yielded = {leaf for leaf in pytree.tree_leaves(self.results) if isinstance(leaf, fx.Node)}
+        leaves = pytree.tree_leaves((self.results, self.writes))
+        yielded = {leaf for leaf in leaves if isinstance(leaf, fx.Node)}
         return len(set(reads)) == len(reads) and used | yielded <= own
 
 
@@ -91,6 +95,7 @@ class Excerpt:
         self._graph = fx.Graph()
         self._reads: list[list[Any]] = []
         self._results: list[list[Any]] = []
+        self._writes: list[list[fx.Node]] = []
         self._copies: Became = {}
         self._calls: dict[str, tuple[int, int]] = {}
 
@@ -112,26 +117,39 @@ class Excerpt:
             copies[call] = copy
             self._calls[copy.name] = len(self._reads), place
         self._reads.append(reads)
+        self._writes.append([copies[node] for node in stretch.writes])
         self._results.append([self._members(copies[node]) for node in stretch.results])
         return self.equal(stretch, len(self._results) - 1)
 
     def equal(self, stretch: Stretch, number: int) -> int:
         """Let a stretch of a number stand for another one as well."""
         self._copies.update(zip(stretch.results, self._results[number], strict=True))
+        for node in stretch.writes:  # who reads it later reads something else
+            self._copies.pop(node, None)
         return number
 
     def decompose(self, program: ExportedProgram, table: Mapping[Any, Any]) -> list[Recipe]:
         """What becomes of the stretches, which are of ``program``.
 
         Raises:
-            Unlike: if it makes constants of its own, or writes to what it is given.
+            Unlike: if it makes constants of its own, or PyTorch sees other writes than the schemas.
         """
         yielded = [leaf for leaf in pytree.tree_leaves(self._results) if isinstance(leaf, fx.Node)]
         given = [node for node in self._graph.nodes if node.op == "placeholder"]
         whole = self._program(given, yielded, program).run_decompositions(dict(table))
         inputs = [node for node in whole.graph.nodes if node.op == "placeholder"]
-        outputs = whole.graph.output_node().args[0]
-        if len(inputs) != len(given) or len(outputs) != len(yielded):
+        outputs = [*whole.graph.output_node().args[0]]
+        specs = whole.graph_signature.output_specs
+        if len(inputs) != len(given) or len(outputs) != len(specs):
+            raise Unlike
+        places = {node.name: node for node in given}
+        written = {
+            places[str(spec.target)]: node
+            for spec, node in zip(specs, outputs, strict=True)
+            if spec.kind is OutputKind.USER_INPUT_MUTATION
+        }
+        del outputs[: len(written)]
+        if len(outputs) != len(yielded) or written.keys() != set(chain(*self._writes)):
             raise Unlike
         pieces: list[list[Piece]] = [[] for _ in self._reads]
         for node in whole.graph.nodes:
@@ -148,6 +166,7 @@ class Excerpt:
                 reads=_of_nodes(became.__getitem__, reads),
                 values=_of_nodes(lambda n: (n if n in given else became[n]).meta["val"], reads),
                 results=_of_nodes(became.__getitem__, self._results[number]),
+                writes=[written[node] for node in self._writes[number]],
             )
             for number, reads in enumerate(self._reads)
         ]

@@ -2,7 +2,8 @@
 
 Most are on their own.  A call that writes into memory changes what others read that look at the
 same memory: then all calls go together, from the one that makes that memory on to the last write
-or, where there are views of it, to the last call that reads it.
+or, where there are views of it, to the last call that reads it.  What the program is given, such as
+a cache, is there before: its calls begin with the first that looks at it or writes to it.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ class Stretch:
         calls: in order; members of tuples that come from elsewhere are none.
         reads: what they read of others, in the order of first use.
         results: those of them that others read, or nobody.
+        writes: those of what they read that they write into.
     """
 
     calls: Sequence[fx.Node]
     reads: Sequence[fx.Node]
     results: Sequence[fx.Node]
+    writes: Sequence[fx.Node]
 
 
 class Memory:
@@ -62,7 +65,16 @@ class Memory:
     def spans(self) -> dict[int, int]:
         """From where on to where, in the graph's order, there is memory that is written to in
         place."""
-        return {self._order[first]: self._end(first) for first in self.writes}
+        found: dict[int, int] = {}
+        for first in self.writes:
+            begin = self._begin(first)
+            found[begin] = max(self._end(first), found.get(begin, -1))
+        return found
+
+    def given(self) -> list[fx.Node]:
+        """What the graph is given and writes to, in order."""
+        nodes = (node for first in self.writes for node in self._nodes[first])
+        return sorted((n for n in nodes if n.op == "placeholder"), key=self._order.__getitem__)
 
     def _join(self, one: fx.Node, other: fx.Node) -> None:
         first, later = sorted((self[one], self[other]), key=self._order.__getitem__)
@@ -70,6 +82,10 @@ class Memory:
             moved = self._nodes.pop(later)
             self._nodes[first] += moved
             self._first.update(dict.fromkeys(moved, first))
+
+    def _begin(self, first: fx.Node) -> int:
+        seen = (node for node in self._nodes[first] if node.op != "placeholder")
+        return min(self._order[node] for node in (*seen, *self.writes[first]))
 
     def _end(self, first: fx.Node) -> int:
         """The last write; where there are views, the last call that reads one, for that is where
@@ -93,22 +109,26 @@ def stretches(graph: fx.Graph, memory: Memory) -> list[Stretch]:
                 parts.append([])
             parts[-1].append(node)
         end = max(end, spans.get(place, -1))
-    found = (_stretch(part) for part in parts)
+    found = (_stretch(part, memory) for part in parts)
     return [stretch for stretch in found if stretch.calls]
 
 
-def _stretch(part: Iterable[fx.Node]) -> Stretch:
+def _stretch(part: Iterable[fx.Node], memory: Memory) -> Stretch:
     calls: dict[fx.Node, None] = {}
     for node in part:
         if not is_getitem(node) or node.args[0] in calls:
             calls[node] = None
-    reads = dict.fromkeys(given for call in calls for given in call.all_input_nodes)
+    given = dict.fromkeys(node for call in calls for node in call.all_input_nodes)
+    reads = [node for node in given if node not in calls]
     results = [call for call in calls if call.users.keys() - calls.keys() or not call.users]
-    return Stretch([*calls], [given for given in reads if given not in calls], results)
+    writes = [node for node in reads if calls.keys() & set(memory.writes.get(memory[node], ()))]
+    return Stretch([*calls], reads, results, writes)
 
 
 def _is_composite(node: fx.Node) -> bool:
     """Whether a call is made of others, the last of which may be a view (that of a ``linear``)."""
+    if node.op != "call_function":
+        return False
     name, key = node.target.name(), "CompositeImplicitAutograd"  # type: ignore[union-attr]
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
 

@@ -132,7 +132,9 @@ class TensorMemory:
     def drop_written(self) -> tuple[str, ...]:
         """Drop the tensors that may only be read, and that kernels have written to; their keys."""
         written = self._read_only.written()
-        keys = [key for key, one in self._tensors.items() if written and one.data_ptr() in written]
+        if not written:  # as after almost every call: there are many tensors to look through
+            return ()
+        keys = [key for key, one in self._tensors.items() if one.data_ptr() in written]
         self.drop(keys)
         return tuple(keys)
 

@@ -1,4 +1,4 @@
-"""What looks at many elements along an axis: reductions, running ones, sorting, searching."""
+"""What looks at many elements along an axis: reductions, sorting, searching."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tapml_nb.frontends.torch.rules.call import (
     shape_of,
 )
 from tapml_nb.frontends.torch.rules.operands import along_axes, numbered, on_an_axis, widened
+from tapml_nb.frontends.torch.rules.running import RULES as RUNNING
 
 
 def extreme(function: Callable[..., Expr], call: Call, x: Expr, dims: Any, keepdim: bool) -> Expr:
@@ -73,43 +74,6 @@ def var_mean(
     scale = count / freedom if freedom > 0 else math.inf
     variance = relax.op.variance(x, axes, keepdim)
     return relax.op.multiply(variance, constant(scale, x)), relax.op.mean(x, axes, keepdim)
-
-
-def running_extreme(choose: Any, name: str, call: Call, x: Expr, dim: int) -> tuple[Expr, Expr]:
-    """Where an element is the extreme so far, its index is; among equal ones the last, as in
-    PyTorch."""
-    axis = dim % len(shape_of(x))
-
-    def marks(data: te.Tensor, best: te.Tensor) -> te.Tensor:
-        def mark(*at: Any) -> Any:
-            new = data(*at) == best(*at)
-            return tirx.if_then_else(new, tirx.Cast("int64", at[axis]), tirx.const(0, "int64"))
-
-        return te.compute(data.shape, mark)
-
-    best = call.compute(_scan(choose, name, axis), x, name=name)
-    indices = call.compute(marks, x, best, name=f"{name}_marks")
-    return best, call.compute(_scan(tirx.max, name, axis), indices, name=f"{name}_indices")
-
-
-def logcumsumexp(call: Call, x: Expr, dim: int) -> Expr:
-    def add(a: Any, b: Any) -> Any:
-        larger, smaller = tirx.max(a, b), tirx.min(a, b)
-        return larger + tirx.log1p(tirx.exp(smaller - larger))
-
-    wide = call.emit(cast(x, "float32" if dtype_of(x) != "float64" else "float64"))
-    scan = _scan(add, "logcumsumexp", dim % len(shape_of(x)))
-    return cast(call.compute(scan, wide, name="logcumsumexp"), dtype_of(x))
-
-
-def _scan(combine: Any, name: str, axis: int) -> Any:
-    """A function of a tensor: what ``combine`` makes of its elements so far along an axis."""
-
-    def run(data: te.Tensor) -> te.Tensor:
-        # The identity is read by exclusive scans alone.
-        return topi.scan.scanop(data, combine, tirx.const(0, data.dtype), name, axis)
-
-    return run
 
 
 def topk(call: Call, x: Expr, k: int, dim: int, largest: bool, in_order: bool) -> tuple[Expr, Expr]:
@@ -322,9 +286,7 @@ _ALONG_AXES: dict[str, Rule] = {
     "amin.default": partial(extreme, relax.op.min),
     "max.dim": partial(extreme_dim, relax.op.max, relax.op.argmax),
     "min.dim": partial(extreme_dim, relax.op.min, relax.op.argmin),
-    "cummax.default": partial(running_extreme, tirx.max, "cummax"),
-    "cummin.default": partial(running_extreme, tirx.min, "cummin"),
-    "logcumsumexp.default": logcumsumexp,
+    **RUNNING,
     "topk.default": topk,
     "sort.default": sort,
     "sort.stable": sort_stable,

@@ -252,6 +252,16 @@ def reflect(
     return multiply
 
 
+@T.macro
+def _turn(matrix, one, other, sine, tau):
+    """Turn two elements by an angle, of which the sine and, ``tau``, the tangent of half of it are
+    given.  (``half`` is a word of OpenCL's, and TVM keeps names.)"""
+    left: T.let = matrix[one]
+    right: T.let = matrix[other]
+    matrix[one] = left - sine * (right + tau * left)
+    matrix[other] = right + sine * (left - tau * right)
+
+
 def orthogonal_columns(batch: int, m: int, n: int, dtype: str) -> Any:
     """One-sided Jacobi (§8.6.3): rotations that make the columns of a matrix orthogonal.  Gives
     the columns, the product of the rotations, and the columns' norms, the largest first."""
@@ -311,17 +321,11 @@ def orthogonal_columns(batch: int, m: int, n: int, dtype: str) -> Any:
                                     t: T.let = T.if_then_else(ratio < zero, -root, root)
                                     c: T.let = one / T.sqrt(one + t * t)
                                     s: T.let = c * t
-                                    half: T.let = s / (one + c)
+                                    tau: T.let = s / (one + c)
                                     for i in range(m):
-                                        left: T.let = work[v, i, p]
-                                        right: T.let = work[v, i, q]
-                                        work[v, i, p] = left - s * (right + half * left)
-                                        work[v, i, q] = right + s * (left - half * right)
+                                        _turn(work, (v, i, p), (v, i, q), s, tau)
                                     for i in range(n):
-                                        left: T.let = turned[v, i, p]
-                                        right: T.let = turned[v, i, q]
-                                        turned[v, i, p] = left - s * (right + half * left)
-                                        turned[v, i, q] = right + s * (left - half * right)
+                                        _turn(turned, (v, i, p), (v, i, q), s, tau)
                 for j in range(n):
                     sums[0] = zero
                     for i in range(m):
@@ -401,24 +405,15 @@ def symmetric_eigen(batch: int, n: int, dtype: str) -> Any:
                                     t: T.let = T.if_then_else(ratio < zero, -root, root)
                                     c: T.let = one / T.sqrt(one + t * t)
                                     s: T.let = c * t
-                                    half: T.let = s / (one + c)
+                                    tau: T.let = s / (one + c)
                                     for i in range(n):
-                                        left: T.let = work[v, i, p]
-                                        right: T.let = work[v, i, q]
-                                        work[v, i, p] = left - s * (right + half * left)
-                                        work[v, i, q] = right + s * (left - half * right)
+                                        _turn(work, (v, i, p), (v, i, q), s, tau)
                                     for i in range(n):
-                                        left: T.let = work[v, p, i]
-                                        right: T.let = work[v, q, i]
-                                        work[v, p, i] = left - s * (right + half * left)
-                                        work[v, q, i] = right + s * (left - half * right)
+                                        _turn(work, (v, p, i), (v, q, i), s, tau)
                                     work[v, p, q] = zero
                                     work[v, q, p] = zero
                                     for i in range(n):
-                                        left: T.let = turned[v, i, p]
-                                        right: T.let = turned[v, i, q]
-                                        turned[v, i, p] = left - s * (right + half * left)
-                                        turned[v, i, q] = right + s * (left - half * right)
+                                        _turn(turned, (v, i, p), (v, i, q), s, tau)
                 for j in range(n):
                     place[0] = 0
                     for k in range(n):

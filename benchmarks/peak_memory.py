@@ -17,6 +17,10 @@ class PeakMemory:
 
     Of the GPU's memory all counts that is in use, for the target has its own process there.  Pages
     that processes share count once.
+
+    Attributes:
+        host_mb: the most so far that these processes had resident.
+        gpu_mb: the most that was in use on the GPU.
     """
 
     def __init__(self) -> None:
