@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tapml_nb.compile.cache import Failure
+from tapml_nb.compile.cache import Compiled, Failure
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.kernel import KernelCode
 from tapml_nb.compile.unit import UnitTexts, texts_of
@@ -47,6 +47,8 @@ class KernelTable:
         self._events = events
         self._loader = Loader(compiler, sessions, self._module_of)
         self._placed: dict[tuple[str, Slot], Implementation] = {}
+        self._made: dict[str, tuple[Compiled | Failure, Implementation]] = {}
+        """What runs a kernel whose sizes are known, by its key."""
 
     def close(self) -> None:
         """Remove the libraries."""
@@ -63,7 +65,11 @@ class KernelTable:
             return NoImplementation(plan)
         known = self._loader[plan.key]
         if isinstance(known, Failure) or not known.kernel.is_open:
-            return implementation_of(known)
+            made_of, made = self._made.get(plan.key, (None, None))
+            if made is None or made_of is not known:
+                made = implementation_of(known)
+                self._made[plan.key] = known, made
+            return made
         place = (plan.key, self._planner.slot(*call))
         if place not in self._placed:
             inputs = self._graph.tensor_inputs(self._graph[call[0]])

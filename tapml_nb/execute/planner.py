@@ -40,6 +40,7 @@ class Planner:
         self._graph = source.program.graph
         self._compiler = compiler
         self._plans: dict[Slot, Plan | Failure] = {}
+        self._slots: dict[tuple[OpId, int], Slot] = {}
         self._conversions: dict[OpId, str] = {}
         self._of_fixed_sizes: dict[OpId, str] = {}
         self._needed: Counter[str] = Counter()
@@ -56,6 +57,11 @@ class Planner:
         Host numbers may be baked into a unit, so they count as part of its shape, and so may sizes
         that values decide, which only what it yields tells.
         """
+        if (op, step) not in self._slots:
+            self._slots[op, step] = self._slot(op, step)
+        return self._slots[op, step]
+
+    def _slot(self, op: OpId, step: int) -> Slot:
         values = self._source.values(step)
         known = self._graph.values
         decided = [
@@ -128,6 +134,7 @@ class Planner:
         """Forget the plan of a made-up step, and return it; not one that a step of the model's
         has, too."""
         slot = self.slot(op, step)
+        del self._slots[op, step]
         if any(self.slot(op, s) == slot for s in range(self._source.program.steps)):
             return None
         return self._drop(slot)
