@@ -111,13 +111,15 @@ def beside(
     pairs = frozenset(k for k, is_complex in enumerate(complex_inputs) if is_complex)
     joint = frozenset(k for k, is_complex in enumerate(complex_outputs) if is_complex)
     kind = arithmetic_of(op, bool(pairs or joint))
-    floats = {k: wide(x) for k, x in enumerate(inputs) if is_float(dtype_of(x))}
-    found: list[Array] | None = None
     transforms = _is_transform(op)
+    moves = kind in (Arithmetic.MOVES, Arithmetic.ROUNDED) and not transforms
+    # What moves a part of much, as an embedding does, leaves most of it as it is.
+    floats = {} if moves else {k: wide(x) for k, x in enumerate(inputs) if is_float(dtype_of(x))}
+    found: list[Array] | None = None
     with np.errstate(all="ignore"):
         if transforms:
             found = _of_transform([wide(x) for x in inputs], exact, run)
-        elif kind in (Arithmetic.MOVES, Arithmetic.ROUNDED):
+        elif moves:
             found = [_zeros(result) for result in exact]
         elif kind is Arithmetic.ADDED:
             found = _addends(floats, exact)

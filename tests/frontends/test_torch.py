@@ -5,6 +5,7 @@ import pytest
 import torch
 import tvm_ffi
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tapml_nb as tapml
 from tapml_nb import FrontendError
@@ -88,6 +89,56 @@ def test_float64_is_closer_than_float32(imported):
     error = (source.double() - exact).abs().max().item()
     assert exact.dtype == torch.float64
     assert 0 < error < 1e-5
+
+
+class Selections(nn.Module):
+    """Calls that give a part of much."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(1000, 8)
+
+    def forward(self, ids):
+        table = self.table.weight
+        return (
+            self.table(ids),
+            table.index_select(0, ids),
+            table.gather(0, ids[:, None]),
+            table.select(0, 7),
+            table[3:5],
+        )
+
+
+class Sizes(TorchDispatchMode):
+    """Notes how many elements the tensors have that are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.made.append(result.numel())
+        return result
+
+
+def test_of_what_is_selected_the_part_is_widened_and_not_all():
+    program = import_torch(Selections().eval(), (torch.tensor([5, 999, 7]),))
+    values = run(program)
+    read = [op for op in program.graph.ops if any("weight" in value for value in op.inputs)]
+    assert {op.kind for op in read} >= {
+        "aten.embedding",
+        "aten.index_select",
+        "aten.gather",
+        "aten.select",
+        "aten.slice",
+    }
+    for op in read:
+        with Sizes() as sizes:
+            (exact,) = program.run_exact(op.id, values)
+        assert exact.dtype == torch.float64
+        assert torch.equal(exact, values[op.outputs[0]].double()), op.id
+        assert max(sizes.made) == exact.numel(), op.id
 
 
 def test_units_are_shared_between_layers(imported):

@@ -41,6 +41,16 @@ _ANY_STRIDES: dict[Any, Any] = {torch.ops.aten.view.default: torch.ops.aten.resh
 foresees when it exports are not always those that its kernels give (batch norm's of a permuted
 tensor), so that a view that was captured may be none."""
 
+_SELECTS = frozenset(
+    (
+        torch.ops.aten.embedding.default,
+        torch.ops.aten.gather.default,
+        torch.ops.aten.index_select.default,
+        torch.ops.aten.select.int,
+        torch.ops.aten.slice.Tensor,
+    )
+)
+"""Calls that give a part of what may be much, as it is: the part is widened, and not all of it."""
 
 _OF_DTYPE = frozenset((torch.ops.aten.nextafter.default,))
 """Calls about the numbers that a dtype has: exact as they are, and something else in float64."""
@@ -163,8 +173,11 @@ class TorchProgram:
     def run_exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any] | None:
         """Run one operator in float64: inputs widened, and dtypes named inside it, too."""
         program = self._grouped.ops[op]
-        wide = {node: _widen(v) for node, v in self._operands(program, values).items()}
+        operands = self._operands(program, values)
         try:
+            if all(node.target in _SELECTS for node in program.nodes):
+                return [_widen(tensor) for tensor in _run(program, operands, {})]
+            wide = {node: _widen(v) for node, v in operands.items()}
             return _run(program, wide, _EXACT)
         except (RuntimeError, TypeError, NotImplementedError):
             return None  # no float64 kernel: the operator has no noise floor, and says so
