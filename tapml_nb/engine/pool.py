@@ -66,6 +66,11 @@ class TargetPool:
         """How often one had to be brought back."""
         return sum(session.restarts for session in self.sessions)
 
+    def ahead(self) -> None:
+        """Have the targets begin to come up, beside what is done meanwhile."""
+        for session in self.sessions:
+            session.ahead()
+
     def interrupt(self) -> None:
         """Break off the calls that go on.  From any thread."""
         for session in self.sessions:

@@ -400,7 +400,7 @@ def test_a_sessions_folder_goes_with_it(server, library):
 def test_a_server_that_cannot_start_says_why(nothing_left, monkeypatch):
     monkeypatch.setenv("PYTHONHASHSEED", "nonsense")
     with pytest.raises(TargetLost, match="PYTHONHASHSEED"):
-        LocalServer()
+        LocalServer().port  # noqa: B018
 
 
 def test_an_uploaded_name_is_never_reused(standalone, library):

@@ -70,12 +70,18 @@ class Endpoint:
         if not self._target.local:
             host, port, _ = self._target.address
             return f"{host}:{port}"
-        return f"127.0.0.1:{self.server.port}" if self.server else ""
+        return f"127.0.0.1:{self.server.port}" if self.server and self.server.is_ready else ""
 
     @property
     def link(self) -> str:
         """The page that becomes the target in the browser that opens it; starts the server."""
         return self._local().link
+
+    def ahead(self) -> None:
+        """Have a server of the session's own begin to come up; who uses it waits for the rest."""
+        if self._target.local:
+            with contextlib.suppress(OSError, RuntimeError):  # whoever uses it meets that again
+                self._local()
 
     def connect(self) -> Connection:
         """Reach the server; raises as :class:`Connection`, and RuntimeError if the session was
@@ -182,7 +188,7 @@ class LocalServer:
         before: LocalServer | None = None,
         on_end: Callable[[int], None] = lambda pid: None,
     ) -> None:
-        """Start it and wait until it listens; TargetLost, with what it wrote, if it does not.
+        """Start it; who asks for its port waits until it listens.
 
         It has the port and token of the one ``before``, which is dead.  ``on_end``: a bound method,
         whose owner this does not keep alive; told, on a thread of this, of each session's process
@@ -191,9 +197,10 @@ class LocalServer:
         self.token: str = before.token if before else secrets.token_hex(16)
         self._workroot = Path(tempfile.mkdtemp(prefix="tapml-target-")).resolve()
         folder = str(self._workroot)
-        arguments = ["--workroot", folder, "--port", str(before.port if before else 0)]
-        log = self._workroot / "server.log"
-        with log.open("wb") as stderr:
+        port = before.port if before and before.is_ready else 0
+        arguments = ["--workroot", folder, "--port", str(port)]
+        self._log = self._workroot / "server.log"
+        with self._log.open("wb") as stderr:
             self._process = subprocess.Popen(
                 module_command("tapml_nb.targets.server.listener", *arguments),
                 stdin=subprocess.PIPE,
@@ -205,13 +212,24 @@ class LocalServer:
         assert self._process.stdout
         self._reports = _Reports(self._process.stdout, on_end)
         self._end = finalize(self, _end, self._process, self._reports, self._workroot)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it listens, or has."""
+        return self._reports.ready(0) is not None
+
+    @property
+    def port(self) -> int:
+        """Where it listens, once it does; TargetLost, with what it wrote, if it never does."""
         ready = self._reports.ready(_START_SECONDS)
         if ready is None:
-            written = log.read_text(errors="replace").strip()[-_LOG_TAIL:] or "it wrote nothing"
+            written = "it wrote nothing"
+            with contextlib.suppress(OSError):
+                written = self._log.read_text(errors="replace").strip()[-_LOG_TAIL:] or written
             message = written if self._reports.ended else "it is too slow"
             self.close()
             raise TargetLost("connection", f"the target server did not start: {message}")
-        self.port: int = ready["port"]
+        return int(ready["port"])
 
     @property
     def link(self) -> str:

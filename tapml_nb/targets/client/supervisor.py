@@ -164,6 +164,11 @@ class SupervisedConnection:
 
     # -- starting ----------------------------------------------------------------------------------
 
+    def ahead(self) -> None:
+        """Have the target begin to come up, beside what is done meanwhile."""
+        if self.connection is None and not self._closed:
+            self.endpoint.ahead()
+
     def start(self) -> None:
         """Bring the target up if it is not; every other method does this by itself."""
         self.connected()
