@@ -26,9 +26,8 @@ class Foresight:
     others leave, and nobody knows what that is."""
 
     def __init__(self, engine: Engine) -> None:
-        """To be made when the source has run."""
         self._graph, self._target = engine.graph, engine.pool.first
-        self._helps = len(engine.judges) == 1 and engine.references.are_far
+        self._helps = len(engine.judges) == 1 and engine.source.is_far
         self._coming: deque[Call] = deque()
         self._shares: dict[Call, float] = {}
         """Seconds that those took who were called before their turn."""

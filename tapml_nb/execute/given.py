@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -26,6 +26,9 @@ _PATIENCE = 0.05
 
 _MUCH = 1 << 20
 """Bytes from which it pays to hash with more than one thread."""
+
+_TOGETHER = 1 << 28
+"""Bytes that are hashed together, at least, and then no more."""
 
 Slot = tuple[ValueId, int]
 """A given value and the step it belongs to; 0 for what all steps share."""
@@ -58,6 +61,8 @@ class Given:
         self._marks: dict[Slot, Mark] = {}
         self._keys: dict[Slot, str] = {}
         self._sure: dict[Slot, int] = {}
+        self._awaited: set[Slot] = set()
+        """Of the step that the source is at, and not noted yet."""
         self._command = 0
 
     def slot(self, value: ValueId, step: int) -> Slot | None:
@@ -86,25 +91,35 @@ class Given:
         if anew:
             self._keys.clear()
             self._sure.clear()
+            self._awaited.clear()
             self._marks = dict(marks)
             return
         for slot, mark in marks.items():
             if mark != self._marks.get(slot):
+                if slot in self._awaited:  # and there are results of before
+                    raise self._changed(slot)
                 if slot in self._keys:  # else its step has not run yet
                     self._compare(slot, mark.tensor)
                 self._marks[slot] = mark
 
-    def note(self, step: int, values: Mapping[ValueId, Any]) -> None:
-        """Note what a step is given, before the source runs it.
+    def noting(self, step: int, values: Mapping[ValueId, Any], uses: Sequence[ValueId]) -> Noting:
+        """What notes what a step is given, each before the source first reads it; ``uses``: in the
+        order in which that is."""
+        slots: dict[Slot, Any] = {}
+        for value in dict.fromkeys((*uses, *self.inputs, *self.shared)):
+            slot = self.slot(value, step) if value in values else None
+            if slot and (value in self._inputs or self._sure.get(slot) != self._command):
+                slots[slot] = values[value]
+        self._awaited = set(slots)
+        return Noting(self, slots)
+
+    def note(self, slots: Mapping[Slot, Any]) -> None:
+        """Note what tensors are, before the source reads them.
 
         Raises:
-            ModelChanged: if it shares with an earlier step what has changed since.
+            ModelChanged: if an earlier step has read one that has changed since, or one was written
+                to since the step began.
         """
-        slots: dict[Slot, Any] = {(v, step): values[v] for v in self.inputs if v in values}
-        for value in self.shared:
-            slot = self.slot(value, step)
-            if slot and value in values and self._sure.get(slot) != self._command:
-                slots[slot] = values[value]
         arrays: dict[Slot, Array] = {}
         for slot, tensor in slots.items():
             with contextlib.suppress(Exception):  # no bytes that one knows of: nobody can send it
@@ -116,6 +131,11 @@ class Given:
             self._sure[slot] = self._command
             if known and known != key and slot[0] not in self._inputs:
                 raise self._changed(slot)
+        marks = self._program.marks()
+        for slot in slots:
+            if slot in marks and marks[slot] != self._marks.get(slot):
+                raise self._changed(slot)
+        self._awaited.difference_update(slots)
 
     @staticmethod
     def _digests(arrays: Mapping[Slot, Array]) -> Iterator[tuple[Slot, str]]:
@@ -141,6 +161,7 @@ class Given:
 
     def forget(self, step: int) -> None:
         """The source did not come to the end of a step, which begins anew later."""
+        self._awaited.clear()
         for value in self.inputs:
             self._keys.pop((value, step), None)
 
@@ -183,3 +204,44 @@ class Given:
             f"model, and its results are of what it was then; to judge the model as it is now, "
             f"make a new session with tapml.debug"
         )
+
+
+class Noting:
+    """Notes what a step is given a little ahead of the source, so that who waits for its first
+    values does not wait until all that was given is hashed.
+
+    The source does not run meanwhile: it is to be measured alone.
+    """
+
+    def __init__(self, given: Given, slots: Mapping[Slot, Any]) -> None:
+        """``slots``: what is to be noted, in this order."""
+        self._given = given
+        self._left = dict(slots)
+        self._values = {value for value, _ in slots}
+
+    def before(self, values: Iterable[ValueId]) -> None:
+        """The source is about to read values; raises as :meth:`Given.note`."""
+        wanted = self._values.intersection(values)
+        if not wanted:
+            return
+        some = {slot: self._left[slot] for slot in self._left if slot[0] in wanted}
+        size = sum(map(_bytes_of, some.values()))
+        for slot, tensor in self._left.items():
+            if size >= _TOGETHER:
+                break
+            if slot not in some:
+                some[slot] = tensor
+                size += _bytes_of(tensor)
+        self._given.note(some)
+        for slot in some:
+            self._left.pop(slot, None)
+        self._values.difference_update(value for value, _ in some)
+
+    def rest(self) -> None:
+        """The source has run; raises as :meth:`Given.note`."""
+        self.before(set(self._values))
+
+
+def _bytes_of(tensor: Any) -> int:
+    """How large a given tensor is; 0 if it does not say."""
+    return int(getattr(tensor, "nbytes", 0))

@@ -178,6 +178,7 @@ class KernelTable:
             Background(self._compiler),
             self._events,
             stopped,
+            self._source.has_run,
         )
 
     def forget(self, op: OpId, step: int, tensors: Sequence[str]) -> None:

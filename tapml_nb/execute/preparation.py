@@ -57,9 +57,11 @@ class Preparation:
         compiling: Background,
         events: EventStream,
         stopped: Callable[[], bool],
+        has_run: Callable[[OpId, int], bool],
     ) -> None:
+        """``has_run``: whether the source has run a call yet; before, its unit is not known."""
         self._planner, self._overrides, self._loader = planner, overrides, loader
-        self._events, self._stopped = events, stopped
+        self._events, self._stopped, self._has_run = events, stopped, has_run
         self.compiling = compiling
         self._calls = deque(calls)
         """Not given back yet; in this order, so that what is sent when does not depend on time."""
@@ -107,7 +109,7 @@ class Preparation:
         if self._stopped():
             raise Stopped
         until = time.monotonic() + _SLICE
-        while self._unplanned and time.monotonic() < until:
+        while self._can_plan and time.monotonic() < until:
             self._plan(self._unplanned.popleft())
         if self._needs_target:  # which comes up while the first is compiled
             self._needs_target = False
@@ -131,6 +133,10 @@ class Preparation:
 
     def _next_is_in(self, calls: set[Call]) -> bool:
         return bool(self._calls) and self._calls[0] in calls
+
+    @property
+    def _can_plan(self) -> bool:
+        return bool(self._unplanned) and self._has_run(*self._unplanned[0])
 
     def _plan(self, call: Call) -> None:
         """See what a call needs, and have that compiled."""
@@ -160,7 +166,7 @@ class Preparation:
 
     def _collect(self, idle: bool) -> None:
         """Take over what was compiled meanwhile."""
-        waits = idle and self._waiting and not (self._unplanned or self._next_is_in(self._ready))
+        waits = idle and self._waiting and not (self._can_plan or self._next_is_in(self._ready))
         with interruptible():
             while found := self.compiling.take(_SLICE if waits else 0):
                 waits = False

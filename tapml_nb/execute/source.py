@@ -8,16 +8,18 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 
 from tapml_nb.array_api import Array, size_of
 from tapml_nb.execute.events import EventStream, RunProgress
-from tapml_nb.execute.given import Given, Slot
+from tapml_nb.execute.given import Given, Noting, Slot
 from tapml_nb.execute.storage import Kept, Storage
 from tapml_nb.frontends.program import Program, SourceTensor
 from tapml_nb.graph import Op, OpId, ValueId
+from tapml_nb.measured import far
 from tapml_nb.numerics import bitwise_equal, digest
 
 RANDOM = (
@@ -129,6 +131,17 @@ class _Step:
     """The step's inputs by the address of the memory they lie in; None until that is asked."""
 
 
+@dataclass
+class _Running:
+    """A step that the source is at."""
+
+    number: int
+    step: _Step
+    noting: Noting
+    done: int = 0
+    """How many operators have run."""
+
+
 class SourceRun:
     """The values of all steps, with their content addresses and the time each operator took."""
 
@@ -140,6 +153,8 @@ class SourceRun:
         self.storage = storage or Storage()
         self._events = events
         self._steps: list[_Step] = []
+        self._running: _Running | None = None
+        """The last of these, unless it has run to its end."""
         self._given_tensors = Given(program, self.array_there)
         self._shared_homes: dict[int, list[Slot]] = {}
         self._derived: dict[int, _Step] = {}
@@ -152,14 +167,55 @@ class SourceRun:
             Stopped: between two operators, if ``stopped`` says so; the step begins anew later.
             ModelChanged: if something that was given has changed since the first run.
         """
+        self.begin()
+        self.go_on(math.inf, stopped)
+
+    def begin(self) -> None:
+        """Something new begins that uses the values.  ModelChanged: as :meth:`complete`."""
         self._given_tensors.begin(anew=not self._steps)
-        while len(self._steps) < self.program.steps:
-            step = len(self._steps)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every step has been run to its end."""
+        return len(self._steps) == self.program.steps and self._running is None
+
+    @cached_property
+    def is_far(self) -> bool:
+        """Whether it computes where looking at a value means to wait."""
+        graph, given = self.program.graph, self.program.bind(0, {})
+        tensors = [given[value] for value in graph.tensors(list(graph.values)) if value in given]
+        return bool(tensors) and far(self.program.array_of(tensors[0]))
+
+    def has_run(self, op: OpId, step: int) -> bool:
+        """Whether an operator has run in a step, so that its values are there."""
+        return step < len(self._steps) and op in self._steps[step].ms
+
+    def go_on(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Run the source for about so long, one operator at least.  From then on what has run is of
+        use, and never runs again: the next call goes on with what comes next.
+
+        Raises:
+            Stopped, ModelChanged: as :meth:`complete`; a step of which nothing was of use yet
+                begins anew later.
+        """
+        end = time.monotonic() + seconds
+        while not self.is_complete:
+            running = self._running or self._start_step(len(self._steps))
             try:
-                self._steps.append(self._run_step(step, stopped))
+                self._run_step(running, stopped, end)
             except BaseException:
-                self._given_tensors.forget(step)
+                if self._running is None:
+                    self._given_tensors.forget(len(self._steps))
                 raise
+            over = running.done == len(self.program.graph)
+            if not over:
+                self._running = running
+            if running.number == len(self._steps):
+                self._steps.append(running.step)
+            if over:
+                self._running = None
+            if time.monotonic() >= end:
+                return
 
     def values(self, step: int) -> Mapping[ValueId, Any]:
         """All tensors of a step, as the source framework's own."""
@@ -305,21 +361,27 @@ class SourceRun:
     def _step(self, step: int) -> _Step:
         return self._derived[step] if step in self._derived else self._steps[step]
 
-    def _run_step(self, step: int, stopped: Callable[[], bool]) -> _Step:
-        graph = self.program.graph
+    def _start_step(self, step: int) -> _Running:
         values = self._given(step)
-        self._given_tensors.note(step, values)
-        record = _Step(values)
-        for done, op in enumerate(graph.ops):
+        uses = [value for op in self.program.graph.ops for value in op.inputs]
+        return _Running(step, _Step(values), self._given_tensors.noting(step, values, uses))
+
+    def _run_step(self, running: _Running, stopped: Callable[[], bool], end: float) -> None:
+        """Run a step's operators, to the last one or until it is late."""
+        graph = self.program.graph
+        record, values = running.step, running.step.values
+        assert isinstance(values, dict | _Values)
+        for op in graph.ops[running.done :]:
             if stopped():
                 raise Stopped
+            running.noting.before(op.inputs)
             reading = _Reading(values)
             given = reading if isinstance(values, _Values) else values
             draws = self.program.draws(op.id, given)
             again = None if draws is False else self.program.repeatable(op.id)
             begin = time.perf_counter()
             outputs = self.program.run(op.id, given)
-            record.ms[op.id] = (time.perf_counter() - begin) * 1e3
+            ms = (time.perf_counter() - begin) * 1e3
             if self._varies(op, given, outputs) if draws is None else draws:
                 record.random[op.id] = again
             made = dict(zip(op.outputs, outputs, strict=True))
@@ -327,11 +389,14 @@ class SourceRun:
                 values.record(reading.found, made)
             else:
                 values.update(made)
-            if done % 64 == 0:
-                self._events.emit(
-                    RunProgress("source", step * len(graph) + done, len(graph) * self.program.steps)
-                )
-        return record
+            record.ms[op.id] = ms
+            if running.done % 64 == 0:
+                at = running.number * len(graph) + running.done
+                self._events.emit(RunProgress("source", at, len(graph) * self.program.steps))
+            running.done += 1
+            if time.monotonic() >= end and running.done < len(graph):
+                return
+        running.noting.rest()
 
     def _varies(
         self, op: Op, inputs: Mapping[ValueId, SourceTensor], outputs: Sequence[SourceTensor]

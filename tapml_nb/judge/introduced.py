@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -149,6 +150,7 @@ class _Lookalikes:
         """The tensors of a step by shape and dtype, each with its place among all of them."""
         if step in self._by_spec:
             return self._by_spec[step]
+        self._source.go_on(math.inf)  # what comes later may be alike, too
         found: dict[TensorSpec, list[tuple[int, ValueId]]] = {}
         for place, name in enumerate(self._source.values(step)):
             value = self._graph.values.get(name)  # a step binds more than tensors

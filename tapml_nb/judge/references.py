@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from itertools import accumulate, chain, islice
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.judge.arithmetic import Arithmetic, reduction_length
 from tapml_nb.judge.floor import Floor, Reference, referring
 from tapml_nb.judge.scale import arithmetic_of, beside
-from tapml_nb.measured import Asking, far, together
+from tapml_nb.measured import Asking, together
 
 _PATIENCE = 0.05
 """Seconds between two chances to break off who waits."""
@@ -132,7 +132,8 @@ class References:
     def ahead(self, calls: Sequence[tuple[OpId, int]]) -> Iterator[None]:
         """While the block runs, compute local references in this order in the background.
 
-        The float64 runs then cost next to nothing: they go on while the target is at work.
+        The float64 runs then cost next to nothing: they go on while the target is at work.  Not
+        while the source is, which is left in peace.
         """
         ops = self._source.program.graph
         ended = threading.Event()
@@ -140,11 +141,13 @@ class References:
         def work() -> None:
             left = [(ops[op], step) for op, step in calls if not ops[op].host]
             size = 1
+            while not (self._source.is_complete or ended.is_set()):
+                ended.wait(_PATIENCE)
             while left and not ended.is_set():
                 count = self._light(left[:size])
                 now, left = left[:count], left[count:]
                 self._find_new(now)
-                if self.are_far:  # whoever waits for the first does not wait for all
+                if self._source.is_far:  # whoever waits for the first does not wait for all
                     size = min(2 * size, _TOGETHER)
 
         self.settle()
@@ -168,13 +171,6 @@ class References:
         """How many of these operators do not take too much memory together; one at least."""
         sizes = accumulate(self._wide_bytes(op, step) for op, step in calls)
         return max(1, sum(size < _MUCH for size in sizes))
-
-    @cached_property
-    def are_far(self) -> bool:
-        """Whether the source computes where looking at a value means to wait."""
-        graph = self._source.program.graph
-        tensors = graph.tensors(list(graph.values))
-        return bool(tensors) and far(self._source.array_there(tensors[-1], 0))
 
     def settle(self, seconds: float = math.inf) -> None:
         """Wait for what still goes on in the background, so long at most."""
@@ -210,7 +206,7 @@ class References:
             if op.host:
                 continue
             taken += self._wide_bytes(op, step)
-            if len(waiting) >= (_TOGETHER if self.are_far else 1) or taken > _MUCH:
+            if len(waiting) >= (_TOGETHER if self._source.is_far else 1) or taken > _MUCH:
                 result.update(zip(waiting, together(list(waiting.values())), strict=True))
                 waiting.clear()
                 taken = 0

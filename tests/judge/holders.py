@@ -18,7 +18,8 @@ import torch
 from tapml_nb import judge as judging
 from tapml_nb import measured, numerics
 from tapml_nb.array_api import moved_to, on_host
-from tapml_nb.judge import Reference, floor, references, verdict
+from tapml_nb.execute import source
+from tapml_nb.judge import Reference, floor, verdict
 from tapml_nb.judge.verdict import LIMIT
 from tapml_nb.measured import together
 
@@ -34,7 +35,7 @@ def looking_costs():
         return isinstance(array, torch.Tensor)
 
     with ExitStack() as stack:
-        for module in (measured, numerics, floor, verdict, references):
+        for module in (measured, numerics, floor, verdict, source):
             stack.enter_context(pytest.MonkeyPatch.context()).setattr(module, "far", far)
         yield
 

@@ -12,6 +12,7 @@ from tapml_nb.array_api import np_dtype
 from tapml_nb.engine.engine import Engine
 from tapml_nb.engine.forecast import Forecast, Size
 from tapml_nb.engine.foresight import Foresight
+from tapml_nb.engine.turns import Turns
 from tapml_nb.execute.events import (
     EventStream,
     OpAccumulated,
@@ -47,12 +48,18 @@ def judge(engine: Engine, ops: Sequence[OpId], *, augment: bool = False) -> None
     """Judge operators in every step, and on derived inputs if ``augment`` says so."""
     calls = [(op, step) for step in engine.steps for op in ops]
     with engine.running("introduced", len(calls)):
-        engine.complete()
+        if not all(engine.graph[op].host for op in ops):
+            engine.pool.ahead()
+        if _can_stream(engine):
+            engine.source.begin()
+        else:
+            engine.complete()
         with (
             engine.references.ahead(calls),
             engine.kernels.preparing(calls, engine.jobs.stopping) as preparation,
         ):
             _judge_calls(engine, calls, preparation)
+        engine.source.go_on(math.inf, engine.jobs.stopping)
         if augment:
             _augment(engine, calls)
 
@@ -152,8 +159,9 @@ def has_no_kernel(engine: Engine, op: OpId, step: int) -> bool:
 def _judge_calls(engine: Engine, calls: Sequence[Call], preparation: Preparation) -> None:
     """Judge calls as their kernels are there."""
 
-    forecast = Forecast({call: _size(engine, *call) for call in calls}, engine.ledger.took)
-
+    before, took = dict(engine.ledger.took), dict[Call, float]()
+    forecast: Forecast | None = None
+    turns = Turns(engine.source, engine.jobs.stopping)
     foresight = Foresight(engine)
 
     def one(run: IntroducedRun, call: Call) -> tuple[OpResult, float]:
@@ -163,6 +171,8 @@ def _judge_calls(engine: Engine, calls: Sequence[Call], preparation: Preparation
         return result, share + time.perf_counter() - begin
 
     def left() -> float | None:
+        if forecast is None:
+            return None
         judging, compiling = forecast.left(), preparation.left()
         if judging is None or compiling is None:
             return None
@@ -174,15 +184,28 @@ def _judge_calls(engine: Engine, calls: Sequence[Call], preparation: Preparation
     for run in engine.judges:
         run.begin()
     workers = [partial(one, run) for run in engine.judges]
-    judged = engine.pool.share(
-        len(calls), foresight.seeing(preparation.advance), workers, engine.jobs.checkpoint, started
-    )
+    feed = foresight.seeing(turns.taking(preparation.advance))
+    judged = engine.pool.share(len(calls), feed, workers, engine.jobs.checkpoint, started)
     for done, ((op, step), (result, seconds)) in enumerate(judged, 1):
+        if result.kernel:
+            turns.kernel_is_there()
         engine.ledger.introduced[op, step] = result
-        engine.ledger.took[op, step] = seconds
-        forecast.done((op, step), seconds)
+        engine.ledger.took[op, step] = took[op, step] = seconds
+        if forecast:
+            forecast.done((op, step), seconds)
+        elif engine.source.is_complete:
+            forecast = Forecast({call: _size(engine, *call) for call in calls}, before)
+            for call in took:
+                forecast.done(call, took[call])
         engine.events.emit(OpJudged(op, step, result))
         engine.events.emit(RunProgress("introduced", done, len(calls), left()))
+
+
+def _can_stream(engine: Engine) -> bool:
+    """Whether operators may be judged while the source has not run all: where nobody else runs
+    the source meanwhile, nor asks for other steps, by whose sizes a tensor's axes are known.  On a
+    GPU it has run before it could be asked for a piece."""
+    return len(engine.steps) == len(engine.judges) == 1 and not engine.source.is_far
 
 
 def _size(engine: Engine, op: OpId, step: int) -> Size:
