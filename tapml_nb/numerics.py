@@ -64,17 +64,24 @@ def digest(array: Array) -> str:
 
 def _digest_there(array: Array) -> str:
     """The digest of an array that NumPy does not hold."""
-    kind, width = dtype_of(array), dtype_of(array).itemsize
-    words = flat(viewed(array, f"int{8 * width}"))
+    kind, data = dtype_of(array), viewed(flat(array), "uint8")
     xp, block = namespace(array), block_of(array)
-    sums = [0, 0]
-    for start in range(0, size_of(words), block):
-        part = xp.astype(words[start : start + block], xp.int64)
-        places = xp.arange(start, start + size_of(part), dtype=xp.int64, device=array.device)
-        for k, seed in enumerate(_SEEDS):
-            sums[k] += int(xp.sum(_mixed(part ^ (places * _ODD + seed), xp)))
-    said = hashlib.sha256(f"{kind.name}{tuple(array.shape)}{[n % 2**64 for n in sums]}".encode())
+    sums = xp.zeros((len(_SEEDS),), dtype=xp.int64, device=array.device)
+    for start in range(0, size_of(data), 8 * block):
+        words = _words(data[start : start + 8 * block], xp)
+        begin = start // 8
+        places = xp.arange(begin, begin + size_of(words), dtype=xp.int64, device=array.device)
+        sums = sums + xp.stack(
+            [xp.sum(_mixed(words ^ (places * _ODD + seed), xp)) for seed in _SEEDS]
+        )
+    said = hashlib.sha256(f"{kind.name}{tuple(array.shape)}{sums.tolist()}".encode())
     return f"there-{said.hexdigest()}"
+
+
+def _words(data: Array, xp: ModuleType) -> Array:
+    """Bytes as words of eight; what is missing of the last is zero."""
+    missing = xp.zeros((-size_of(data) % 8,), dtype=xp.uint8, device=data.device)
+    return viewed(xp.concat([data, missing]), "int64")  # a copy: as a view it may begin nowhere
 
 
 _ODD = 0x1E3779B97F4A7C15

@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any
 
 from tapml_nb.array_api import Array
 from tapml_nb.frontends.program import Mark, Program
 from tapml_nb.graph import ValueId
+from tapml_nb.measured import far
 from tapml_nb.numerics import digest
 
 _PATIENCE = 0.05
@@ -99,8 +101,7 @@ class Given:
             slot = self.slot(value, step)
             if slot and value in values and self._sure.get(slot) != self._command:
                 slots[slot] = values[value]
-        # Gigabytes, by all cores: hashing lets go of Python's lock.
-        pool = ThreadPoolExecutor(os.cpu_count(), "tapml-hashing")
+        pool = ThreadPoolExecutor(self._threads(slots.values()), "tapml-hashing")
         try:
             asked = {slot: pool.submit(self._digest, tensor) for slot, tensor in slots.items()}
             for slot, digested in asked.items():
@@ -114,6 +115,15 @@ class Given:
                     raise self._changed(slot)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _threads(self, tensors: Iterable[Any]) -> int:
+        """How many hash at a time: gigabytes by all cores, for hashing lets go of Python's lock; on
+        a GPU, which does one after the other, each would only hold memory meanwhile."""
+        for tensor in tensors:
+            with suppress(Exception):  # as :meth:`_digest`
+                if far(self._program.array_of(tensor)):
+                    return 1
+        return os.cpu_count() or 1
 
     def _digest(self, tensor: Any) -> str | None:
         try:
