@@ -19,7 +19,7 @@ import numpy as np
 from tapml_nb.array_api import Array, dtype_of, namespace, np_dtype
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.execute.storage import Kept
-from tapml_nb.frontends.program import RecordedProgram
+from tapml_nb.frontends.program import RecordedProgram, SquaringProgram
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.judge.arithmetic import Arithmetic, reduction_length
 from tapml_nb.judge.floor import Floor, Reference, referring
@@ -246,7 +246,10 @@ class References:
         dtypes = [dtype_of(source.array_there(v, step)) for v in op.outputs]
         known = source.program.graph.values
         complex_ = [[known[v].spec.complex for v in ends] for ends in (tensors, op.outputs)]
-        return beside(op, inputs, dtypes, exact, run, *complex_)
+        squares = None
+        if isinstance(source.program, SquaringProgram) and not any(chain(*complex_)):
+            squares = partial(source.exact_squared, op.id, step)
+        return beside(op, inputs, dtypes, exact, run, *complex_, squares=squares)
 
     def _redrawn(self, op: Op, step: int, values: Mapping[ValueId, Any]) -> list[Any]:
         """A random operator on exact inputs, with the numbers that the source drew: it draws
