@@ -62,6 +62,7 @@ class IntroducedRun:
             return replace(base, verdict=verdict, message=op.beyond or HOST_OPERATOR)
         if _UNDEFINED.fullmatch(op.kind) and op.id not in self._kernels.overrides:
             message = "allocates memory and writes nothing: its values are undefined"
+            self._references.judged(op, step, again=False)
             return replace(base, message=message)
         judge = OperatorJudge(partial(self._expected, op, step))
         before, known = self._known.pop((op.id, step), (None, base))
@@ -74,6 +75,7 @@ class IntroducedRun:
             self._known[op.id, step] = replace(trial, calls=()), result
         if result.verdict in TO_DIAGNOSE:
             self._source.vouch_for(op, step)
+        self._references.judged(op, step, again=not trial.steady)
         return result
 
     def target_outputs(self, op: Op, step: int) -> list[np.ndarray]:
