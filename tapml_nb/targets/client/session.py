@@ -110,7 +110,8 @@ class TargetSession(SupervisedConnection):
         """The most that was taken there at a time: what the device held, with the blocks of memory
         that it keeps, if it has such; else what tensors, and kernels beside them, can have taken.
         """
-        self._told = max(self._told, self.connection.peak if self.connection else 0)
+        connection = self.connection  # once: another thread may drop it
+        self._told = max(self._told, connection.peak if connection else 0)
         return self._told or self._counted
 
     @property
