@@ -42,7 +42,7 @@ ORDER = [
 
 INSIDE = {
     "targets": ["spec", "wire", "devices", "server", "client"],
-    "engine": ["jobs", "ledger", "pool", "forecast", "engine", "verbs"],
+    "engine": ["jobs", "ledger", "pool", "cached", "forecast", "engine", "verbs"],
 }
 """Rooms within a room, in the same way."""
 
