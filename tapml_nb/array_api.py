@@ -27,8 +27,9 @@ _ML_DTYPES = {
 _IN_CACHE = 1 << 15
 """Elements per block: its float64 temporaries fit a processor's second-level cache."""
 
-_ON_DEVICE = 1 << 25
-"""Elements per block on a GPU: enough to keep it busy, and no great share of its memory."""
+_ON_DEVICE = 1 << 22
+"""Elements per block on a GPU: enough to keep it busy, and no great share of its memory, of which
+ten float64 temporaries may be held at a time."""
 
 
 def namespace(*arrays: Array) -> ModuleType:

@@ -72,22 +72,28 @@ def digests_there(arrays: Sequence[Array]) -> list[str]:
     found = on_host(xp.stack([_sums_there(array, xp) for array in arrays]))
     digests = []
     for array, sums in zip(arrays, found.tolist(), strict=True):
-        told = f"{dtype_of(array).name}{tuple(array.shape)}{[n % 2**64 for n in sums]}"
+        told = f"{dtype_of(array).name}{tuple(array.shape)}{sums}"
         digests.append(f"there-{hashlib.sha256(told.encode()).hexdigest()}")
     return digests
 
 
 def _sums_there(array: Array, xp: ModuleType) -> Array:
     """What tells an array's content from others', two numbers modulo 2^64."""
-    words = flat(viewed(array, f"int{8 * dtype_of(array).itemsize}"))
-    block = block_of(array)
+    data, block = viewed(flat(array), "uint8"), block_of(array)
     sums = xp.zeros((len(_SEEDS),), dtype=xp.int64, device=array.device)
-    for start in range(0, size_of(words), block):
-        part = xp.astype(words[start : start + block], xp.int64)
-        places = xp.arange(start, start + size_of(part), dtype=xp.int64, device=array.device)
-        mixed = [_mixed(part ^ (places * _ODD + seed), xp) for seed in _SEEDS]
+    for start in range(0, size_of(data), 8 * block):
+        words = _words(data[start : start + 8 * block], xp)
+        begin = start // 8
+        places = xp.arange(begin, begin + size_of(words), dtype=xp.int64, device=array.device)
+        mixed = [_mixed(words ^ (places * _ODD + seed), xp) for seed in _SEEDS]
         sums = sums + xp.stack([xp.sum(one) for one in mixed])
     return sums
+
+
+def _words(data: Array, xp: ModuleType) -> Array:
+    """Bytes as words of eight; what is missing of the last is zero."""
+    missing = xp.zeros((-size_of(data) % 8,), dtype=xp.uint8, device=data.device)
+    return viewed(xp.concat([data, missing]), "int64")  # a copy: as a view it may begin nowhere
 
 
 _ODD = 0x1E3779B97F4A7C15

@@ -42,7 +42,17 @@ ORDER = [
 
 INSIDE = {
     "targets": ["spec", "wire", "devices", "server", "client"],
-    "engine": ["jobs", "ledger", "pool", "forecast", "turns", "engine", "foresight", "verbs"],
+    "engine": [
+        "jobs",
+        "ledger",
+        "pool",
+        "cached",
+        "forecast",
+        "turns",
+        "engine",
+        "foresight",
+        "verbs",
+    ],
 }
 """Rooms within a room, in the same way."""
 

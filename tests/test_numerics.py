@@ -103,6 +103,15 @@ class TestTheDigestOfWhatNumPyDoesNotHold:
         assert len(set(found)) == len(found)
         assert digest(base.clone()) == found[0]
 
+    @pytest.mark.parametrize("count", [1, 3, 7, 8, 9, 1001])
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8, torch.float32])
+    def test_wherever_its_bytes_begin_and_end(self, dtype, count):
+        tensor = torch.arange(1, count + 1).to(dtype)
+        shifted = torch.cat([torch.zeros(1, dtype=dtype), tensor])[1:]
+        assert digest(shifted) == digest(tensor)
+        shifted[-1] = 0
+        assert digest(shifted) != digest(tensor)
+
     def test_in_blocks(self, monkeypatch):
         base = torch.randn(1000, generator=torch.Generator().manual_seed(0))
         whole = digest(base)

@@ -17,6 +17,7 @@ from tapml_nb.budget import parse_budget
 from tapml_nb.compile.cache import KernelCache
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.compile.toolchain import machine_of
+from tapml_nb.engine.cached import give_back_cached
 from tapml_nb.engine.jobs import Job, JobThread, in_main_thread
 from tapml_nb.engine.ledger import Ledger
 from tapml_nb.engine.pool import TargetPool
@@ -252,6 +253,7 @@ class Engine:
         except (Stopped, BrokenOff):
             stopped = True
         finally:
+            give_back_cached()
             self.ledger.seconds = time.perf_counter() - begin
             self.ledger.stopped = stopped
             self.events.emit(RunFinished(name, early))

@@ -12,7 +12,7 @@ from tapml_nb.engine.engine import Engine
 from tapml_nb.execute.preparation import Call
 from tapml_nb.judge.introduced import IntroducedRun
 
-_FEW, _MANY = 8, 256
+_FEW, _MANY = 8, 128
 """Operators that are judged together: at first, and at most."""
 
 _SLOW = 0.25

@@ -17,7 +17,7 @@ from tapml_nb.array_api import Array, size_of
 from tapml_nb.execute.events import EventStream, RunProgress
 from tapml_nb.execute.given import Given, Noting, Slot
 from tapml_nb.execute.storage import Kept, Storage
-from tapml_nb.frontends.program import Program, SourceTensor
+from tapml_nb.frontends.program import Program, SourceTensor, SquaringProgram
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.measured import far
 from tapml_nb.numerics import bitwise_equal, digest
@@ -346,8 +346,16 @@ class SourceRun:
         changed = self._tensors(step, given)
         return self._exact(op, ChainMap(changed, cast(dict[ValueId, Any], values)))
 
+    def exact_squared(self, op: OpId, step: int) -> list[Array] | None:
+        """The same on the squares of the source's floating-point inputs, of a program that is a
+        :class:`~tapml_nb.frontends.program.SquaringProgram`."""
+        assert isinstance(self.program, SquaringProgram)
+        return self._arrays_of(self.program.run_squared(op, self._step(step).values))
+
     def _exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Array] | None:
-        result = self.program.run_exact(op, values)
+        return self._arrays_of(self.program.run_exact(op, values))
+
+    def _arrays_of(self, result: Sequence[SourceTensor] | None) -> list[Array] | None:
         return None if result is None else [self.program.array_of(tensor) for tensor in result]
 
     def _tensors(self, step: int, changed: Mapping[ValueId, Any]) -> dict[ValueId, Any]:

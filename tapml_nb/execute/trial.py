@@ -81,6 +81,8 @@ class Trial:
     write its outputs): for each output whether it is the source's."""
     as_before: bool = False
     """Whether it went as the trial before; then ``calls`` are not told again."""
+    steady: bool = False
+    """Whether the next trial can tell by itself that it went the same."""
 
 
 _MOST_KEPT = 2 << 30
@@ -96,7 +98,7 @@ class Trials:
         self._kernels = kernels
         self._caller = caller
         self._met: set[str] = set()
-        self._kept: set[tuple[OpId, int]] = set()
+        self._kept: dict[tuple[OpId, int], int] = {}
         self._bytes_kept = 0
         self._ahead: dict[tuple[OpId, int], _Ahead] = {}
 
@@ -188,7 +190,7 @@ class Trials:
         there = made_by.computes and made_by.on_target
         before = _comparable(before, made_by)
         if before and made_by.on_target and not there:  # a view of what is as it was
-            return replace(trial, same=before.same, as_before=True)
+            return replace(trial, same=before.same, as_before=True, steady=True)
         compares = there and self._caller.session.compares
         operands = self._operands(op, step)
         ahead = self._ahead.pop((op.id, step), None)
@@ -210,7 +212,7 @@ class Trials:
         )
         same = _same(outcome, outcome.result)
         if compares and before and _is_again(outcome, outcome.result, before):
-            return replace(trial, same=same, as_before=True)
+            return replace(trial, same=same, as_before=True, steady=True)
         if not (trial.overruns or trial.overwritten):
             call = ahead.call if ahead and ahead.call else _read(outcome, outcome.result)
             trial = replace(trial, calls=(call,), same=same)
@@ -222,22 +224,27 @@ class Trials:
                 more = _read(outcome, outcome.result, call.last)
                 agree = more.last is call.last and _same(outcome, outcome.result) == same
                 trial = replace(trial, calls=(call, more), same=same if agree else ())
-        if compares and trial.same and self._keep(op, step):
+        kept = compares and bool(trial.same) and self._keep(op, step, trial.same)
+        if kept:
             self._caller.session.spare(operands.outputs)
         else:
             self._drop(made_by, operands)
-        return trial
+        is_view = made_by.on_target and not there
+        return replace(trial, steady=kept or (is_view and bool(trial.same)))
 
-    def _keep(self, op: Op, step: int) -> bool:
-        """Whether what an operator gives may stay on the target."""
+    def _keep(self, op: Op, step: int, same: Sequence[bool]) -> bool:
+        """Whether what an operator gives may stay on the target, where that is not what the source
+        gave (``same``), which is there once."""
         if step >= self._source.program.steps:  # it was made up, and is tried once
             return False
-        if (op.id, step) not in self._kept:
-            size = sum(self._source.array_there(v, step).nbytes for v in op.outputs)
-            if self._bytes_kept + size > _MOST_KEPT:
-                return False
-            self._kept.add((op.id, step))
-            self._bytes_kept += size
+        new = [v for v, is_same in zip(op.outputs, same, strict=True) if not is_same]
+        size = sum(self._source.array_there(v, step).nbytes for v in new)
+        before = self._kept.pop((op.id, step), 0)
+        self._bytes_kept -= before
+        if size > before and self._bytes_kept + size > _MOST_KEPT:
+            return False
+        self._kept[op.id, step] = size
+        self._bytes_kept += size
         return True
 
     def _repeats(self, made_by: Implementation, met: Collection[str]) -> int:

@@ -23,7 +23,7 @@ from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.numerics import bitwise_equal, statistics
 from tapml_nb.targets.wire.calls import ChainCall
-from tapml_nb.targets.wire.errors import BeyondTarget, TargetError, TargetLost
+from tapml_nb.targets.wire.errors import BeyondTarget, NoRoom, TargetError, TargetLost
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ class UnobservedRun:
         """
         try:
             differences = partial(self._differences, placement, steps, stopped)
-            found = _first(partial(differences, traced=False))
+            found = self._first(partial(differences, traced=False))
             if found is None:
                 return Unobserved(True)
             where = f" in step {found.step}" if len(steps) > 1 else ""
             message = f"{self._name(found.value)} differs{where}: {found.words}"
             # Once more, operator by operator: where does it begin?
-            first = _first(partial(differences, traced=True))
+            first = self._first(partial(differences, traced=True))
         except _NoResult as end:
             return Unobserved(*end.args)
         if first is None:
@@ -96,6 +96,29 @@ class UnobservedRun:
             return Unobserved(False, f"{message}; {hint}")
         op = self._graph.values[first.value].producer or ""
         return Unobserved(False, f"{message}; it begins at {op}: {first.words}", op)
+
+    def _first(self, differences: Callable[[], Iterator[_Difference]]) -> _Difference | None:
+        """The first difference of a run, which is made once more if the target was lost,
+        or full of what this process knows nothing of."""
+        for attempt in (1, 2):
+            try:
+                return next(differences(), None)
+            except BeyondTarget as error:
+                raise _NoResult(None, f"the target cannot do that: {error}") from None
+            except NoRoom as error:
+                if attempt == 2 or error.hopeless:
+                    raise _NoResult(None, f"the target cannot hold it: {error}") from None
+                self.caller.session.renew()
+            except TargetError as error:
+                raise _NoResult(False, f"a kernel raised: {error}") from None
+            except TargetLost as lost:
+                if lost.reason == "interrupted":
+                    raise Stopped from None
+                if lost.reason in ("crash", "timeout"):
+                    raise _NoResult(False, f"{lost.reason.upper()}: {lost.detail}") from None
+                if attempt == 2:
+                    raise
+        raise AssertionError("unreachable: the second attempt returns or raises")
 
     def _name(self, value: ValueId) -> str:
         if value in self._graph.outputs:
@@ -142,25 +165,6 @@ class UnobservedRun:
                 ours = moved_to(ours, theirs)
                 if not bitwise_equal(ours, theirs):
                     yield _Difference(step, value, _in_words(ours, theirs))
-
-
-def _first(differences: Callable[[], Iterator[_Difference]]) -> _Difference | None:
-    """The first difference of a run, which is made once more if the target was lost."""
-    for attempt in (1, 2):
-        try:
-            return next(differences(), None)
-        except BeyondTarget as error:
-            raise _NoResult(None, f"the target cannot do that: {error}") from None
-        except TargetError as error:
-            raise _NoResult(False, f"a kernel raised: {error}") from None
-        except TargetLost as lost:
-            if lost.reason == "interrupted":
-                raise Stopped from None
-            if lost.reason in ("crash", "timeout"):
-                raise _NoResult(False, f"{lost.reason.upper()}: {lost.detail}") from None
-            if attempt == 2:
-                raise
-    raise AssertionError("unreachable: the second attempt returns or raises")
 
 
 class _Step:
@@ -309,6 +313,8 @@ class _Step:
             if key in self._outgoing and not self._session.resident(key):
                 try:
                     self._session.put(key, self._outgoing[key]())
+                except NoRoom:
+                    raise
                 except TargetError as error:
                     words = f"the target cannot hold a tensor: {error}"
                     raise _NoResult(None, words) from None

@@ -341,6 +341,17 @@ class RecordedProgram(Program, Protocol):
 
 
 @runtime_checkable
+class SquaringProgram(Program, Protocol):
+    """A program that need not hold the squares of all inputs at a time to compute with them."""
+
+    def run_squared(
+        self, op: OpId, values: Mapping[ValueId, SourceTensor]
+    ) -> list[SourceTensor] | None:
+        """As :meth:`run_exact`, of the squares of all inputs that are real floating-point
+        numbers."""
+
+
+@runtime_checkable
 class CoarseProgram(Program, Protocol):
     """A program whose operators may hold several calls (:class:`~tapml_nb.graph.Member`)."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from tapml_nb.frontends.program import Mark, Program, SourceTensor
+from tapml_nb.frontends.program import Mark, Program, SourceTensor, SquaringProgram
 from tapml_nb.graph import Op, OpId, ValueId
 
 
@@ -25,6 +25,8 @@ class Subprogram:
         """Take the operators ``ops`` of a program; ``given`` holds values for every step."""
         self._program = program
         self.run, self.run_exact, self.unit = program.run, program.run_exact, program.unit
+        if isinstance(program, SquaringProgram):
+            self.run_squared = program.run_squared
         self.draws, self.repeatable = program.draws, program.repeatable
         self.to_numpy, self.array_of = program.to_numpy, program.array_of
         self.from_array = program.from_array

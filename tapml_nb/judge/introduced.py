@@ -63,12 +63,14 @@ class IntroducedRun:
         some = [(op, step) for op, step in calls if not (op.host or self._is_undefined(op))]
         known = [self._known.get((op.id, step), (None, None))[0] for op, step in some]
         trials = [(*call, before) for call, before in zip(some, known, strict=True)]
+        runs = zip(some, self._trials.look_ahead(trials), strict=True)
+        new = [(call, run) for call, run in runs if run is not None]
+        self._references.find([call for call, _ in new])
         asked = []
-        for (op, step), run in zip(some, self._trials.look_ahead(trials), strict=True):
-            if run is not None:
-                judge = OperatorJudge(partial(self._expected, op, step))
-                self._ahead[op.id, step] = judge
-                asked.append(judge.judging(run))
+        for (op, step), run in new:
+            judge = OperatorJudge(partial(self._expected, op, step))
+            self._ahead[op.id, step] = judge
+            asked.append(judge.judging(run))
         together(asked)
 
     def judge(self, op: Op, step: int) -> OpResult:
@@ -84,6 +86,7 @@ class IntroducedRun:
             return replace(base, verdict=verdict, message=op.beyond or HOST_OPERATOR)
         if self._is_undefined(op):
             message = "allocates memory and writes nothing: its values are undefined"
+            self._references.judged(op, step, again=False)
             return replace(base, message=message)
         ahead = self._ahead.pop((op.id, step), None)
         judge = ahead or OperatorJudge(partial(self._expected, op, step))
@@ -97,6 +100,7 @@ class IntroducedRun:
             self._known[op.id, step] = replace(trial, calls=()), result
         if result.verdict in TO_DIAGNOSE:
             self._source.vouch_for(op, step)
+        self._references.judged(op, step, again=not trial.steady)
         return result
 
     def target_outputs(self, op: Op, step: int) -> list[np.ndarray]:

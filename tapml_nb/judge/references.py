@@ -1,4 +1,9 @@
-"""References by operator and step, computed once: the exact results that verdicts lean on."""
+"""References by operator and step: the exact results that verdicts lean on.
+
+Those of single operators take several times as much memory as the source's values.  They are
+computed a little ahead of who judges, and kept until their operator is judged, or longer where it
+is to be judged in every run; whoever asks later has them computed again.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ import numpy as np
 from tapml_nb.array_api import Array, dtype_of, namespace, np_dtype
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.execute.storage import Kept
-from tapml_nb.frontends.program import RecordedProgram
+from tapml_nb.frontends.program import RecordedProgram, SquaringProgram
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.judge.arithmetic import Arithmetic, reduction_length
 from tapml_nb.judge.floor import Floor, Reference, referring
@@ -35,6 +40,9 @@ _TOGETHER = 256
 _MUCH = 1 << 30
 """Bytes of float64 results of operators whose references are computed together, at most."""
 
+_AHEAD = 1 << 30
+"""Bytes of references that nobody has judged by yet, from which no more are computed ahead."""
+
 _LARGE = 1 << 26
 """Bytes of an operator's tensors from which its float64 run may take longer than who stops a run
 should wait."""
@@ -48,6 +56,11 @@ class _Stored:
     floor: Floor | None
     beside: Kept | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes."""
+        return sum(kept.nbytes for kept in (self.delta, self.beside) if kept)
+
 
 class References:
     """Noise floors of single operators, and of the whole model up to a value."""
@@ -55,6 +68,15 @@ class References:
     def __init__(self, source: SourceRun) -> None:
         self._source = source
         self._local: dict[tuple[OpId, int], Future[list[_Stored]]] = {}
+        self._unread: dict[tuple[OpId, int], int] = {}
+        """Bytes of what was computed ahead, and is still to be judged by."""
+
+        self._judged: set[tuple[OpId, int]] = set()
+        """Operators that were judged in this run."""
+
+        self._settled: set[tuple[OpId, int]] = set()
+        """Operators that need not be judged again, so that nothing is computed ahead for them."""
+
         self._end_to_end: list[dict[ValueId, _Stored]] = []
         self._carried: tuple[dict[ValueId, Any], dict[ValueId, int]] = ({}, {})
         self._lock = threading.Lock()
@@ -128,22 +150,51 @@ class References:
         with self._lock:
             self._local.pop((op.id, step), None)
 
+    def judged(self, op: Op, step: int, *, again: bool) -> None:
+        """An operator was judged in a step; whether it is to be judged ``again`` in the next run,
+        as far as one can tell."""
+        slot = (op.id, step)
+        with self._lock:
+            self._unread.pop(slot, None)
+            self._judged.add(slot)
+            if again:
+                self._settled.discard(slot)
+                return
+            self._settled.add(slot)
+            known = self._local.get(slot)
+            if known and known.done():  # else it goes when it is: see :meth:`ahead`
+                del self._local[slot]
+
+    @property
+    def held(self) -> int:
+        """Bytes of all local references."""
+        with self._lock:
+            return sum(map(_size, self._local.values()))
+
     @contextmanager
     def ahead(self, calls: Sequence[tuple[OpId, int]]) -> Iterator[None]:
         """While the block runs, compute local references in this order in the background.
 
         The float64 runs then cost next to nothing: they go on while the target is at work.  Not
-        while the source is, which is left in peace.
+        while the source is, which is left in peace.  What need not be judged again is left out, and
+        who is far ahead of :meth:`judged` waits for it.
         """
         ops = self._source.program.graph
         ended = threading.Event()
 
         def work() -> None:
-            left = [(ops[op], step) for op, step in calls if not ops[op].host]
+            with self._lock:
+                self._unread.clear()
+                self._judged.clear()
+                new = [call for call in calls if call not in self._settled]
+            left = [(ops[op], step) for op, step in new if not ops[op].host]
             size = 1
             while not (self._source.is_complete or ended.is_set()):
                 ended.wait(_PATIENCE)
             while left and not ended.is_set():
+                if sum(list(self._unread.values())) > _AHEAD:
+                    ended.wait(_PATIENCE)
+                    continue
                 count = self._light(left[:size])
                 now, left = left[:count], left[count:]
                 self._find_new(now)
@@ -157,6 +208,14 @@ class References:
         finally:
             ended.set()  # the one at work may take its time: nobody waits for it
 
+    def find(self, calls: Sequence[tuple[Op, int]]) -> None:
+        """Compute local references of operators that are about to be judged, together."""
+        left = list(calls)
+        while left:
+            count = self._light(left)
+            self._find_new(left[:count])
+            left = left[count:]
+
     def _find_new(self, calls: Sequence[tuple[Op, int]]) -> None:
         """Compute local references that nobody has asked for yet."""
         with self._lock:
@@ -166,6 +225,12 @@ class References:
                 ((op.id, step), future) for (op, step), future in zip(new, futures, strict=True)
             )
         self._find([(*call, future) for call, future in zip(new, futures, strict=True)])
+        with self._lock:
+            for (op, step), future in zip(new, futures, strict=True):
+                if (op.id, step) in self._settled:
+                    self._local.pop((op.id, step), None)
+                elif (op.id, step) not in self._judged:
+                    self._unread[op.id, step] = _size(future)
 
     def _light(self, calls: Sequence[tuple[Op, int]]) -> int:
         """How many of these operators do not take too much memory together; one at least."""
@@ -247,7 +312,10 @@ class References:
         dtypes = [dtype_of(source.array_there(v, step)) for v in op.outputs]
         known = source.program.graph.values
         complex_ = [[known[v].spec.complex for v in ends] for ends in (tensors, op.outputs)]
-        return beside(op, inputs, dtypes, exact, run, *complex_)
+        squares = None
+        if isinstance(source.program, SquaringProgram) and not any(chain(*complex_)):
+            squares = partial(source.exact_squared, op.id, step)
+        return beside(op, inputs, dtypes, exact, run, *complex_, squares=squares)
 
     def _redrawn(self, op: Op, step: int, values: Mapping[ValueId, Any]) -> list[Any]:
         """A random operator on exact inputs, with the numbers that the source drew: it draws
@@ -304,3 +372,10 @@ class References:
     def _reference(self, value: ValueId, step: int, stored: _Stored) -> Reference:
         delta, scale = (None if k is None else k.array() for k in (stored.delta, stored.beside))
         return Reference(self._source.array_there(value, step), delta, stored.floor, scale)
+
+
+def _size(found: Future[list[_Stored]]) -> int:
+    """Bytes of references, if they are there."""
+    if not found.done() or found.exception():
+        return 0
+    return sum(one.nbytes for one in found.result())

@@ -25,6 +25,7 @@ Elements that share nothing thus share no scale: a massive token excuses nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -90,6 +91,8 @@ def beside(
     run: Exact,
     complex_inputs: Sequence[bool] = (),
     complex_outputs: Sequence[bool] = (),
+    *,
+    squares: Callable[[], Sequence[Array] | None] | None = None,
 ) -> list[Array | None]:
     """What stands beside each element of an operator's outputs, in the outputs' own unit.
 
@@ -101,6 +104,8 @@ def beside(
         run: how to run it in float64 on others.
         complex_inputs, complex_outputs: which inputs and outputs have real and imaginary parts on
             their last axis; none, if empty.
+        squares: what runs it in float64 on the squares of its floating-point inputs, if there is
+            something that takes less memory than to make them all.
 
     Returns:
         For each output float32 of its shape, or of its shape with one column where rows share it;
@@ -120,15 +125,16 @@ def beside(
         if transforms:
             found = _of_transform([wide(x) for x in inputs], exact, run)
         elif moves:
-            found = [_zeros(result) for result in exact]
+            found = [_nothing(result) for result in exact]
         elif kind is Arithmetic.ADDED:
             found = _addends(floats, exact)
         elif kind is Arithmetic.FUNCTION:
             # Of integers alone it is one of the numbers that they become.
-            numbers = floats or {k: wide(x) for k, x in enumerate(inputs)}
+            numbers = floats or dict(enumerate(inputs))
             found = _of_function(op, numbers, exact, run)
         elif kind is Arithmetic.SUMMED:
-            found = _terms(op, floats, exact, run, pairs)
+            run_squares = squares or partial(_of_squares, floats, run, pairs)
+            found = _terms(op, floats, exact, run_squares())
         if found is None:
             found = _rows(op, floats, outputs, exact, run, joint)
         found = [_joint(x, exact[k]) if k in joint else x for k, x in enumerate(found)]
@@ -141,7 +147,7 @@ def _addends(floats: Mapping[int, Array], exact: Sequence[Array]) -> list[Array]
     """Root of the sum of the squares of what is added."""
     result, xp = exact[0], namespace(exact[0])
     total = _zeros(result)
-    for x in floats.values():
+    for x in map(wide, floats.values()):
         try:
             total = total + xp.broadcast_to(x * x, result.shape)
         except (ValueError, RuntimeError):  # not added as it is, but parts of it
@@ -157,7 +163,7 @@ def _of_function(
     for k, x in floats.items():
         if not names.isdisjoint(PERIODIC):
             break
-        moved = run({k: x * (1 + _STEP)})
+        moved = run({k: wide(x) * (1 + _STEP)})
         if moved is None or any(m.shape != r.shape for m, r in zip(moved, exact, strict=True)):
             return None
         for n, (m, result) in enumerate(zip(moved, exact, strict=True)):
@@ -167,7 +173,7 @@ def _of_function(
     if not names.isdisjoint(PROPORTIONAL) and len(floats) == 1:
         (x,) = floats.values()
         if x.shape == exact[0].shape:
-            return [sum_ + abs(x) for sum_ in total]
+            return [sum_ + abs(wide(x)) for sum_ in total]
     return total
 
 
@@ -188,15 +194,21 @@ def _squared(x: Array, is_complex: bool) -> Array:
     return xp.stack([power, xp.zeros_like(power)], axis=-1)
 
 
+def _of_squares(
+    floats: Mapping[int, Array], run: Exact, pairs: Collection[int]
+) -> Sequence[Array] | None:
+    """What an operator makes of the squares of its inputs; ``pairs``: those that are complex."""
+    return run({k: _squared(wide(x), k in pairs) for k, x in floats.items()})
+
+
 def _terms(
     op: Op,
     floats: Mapping[int, Array],
     exact: Sequence[Array],
-    run: Exact,
-    pairs: Collection[int],
+    squares: Sequence[Array] | None,
 ) -> list[Array] | None:
-    """Root of the sum of the squared terms; ``pairs``: the inputs that are complex."""
-    squares = run({k: _squared(x, k in pairs) for k, x in floats.items()})
+    """Root of the sum of the squared terms; ``squares``: what the operator makes of those of its
+    inputs."""
     if squares is None or any(s.shape != r.shape for s, r in zip(squares, exact, strict=True)):
         return None
     terms = 1.0
@@ -238,8 +250,9 @@ def _rows(
     powers = [_zeros(result) for result in exact]
     random = np.random.default_rng(_SEED)
     draws = _DRAWS if max(map(size_of, exact)) > _FEW else _DRAWS * 4
+    inputs = {k: wide(x) for k, x in floats.items()}
     for _ in range(draws):
-        moved = run({k: x * (1 + _STEP * _signs(random, x)) for k, x in floats.items()})
+        moved = run({k: x * (1 + _STEP * _signs(random, x)) for k, x in inputs.items()})
         if moved is None:
             break
         for n, (m, result) in enumerate(zip(moved, exact, strict=True)):
@@ -275,6 +288,11 @@ def _signs(random: np.random.Generator, like: Array) -> Array:
     """As many random signs, the same whatever holds them."""
     drawn = random.integers(0, 2, tuple(like.shape), dtype=np.int8)
     return wide(namespace(like).asarray(drawn, device=like.device)) * 2.0 - 1.0
+
+
+def _nothing(result: Array) -> Array:
+    """Zeros, one for a row."""
+    return _zeros(result[..., :1] if result.ndim else result)
 
 
 def _zeros(result: Array) -> Array:

@@ -52,8 +52,9 @@ class RunInfo:
         compiled: kernels compiled now, not found in the cache.
         seconds: wall time of the last run.
         sent_bytes: bytes sent to the target by the session so far.
-        peak_bytes: the most memory that tensors, and kernels beside them, can have taken at a time
-            on the target, or on one of several.
+        peak_bytes: the most memory that was taken at a time on the target, or on one of several:
+            what its device held, with blocks that nobody used, where memory comes in such; else
+            what tensors, and kernels beside them, can have taken.
         restarts: how often the target had to be brought back.
         stopped: whether the last run was stopped before its end.
         workarounds: the workarounds for faults of TVM's importer that are in force.

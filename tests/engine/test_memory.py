@@ -17,6 +17,7 @@ from tapml_nb.frontends.torch import import_torch
 from tapml_nb.frontends.torch.tensors import memory_of, plain
 from tapml_nb.judge.verdict import Verdict
 from tests import kernels, models
+from tests.targets.serving import serving
 
 BOUND = 300_000
 TIMES = ["source_ms", "target_ms", "sent_bytes"]
@@ -60,6 +61,32 @@ def test_the_same_verdicts_and_the_bound_kept(kernel_cache, nothing_left):
     weights = sum(p.nbytes for p in large()[0].parameters())
     assert sent <= again < sent + weights, "in one run, weights are sent once either way"
     assert bounded.info.sent_bytes > plain.info.sent_bytes
+
+
+_POOLED = """
+import tvm_ffi
+service.open_device = lambda *_: devices.PooledTvmDevice(tvm_ffi.device("cpu", 0))
+"""
+
+
+def test_a_pool_of_blocks_keeps_to_the_bound_with_all_that_it_holds(kernel_cache):
+    """As on a GPU: what is counted is what the device holds."""
+    with serving(_POOLED) as other:
+        address, frames = other.at(other.port), []
+        for max_memory in (None, BOUND):
+            target = Target("llvm", rpc=address, max_memory=max_memory)
+            with tapml.debug(*large(), target=target) as session:
+                report = session.run()
+                session.offload(
+                    [op.id for op in session.graph.ops if report.verdict(op.id) in runs.MOVABLE]
+                )
+                runs.hybrid(session.engine, whole=True)
+                frames.append(session.report.frame().drop(columns=TIMES))
+                assert session.report.info.unobserved.same
+                peak = session.report.info.peak_bytes
+                assert peak <= BOUND if max_memory else peak > 3 * BOUND
+                assert session.engine.pool.first.connection.peak > 0, "the pool has told"
+    pd.testing.assert_frame_equal(*frames)
 
 
 def test_a_planted_fault_is_found(kernel_cache, nothing_left):

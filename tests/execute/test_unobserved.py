@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 import tapml_nb as tapml
+from tapml_nb import Target
 from tapml_nb.engine.verbs import runs
 from tapml_nb.execute.events import OutputsCompared
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.targets.wire.errors import TargetError
 from tests import kernels, models
+from tests.targets.serving import serving
 
 
 class Gated(nn.Module):
@@ -260,3 +262,31 @@ def test_a_run_that_cannot_be_made_is_no_difference(gated, monkeypatch):
     summary = gated.report.summary()
     assert "unobserved run: could not be made: the target cannot hold a tensor" in summary
     assert "DIFFERENT" not in summary
+
+
+_FULL = """
+from tapml_nb.targets.wire.errors import NoRoom
+from pathlib import Path
+real = service.SessionService._chain
+def chain(self, data):
+    if data["observed"]:
+        return real(self, data)
+    asked = Path("{counter}")
+    asked.write_text(asked.read_text() + "." if asked.exists() else ".")
+    if len(asked.read_text()) <= {times}:
+        raise NoRoom(100, 1000)
+    return real(self, data)
+service.SessionService._chain = chain
+"""
+
+
+@pytest.mark.parametrize(("times", "same"), [(1, True), (9, None)])
+def test_a_full_device_says_nothing_of_kernels(kernel_cache, tmp_path, times, same):
+    with serving(_FULL.format(counter=tmp_path / "asked", times=times)) as other:
+        target = Target("llvm", rpc=other.at(other.port))
+        with tapml.debug(*models.two_layers(), target=target) as session:
+            session.offload("*")
+            runs.hybrid(session.engine, whole=True)
+            unobserved = session.report.info.unobserved
+            assert unobserved.same is same
+            assert ("no room for 100 bytes" in unobserved.message) == (same is None)

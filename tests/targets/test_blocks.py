@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from itertools import pairwise
 
 import numpy as np
+import pytest
 import tvm
 import tvm_ffi
 from tvm.runtime import empty
@@ -102,6 +104,90 @@ def test_what_is_free_is_given_back_where_there_is_no_room():
     view(blocks.take(33 * MB), 1)  # the other is in use
     assert memory.sizes == [size * MB for size in (32, 33, 34, 32, 33)]
     del used
+
+
+class Counted(Memory):
+    """Counts what is held."""
+
+    held = 0
+
+    def __call__(self, size):
+        super().__call__(size)
+        memory = np.empty(size, np.uint8)
+        self.held += size
+        weakref.finalize(memory, self.forget, size)
+        return tvm_ffi.from_dlpack(memory)
+
+    def forget(self, size):
+        self.held -= size
+
+
+def test_what_is_held_counts_with_all_that_nobody_uses():
+    memory = Counted()
+    blocks = Blocks(memory)
+    used = view(blocks.take(512), 1)
+    assert blocks.held == memory.held == 64 * 512
+    view(blocks.take(33 * MB), 1)
+    assert blocks.held == memory.held == 64 * 512 + 33 * MB
+    del used
+    for size in (100, 101, 102, 103):
+        view(blocks.take(size * MB), 1)
+    assert blocks.held == memory.held == (101 + 102 + 103) * MB, "256 MiB that are free, and one"
+    assert blocks.peak == 64 * 512 + (33 + 100 + 101 + 102) * MB
+
+
+def test_what_is_free_is_given_back_before_the_bound_is_passed():
+    memory = Counted()
+    blocks = Blocks(memory, bound=100 * MB)
+    used = view(blocks.take(40 * MB), 1)
+    for size in (41, 42, 43, 44):
+        view(blocks.take(size * MB), 1)
+        assert blocks.held == memory.held == (40 + size) * MB
+    assert blocks.peak == 84 * MB
+    del used
+
+
+def test_nothing_is_allocated_beyond_the_bound():
+    memory = Counted()
+    blocks = Blocks(memory, bound=100 * MB)
+    used = [view(blocks.take(40 * MB), 1), view(blocks.take(50 * MB), 1)]
+    asked = memory.asked
+    with pytest.raises(MemoryError):
+        blocks.take(11 * MB)
+    assert memory.asked == asked
+    used.append(view(blocks.take(10 * MB), 1))
+    assert blocks.held == blocks.peak == memory.held == 100 * MB
+
+
+def test_small_blocks_together_are_as_many_as_the_bound_has_room_for():
+    memory = Counted()
+    blocks = Blocks(memory, bound=64 * 1024)
+    used = [view(blocks.take(1024), 1) for _ in range(64)]
+    assert blocks.held == memory.held == 64 * 1024
+    assert len(memory.sizes) == 64, "each is the share of a bound that is allocated at once"
+    with pytest.raises(MemoryError):
+        blocks.take(1024)
+    del used[:]
+    used = [view(blocks.take(512), 1) for _ in range(100)]
+    assert blocks.held == memory.held <= 64 * 1024
+
+
+def test_an_allocation_goes_with_its_last_block_and_no_sooner():
+    memory = Counted()
+    blocks = Blocks(memory, bound=32 * MB)
+    one, other = view(blocks.take(2048), 1), view(blocks.take(2048), 1)
+    together = memory.held
+    assert together == 64 * 2048
+    raw_bytes(one)[:] = 7
+    del other
+    view(blocks.take(32 * MB - together), 1)  # has room beside them, and then not
+    with pytest.raises(MemoryError):
+        blocks.take(32 * MB - 512)
+    assert memory.held == together
+    assert (raw_bytes(one) == 7).all()
+    del one
+    view(blocks.take(32 * MB - 512), 1)
+    assert memory.held == blocks.held == 32 * MB - 512
 
 
 def test_pieces_are_given_back_and_made_again():

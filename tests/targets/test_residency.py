@@ -63,6 +63,15 @@ def test_what_is_spared_goes_before_all_others_and_what_is_pinned_stays():
     assert resident.excess(100, 81, ()) == ["t0", "t1"]
 
 
+def test_a_margin_is_left_as_far_as_there_is_anything_that_may_go():
+    resident = holding(40, 40, 20)
+    assert resident.excess(100, 0, (), 1) == ["t0"]
+    assert resident.excess(100, 0, (), 100) == ["t0", "t1", "t2"]
+    assert resident.excess(100, 0, ["t0", "t1", "t2"], 50) == []
+    with pytest.raises(BeyondMemory, match="it needs 101 bytes there, and max_memory allows 100"):
+        resident.excess(100, 1, ["t0", "t1", "t2"], 50)
+
+
 def test_the_same_key_counts_once():
     resident = holding(40, 40)
     resident.note("t0", BufferSpec((7,), "uint8"))

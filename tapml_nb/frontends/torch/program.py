@@ -14,6 +14,7 @@ from torch.fx.node import map_aggregate
 from tapml_nb.frontends.program import Decide, FrontendError, Granularity, Unit, first_line
 from tapml_nb.frontends.torch.chance import draws
 from tapml_nb.frontends.torch.coarse import fused_groups, module_groups
+from tapml_nb.frontends.torch.exact import WIDE, Operands, Widen, squared, widened
 from tapml_nb.frontends.torch.export import decompose, export, step_arguments
 from tapml_nb.frontends.torch.graph import GroupedGraph, build_graph
 from tapml_nb.frontends.torch.grouping import TorchOp, group_nodes, is_assertion, is_tensor
@@ -24,14 +25,6 @@ from tapml_nb.frontends.torch.tensors import array_of, from_array, memory_of, to
 from tapml_nb.frontends.torch.units import build_module
 from tapml_nb.frontends.torch.workarounds import Workaround, choose
 from tapml_nb.graph import OpId, ValueId
-
-_EXACT = {
-    torch.float16: torch.float64,
-    torch.bfloat16: torch.float64,
-    torch.float32: torch.float64,
-    torch.complex32: torch.complex128,
-    torch.complex64: torch.complex128,
-}
 
 _OPEN = (torch.Tensor, torch.SymInt)
 """What an operator may read that need not be part of its unit."""
@@ -142,7 +135,7 @@ class TorchProgram:
         """
         program = self._grouped.ops[op]
         try:
-            return _run(program, self._operands(program, values), {})
+            return _run(program, self._operands(program, values))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -172,13 +165,22 @@ class TorchProgram:
 
     def run_exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any] | None:
         """Run one operator in float64: inputs widened, and dtypes named inside it, too."""
+        return self._run_wide(op, values, widened)
+
+    def run_squared(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Any] | None:
+        """The same of the squares of its floating-point inputs."""
+        return self._run_wide(op, values, squared)
+
+    def _run_wide(self, op: OpId, values: Mapping[ValueId, Any], widen: Widen) -> list[Any] | None:
         program = self._grouped.ops[op]
         operands = self._operands(program, values)
         try:
             if all(node.target in _SELECTS for node in program.nodes):
-                return [_widen(tensor) for tensor in _run(program, operands, {})]
-            wide = {node: _widen(v) for node, v in operands.items()}
-            return _run(program, wide, _EXACT)
+                return [widen(tensor) for tensor in _run(program, operands, None)]
+            wide = Operands(operands, widen)
+            return _run(program, wide.env, wide)
+        except torch.OutOfMemoryError:  # which says nothing of the operator
+            raise
         except (RuntimeError, TypeError, NotImplementedError):
             return None  # no float64 kernel: the operator has no noise floor, and says so
 
@@ -218,10 +220,10 @@ class TorchProgram:
         return {n: graphs[n.name] if n.name in graphs else values[n.name] for n in program.inputs}
 
 
-def _run(
-    program: TorchOp, env: dict[fx.Node, Any], dtypes: Mapping[torch.dtype, torch.dtype]
-) -> list[Any]:
-    """What an operator's nodes yield on top of ``env``, with ``dtypes`` in place of others."""
+def _run(program: TorchOp, env: dict[fx.Node, Any], wide: Operands | None = None) -> list[Any]:
+    """What an operator's nodes yield on top of ``env``; where this is that of ``wide`` operands, in
+    float64."""
+    dtypes = WIDE if wide else {}
 
     def resolve(argument: Any) -> Any:
         if isinstance(argument, fx.Node):
@@ -230,11 +232,12 @@ def _run(
 
     with torch.no_grad():
         for node in program.nodes:
+            call = _ANY_STRIDES.get(node.target, node.target)
+            if wide:
+                own = node.target in _OF_DTYPE
+                call = wide.taking(node, _in_its_own_dtype(node) if own else call)
             args = map_aggregate(node.args, resolve)
             kwargs = map_aggregate(node.kwargs, resolve)
-            call = _ANY_STRIDES.get(node.target, node.target)
-            if dtypes and node.target in _OF_DTYPE:
-                call = _in_its_own_dtype(node)
             try:
                 env[node] = call(*args, **kwargs)
             except RuntimeError as error:
@@ -244,7 +247,7 @@ def _run(
                     f"an assertion of the exported program does not hold: {first_line(error)}",
                     stacklevel=2,
                 )
-    return [env[node] for node in program.outputs]
+    return [wide.result(node) if wide else env[node] for node in program.outputs]
 
 
 def _in_its_own_dtype(node: fx.Node) -> Callable[..., Any]:
@@ -253,12 +256,6 @@ def _in_its_own_dtype(node: fx.Node) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         narrow = (a.to(dtype) if is_tensor(a) and a.is_floating_point() else a for a in args)
-        return _widen(node.target(*narrow, **kwargs))  # type: ignore[operator]
+        return widened(node.target(*narrow, **kwargs))  # type: ignore[operator]
 
     return call
-
-
-def _widen(value: Any) -> Any:
-    if is_tensor(value) and value.dtype in _EXACT:
-        return value.to(_EXACT[value.dtype])
-    return value

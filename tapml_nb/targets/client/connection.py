@@ -105,13 +105,14 @@ class Connection:
             with contextlib.suppress(OSError):  # it is dead already, or the kernel is old
                 self._process = os.pidfd_open(self.pid)
 
-    def open_service(self, kind: str, device: int, seconds: float) -> None:
-        """Choose the server's device (TargetError if it has none), and open the tensor channel."""
+    def open_service(self, kind: str, device: int, seconds: float, bound: int | None) -> None:
+        """Choose the server's device (TargetError if it has none) and what it may hold, in bytes,
+        and open the tensor channel."""
         line = self._line
         if line is None:
             return
         # It shall be the first to give up.
-        self.platform["device"] = line.use(kind, device, seconds - 1)
+        self.platform["device"] = line.use(kind, device, seconds - 1, bound)
         self._credentials = line.credentials()
         line.channel = ChannelClient(self._place, self._credentials, checked=not self._local)
         line.channel.connection.settimeout(seconds)
@@ -135,6 +136,16 @@ class Connection:
         if service is None:
             raise ConnectionError("it was closed")
         return service
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that the target's device ever held; 0 if it has no pool of memory."""
+        return self._line.peak if self._line else 0
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the target's memory comes in blocks, which take more than their tensors."""
+        return bool(self.platform.get("device", {}).get("pooled"))
 
     @property
     def stock(self) -> bool:

@@ -123,18 +123,18 @@ class Residency(Mapping[str, BufferSpec]):
         """Whether so many bytes have room beside what is needed, if all goes that may."""
         return self.nbytes - sum(self[key].nbytes for key in self.all_but(needed)) + more <= bound
 
-    def excess(self, bound: int, more: int, needed: Collection[str]) -> list[str]:
+    def excess(self, bound: int, more: int, needed: Collection[str], margin: int = 0) -> list[str]:
         """What has to go so that so many bytes have room beside the rest, which holds all that is
-        needed.
+        needed; and a margin as well, as far as there is anything that may go.
 
         Raises:
             BeyondMemory: if nothing is left that might go.
         """
         going: list[str] = []
         total = self.nbytes + more
-        if total > bound:
+        if total > bound - margin:
             for key in self.all_but(needed):
-                if total <= bound:
+                if total <= bound - margin:
                     break
                 going.append(key)
                 total -= self[key].nbytes

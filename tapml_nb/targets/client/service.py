@@ -133,17 +133,21 @@ class LineService:
 
     Every method raises a :class:`~tapml_nb.targets.wire.errors.TargetError` if the target answers
     with an error, and the connection is fine then.  What else it raises means that this is broken.
+
+    Attributes:
+        peak: the most bytes that the device ever held, by its last answer; 0 if it has no pool.
     """
 
     def __init__(self, do: Callable[[str], Any]) -> None:
         """``do``: the remote function that takes requests and gives answers."""
         self._do: Callable[[str], Any] | None = do
         self.channel: ChannelClient | None = None
-        self._asked = 0
+        self._asked = self.peak = 0
 
-    def use(self, kind: str, device: int, seconds: float) -> dict[str, Any]:
-        """Choose the server's device; what it says of itself."""
-        return _expect(dict, self._ask("use", kind, device, seconds))
+    def use(self, kind: str, device: int, seconds: float, bound: int | None) -> dict[str, Any]:
+        """Choose the server's device, which is to hold no more than ``bound`` bytes; what it says
+        of itself."""
+        return _expect(dict, self._ask("use", kind, device, seconds, bound))
 
     def credentials(self) -> dict[str, Any]:
         """What opens the tensor channel, for which the server waits from now on."""
@@ -228,6 +232,7 @@ class LineService:
             raise Garbled("an answer to something else")
         if refusal := error_of(answer):
             raise refusal
+        self.peak = _expect(int, answer.get("peak"))
         return answer["answer"]
 
 

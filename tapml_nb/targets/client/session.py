@@ -41,6 +41,10 @@ _SLOWEST = 1e6
 """Bytes per second that a transfer may take, beside its deadline."""
 
 
+_MARGIN = 16
+"""Of a bound on memory that comes in blocks, the part for what these take beyond their tensors."""
+
+
 class Library:
     """A library of kernels that outlives its file: temporary folders are swept."""
 
@@ -78,7 +82,6 @@ class TargetSession(SupervisedConnection):
         bytes_received: tensor bytes fetched so far.
         calls: kernel calls made.
         restarts: how often the session had to be made anew.
-        peak_bytes: the most that tensors, and kernels beside them, can have taken there at a time.
     """
 
     def __init__(
@@ -96,7 +99,8 @@ class TargetSession(SupervisedConnection):
             on_event: told of every start and loss, on the thread that uses the session.
         """
         super().__init__(target, machine, on_event)
-        self.bytes_sent = self.bytes_received = self.calls = self.peak_bytes = 0
+        self.bytes_sent = self.bytes_received = self.calls = 0
+        self._counted = self._told = 0
         self._bound = target.bound
         self._footprints = Footprints()
         self._libraries: dict[Path, Library] = {}
@@ -106,6 +110,15 @@ class TargetSession(SupervisedConnection):
     def platform(self) -> dict[str, Any]:
         """What the target says of itself (``pid``, ``machine``, ``cpus``, ``versions``)."""
         return self.connected().platform
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that was taken there at a time: what the device held, with the blocks of memory
+        that it keeps, if it has such; else what tensors, and kernels beside them, can have taken.
+        """
+        connection = self.connection  # once: another thread may drop it
+        self._told = max(self._told, connection.peak if connection else 0)
+        return self._told or self._counted
 
     @property
     def link(self) -> str:
@@ -371,6 +384,7 @@ class TargetSession(SupervisedConnection):
         """
         connection, rest = self.connected(), tuple(calls)
         resident, kept = connection.resident, set[str]()
+        bound = None if self._bound is None else self._bound - self._margin(connection)
 
         def spec_at(key: str) -> BufferSpec:
             if key in resident or key not in outgoing:
@@ -378,7 +392,7 @@ class TargetSession(SupervisedConnection):
             return spec_of(outgoing[key]())
 
         while rest:
-            part = ChainPart(self._footprints, spec_at).as_far_as_fits(rest, resident, self._bound)
+            part = ChainPart(self._footprints, spec_at).as_far_as_fits(rest, resident, bound)
             rest = rest[len(part.calls) :]
             read = {key for call in rest for key in call.inputs}
             self._make_room(connection, part.bytes_beside(resident), part.outside)
@@ -482,8 +496,15 @@ class TargetSession(SupervisedConnection):
         resident = connection.resident
         if self._bound is not None:
             resident.use(needed)
-            self._free(connection, resident.excess(self._bound, takes, needed))
-        self.peak_bytes = max(self.peak_bytes, resident.nbytes + takes)
+            self._free(
+                connection, resident.excess(self._bound, takes, needed, self._margin(connection))
+            )
+        self._counted = max(self._counted, resident.nbytes + takes)
+        self._told = max(self._told, connection.peak)
+
+    def _margin(self, connection: Connection) -> int:
+        """Bytes of the bound that are better left."""
+        return self._bound // _MARGIN if self._bound and connection.pooled else 0
 
     def _free(self, connection: Connection, keys: Sequence[str]) -> None:
         """Drop tensors of a connection that is still there; TargetLost if it is not any more."""

@@ -236,7 +236,8 @@ class SupervisedConnection:
             self._on_event(TargetAwaited(self.endpoint.link))
         try:
             self.run(_HANDSHAKE_SECONDS, lambda: connection.handshake(kind, number))
-            self.run(seconds, lambda: connection.open_service(kind, number, seconds))
+            bound = self.target.bound
+            self.run(seconds, lambda: connection.open_service(kind, number, seconds, bound))
         except TargetLost as lost:
             if kind == BROWSER and lost.reason == "timeout":
                 link = self.endpoint.link

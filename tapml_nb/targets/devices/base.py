@@ -128,6 +128,21 @@ class HostDevice(Protocol):
 
 
 @runtime_checkable
+class PooledDevice(Protocol):
+    """A device that keeps memory to be used again.
+
+    Attributes:
+        peak: the most bytes that it ever held, with what nobody used.
+    """
+
+    @property
+    def peak(self) -> int: ...
+
+    def keep_within(self, bound: int) -> None:
+        """Hold no more than so many bytes from now on; a tensor beyond them has no room."""
+
+
+@runtime_checkable
 class SharedDevice(Protocol):
     """A device that the notebook computes on as well, with a window of memory that both see."""
 

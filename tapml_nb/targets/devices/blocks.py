@@ -26,58 +26,105 @@ _AT_ONCE = 32 << 20
 _MOST_BLOCKS = 64
 """Blocks of that, at most."""
 
-_MOST_FREE = 1 << 30
-"""Bytes of blocks that nobody uses; what is beyond that is given back."""
+_MOST_FREE = 1 << 28
+"""Bytes of allocations that nobody uses; what is beyond that is given back."""
+
+_SHARE = 64
+"""Part of a bound that is allocated at once for several small blocks, at most."""
 
 
 class Blocks:
-    """Blocks by their size."""
+    """Blocks by their size.
 
-    def __init__(self, allocate: Callable[[int], Any]) -> None:
+    Attributes:
+        bound: bytes that all allocations may take; None for no limit.
+        held, peak: bytes that they take now, blocks that nobody uses included, and the most that
+            they ever took.
+    """
+
+    def __init__(self, allocate: Callable[[int], Any], bound: int | None = None) -> None:
         """``allocate`` gives a new tensor of so many bytes, or raises."""
         self._allocate = allocate
+        self.bound = bound
+        self.held = self.peak = 0
         self._blocks: defaultdict[int, list[Any]] = defaultdict(list)
-        self._pieces: dict[int, _Piece] = {}
-        """What pieces of larger allocations are, by their address."""
+        self._allocations: list[_Allocation] = []
 
     def take(self, size: int) -> Any:
         """A block of at least so many bytes (more than 0), of which a view is to be made at
-        once; its contents are undefined.  Raises what allocating raises, where nothing is left."""
+        once; its contents are undefined.  Raises what allocating raises, where nothing is left,
+        and MemoryError beyond the bound."""
         size = -(-size // _ALIGNED) * _ALIGNED
         known = self._blocks[size]
-        for block in reversed(known):  # what was used last is free most often
-            if _is_free(block):
-                return block
+        # What was used last is free most often.
+        if (free := next(filter(_is_free, reversed(known)), None)) is not None:
+            return free
         self._give_back(_MOST_FREE)
+        count = self._at_once(size)
+        if self.bound is not None and self.held + count * size > self.bound:
+            self._give_back(0)
+            count = max(1, min(count, (self.bound - self.held) // size))
         try:
-            known += self._new(size, min(_MOST_BLOCKS, max(1, _AT_ONCE // size)))
+            made = self._new(size, count)
         except Exception:
             self._give_back(0)
-            known += self._new(size, 1)
-        return known[-1]
+            made = self._new(size, 1)
+        known += made
+        return made[-1]
+
+    def _at_once(self, size: int) -> int:
+        """How many blocks of a size are best allocated together."""
+        most = _AT_ONCE if self.bound is None else min(_AT_ONCE, self.bound // _SHARE)
+        return min(_MOST_BLOCKS, max(1, most // size))
 
     def _new(self, size: int, count: int) -> list[Any]:
-        memory = self._allocate(count * size)
-        if count == 1:
-            return [memory]
-        pieces = [_Piece(memory, place * size, size) for place in range(count)]
-        self._pieces.update((piece.address, piece) for piece in pieces)
-        return [tvm_ffi.from_dlpack(piece) for piece in pieces]
+        if self.bound is not None and self.held + count * size > self.bound:
+            raise MemoryError(
+                f"{self.held + count * size} bytes, of {self.bound} that there may be"
+            )
+        allocation = _Allocation(self._allocate(count * size), size, count)
+        self._allocations.append(allocation)
+        self.held += count * size
+        self.peak = max(self.peak, self.held)
+        return list(allocation.blocks)
 
     def _give_back(self, most: int) -> None:
-        """Let go of free blocks until only so many bytes of them are left.  Memory that has several
-        is freed with the last."""
-        for size, known in self._blocks.items():
-            going = []
-            for number, block in enumerate(known):
-                most -= size if (free := _is_free(block)) else 0
-                if free and most < 0:
-                    going.append(number)
-            block = None
-            for number in reversed(going):
-                address = known[number].data_ptr()
-                del known[number]  # before what it is made of, which its end still reads
-                self._pieces.pop(address, None)
+        """Let go of allocations that nobody uses any block of, the oldest first, until only so many
+        bytes of such are left.  A block alone frees nothing."""
+        staying: list[_Allocation] = []
+        going: list[_Allocation] = []
+        for allocation in reversed(self._allocations):
+            most -= allocation.nbytes if (free := all(map(_is_free, allocation.blocks))) else 0
+            (going if free and most < 0 else staying).append(allocation)
+        if not going:
+            return
+        gone = {id(block) for allocation in going for block in allocation.blocks}
+        for known in self._blocks.values():
+            known[:] = [block for block in known if id(block) not in gone]
+        self._allocations = staying[::-1]
+        for allocation in going:
+            self.held -= allocation.nbytes
+            allocation.end()
+
+
+class _Allocation:
+    """Memory that was allocated at once, and its blocks.
+
+    Attributes:
+        blocks: they; one is the memory itself.
+        nbytes: of all of them.
+    """
+
+    def __init__(self, memory: Any, size: int, count: int) -> None:
+        self.nbytes = count * size
+        # They outlive the tensors that are made of them, whose end still reads them.
+        self._pieces = [_Piece(memory, k * size, size) for k in range(count)] if count > 1 else []
+        self.blocks = [tvm_ffi.from_dlpack(piece) for piece in self._pieces] or [memory]
+
+    def end(self) -> None:
+        """Free it."""
+        self.blocks.clear()
+        self._pieces.clear()
 
 
 def _is_free(block: Any) -> bool:
@@ -121,9 +168,10 @@ class _Piece:
     def __init__(self, memory: Any, start: int, size: int) -> None:
         self._memory = memory
         self._shape, self._strides = (ctypes.c_int64 * 1)(size), (ctypes.c_int64 * 1)(1)
-        self.address = memory.data_ptr() + start
         self._device = memory.__dlpack_device__()
-        tensor = _Tensor(self.address, *self._device, 1, _UINT, 8, 1, self._shape, self._strides, 0)
+        tensor = _Tensor(
+            memory.data_ptr() + start, *self._device, 1, _UINT, 8, 1, self._shape, self._strides, 0
+        )
         self._managed = _Managed(tensor, None, None)
 
     def __dlpack__(self, **_: Any) -> Any:

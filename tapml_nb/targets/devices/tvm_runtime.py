@@ -134,7 +134,39 @@ class CopiedTvmDevice(TvmDevice):
         self._synchronize(self._device, 0)
 
 
-class CudaDevice(CopiedTvmDevice):
+class PooledTvmDevice(CopiedTvmDevice):
+    """The same with memory in blocks that are used again."""
+
+    def __init__(self, device: Any) -> None:
+        super().__init__(device)
+        self._blocks = Blocks(self._allocate)
+
+    def capacity(self) -> int | None:
+        return self._of_bound(super().capacity())
+
+    def _of_bound(self, capacity: int | None) -> int | None:
+        """What there is, as far as there may be so much."""
+        bound = self._blocks.bound
+        return bound if capacity is None else min(capacity, bound or capacity)
+
+    @property
+    def peak(self) -> int:
+        return self._blocks.peak
+
+    def keep_within(self, bound: int) -> None:
+        self._blocks.bound = bound
+
+    def new(self, shape: Sequence[int], dtype: str) -> Any:
+        size = math.prod(shape) * np_dtype(dtype).itemsize
+        if not size or _is_packed(dtype):
+            return super().new(shape, dtype)
+        return self.view(self._blocks.take(size), shape, dtype)
+
+    def _allocate(self, size: int) -> Any:
+        return super().new((size,), "uint8")
+
+
+class CudaDevice(PooledTvmDevice):
     """A CUDA GPU.
 
     A process that has used CUDA cannot be forked, so the listener never does; each session's
@@ -153,7 +185,6 @@ class CudaDevice(CopiedTvmDevice):
         self._number = number
         self._cuda = Cuda(number)
         self._window = 0
-        self._blocks = Blocks(self._allocate)
         self._attribute = tvm_ffi.get_global_func("runtime.GetDeviceAttr")
         if not self._attribute(_CUDA, number, _EXISTS):
             raise RuntimeError(f"there is no CUDA device {number}")
@@ -167,16 +198,7 @@ class CudaDevice(CopiedTvmDevice):
         }
 
     def capacity(self) -> int | None:
-        return int(self._attribute(_CUDA, self._number, _MEMORY))
-
-    def new(self, shape: Sequence[int], dtype: str) -> Any:
-        size = math.prod(shape) * np_dtype(dtype).itemsize
-        if not size or _is_packed(dtype):
-            return super().new(shape, dtype)
-        return self.view(self._blocks.take(size), shape, dtype)
-
-    def _allocate(self, size: int) -> Any:
-        return super().new((size,), "uint8")
+        return self._of_bound(int(self._attribute(_CUDA, self._number, _MEMORY)))
 
     def fill(self, tensor: Any, byte: int) -> None:
         self._cuda.fill(tensor.data_ptr(), byte, size_of(tensor))

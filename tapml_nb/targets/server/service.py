@@ -23,7 +23,7 @@ from typing import Any
 import tvm_ffi
 
 from tapml_nb.compile.kernel import Kernel
-from tapml_nb.targets.devices.base import Device
+from tapml_nb.targets.devices.base import Device, PooledDevice
 from tapml_nb.targets.devices.registry import open_device
 from tapml_nb.targets.server.aftermath import Aftermath
 from tapml_nb.targets.server.memory import ChannelServer, TensorMemory
@@ -84,7 +84,8 @@ class SessionService:
         number = 0
         try:
             number, name, arguments = unseal(sealed)
-            return seal({"number": number, "answer": self._functions[name](*arguments)})
+            answer = self._functions[name](*arguments)
+            return seal({"number": number, "answer": answer, "peak": self._peak()})
         except Exception as error:
             if isinstance(error, MemoryError) and self._memory.device.on_host:
                 error = NoRoom(0, self._memory.device.capacity())  # for what is kept beside a call
@@ -101,16 +102,24 @@ class SessionService:
             "versions": _versions(),
         }
 
-    def _use(self, kind: str, number: int, seconds: float) -> dict[str, Any]:
-        """Run kernels on another device; what that says of itself."""
+    def _use(self, kind: str, number: int, seconds: float, bound: int | None) -> dict[str, Any]:
+        """Run kernels on another device, which keeps to a bound if it has a pool; what it says of
+        itself."""
         with self._recorder.during("device"):
             device: Device = self._within(seconds, lambda: open_device(kind, number))
         self._run_on(device)
-        return device.describe()
+        if self._pool and bound is not None:
+            self._pool.keep_within(bound)
+        return device.describe() | {"pooled": self._pool is not None}
 
     def _run_on(self, device: Device) -> None:
+        self._pool = device if isinstance(device, PooledDevice) else None
         self._memory = TensorMemory(device)
         self._runner = KernelRunner(self._memory, self._recorder, self._aftermath)
+
+    def _peak(self) -> int:
+        """The most that the device ever held; 0 where only the client can count it."""
+        return self._pool.peak if self._pool else 0
 
     def _channel(self) -> dict[str, Any]:
         """Wait for the tensor channel; what the client has to say to the listener for it."""
