@@ -13,7 +13,7 @@ import tapml_nb as tapml
 from tapml_nb import ModelChanged, Verdict
 from tests.models import TwoLayers
 
-PIECE = "tapml_nb.engine.verbs.runs._PIECE"
+PIECE = "tapml_nb.engine.turns._PIECE"
 WHOLE = 1e9
 """A piece in which every source comes to its end, in seconds."""
 
