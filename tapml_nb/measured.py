@@ -26,8 +26,8 @@ Answer = tuple[list[np.ndarray], list[Array]]
 
 T = TypeVar("T")
 
-_MOST_TOGETHER = 1 << 25
-"""Elements that are stacked, at most: they and what is computed of them take a GB."""
+_MOST_TOGETHER = 1 << 24
+"""Elements that are stacked, at most: they and what is computed of them take half a GB."""
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,11 @@ class HybridRun:
         entry = self._entries.get((step, value))
         return entry.version if entry else SOURCE
 
+    def key(self, value: ValueId, step: int) -> str:
+        """Where the target may have a value of the last hybrid run."""
+        entry = self._entries.get((step, value))
+        return entry.key if entry and entry.kept else self._source.known_key(value, step)
+
     def array(self, value: ValueId, step: int) -> np.ndarray:
         """A value of the last hybrid run."""
         return on_host(self.array_there(value, step))

@@ -2,8 +2,8 @@
 
 Observing changes what is observed: a hybrid run poisons memory, fetches every tensor, and begins
 every kernel from what the notebook knows its inputs to be.  Here kernels run one after the other
-on what those before them have left, as in a deployed model, and only what the source needs comes
-back.  If the outputs differ by a single bit, a kernel depends on more than its inputs.
+on what those before them have left, as in a deployed model; what comes out is compared there, and
+only what differs comes back.  If the outputs differ by a single bit, a kernel depends on more than its inputs.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class UnobservedRun:
     def _compare(self, run: _Step, step: int, values: Sequence[ValueId]) -> Iterator[_Difference]:
         for value in values:
             ours = run.array(value)
-            if ours is not None:
+            if ours is not None and not run.is_hybrids(value):
                 theirs = self.hybrid.array_there(value, step)
                 ours = moved_to(ours, theirs)
                 if not bitwise_equal(ours, theirs):
@@ -186,6 +186,12 @@ class _Step:
         self._pending: list[ChainCall] = []
         self._made: dict[ValueId, None] = {}
         self._kept: dict[str, ValueId] = {}
+        self._hybrids: set[ValueId] = set()
+        """Values of which the target has found that they are the hybrid run's."""
+
+        self._overwritten: set[str] = set()
+        """Keys of what kernels wrote to."""
+
         self.mended = False
         """Whether a kernel read what another one had written to, as it was before."""
 
@@ -216,18 +222,40 @@ class _Step:
             if v in needed or self._run.last_use.get(v, -1) >= number
         }
         self._kept |= keep
-        overwritten: set[str] = set()
+        before = len(self._overwritten)
         for part, staying in self._session.parts(self._pending, keep.keys(), self._outgoing):
             # It is sent as it was, and would be what it is now if all had been run at once.
-            self.mended |= not overwritten.isdisjoint(part.outside)
+            self.mended |= not self._overwritten.isdisjoint(part.outside)
             self._send(part.outside)
-            overwritten.update(self._session.chain(part.calls, staying).overwritten)
+            alike = [self._alike(keep.get(key)) for key in staying]
+            result = self._session.chain(part.calls, staying, alike)
+            self._overwritten.update(result.overwritten)
+            for key, others, place in zip(staying, alike, result.equals, strict=True):
+                if place >= 0:
+                    self._take_hybrids(keep[key], others[place])
         self._pending, self._made = [], {}
         last_use = self._run.last_use
         self._free(
             [k for k, v in self._kept.items() if last_use.get(v, -1) < number and v not in needed]
         )
-        return bool(overwritten)
+        return len(self._overwritten) > before
+
+    def _alike(self, value: ValueId | None) -> list[str]:
+        """Where the target has a value as it is in the hybrid run."""
+        if value is None or not self._session.takes_rows:
+            return []
+        return list(filter(self._session.resident, [self._run.hybrid.key(value, self._step)]))
+
+    def _take_hybrids(self, value: ValueId, key: str) -> None:
+        """A value is the hybrid run's, which the target has under a key."""
+        self._hybrids.add(value)
+        del self._kept[self._there[value]]
+        self._there[value] = key
+        self._outgoing[key] = partial(self._run.hybrid.array_there, value, self._step)
+
+    def is_hybrids(self, value: ValueId) -> bool:
+        """Whether a value is known to be the hybrid run's."""
+        return value in self._hybrids
 
     def array(self, value: ValueId) -> Array | None:
         """A value at the end of the step; None if it is the source's."""
@@ -279,6 +307,8 @@ class _Step:
 
     def _is_hybrids(self, value: ValueId) -> bool:
         """Whether a value is what it is in the hybrid run, bit for bit."""
+        if value in self._hybrids:
+            return True
         ours, theirs = self._value(value), self._run.hybrid.value(value, self._step)
         if self._graph.values[value].host:
             return bool(ours == theirs)
@@ -286,6 +316,8 @@ class _Step:
 
     def _value(self, value: ValueId) -> Any:
         """A value as this process has it: an array, or a host number."""
+        if value in self._hybrids:
+            return self._run.hybrid.value(value, self._step)
         if value not in self._here and value in self._there:
             self._here[value] = self._session.fetch_there(self._there[value])
         if value in self._here:

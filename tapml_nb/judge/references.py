@@ -37,10 +37,10 @@ _PATIENCE = 0.05
 _TOGETHER = 256
 """Operators whose references are computed together, at most, where that saves time."""
 
-_MUCH = 1 << 30
+_MUCH = 1 << 29
 """Bytes of float64 results of operators whose references are computed together, at most."""
 
-_AHEAD = 1 << 30
+_AHEAD = 1 << 29
 """Bytes of references that nobody has judged by yet, from which no more are computed ahead."""
 
 _LARGE = 1 << 26

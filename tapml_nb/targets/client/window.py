@@ -66,6 +66,7 @@ class Window:
             shown.append({"key": key, "start": start, "shape": [*array.shape], "dtype": dtype})
             start += size
         self._give(shown)
+        self._shrink()
 
     def _give(self, shown: Sequence[dict[str, Any]]) -> None:
         """Have the target take what is in the window."""
@@ -85,6 +86,7 @@ class Window:
             taken = self._memory[: shown[-1]["end"]].clone()
             _torch().cuda.synchronize(self._number)  # before the target writes there again
             arrays += [self._array(taken, **one) for one in shown]
+        self._shrink()
         return arrays
 
     @staticmethod
@@ -102,8 +104,15 @@ class Window:
     def _make_room(self, size: int) -> None:
         if self._address and size <= self._size:
             return
+        self._open(max(size, _LEAST))
+
+    def _shrink(self) -> None:
+        """What was made for a tensor larger than all others is not kept."""
+        if self._size > _MOST:
+            self._open(_LEAST)
+
+    def _open(self, size: int) -> None:
         self.close()
-        size = max(size, _LEAST)
         self._address = self._cuda.allocate(size)
         self._size = size
         self._memory = _torch().as_tensor(_Raw(self._address, size), device=f"cuda:{self._number}")
