@@ -188,7 +188,8 @@ class SourceRun:
 
     def has_run(self, op: OpId, step: int) -> bool:
         """Whether an operator has run in a step, so that its values are there."""
-        return step < len(self._steps) and op in self._steps[step].ms
+        known = step in self._derived or step < len(self._steps)
+        return known and op in self._step(step).ms
 
     def go_on(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> None:
         """Run the source for about so long, one operator at least.  From then on what has run is of
