@@ -275,14 +275,14 @@ service.CallRequest = dataclasses.make_dataclass(
 )
 """
 _LACKS_A_FIELD = """
-real = service.SessionService._call
+real = service.SessionService._one_call
 def call(self, data):
     answer = real(self, data)
-    del answer["identical"]
+    del answer["equals"]
     return answer
-service.SessionService._call = call
+service.SessionService._one_call = call
 """
-_HAS_A_FIELD_MORE = _LACKS_A_FIELD.replace('del answer["identical"]', 'answer["more"] = 1')
+_HAS_A_FIELD_MORE = _LACKS_A_FIELD.replace('del answer["equals"]', 'answer["more"] = 1')
 
 
 _OUT_OF_STEP = """
