@@ -3,7 +3,8 @@
 Observing changes what is observed: a hybrid run poisons memory, fetches every tensor, and begins
 every kernel from what the notebook knows its inputs to be.  Here kernels run one after the other
 on what those before them have left, as in a deployed model; what comes out is compared there, and
-only what differs comes back.  If the outputs differ by a single bit, a kernel depends on more than its inputs.
+only what differs comes back.  If the outputs differ by a single bit, a kernel depends on more than
+its inputs.
 """
 
 from __future__ import annotations
