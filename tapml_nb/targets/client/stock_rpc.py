@@ -93,7 +93,8 @@ class StockService:
         return False
 
     def put_all(self, tensors: Mapping[str, Array]) -> None:
-        raise NotImplementedError("it shows none")
+        for key, array in tensors.items():
+            self.put(key, array)
 
     def get(self, key: str) -> np.ndarray:
         return self._memory.array(self._memory[key])
