@@ -260,8 +260,7 @@ class HybridRun:
             if alike and bitwise_equal(result, source):
                 self._unneeded.append(entry.key)
                 entry.version = SOURCE
-            elif self._is_again(entry, before, made, result):
-                assert before is not None
+            elif before and self._is_again(entry, before, made, result):
                 self._unneeded.append(entry.key)
                 self._keep_as(entry, before)
             else:
@@ -277,9 +276,9 @@ class HybridRun:
         entry.version, entry.key, entry.kept = before.version, before.key, before.kept
 
     @staticmethod
-    def _is_again(entry: _Entry, before: _Entry | None, made: Made, result: Array) -> bool:
+    def _is_again(entry: _Entry, before: _Entry, made: Made, result: Array) -> bool:
         """Whether a value that was made in the same way as before is the same."""
-        if before is None or before.kept is None or before.made != entry.made:
+        if before.kept is None or before.made != entry.made:
             return False
         return before.key not in made.compared and bitwise_equal(result, before.kept.array())
 
