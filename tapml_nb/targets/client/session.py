@@ -6,21 +6,18 @@ dead one can be dropped whole and a new one put in its place: the next use does 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from tapml_nb.array_api import Array, on_host
-from tapml_nb.compile.kernel import BufferSpec, Kernel
-from tapml_nb.compile.sources import SOURCE_KINDS
-from tapml_nb.owner import finalize
+from tapml_nb.compile.kernel import BufferSpec
 from tapml_nb.targets.client.chains import ChainPart
 from tapml_nb.targets.client.connection import Connection
-from tapml_nb.targets.client.residency import NOTHING, Footprint, Footprints, spec_of
-from tapml_nb.targets.client.supervisor import CONTROL_SECONDS, SupervisedConnection
+from tapml_nb.targets.client.libraries import SLOWEST, LibraryConnection
+from tapml_nb.targets.client.residency import NOTHING, Footprint, spec_of
+from tapml_nb.targets.client.supervisor import CONTROL_SECONDS
 from tapml_nb.targets.spec import BROWSER, Target
 from tapml_nb.targets.wire.calls import (
     CallRequest,
@@ -30,44 +27,15 @@ from tapml_nb.targets.wire.calls import (
     ChainResult,
 )
 from tapml_nb.targets.wire.errors import (
-    BeyondTarget,
-    Rejected,
-    TargetError,
     TargetEvent,
     TargetLost,
 )
-
-_SLOWEST = 1e6
-"""Bytes per second that a transfer may take, beside its deadline."""
-
 
 _MARGIN = 16
 """Of a bound on memory that comes in blocks, the part for what these take beyond their tensors."""
 
 
-class Library:
-    """A library of kernels that outlives its file: temporary folders are swept."""
-
-    def __init__(self, path: Path, kernels: Sequence[Kernel]) -> None:
-        """Hold on to a file; FileNotFoundError if it is not there."""
-        self.path = path
-        self.kernels = list(kernels)
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.close = finalize(self, os.close, self._file)
-
-    def read(self) -> bytes:
-        """Its content."""
-        size = os.fstat(self._file).st_size
-        return b"".join(os.pread(self._file, 1 << 24, start) for start in range(0, size, 1 << 24))
-
-    def restore(self) -> None:
-        """Put it back where it was, if it is gone; OSError if there is no room for it."""
-        if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.path.write_bytes(self.read())
-
-
-class TargetSession(SupervisedConnection):
+class TargetSession(LibraryConnection):
     """A target, always behind a process boundary.
 
     Methods are called from one thread at a time; :meth:`interrupt`, :meth:`close` and the
@@ -99,12 +67,9 @@ class TargetSession(SupervisedConnection):
             on_event: told of every start and loss, on the thread that uses the session.
         """
         super().__init__(target, machine, on_event)
-        self.bytes_sent = self.bytes_received = self.calls = 0
+        self.bytes_received = self.calls = 0
         self._counted = self._told = 0
         self._bound = target.bound
-        self._footprints = Footprints()
-        self._libraries: dict[Path, Library] = {}
-        self._library_of: dict[str, Library] = {}
 
     @property
     def platform(self) -> dict[str, Any]:
@@ -127,12 +92,6 @@ class TargetSession(SupervisedConnection):
         if self.target.rpc != BROWSER:
             raise RuntimeError("the target is no browser")
         return self.endpoint.link
-
-    def close(self) -> None:
-        """End the session, and the server if it is ours.  Idempotent; from any thread."""
-        super().close()
-        for library in list(self._libraries.values()):
-            library.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -171,7 +130,7 @@ class TargetSession(SupervisedConnection):
             return 0
         spec = spec_of(array)
         self._make_room(connection, spec.nbytes, ())
-        seconds = CONTROL_SECONDS + array.nbytes / _SLOWEST
+        seconds = CONTROL_SECONDS + array.nbytes / SLOWEST
         sent = self.run(seconds, lambda: connection.service.put(key, array))
         connection.resident.note(key, spec)
         self.bytes_sent += sent
@@ -191,7 +150,7 @@ class TargetSession(SupervisedConnection):
         if shown:
             size = sum(array.nbytes for array in shown.values())
             self._make_room(connection, size, ())
-            seconds = CONTROL_SECONDS + size / _SLOWEST
+            seconds = CONTROL_SECONDS + size / SLOWEST
             self.run(seconds, lambda: connection.service.put_all(shown))
             for key, array in shown.items():
                 connection.resident.note(key, spec_of(array))
@@ -243,39 +202,10 @@ class TargetSession(SupervisedConnection):
         """Fetch tensors as :meth:`fetch_there`, all at once where that takes less time."""
         connection = self.connected()
         size = sum(connection.resident[key].nbytes for key in keys if key in connection.resident)
-        seconds = CONTROL_SECONDS + size / _SLOWEST
+        seconds = CONTROL_SECONDS + size / SLOWEST
         arrays = self.run(seconds, lambda: connection.service.get_all(keys), resident=keys)
         self.bytes_received += sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
         return arrays
-
-    def load(self, library: Path, kernels: Sequence[Kernel]) -> None:
-        """Load a library of kernels; after a restart it is loaded again when it is needed.
-
-        Where the target fails for another reason than the library, this is done once more on a
-        fresh connection.
-
-        Raises:
-            FileNotFoundError: if there is no such file.
-            TargetError: if the target rejects it; with its reason.
-            TargetLost: if loading kills it, or it cannot be done for another reason.
-        """
-        if library in self.connected().loaded:
-            return
-        known = self._libraries.get(library)
-        loading = known or Library(library, kernels)
-        try:
-            self._load_with_patience(loading)
-        except BaseException:
-            if not known:
-                loading.close()
-            raise
-        self._keep(loading)
-
-    def know(self, library: Path, kernels: Sequence[Kernel]) -> None:
-        """Take note of a library that another session has loaded (FileNotFoundError if it is not
-        there); loaded when it is needed."""
-        if library not in self._libraries:
-            self._keep(Library(library, kernels))
 
     def call(
         self,
@@ -518,57 +448,3 @@ class TargetSession(SupervisedConnection):
             return Footprint()
         given = [resident[key] for key in request.inputs]
         return self._footprints.at(request.kernel, given, request.numbers)
-
-    # -- libraries ---------------------------------------------------------------------------------
-
-    def _keep(self, library: Library) -> None:
-        """Know a library from now on."""
-        self._libraries[library.path] = library
-        self._library_of.update((kernel.key, library) for kernel in library.kernels)
-        self._footprints.know(library.kernels)
-
-    def _reload(self, connection: Connection, kernel: str) -> None:
-        """Load a kernel's library again if the target was lost since."""
-        library = self._library_of.get(kernel)
-        if library is not None and library.path not in connection.loaded:
-            self._load(connection, library)
-
-    def _load_with_patience(self, library: Library) -> None:
-        """Load a library; once more where that failed for another reason than its code."""
-        try:
-            self._load(self.connected(), library)
-            return
-        except (BeyondTarget, Rejected):
-            raise
-        except TargetError:
-            self.renew()
-        except TargetLost as lost:  # a process that has run kernels may die of what they left
-            if lost.reason in ("interrupted", "timeout"):
-                raise
-        try:
-            self._load(self.connected(), library)
-        except (BeyondTarget, Rejected):
-            raise
-        except TargetError as error:
-            raise TargetLost(
-                "machine",
-                f"the machine at {self.address} cannot load {library.path.name}, twice: {error}; "
-                "see to its disk and memory, and run again",
-            ) from None
-
-    def _load(self, connection: Connection, library: Library) -> None:
-        name = str(library.path)
-        if self.target.local:
-            library.restore()
-        else:
-            content = library.read()
-            name = f"{len(connection.loaded)}-{library.path.name}"
-            self.run(
-                CONTROL_SECONDS + len(content) / _SLOWEST,
-                lambda: connection.service.upload(name, content),
-            )
-            self.bytes_sent += len(content)
-        # A driver that compiles for itself takes its time for each kernel.
-        count = len(library.kernels) if self.target.kind in SOURCE_KINDS else 1
-        self.run(CONTROL_SECONDS * count, lambda: connection.service.load(name, library.kernels))
-        connection.loaded.add(library.path)
