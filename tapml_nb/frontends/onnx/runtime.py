@@ -8,7 +8,6 @@ import ctypes
 import math
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from tapml_nb.frontends.arrays import widened
 from tapml_nb.frontends.onnx.model import OnnxNode
 from tapml_nb.frontends.onnx.recurrence import GATES, recurrent_exact
 from tapml_nb.frontends.onnx.stateful import STATEFUL, stateful_exact
+from tapml_nb.frontends.onnx.unsigned import unsigned
 from tapml_nb.frontends.program import first_line
 from tapml_nb.numerics import is_float
 
@@ -140,20 +140,24 @@ class Runtime:
         return None
 
     def _open(self, node: OnnxNode, values: Mapping[str, Any], *, wide: bool = False) -> _Source:
-        return self._session(node, node.alone(values, {}, shapes=False, wide=wide))
+        return self._session(node, values, shapes=False, wide=wide)
 
     def _for_shapes(
         self, node: OnnxNode, values: Mapping[str, Any], *, wide: bool = False
     ) -> _Source:
-        return self._session(node, node.alone(values, {}, shapes=True, wide=wide))
+        return self._session(node, values, shapes=True, wide=wide)
 
-    def _session(self, node: OnnxNode, model: Any) -> _Source:
-        key = model.SerializeToString()
+    def _session(
+        self, node: OnnxNode, values: Mapping[str, Any], *, shapes: bool, wide: bool
+    ) -> _Source:
+        node, values_of = unsigned(node, values)
+        key = node.alone(values_of(values), {}, shapes=shapes, wide=wide).SerializeToString()
         if key not in self._sessions:
             self._sessions[key] = ort.InferenceSession(
                 key, self._options, providers=["CPUExecutionProvider"]
             )
-        return partial(_on_onnxruntime, self._sessions[key], node)
+        session = self._sessions[key]
+        return lambda values: _on_onnxruntime(session, node, values_of(values))
 
 
 def _on_onnxruntime(session: Any, node: OnnxNode, values: Mapping[str, Any]) -> list[Any]:
