@@ -2,7 +2,9 @@
 
 One wrong rule of an importer breaks every linear layer of a model.  Results are of one cause where
 the kind of the operators, the verdict, what the error looks like and the message agree, once what
-differs from call to call (numbers, indices, values) is left out of the words.
+differs from call to call (numbers, indices, values) is left out of the words.  Why there is no
+kernel says a message alone: a code generator that cannot write booleans has that fault in every
+kind of operator.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from tapml_nb.graph import OpId, SourceLine
 from tapml_nb.judge.diagnosis import Diagnosis, Pattern
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.verdict import Verdict
+from tapml_nb.report.outcome import MISSING
 
 
 @dataclass(frozen=True)
@@ -133,20 +136,23 @@ def grouped(results: Iterable[OpResult], kind_of: Callable[[OpId], str]) -> list
     groups: dict[tuple[str, ...], list[OpResult]] = {}
     for result in results:
         pattern = _pattern(result.diagnosis)
-        key = (kind_of(result.op), str(result.verdict), *pattern, shape(result.message))
+        kind = "" if result.verdict in MISSING and result.message else kind_of(result.op)
+        key = (kind, str(result.verdict), *pattern, shape(result.message))
         groups.setdefault(key, []).append(result)
     return list(groups.values())
 
 
 def by_reason(reasons: Sequence[tuple[OpId, str]], kind_of: Callable[[OpId], str]) -> list[str]:
-    """A line for each different reason that operators of one kind have, with its first operator.
+    """A line for each different reason, with its first operator.  A reason begins with the verdict;
+    those of broken kernels are of one kind of operator each.
 
     >>> by_reason([("0/pow", "wrong at [3]"), ("1/pow", "wrong at [5]")], lambda op: "aten.pow")
     ['0/pow: wrong at [3] (2 operators of this cause)']
     """
     groups: dict[tuple[str, str], list[tuple[OpId, str]]] = {}
     for op, reason in reasons:
-        groups.setdefault((kind_of(op), shape(reason)), []).append((op, reason))
+        kind = "" if reason.startswith(tuple(MISSING)) else kind_of(op)
+        groups.setdefault((kind, shape(reason)), []).append((op, reason))
     return [
         f"{op}: {reason[:200]}" + (f" ({len(group)} operators of this cause)" * (len(group) > 1))
         for group in groups.values()
@@ -171,13 +177,22 @@ def _rounded(words: str) -> str:
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 
+_DTYPE = r"u?int\d|b?float\d|complex\d|[iuf](?:8|16|32|64)\b"
+
 _LEFT_OUT = (
+    (re.compile(r"\bk[0-9a-f]{16}\w*"), "kernel"),  # as kernels are named (compile/lowering.py)
+    (re.compile(r"\s*┌─ .*", re.DOTALL), ""),  # the line of source code that a driver complains of
     (re.compile(r"\b0(?= (?:NaN|infinit))"), "no"),  # that there are none tells causes apart
     (re.compile(r"\b0x[0-9a-fA-F]+"), "#"),
     (re.compile(r"[-+]?\b(?:nan|inf|True|False)\b"), "#"),
     (re.compile(r"(?<![\w])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"), "#"),
-    # Compilers number names: T_add_3, lv12.  float16 is another thing than float32.
-    (re.compile(r"\b(?!u?int\d|b?float\d|complex\d)([A-Za-z_]\w*?)_?\d+\b"), r"\1#"),
+    # Compilers number names: T_add_3, lv12.  float16 is another thing than float32, i8 than i64.
+    (
+        re.compile(
+            r"\b(?!u?int\d|b?float\d|complex\d|[iuf](?:8|16|32|64)\b)([A-Za-z_]\w*?)_?\d+\b"
+        ),
+        r"\1#",
+    ),
     (re.compile(r"#(?:, ?#)+"), "#"),
     (re.compile(r"\[\]"), "[#]"),
 )
@@ -193,6 +208,8 @@ def shape(message: str) -> str:
     'worst at [#]: target #, source #'
     >>> shape("the target's result is float32[4, 8], the source's bfloat16[4, 8]")
     "the target's result is float32[#], the source's bfloat16[#]"
+    >>> shape("the driver rejects k38849a595cf3d82c_ne_kernel: no `i8` ┌─ wgsl:5:72 │ 5 │ @bind")
+    'the driver rejects kernel: no `i8`'
     """
     for what, instead in _LEFT_OUT:
         message = what.sub(instead, message)

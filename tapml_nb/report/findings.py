@@ -251,8 +251,8 @@ class Findings:
 
     @property
     def gaps(self) -> list[list[OpResult]]:
-        """:attr:`missing` by cause: operators of one kind without a kernel for the same reason,
-        in graph order."""
+        """:attr:`missing` by cause: operators without a kernel for the same reason, in graph
+        order."""
         return grouped(self.missing, self._kind_of)
 
     def frame(self) -> pd.DataFrame:

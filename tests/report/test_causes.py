@@ -109,6 +109,12 @@ class TestCauses:
         ("undefined symbol fused_add3 (0x7f01)", "undefined symbol fused_add12 (0x55ee)", True),
         ("undefined symbol fused_add3", "undefined symbol fused_sub3", False),
         ("in lv12: no rule", "in lv: no rule", False),
+        ("no definition: `i8`", "no definition: `i64`", False),
+        (
+            "rejects k38849a595cf3d82c_not_equal_kernel: no `i8` ┌─ wgsl:5:72 │ 5 │ ptr_out",
+            "rejects kbad88127d2e797aa_fused_where_kernel: no `i8` ┌─ wgsl:7:57 │ 7 │ ptr_in",
+            True,
+        ),
     ],
 )
 def test_the_shape_of_a_message(one, other, equal):
@@ -130,6 +136,17 @@ class TestWords:
         (_, _, third, *_) = report.summary().splitlines()
         assert third.strip() == report.outcome
         assert "faulty" not in report.summary()
+
+    def test_why_there_is_no_kernel_is_one_cause_whatever_the_kind(self):
+        def without_kernel(kind, why):
+            return f"aten.{kind}", OpResult(kind, 0, Verdict.COMPILE_ERROR, message=why)
+
+        report = report_of(
+            without_kernel("ne", "the driver rejects k38849a595cf3d82c_ne_kernel: no `i8`"),
+            without_kernel("le", "the driver rejects kbad88127d2e797aa_le_kernel: no `i8`"),
+            without_kernel("sort", "the driver rejects kda469ba0e2ba31f4_sort_kernel: no `z`"),
+        )
+        assert [[result.op for result in gap] for gap in report.gaps] == [["ne", "le"], ["sort"]]
 
     def test_missing_is_no_culprit(self):
         gap = "aten.cumsum", OpResult("cumsum", 0, Verdict.COMPILE_ERROR, message="no rule")

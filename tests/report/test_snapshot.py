@@ -358,7 +358,7 @@ def test_the_table_is_cut():
     before, layers = html.split("<h4>Layers</h4>")
     assert before.count("C COMPILE_ERROR</td>") == 10
     assert "… and 15 more" in before
-    # of one reason they are one row for each kind
+    # without a reason they are one row for each kind
     alike, _ = table(report).split("<h4>Layers</h4>")
     assert alike.count("C COMPILE_ERROR</td>") == len({graph[op].kind for op in missing})
     assert layers.count("<tr>") == 1 + 60
