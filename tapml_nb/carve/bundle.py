@@ -153,7 +153,8 @@ class Bundle:
             )
 
     def __repr__(self) -> str:
-        return printable(f"<Bundle of {self.name}: {len(self)} carved tests, {self.path}>")
+        tests = f"{len(self)} carved test{'s' * (len(self) != 1)}"
+        return printable(f"<Bundle of {self.name}: {tests}, {self.path}>")
 
     @property
     def versions(self) -> Mapping[str, str]:

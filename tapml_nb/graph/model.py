@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -44,6 +45,17 @@ class SourceLine:
     file: str
     line: int
     text: str
+
+    @property
+    def place(self) -> str:
+        """The file's name and the line; a notebook's cell has a file that has only a number.
+
+        >>> SourceLine("/tmp/ipykernel_12/690394628.py", 18, "return x").place
+        'cell:18'
+        """
+        path = PurePath(self.file)
+        is_cell = path.parent.name.startswith("ipykernel_")
+        return f"{'cell' if is_cell else path.name}:{self.line}"
 
 
 @dataclass(frozen=True)

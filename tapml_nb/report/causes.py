@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tapml_nb.graph import OpId, SourceLine
 from tapml_nb.judge.diagnosis import Diagnosis, Pattern
@@ -61,7 +60,7 @@ def culprit(
     """A culprit from the result in which it is worst and the user's line that calls it; ``when``
     are its steps in words, and ``conversion`` by what it was converted, both "" if as usual."""
     stats, found = result.statistics, result.diagnosis
-    where = f"{Path(line.file).name}:{line.line}: {line.text}" if line else ""
+    where = f"{line.place}: {line.text}" if line else ""
     metrics = (
         f"max abs {stats.max_abs:.3g}, {stats.mismatched} of {stats.elements} elements differ, "
         f"floor {result.floor:.3g}"
