@@ -96,12 +96,3 @@ def test_nothing_is_pickled():
         text = path.read_text()
         assert "import pickle" not in text
         assert "allow_pickle=True" not in text
-
-
-def test_notebooks_are_committed_clean():
-    import nbformat
-
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
-        notebook = nbformat.read(path, as_version=4)
-        assert "widgets" not in notebook.metadata
-        assert not any(cell.get("outputs") for cell in notebook.cells), path.name
