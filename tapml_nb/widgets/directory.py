@@ -179,10 +179,14 @@ def announce(session: WatchedSession) -> None:
     if _directory is None:
         import comm
 
-        line = comm.create_comm(target_name=COMM, comm_id=COMM, primary=False)
-        comm.get_comm_manager().register_comm(line)
-        _directory = directory = Directory(line)
-        line.on_msg(lambda message: directory.receive(message["content"]["data"]))
+        # ipykernel 7.4 has a comm hear where it spoke last: on the shell that may wait for a cell.
+        # So what hears never speaks, and pages that have a shell of their own are heard there.
+        mouth, ear = (
+            comm.create_comm(target_name=COMM, comm_id=COMM, primary=False) for _ in range(2)
+        )
+        comm.get_comm_manager().register_comm(ear)
+        _directory = directory = Directory(mouth)
+        ear.on_msg(lambda message: directory.receive(message["content"]["data"]))
     _directory.add(session)
 
 
