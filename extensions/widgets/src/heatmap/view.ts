@@ -1,7 +1,7 @@
 // Heatmaps: layers by metric, kind, step or token position, and one operator's tensor by element.
 
 import { onTheme } from "../colours";
-import { gently, h, keepKeys, onResize, select } from "../dom";
+import { gently, h, keepKeys, onResize, select, setChoices } from "../dom";
 import type { Box } from "../grid";
 import type { TensorArguments } from "../messages";
 import { floats, numbers } from "../protocol";
@@ -49,16 +49,8 @@ export class Heatmap {
       ],
       (mode) => this.setMode(mode as Mode),
     );
-    this.which = select(
-      "Which tensor",
-      [
-        ["difference", "difference"],
-        ["target", "target"],
-        ["source", "source"],
-        ["float64", "float64"],
-      ],
-      () => this.refresh(),
-    );
+    const choices = store.tensors.map((which) => [which, which] as const);
+    this.which = select("Which tensor", choices, () => this.refresh());
     this.stage = h("div", { class: "tapml-heat-stage" }, this.canvas, this.tip);
     this.element = h(
       "section",
@@ -80,6 +72,10 @@ export class Heatmap {
       store.on("graph", () => {
         this.mode = store.recall("heatmap", this.mode);
         this.modes.value = this.mode;
+        setChoices(
+          this.which,
+          store.tensors.map((which) => [which, which]),
+        );
         this.refresh();
       }),
       store.on("results", follow),
