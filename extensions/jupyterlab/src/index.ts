@@ -2,9 +2,18 @@
 
 import type { JupyterFrontEndPlugin } from "@jupyterlab/application";
 import { kernels, settings } from "./plugins/kernels";
+import { notebook } from "./plugins/notebook";
 import { panel } from "./plugins/panel";
 import { tabs } from "./plugins/tabs";
+import { viewer } from "./plugins/viewer";
 
-const plugins: JupyterFrontEndPlugin<unknown>[] = [settings, kernels, tabs, panel];
+const plugins: JupyterFrontEndPlugin<unknown>[] = [
+  settings,
+  kernels,
+  tabs,
+  panel,
+  notebook,
+  viewer,
+];
 
 export default plugins;

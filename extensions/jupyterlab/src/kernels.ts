@@ -33,6 +33,7 @@ export class Kernels {
   ) {
     services.sessions.runningChanged.connect(() => this.refresh());
     void services.sessions.ready.then(() => this.refresh());
+    addEventListener("pagehide", () => this.dispose());
   }
 
   /** The newest first within a notebook. */
@@ -63,6 +64,12 @@ export class Kernels {
   setPace(pace: number): void {
     this.pace = pace;
     for (const { line } of this.known.values()) line.listen(pace);
+  }
+
+  /** Give up all lines; kernels have then nothing left of this page. */
+  private dispose(): void {
+    for (const { line } of this.known.values()) line.dispose();
+    this.known.clear();
   }
 
   private refresh(): void {

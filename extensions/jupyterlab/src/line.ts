@@ -54,8 +54,7 @@ export class KernelLine {
   readonly changed = new Signal<this, void>(this);
   readonly said = new Signal<this, FeedMessage>(this);
   private readonly connection: Kernel.IKernelConnection;
-  /** Kernels that can hear while a cell runs do so on a shell of their own for it. */
-  private subshell: string | null = null;
+  private hearing = false;
 
   constructor(
     kernels: ServiceManager.IManager["kernels"],
@@ -106,14 +105,14 @@ export class KernelLine {
   }
 
   private send(data: Data): void {
-    const { connection, subshell } = this;
+    const { connection } = this;
     if (connection.isDisposed || connection.status === "dead") return;
     const message = KernelMessage.createMessage<KernelMessage.ICommMsgMsg<"shell">>({
       msgType: "comm_msg",
       channel: "shell",
       session: connection.clientId,
       username: connection.username,
-      subshellId: subshell,
+      subshellId: connection.subshellId,
       content: { comm_id: COMM, data },
     });
     connection.sendShellMessage(message, false, true);
@@ -133,14 +132,33 @@ export class KernelLine {
     }
   }
 
+  /** Where a kernel can hear while a cell runs, have it do so: on a shell of its own for that. */
+  private async openSubshell(): Promise<void> {
+    this.hearing = true;
+    try {
+      const { connection } = this;
+      await connection.info;
+      if (!connection.supportsSubshells) return;
+      const { content } = await connection.requestCreateSubshell({}).done;
+      connection.subshellId = content.subshell_id; // it ends with the connection
+    } catch {
+      // It is heard when the cell has ended.
+    }
+  }
+
   private set(sessions: SessionFacts[]): void {
     if (!sessions.length && !this.sessions.length) return;
+    if (sessions.length && !this.hearing) void this.openSubshell();
     this.sessions = sessions;
     this.changed.emit();
   }
 
   private follow(_: unknown, status: Kernel.Status | Kernel.ConnectionStatus): void {
     if (status === "connected") void this.find();
-    else if (["restarting", "autorestarting", "dead"].includes(status)) this.set([]);
+    else if (["restarting", "autorestarting", "dead"].includes(status)) {
+      this.hearing = false;
+      this.connection.subshellId = null;
+      this.set([]);
+    }
   }
 }
