@@ -69,15 +69,7 @@ export class Heatmap {
     );
     this.ends = [
       cancel,
-      store.on("graph", () => {
-        this.mode = store.recall("heatmap", this.mode);
-        this.modes.value = this.mode;
-        setChoices(
-          this.which,
-          store.tensors.map((which) => [which, which]),
-        );
-        this.refresh();
-      }),
+      store.on("graph", () => this.begin()),
       store.on("results", follow),
       store.on("selection", () => this.selectionChanged()),
       store.on("reveal", () => this.selectionChanged()), // it may have been selected before it broke
@@ -88,7 +80,18 @@ export class Heatmap {
         this.draw();
       }),
     ];
-    if (store.ready) this.refresh();
+    if (store.ready) this.begin();
+  }
+
+  private begin(): void {
+    const { store } = this;
+    this.mode = store.recall("heatmap", this.mode);
+    this.modes.value = this.mode;
+    setChoices(
+      this.which,
+      store.tensors.map((which) => [which, which]),
+    );
+    this.refresh();
   }
 
   dispose(): void {
