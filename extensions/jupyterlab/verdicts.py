@@ -1,5 +1,5 @@
-"""Writes `src/bundle/verdicts.ts`: how verdicts look and which is worse, out of the Python that says
-so, for pages without a kernel.
+"""Writes `src/bundle/verdicts.ts`, for pages without a kernel: how verdicts look and which is
+worse, out of the Python that says so.
 
 A test writes it again and compares.
 """

@@ -25,6 +25,8 @@ interface Known {
 
 export class Kernels {
   readonly changed = new Signal<this, void>(this);
+  /** A notebook has another path. */
+  readonly moved = new Signal<this, { from: string; to: string }>(this);
   private readonly known = new Map<string, Known>();
 
   constructor(
@@ -84,8 +86,12 @@ export class Kernels {
     }
     for (const [id, path] of running) {
       const known = this.known.get(id);
-      if (known) known.path = path;
-      else this.known.set(id, { path, line: this.connect(id) });
+      if (known && known.path !== path) {
+        const from = known.path;
+        known.path = path;
+        this.moved.emit({ from, to: path });
+      }
+      if (!known) this.known.set(id, { path, line: this.connect(id) });
     }
     this.changed.emit();
   }

@@ -154,6 +154,7 @@ export class KernelLine {
   }
 
   private follow(_: unknown, status: Kernel.Status | Kernel.ConnectionStatus): void {
+    if (!this.sessions.length) this.changed.emit(); // what there is to wait for has changed
     if (status === "connected") void this.find();
     else if (["restarting", "autorestarting", "dead"].includes(status)) {
       this.hearing = false;

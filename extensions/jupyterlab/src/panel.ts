@@ -2,6 +2,7 @@
 
 import { Widget } from "@lumino/widgets";
 import { h, keepChildren, setText } from "../../widgets/src/dom";
+import { number, plural } from "../../widgets/src/format";
 import { icon } from "./icon";
 import type { Kernels, Listed } from "./kernels";
 import type { CauseFacts, SessionFacts } from "./line";
@@ -48,7 +49,7 @@ class SessionLine {
     const { facts } = listed;
     const { worst } = facts;
     setText(this.symbol, worst.symbol);
-    this.symbol.style.borderColor = worst.colour;
+    this.symbol.style.borderColor = facts.judged ? worst.colour : "";
     setText(this.title, `${facts.name} on ${facts.target}`);
     setText(this.work, workOf(facts));
     this.bar.hidden = !facts.busy;
@@ -76,8 +77,8 @@ function workOf(facts: SessionFacts): string {
 }
 
 function causeText({ verdict, symbol, op, ratio, count }: CauseFacts): string {
-  const far = typeof ratio === "number" ? `, ${Number(ratio.toPrecision(3))} noise floors` : "";
-  const others = count > 1 ? `, ${count} operators` : "";
+  const far = ratio === null ? "" : `, ${number(ratio)} noise floors`;
+  const others = count > 1 ? `, ${plural(count, "operator")}` : "";
   return `${symbol} ${verdict} ${op}${far}${others}`;
 }
 

@@ -14,7 +14,7 @@ export class SessionTab extends Widget {
 
   constructor(
     private readonly kernels: Kernels,
-    readonly place: Place,
+    public place: Place,
     private readonly openNotebook: (path: string) => void,
   ) {
     super();

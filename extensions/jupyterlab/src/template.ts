@@ -84,7 +84,7 @@ const BODIES: Record<ModelKind, (target: string) => Cell[]> = {
     md("There is none yet? Carve one layer of a small model."),
     code(
       `if not path.exists():\n${indented(
-        `${MODEL}\nwith tapml.debug(model, (input_ids,), target="llvm", name="Llama") as carver:\n    carver.carve(path, "model.layers.2")`,
+        `${MODEL}\nwith tapml.debug(model, (input_ids,), target="llvm", name="Llama") as carver:\n    carver.carve(path, "model.layers.0")`,
       )}`,
     ),
     code("bundle = tapml.Bundle.open(path)\nbundle.frame()"),

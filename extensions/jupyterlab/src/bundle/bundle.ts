@@ -1,22 +1,25 @@
 // A bundle of carved tests: its graph and verdicts out of the manifest, its tensors as they are asked
 // for. What the target computed is in none, so there is no error to plot, and nothing can be run.
 
+import { plural } from "../../../widgets/src/format";
 import type {
   CallArguments,
   Commands,
   Facts,
   Spread,
   TensorArguments,
+  ValueFacts,
 } from "../../../widgets/src/messages";
 import type { Cause, Findings, Snapshot, Status } from "../../../widgets/src/protocol";
 import { checked, type Entry, type Manifest, type Test } from "./manifest";
 import { picture, summarize } from "./pictures";
-import { parse, type Tensor } from "./safetensors";
+import { parse, specOf, type Tensor } from "./safetensors";
 import type { Answered, Stored } from "./stored";
 import { VERDICTS } from "./verdicts";
 import { type Zip, ZipError } from "./zip";
 
 const KEPT = 8; // tensors, for zooming
+const HEAD = 4096; // bytes of a file of one tensor that say what it is
 
 const UNKNOWN = VERDICTS.findIndex(({ name }) => name === "UNKNOWN");
 const RECORD = 44; // bytes of an introduced result
@@ -45,12 +48,12 @@ const REST: Status = {
   message: "",
 };
 
+const memberOf = (tensor: string): string => `tensors/${tensor}.safetensors`;
+
 const codeOf = (verdict: string | null): number => {
   const code = VERDICTS.findIndex(({ name }) => name === verdict);
   return code < 0 ? UNKNOWN : code;
 };
-
-const count = (n: number, one: string, more = `${one}s`): string => `${n} ${n === 1 ? one : more}`;
 
 export class BundleFile implements Stored {
   readonly title: string;
@@ -76,7 +79,7 @@ export class BundleFile implements Stored {
     const writers = Object.entries(versions ?? {}).map(([by, version]) => `${by} ${version}`);
     const by = writers.length ? `, written by ${writers.join(", ")}` : "";
     const steps = this.steps > 1 ? ` in ${this.steps} steps` : "";
-    this.title = `${name}: ${count(this.ops.length, "operator")}${steps}${by}`;
+    this.title = `${name}: ${plural(this.ops.length, "operator")}${steps}${by}`;
   }
 
   /** Raises an error, in words for people, if the file holds no bundle. */
@@ -125,7 +128,8 @@ export class BundleFile implements Stored {
   async answer(name: keyof Commands, args: Record<string, unknown>): Promise<Answered> {
     if (name === "select" || name === "remember") return { value: null, buffers: [] };
     if (name === "inspect") {
-      return { value: this.facts(this.test(args as unknown as CallArguments)), buffers: [] };
+      const facts = await this.facts(this.test(args as unknown as CallArguments));
+      return { value: facts, buffers: [] };
     }
     if (name === "values") return await this.values(args as unknown as CallArguments);
     if (name === "tensor") return await this.tensor(args as unknown as TensorArguments);
@@ -171,13 +175,7 @@ export class BundleFile implements Stored {
   /** Operators of a kind with the same verdict, the worst verdict first. */
   private findings(): Findings {
     const groups = new Map<string, Cause>();
-    const worst = this.ops.map(() => UNKNOWN);
-    this.ops.forEach(({ op }, k) => {
-      for (let step = 0; step < this.steps; step++) {
-        const code = codeOf(this.tests.get(JSON.stringify([op, step]))?.verdict ?? null);
-        if (VERDICTS[code]!.severity < VERDICTS[worst[k]!]!.severity) worst[k] = code;
-      }
-    });
+    const worst = this.ops.map(({ op }) => this.worstOf(op));
     this.ops.forEach(({ kind }, k) => {
       const verdict = worst[k]!;
       const info = VERDICTS[verdict]!;
@@ -197,18 +195,31 @@ export class BundleFile implements Stored {
     const sum = (some: Cause[]) => some.reduce((n, cause) => n + cause.count, 0);
     const unjudged = worst.filter((code) => code === UNKNOWN).length;
     const told = [
-      sum(causes) && count(sum(causes), "culprit"),
+      sum(causes) && plural(sum(causes), "culprit"),
       sum(missing) && `${sum(missing)} missing`,
       unjudged && `${unjudged} not judged`,
     ].filter(Boolean);
     const outcome = told.length
       ? told.join(", ")
-      : `no culprit among ${count(this.ops.length, "operator")}`;
+      : `no culprit among ${plural(this.ops.length, "operator")}`;
     return { outcome: `When it was carved: ${outcome}`, causes, missing };
   }
 
-  private facts(test: Test): Facts {
-    const described = (role: string) => (entry: Entry) => ({ name: entry.value, role, spec: "" });
+  /** The worst verdict of an operator over its steps. */
+  private worstOf(op: string): number {
+    const steps = [...Array(this.steps).keys()];
+    const said = steps.map((step) => this.tests.get(JSON.stringify([op, step]))?.verdict ?? null);
+    const codes = said.filter((verdict) => verdict !== null).map(codeOf);
+    const severity = (code: number) => VERDICTS[code]!.severity;
+    return codes.length ? codes.reduce((a, b) => (severity(b) < severity(a) ? b : a)) : UNKNOWN;
+  }
+
+  private async facts(test: Test): Promise<Facts> {
+    const describe = async ({ value, tensor }: Entry): Promise<ValueFacts> => ({
+      name: value,
+      role: "",
+      spec: specOf(await this.zip.head(memberOf(tensor), HEAD), "data"),
+    });
     const { source } = test;
     const said = [test.message, test.unsupported ?? "", test.conversion ?? ""];
     return {
@@ -223,8 +234,8 @@ export class BundleFile implements Stored {
       line: source?.line ?? 0,
       text: source?.text ?? "",
       judged: test.verdict !== null,
-      inputs: test.inputs.map(described("")),
-      outputs: test.outputs.map(described("")),
+      inputs: await Promise.all(test.inputs.map(describe)),
+      outputs: await Promise.all(test.outputs.map(describe)),
       metrics: {},
     };
   }
@@ -238,11 +249,7 @@ export class BundleFile implements Stored {
     for (const output of test.outputs) {
       shown.push([output.value, "source", await this.read(output.tensor)]);
     }
-    const facts = this.facts(test);
-    [...facts.inputs, ...facts.outputs].forEach((described, k) => {
-      const tensor = shown[k]?.[2];
-      if (tensor) described.spec = `${tensor.dtype}[${tensor.shape.join(", ")}]`;
-    });
+    const facts = await this.facts(test);
     const summaries = shown.map(([, , tensor]) => summarize(tensor));
     const rows: Spread[] = summaries.map(({ bins: _, ...spread }, k) => ({
       name: shown[k]![0],
@@ -267,7 +274,7 @@ export class BundleFile implements Stored {
       const delta = await this.read(output.delta);
       const source = tensor;
       const data = Float64Array.from(source.data, (value, k) => value + delta.data[k]!);
-      tensor = { ...source, dtype: "F64", data };
+      tensor = { ...source, dtype: "float64", data };
     }
     const { answer, values } = picture(tensor, args);
     const value = { ...answer, outputs: test.outputs.length };
@@ -276,7 +283,7 @@ export class BundleFile implements Stored {
 
   /** A tensor by its key; the last few are kept. */
   private read(key: string): Promise<Tensor> {
-    const known = this.tensors.get(key) ?? this.load(`tensors/${key}.safetensors`);
+    const known = this.tensors.get(key) ?? this.load(memberOf(key));
     this.tensors.delete(key);
     this.tensors.set(key, known);
     const [oldest] = this.tensors.keys();

@@ -65,7 +65,12 @@ export class Zip {
   }
 
   /** A member's content. */
-  async read(name: string): Promise<ArrayBuffer> {
+  read(name: string): Promise<ArrayBuffer> {
+    return this.head(name, Infinity);
+  }
+
+  /** At most so many bytes of a member's content, the first. */
+  async head(name: string, most: number): Promise<ArrayBuffer> {
     const member = this.members.get(name);
     if (!member) throw new ZipError(`there is no ${name} in it`);
     const { at, size } = member;
@@ -74,6 +79,6 @@ export class Zip {
       throw new ZipError(`it is damaged where ${name} begins`);
     }
     const begin = at + 30 + head.getUint16(26, true) + head.getUint16(28, true);
-    return await this.blob.slice(begin, begin + size).arrayBuffer();
+    return await this.blob.slice(begin, begin + Math.min(size, most)).arrayBuffer();
   }
 }

@@ -21,6 +21,8 @@ const BESIDE = "tapml-beside";
 
 type Tab = MainAreaWidget<SessionTab>;
 
+const captionOf = ({ path, name, target }: Place): string => `${name} on ${target}, ${path}`;
+
 const nameOf = ({ path, name, target }: Place): string => JSON.stringify([path, name, target]);
 
 export const tabs: JupyterFrontEndPlugin<(place: Place) => void> = {
@@ -45,7 +47,7 @@ export const tabs: JupyterFrontEndPlugin<(place: Place) => void> = {
       const known = tracker.find((tab) => nameOf(tab.content.place) === nameOf(place));
       const tab = known ?? make(place);
       if (!tab.isAttached) {
-        const notebook = notebooks?.find((panel) => panel.context.path === place.path);
+        const notebook = notebooks?.find((panel) => panel.sessionContext.path === place.path);
         const beside = tracker.find((other) => other !== tab && other.isAttached);
         const where = beside
           ? ({ mode: "tab-after", ref: beside.id } as const)
@@ -60,7 +62,7 @@ export const tabs: JupyterFrontEndPlugin<(place: Place) => void> = {
       const tab: Tab = new MainAreaWidget({ content });
       tab.id = `tapml-nb-${nameOf(place)}`;
       tab.title.label = `${place.name} on ${place.target}`;
-      tab.title.caption = `${place.name} on ${place.target}, ${place.path}`;
+      tab.title.caption = captionOf(place);
       tab.title.icon = icon;
       tab.title.closable = true;
       tab.toolbar.hide();
@@ -68,6 +70,16 @@ export const tabs: JupyterFrontEndPlugin<(place: Place) => void> = {
       void tracker.add(tab);
       return tab;
     };
+
+    kernels.moved.connect((_, { from, to }) =>
+      tracker.forEach((tab) => {
+        const { content } = tab;
+        if (content.place.path !== from) return;
+        content.place = { ...content.place, path: to };
+        tab.title.caption = captionOf(content.place);
+        void tracker.save(tab);
+      }),
+    );
 
     app.commands.addCommand(OPEN, {
       label: "Open the workbench beside the notebook",
@@ -95,11 +107,11 @@ export const tabs: JupyterFrontEndPlugin<(place: Place) => void> = {
     document.addEventListener(BESIDE, (event) => {
       const { session } = (event as CustomEvent<{ session: string }>).detail;
       const panel = notebooks?.find((one) => one.node.contains(event.target as Node));
-      const listed = panel && kernels.called(session, panel.context.path);
+      const listed = panel && kernels.called(session, panel.sessionContext.path);
       if (!panel || !listed) return;
       event.preventDefault();
       const { name, target } = listed.facts;
-      open({ path: panel.context.path, name, target });
+      open({ path: panel.sessionContext.path, name, target });
     });
     document.body.dataset.tapmlBeside = "";
     return open;
