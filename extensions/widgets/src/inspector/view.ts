@@ -228,7 +228,7 @@ export class Inspector {
         return verdict((await store.ask("inspect", { op, step })).value);
       case "tensors": {
         const answer = await store.ask("values", { op, step });
-        return tensors(answer, themeOf(this.element), () => this.showTensor());
+        return tensors(answer, themeOf(this.element), () => this.showTensor(), store.tensors[0]!);
       }
       case "code":
         return code((await store.ask("code", { op, step })).value);
