@@ -5,8 +5,9 @@ output, so no widget stands behind them.  One comm serves them all.  It is never
 does not know it drops what comes under its id without a word, one that comes late finds it among
 the kernel's comms, and one that comes late to a kernel at work hears of it with the next news.
 
-The kernel says ``{"sessions": [...]}`` when anything of that has changed, and what a session's feed
-says to its pages, as ``{"session": id, "message": ...}`` with the message's buffers.  A page says
+The kernel says ``{"sessions": [...]}`` when anything of that has changed, and ``"subshells"``:
+whether a page can have a shell of its own to be heard on while a cell runs.  What a session's feed
+says to its pages it says as ``{"session": id, "message": ...}``, with buffers.  A page says
 ``{"list": seconds}`` (tell me now, and from then on at most so often), and the same two names for
 what it says to a feed.
 """
@@ -112,8 +113,9 @@ class _Entry:
 class Directory:
     """All sessions of this process."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, *, subshells: bool = False) -> None:
         self._line = line
+        self._subshells = subshells
         self._entries: dict[str, _Entry] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
@@ -161,7 +163,7 @@ class Directory:
             self._news.wait()
             self._news.clear()
             try:
-                self._line.send({"sessions": self._told()})
+                self._line.send({"sessions": self._told(), "subshells": self._subshells})
             except Exception:  # what comes later is no less worth telling
                 _log.exception("this kernel's sessions could not be told")
             time.sleep(self._pace)
@@ -178,14 +180,16 @@ def announce(session: WatchedSession) -> None:
     global _directory
     if _directory is None:
         import comm
+        from IPython import get_ipython
 
+        features = get_ipython().kernel.kernel_info.get("supported_features", ())
         # ipykernel 7.4 has a comm hear where it spoke last: on the shell that may wait for a cell.
         # So what hears never speaks, and pages that have a shell of their own are heard there.
         mouth, ear = (
             comm.create_comm(target_name=COMM, comm_id=COMM, primary=False) for _ in range(2)
         )
         comm.get_comm_manager().register_comm(ear)
-        _directory = directory = Directory(mouth)
+        _directory = directory = Directory(mouth, subshells="kernel subshells" in features)
         ear.on_msg(lambda message: directory.receive(message["content"]["data"]))
     _directory.add(session)
 

@@ -9,6 +9,7 @@ import { type Kernel, KernelMessage, type ServiceManager } from "@jupyterlab/ser
 import { Signal } from "@lumino/signaling";
 
 const COMM = "tapml_nb";
+const PATIENCE = 2000; // ms for a kernel to open a shell
 
 export interface CauseFacts {
   verdict: string;
@@ -54,7 +55,9 @@ export class KernelLine {
   readonly changed = new Signal<this, void>(this);
   readonly said = new Signal<this, FeedMessage>(this);
   private readonly connection: Kernel.IKernelConnection;
-  private hearing = false;
+  /** Where the kernel hears this line while a cell runs; null is where it runs cells. */
+  private subshell: string | null = null;
+  private opening: Promise<void> | undefined;
 
   constructor(
     kernels: ServiceManager.IManager["kernels"],
@@ -68,14 +71,16 @@ export class KernelLine {
     if (this.connection.connectionStatus === "connected") void this.find();
   }
 
+  /** Whether it may be long before the kernel hears anything. */
   get busy(): boolean {
-    return this.connection.status === "busy";
+    return ["busy", "unknown"].includes(this.connection.status);
   }
 
   dispose(): void {
     this.set([]);
     Signal.disconnectAll(this);
     Signal.clearData(this);
+    this.closeSubshell();
     this.connection.dispose();
   }
 
@@ -104,25 +109,30 @@ export class KernelLine {
     }
   }
 
+  /** Say something, once it is known where. */
   private send(data: Data): void {
     const { connection } = this;
-    if (connection.isDisposed || connection.status === "dead") return;
-    const message = KernelMessage.createMessage<KernelMessage.ICommMsgMsg<"shell">>({
-      msgType: "comm_msg",
-      channel: "shell",
-      session: connection.clientId,
-      username: connection.username,
-      subshellId: connection.subshellId,
-      content: { comm_id: COMM, data },
+    void (this.opening ?? Promise.resolve()).then(() => {
+      if (connection.isDisposed || connection.status === "dead") return;
+      const message = KernelMessage.createMessage<KernelMessage.ICommMsgMsg<"shell">>({
+        msgType: "comm_msg",
+        channel: "shell",
+        session: connection.clientId,
+        username: connection.username,
+        subshellId: this.subshell,
+        content: { comm_id: COMM, data },
+      });
+      connection.sendShellMessage(message, false, true);
     });
-    connection.sendShellMessage(message, false, true);
   }
 
   private receive(_: unknown, message: KernelMessage.IIOPubMessage): void {
     if (!KernelMessage.isCommMsgMsg(message) || message.content.comm_id !== COMM) return;
-    const { sessions, session, message: said } = message.content.data;
-    if (Array.isArray(sessions)) this.set(sessions as unknown as SessionFacts[]);
-    else if (typeof session === "string") {
+    const { sessions, subshells, session, message: said } = message.content.data;
+    if (Array.isArray(sessions)) {
+      if (subshells) this.opening ??= this.openSubshell();
+      this.set(sessions as unknown as SessionFacts[]);
+    } else if (typeof session === "string") {
       const buffers = (message.buffers ?? []).map((part) =>
         part instanceof ArrayBuffer
           ? new DataView(part)
@@ -132,23 +142,46 @@ export class KernelLine {
     }
   }
 
-  /** Where a kernel can hear while a cell runs, have it do so: on a shell of its own for that. */
+  /**
+   * Have a shell of its own for this line. JupyterLab's own methods for it need the kernel to have
+   * answered on the other one, which it does not before its cell has ended.
+   */
   private async openSubshell(): Promise<void> {
-    this.hearing = true;
+    const { connection } = this;
+    const request = KernelMessage.createMessage<KernelMessage.ICreateSubshellRequestMsg>({
+      msgType: "create_subshell_request",
+      channel: "control",
+      session: connection.clientId,
+      username: connection.username,
+      content: {},
+    });
     try {
-      const { connection } = this;
-      await connection.info;
-      if (!connection.supportsSubshells) return;
-      const { content } = await connection.requestCreateSubshell({}).done;
-      connection.subshellId = content.subshell_id; // it ends with the connection
+      const late = new Promise<undefined>((done) => setTimeout(done, PATIENCE));
+      const reply = await Promise.race([connection.sendControlMessage(request, true).done, late]);
+      const content = reply?.content as { subshell_id?: string } | undefined;
+      this.subshell = content?.subshell_id ?? null;
     } catch {
       // It is heard when the cell has ended.
     }
   }
 
+  private closeSubshell(): void {
+    const { connection, subshell } = this;
+    this.subshell = null;
+    this.opening = undefined;
+    if (subshell === null || connection.isDisposed || connection.status === "dead") return;
+    const request = KernelMessage.createMessage<KernelMessage.IDeleteSubshellRequestMsg>({
+      msgType: "delete_subshell_request",
+      channel: "control",
+      session: connection.clientId,
+      username: connection.username,
+      content: { subshell_id: subshell },
+    });
+    connection.sendControlMessage(request, false, true);
+  }
+
   private set(sessions: SessionFacts[]): void {
     if (!sessions.length && !this.sessions.length) return;
-    if (sessions.length && !this.hearing) void this.openSubshell();
     this.sessions = sessions;
     this.changed.emit();
   }
@@ -157,8 +190,8 @@ export class KernelLine {
     if (!this.sessions.length) this.changed.emit(); // what there is to wait for has changed
     if (status === "connected") void this.find();
     else if (["restarting", "autorestarting", "dead"].includes(status)) {
-      this.hearing = false;
-      this.connection.subshellId = null;
+      this.subshell = null; // it is gone, too
+      this.opening = undefined;
       this.set([]);
     }
   }

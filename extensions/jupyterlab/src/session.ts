@@ -9,12 +9,15 @@ let number = 0;
 
 export class SessionModel implements Model {
   readonly widget_manager = { kernel: { interrupt: () => this.line.interrupt() } };
+  /** Whether the session has said anything. */
+  heard = false;
   private readonly state: Record<string, unknown>;
   private readonly calls = new Set<(message: unknown, buffers: DataView[]) => void>();
 
   constructor(
     private readonly line: KernelLine,
     private readonly session: string,
+    private readonly onFirst: () => void,
   ) {
     this.state = { _views: VIEWS, _key: `tapml-session-${number++}`, height: 0 };
     line.said.connect(this.receive, this);
@@ -42,6 +45,10 @@ export class SessionModel implements Model {
   }
 
   private receive(_: KernelLine, { session, message, buffers }: FeedMessage): void {
-    if (session === this.session) for (const call of this.calls) call(message, buffers);
+    if (session !== this.session) return;
+    for (const call of this.calls) call(message, buffers);
+    if (this.heard) return;
+    this.heard = true;
+    this.onFirst();
   }
 }

@@ -10,6 +10,7 @@ import { mount } from "./workbench";
 export class SessionTab extends Widget {
   private readonly notice = h("p", { class: "tapml-notice", role: "status", hidden: true });
   private shown: { id: string; made: number; line: unknown } | undefined;
+  private model: SessionModel | undefined;
   private end = () => {};
 
   constructor(
@@ -34,9 +35,9 @@ export class SessionTab extends Widget {
   private follow(): void {
     const listed = this.kernels.at(this.place);
     if (listed) this.present(listed);
-    const text = listed ? "" : this.absence();
+    const text = listed ? this.silence(listed) : this.absence();
     this.notice.hidden = !text;
-    this.toggleClass("tapml-gone", !!text && !!this.shown);
+    this.toggleClass("tapml-gone", !listed && !!this.shown);
     if (this.notice.firstChild?.textContent === text) return;
     const open = h(
       "button",
@@ -44,6 +45,12 @@ export class SessionTab extends Widget {
       "Open the notebook",
     );
     this.notice.replaceChildren(h("span", {}, text), ...(text ? [open] : []));
+  }
+
+  /** Why there is nothing to see yet of a session that is there. */
+  private silence({ path, line }: Listed): string {
+    if (this.model?.heard || !line.busy) return "";
+    return `Waiting for the kernel of ${path}, which is at work.`;
   }
 
   /** Why there is nothing new to see. */
@@ -62,7 +69,8 @@ export class SessionTab extends Widget {
     if (shown?.id === facts.id && shown.made === facts.made && shown.line === line) return;
     this.shown = { id: facts.id, made: facts.made, line };
     this.end();
-    const model = new SessionModel(line, facts.id);
+    const model = new SessionModel(line, facts.id, () => this.follow());
+    this.model = model;
     const host = h("div", { class: "tapml-host" });
     let unmount = () => {};
     let ended = false;

@@ -9,5 +9,6 @@ export const CATEGORY = "tapml_nb";
 export const ISettings = new Token<Settings>("tapml-nb:settings");
 export const IKernels = new Token<Kernels>("tapml-nb:kernels");
 
-/** Shows a workbench in a tab; where tabs cannot stand beside a notebook, there is none. */
-export const IOpen = new Token<(place: Place) => void>("tapml-nb:open");
+/** Shows a workbench in a tab; null where tabs cannot stand beside a notebook. */
+export type Open = ((place: Place) => void) | null;
+export const IOpen = new Token<Open>("tapml-nb:open");

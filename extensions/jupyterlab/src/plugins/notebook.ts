@@ -20,9 +20,9 @@ interface Choice {
 
 /** What the dialog asks. */
 class Question extends Widget implements Dialog.IBodyWidget<Choice> {
-  private readonly kinds = select("Model", Object.entries(KINDS), () => {});
+  private readonly kinds = select("What kind of model?", Object.entries(KINDS), () => {});
   private readonly targets = select(
-    "Target",
+    "What is it brought up on?",
     TARGETS.map((target) => [target, target] as const),
     () => {},
   );
@@ -31,11 +31,10 @@ class Question extends Widget implements Dialog.IBodyWidget<Choice> {
     super();
     this.addClass("tapml-question");
     this.targets.value = target;
-    for (const choice of [this.kinds, this.targets]) choice.className = "jp-mod-styled";
-    this.node.append(
-      h("label", {}, "What kind of model?", this.kinds),
-      h("label", {}, "What is it brought up on?", this.targets),
-    );
+    for (const choice of [this.kinds, this.targets]) {
+      choice.className = "jp-mod-styled";
+      this.node.append(h("p", { "aria-hidden": "true" }, choice.title), choice);
+    }
   }
 
   getValue(): Choice {

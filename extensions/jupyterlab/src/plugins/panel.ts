@@ -6,9 +6,9 @@ import {
   type JupyterFrontEndPlugin,
 } from "@jupyterlab/application";
 import { ICommandPalette } from "@jupyterlab/apputils";
-import type { Kernels, Listed, Place } from "../kernels";
+import type { Kernels, Listed } from "../kernels";
 import { SessionPanel } from "../panel";
-import { CATEGORY, IKernels, IOpen } from "../tokens";
+import { CATEGORY, IKernels, IOpen, type Open } from "../tokens";
 
 const SHOW = "tapml-nb:show-sessions";
 
@@ -21,7 +21,7 @@ export const panel: JupyterFrontEndPlugin<void> = {
   activate: (
     app: JupyterFrontEnd,
     kernels: Kernels,
-    open: ((place: Place) => void) | null,
+    open: Open,
     palette: ICommandPalette | null,
     restorer: ILayoutRestorer | null,
   ) => {

@@ -12,7 +12,7 @@ import { icon } from "../icon";
 import type { Kernels, Place } from "../kernels";
 import type { Settings } from "../settings";
 import { SessionTab } from "../tab";
-import { IKernels, IOpen, ISettings } from "../tokens";
+import { IKernels, IOpen, ISettings, type Open } from "../tokens";
 
 const OPEN = "tapml-nb:open-beside";
 
@@ -25,21 +25,22 @@ const captionOf = ({ path, name, target }: Place): string => `${name} on ${targe
 
 const nameOf = ({ path, name, target }: Place): string => JSON.stringify([path, name, target]);
 
-export const tabs: JupyterFrontEndPlugin<(place: Place) => void> = {
+export const tabs: JupyterFrontEndPlugin<Open> = {
   id: "tapml-nb:tabs",
   description: "Workbenches of tapml_nb in tabs beside their notebooks",
   autoStart: true,
   provides: IOpen,
-  requires: [IKernels, ISettings, ILabShell],
-  optional: [ILayoutRestorer, INotebookTracker],
+  requires: [IKernels, ISettings],
+  optional: [ILabShell, ILayoutRestorer, INotebookTracker],
   activate: (
     app: JupyterFrontEnd,
     kernels: Kernels,
     settings: Settings,
-    shell: ILabShell,
+    shell: ILabShell | null,
     restorer: ILayoutRestorer | null,
     notebooks: INotebookTracker | null,
-  ) => {
+  ): Open => {
+    if (!shell) return null; // Notebook 7
     const tracker = new WidgetTracker<Tab>({ namespace: "tapml-nb" });
     const openNotebook = (path: string) => void app.commands.execute("docmanager:open", { path });
 
