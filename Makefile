@@ -24,16 +24,20 @@ AARCH64 := $(VENV)/aarch64/.installed
 FRONT := extensions/widgets
 NODE := $(FRONT)/node_modules/.installed
 
+# JupyterLab's extension: built by what builds the widgets; only its types need JupyterLab's packages.
+LAB := extensions/jupyterlab
+LAB_NODE := $(LAB)/node_modules/.installed
+
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo check test lab lint types bundle apt kernels clean
+.PHONY: help demo check test lab lint types lab-types bundle apt kernels clean
 
 help:
 	@echo "make demo   set up, run the quickstart notebook, leave build/quickstart.html"
 	@echo "make check  lint, types and the tests without browsers and compilers: minutes"
 	@echo "make test   set up, then lint, types and all tests"
 	@echo "make lab    JupyterLab on the quickstart"
-	@echo "make bundle the widgets' JavaScript anew (needs Node)"
+	@echo "make bundle the widgets' and the extension's JavaScript anew (needs Node)"
 
 demo: $(VENV)/.demo
 	@$(PY) notebooks/run.py notebooks/quickstart.ipynb build/quickstart.html
@@ -63,14 +67,21 @@ lint: $(VENV)/.dev $(NODE)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@npm run lint --silent --if-present --prefix $(FRONT)
+	@cd $(LAB) && ../widgets/node_modules/.bin/biome check --error-on-warnings
 
 types: $(VENV)/.dev $(NODE)
 	@$(PY) -m mypy
 	@npm run --silent --prefix $(FRONT) types
 
-# Needed only after a change in extensions/widgets: the bundle is part of the repository.
+# After a change in extensions/jupyterlab; the packages whose types it needs take 360 MB.
+lab-types: $(LAB_NODE)
+	@npm run --silent --prefix $(LAB) types
+
+# Needed only after a change in extensions/widgets or extensions/jupyterlab: what is built is part of
+# the repository.
 bundle: $(NODE)
 	@TAPML_PYTHON=$(abspath $(PY)) npm run --silent --prefix $(FRONT) build
+	@TAPML_PYTHON=$(abspath $(PY)) npm run --silent --prefix $(LAB) build
 
 kernels: $(KERNELS)
 
@@ -107,6 +118,11 @@ $(NODE): $(FRONT)/package-lock.json
 	@npm ci --silent --no-audit --no-fund --prefix $(FRONT)
 	@touch $@
 
+$(LAB_NODE): $(LAB)/package-lock.json
+	@echo "installing JupyterLab's packages, for their types"
+	@npm ci --silent --no-audit --no-fund --ignore-scripts --prefix $(LAB)
+	@touch $@
+
 # Beside the environment's own ipykernel: a folder each, for the start of a kernel's PYTHONPATH.
 $(VENV)/kernels/%/.installed: | $(VENV)/.torch
 	@echo "installing ipykernel $*"
@@ -119,4 +135,4 @@ $(AARCH64): tests/targets/aarch64.sh pyproject.toml | $(VENV)/.dev apt
 	@bash tests/targets/aarch64.sh $(@D) $(PY)
 
 clean:
-	rm -rf $(VENV) $(FRONT)/node_modules build dist .*_cache .coverage* .hypothesis
+	rm -rf $(VENV) $(FRONT)/node_modules $(LAB)/node_modules build dist .*_cache .coverage* .hypothesis

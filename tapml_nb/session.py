@@ -23,7 +23,7 @@ from tapml_nb.engine.verbs.search import Criterion
 from tapml_nb.execute.events import Callback, Event
 from tapml_nb.execute.hybrid import TARGET
 from tapml_nb.graph import Graph, OpId, Selector, select
-from tapml_nb.jupyter.notebook import invite
+from tapml_nb.jupyter.notebook import in_notebook, invite
 from tapml_nb.migrate import Localization, Migration, in_order
 from tapml_nb.report import Report
 from tapml_nb.terminal import printable
@@ -53,6 +53,10 @@ class Session:
         self.engine = engine
         self.graph: Graph = engine.graph
         self._workbench: Workbench | None = None
+        if in_notebook():
+            from tapml_nb.widgets.directory import announce
+
+            announce(self)
 
     @property
     def placement(self) -> dict[OpId, str]:

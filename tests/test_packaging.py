@@ -70,8 +70,16 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path, monkeypatch):
         f"{release}.data",
         f"{release}.dist-info",
     }
-    (config,) = [name for name in names if name.startswith(f"{release}.data")]
-    assert config.endswith("/data/etc/jupyter/jupyter_server_config.d/tapml_nb.json")
+    data = f"{release}.data/data/"
+    beside = {name.removeprefix(data) for name in names if name.startswith(data)}
+    built = ROOT / "extensions" / "jupyterlab" / "labextension"
+    extension = {str(path.relative_to(built)) for path in built.rglob("*") if path.is_file()}
+    extension |= {f"static/{name}" for name in ("workbench.js", "workbench.css")}
+    assert beside == {
+        "etc/jupyter/jupyter_server_config.d/tapml_nb.json",
+        "share/jupyter/labextensions/tapml-nb/static/uPlot.LICENSE.txt",
+        *(f"share/jupyter/labextensions/tapml-nb/{name}" for name in extension),
+    }
 
 
 def test_versions_agree():

@@ -333,7 +333,7 @@ class Feed:
         snapshot: Message = {
             "kind": "snapshot",
             "seq": self._pages[page],
-            "session": f"{id(session):x}",
+            "session": key_of(session),
             **self._texts,
             "target": report.info.target,
             "limit": report.info.tolerance,
@@ -378,8 +378,13 @@ class Feed:
         }
 
 
+def key_of(session: WatchedSession) -> str:
+    """What pages call a session by."""
+    return f"{id(session):x}"
+
+
 def feed_of(session: WatchedSession) -> Feed:
-    """The session's feed, made with its first widget."""
+    """The session's feed, made with its first page."""
     if session not in _feeds:
         _feeds[session] = Feed(session)
     return _feeds[session]

@@ -79,6 +79,8 @@ export interface Snapshot {
   layers: string[];
   verdicts: VerdictInfo[];
   commands: string[];
+  /** Which tensors of an operator there are, where it is not all. */
+  tensors?: string[];
   overrides: Record<string, string>;
   findings: Findings;
   status: Status;

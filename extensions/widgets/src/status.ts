@@ -1,5 +1,6 @@
 // The target's status, the run's progress, and the buttons that begin and end runs.
 
+import { besideButton } from "./beside";
 import { h, keepKeys } from "./dom";
 import { bytes, plural, seconds } from "./format";
 import type { Store } from "./store";
@@ -64,7 +65,14 @@ export class TargetStatus {
     this.element = h(
       "section",
       { class: "tapml-status", "aria-label": "Target" },
-      h("div", { class: "tapml-bar" }, this.dot, this.state, ...Object.values(this.buttons)),
+      h(
+        "div",
+        { class: "tapml-bar" },
+        this.dot,
+        this.state,
+        ...Object.values(this.buttons),
+        besideButton(store),
+      ),
       h(
         "div",
         { class: "tapml-bar" },

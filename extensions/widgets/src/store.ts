@@ -75,6 +75,8 @@ export class Store {
   verdicts: VerdictInfo[] = [];
   unknown = 0;
   commands = new Set<string>();
+  /** Which tensors of an operator can be asked for. */
+  tensors = ["difference", "target", "source", "float64"];
   overrides: Record<string, string> = {};
   findings: Findings = { outcome: "", causes: [], missing: [] };
   tree = new ScopeTree([], new Uint32Array(), 0, 0);

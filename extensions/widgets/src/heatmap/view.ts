@@ -1,7 +1,7 @@
 // Heatmaps: layers by metric, kind, step or token position, and one operator's tensor by element.
 
 import { onTheme } from "../colours";
-import { gently, h, keepKeys, onResize, select } from "../dom";
+import { gently, h, keepKeys, onResize, select, setChoices } from "../dom";
 import type { Box } from "../grid";
 import type { TensorArguments } from "../messages";
 import { floats, numbers } from "../protocol";
@@ -49,16 +49,8 @@ export class Heatmap {
       ],
       (mode) => this.setMode(mode as Mode),
     );
-    this.which = select(
-      "Which tensor",
-      [
-        ["difference", "difference"],
-        ["target", "target"],
-        ["source", "source"],
-        ["float64", "float64"],
-      ],
-      () => this.refresh(),
-    );
+    const choices = store.tensors.map((which) => [which, which] as const);
+    this.which = select("Which tensor", choices, () => this.refresh());
     this.stage = h("div", { class: "tapml-heat-stage" }, this.canvas, this.tip);
     this.element = h(
       "section",
@@ -77,11 +69,7 @@ export class Heatmap {
     );
     this.ends = [
       cancel,
-      store.on("graph", () => {
-        this.mode = store.recall("heatmap", this.mode);
-        this.modes.value = this.mode;
-        this.refresh();
-      }),
+      store.on("graph", () => this.begin()),
       store.on("results", follow),
       store.on("selection", () => this.selectionChanged()),
       store.on("reveal", () => this.selectionChanged()), // it may have been selected before it broke
@@ -92,7 +80,18 @@ export class Heatmap {
         this.draw();
       }),
     ];
-    if (store.ready) this.refresh();
+    if (store.ready) this.begin();
+  }
+
+  private begin(): void {
+    const { store } = this;
+    this.mode = store.recall("heatmap", this.mode);
+    this.modes.value = this.mode;
+    setChoices(
+      this.which,
+      store.tensors.map((which) => [which, which]),
+    );
+    this.refresh();
   }
 
   dispose(): void {

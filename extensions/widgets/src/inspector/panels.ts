@@ -86,6 +86,7 @@ export function tensors(
   { value, buffers }: Answer<"values">,
   theme: Theme,
   showTensor: () => void,
+  which: string,
 ): Node[] {
   const { facts, values, note } = value;
   const bins = buffers.length ? floats(buffers[0]!) : new Float32Array();
@@ -130,7 +131,7 @@ export function tensors(
       { class: "tapml-dim" },
       "Counts on a logarithmic scale. The heatmap shows these tensors element by element.",
     ),
-    h("button", { type: "button", onclick: showTensor }, "show the difference as a heatmap"),
+    h("button", { type: "button", onclick: showTensor }, `show the ${which} as a heatmap`),
     h("ul", { class: "tapml-values" }, ...cards),
   ];
 }

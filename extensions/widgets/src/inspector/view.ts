@@ -34,6 +34,12 @@ export class Inspector {
   private panel = h("div", { class: "tapml-panel", role: "tabpanel", tabindex: 0 });
   private head: HTMLElement;
   private box = h("input", { type: "checkbox" });
+  private placing = h("label", {}, this.box, " on the target");
+  private again = h(
+    "button",
+    { type: "button", title: "Judge this operator again", onclick: () => this.rerun() },
+    "re-run",
+  );
   private tab: Tab = "verdict";
   private turn = 0;
   /** What the panel shows: the operator, the tab, and the results it was made of. */
@@ -61,14 +67,10 @@ export class Inspector {
         "div",
         { class: "tapml-bar" },
         this.badge,
-        h("label", {}, this.box, " on the target"),
+        this.placing,
         this.steps,
         h("span", { class: "tapml-space" }),
-        h(
-          "button",
-          { type: "button", title: "Judge this operator again", onclick: () => this.rerun() },
-          "re-run",
-        ),
+        this.again,
         h(
           "button",
           {
@@ -170,6 +172,11 @@ export class Inspector {
       this.steps.replaceChildren(...texts);
     }
     this.steps.value = String(step);
+    // Where no session stands behind the page, some of it cannot be done.
+    this.placing.hidden = !store.commands.has("offload");
+    this.again.hidden = !store.commands.has("run");
+    this.tabs.code.hidden = !store.commands.has("code");
+    this.tabs.fix.hidden = !store.commands.has("override");
     for (const name of TABS) {
       this.tabs[name].setAttribute("aria-selected", String(name === this.tab));
       this.tabs[name].tabIndex = name === this.tab ? 0 : -1;
@@ -182,9 +189,10 @@ export class Inspector {
   }
 
   private tabKey(event: KeyboardEvent): void {
-    const way = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? TABS.length - 1 : 0;
+    const way = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? -1 : 0;
     if (!way) return;
-    this.setTab(TABS[(TABS.indexOf(this.tab) + way) % TABS.length]!);
+    const tabs = TABS.filter((name) => !this.tabs[name].hidden);
+    this.setTab(tabs.at((tabs.indexOf(this.tab) + way) % tabs.length)!);
     this.tabs[this.tab].focus();
     event.preventDefault();
   }
@@ -220,7 +228,7 @@ export class Inspector {
         return verdict((await store.ask("inspect", { op, step })).value);
       case "tensors": {
         const answer = await store.ask("values", { op, step });
-        return tensors(answer, themeOf(this.element), () => this.showTensor());
+        return tensors(answer, themeOf(this.element), () => this.showTensor(), store.tensors[0]!);
       }
       case "code":
         return code((await store.ask("code", { op, step })).value);
