@@ -131,7 +131,7 @@ def page(findings: Findings) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{title}</title><style>{style()}{_STYLE}</style></head>"
-        f'<body><h1>{title}</h1><p>{escape(findings.tally)}</p>'
+        f"<body><h1>{title}</h1><p>{escape(findings.tally)}</p>"
         f"<p>{escape(findings.outcome)}</p>{fragment(findings)}{live(findings)}"
         f"<noscript>{images}</noscript><details><summary>Every operator and number</summary>"
         f'<div class="tapml scroll">{rows}</div></details></body></html>'
