@@ -40,6 +40,7 @@ def main() -> int:
     weights = sum(one.nbytes for one in model.parameters())
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     found: dict[str, Any] = {}
+    sent = 0
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TAPML_CACHE"] = cache
         _run(model, inputs, None)
@@ -49,6 +50,7 @@ def main() -> int:
                     rpc = None if way == "no line" else f"127.0.0.1:{line}/{key}"
                     with _ahead(way != "as needed"):
                         took, report = _run(model, inputs, rpc)
+                    sent = report.info.sent_bytes if rpc else sent
                     seconds[way].append(took)
                     found[way] = {
                         call: (result.verdict, result.sent_bytes)
@@ -57,8 +59,11 @@ def main() -> int:
                     print(f"{way}: {took:.2f} s", file=sys.stderr, flush=True)
     middle = {way: statistics.median(took) for way, took in seconds.items()}
     base = middle["as needed"]
-    alone = weights / MB / sizes.rate
-    print(f"{weights / MB:.0f} MB of weights, {alone:.1f} s on a line of {sizes.rate:g} MB/s\n")
+    alone = sent / MB / sizes.rate
+    print(
+        f"{sent / MB:.0f} MB go to the target, {weights / MB:.0f} MB of them weights: {alone:.1f} s"
+    )
+    print(f"on a line of {sizes.rate:g} MB/s\n")
     print("| weights go | seconds | of as needed |\n| --- | ---: | ---: |")
     for way in WAYS:
         print(f"| {way} | {middle[way]:.2f} | {middle[way] / base:.2f} |")

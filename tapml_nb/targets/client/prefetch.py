@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,10 +26,10 @@ from tapml_nb.targets.client.connection import Connection
 from tapml_nb.targets.client.service import ChannelClient
 from tapml_nb.targets.wire.errors import TargetError
 
-_LEAST_PIECE, _MOST_PIECE = 1 << 16, 1 << 20
+_LEAST_PIECE, _MOST_PIECE = 1 << 15, 1 << 20
 """Bytes of a piece."""
 
-_MOMENT = 0.02
+_MOMENT = 0.005
 """Seconds that a piece should take: so long at most somebody else waits for the line."""
 
 _MOST_AHEAD = 256 << 20
@@ -247,12 +247,16 @@ class Prefetch:
                 return None
             if keys := self._unwanted:
                 self._unwanted = []
-                return partial(channel.forget, keys)
+                return partial(self._forget, keys, channel)
             if transfer := self._next(connection):
                 self._begun[transfer.key] = self._planned.pop(transfer.key)
                 return partial(self._send, transfer, channel)
             self._thread = None
             return None
+
+    def _forget(self, keys: Sequence[str], channel: ChannelClient) -> None:
+        with channel.way.between():
+            channel.forget(keys)
 
     def _send(self, transfer: Transfer, channel: ChannelClient) -> None:
         try:

@@ -36,7 +36,8 @@ class ChannelClient:
     line breaks, or damages what goes over it.
 
     Attributes:
-        way: who goes first on it, where tensors are sent ahead on another thread.
+        way: who goes first on it, where tensors are sent ahead on another thread.  Who sends pieces
+            (:meth:`piece`, :meth:`keep`, :meth:`forget`) has to have it; all else sees to that.
     """
 
     def __init__(
@@ -71,8 +72,9 @@ class ChannelClient:
         array = on_host(array)
         data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         header = {"do": "put", "key": key, "shape": array.shape, "dtype": array.dtype.name}
-        if not self._put_by_file(header, data):
-            self._ask(header | {"size": data.nbytes}, data)
+        with self.way.at_once():
+            if not self._put_by_file(header, data):
+                self._ask(header | {"size": data.nbytes}, data)
         return data.nbytes
 
     def shows(self, array: Array) -> bool:
@@ -123,7 +125,8 @@ class ChannelClient:
 
     def upload(self, name: str, content: bytes) -> None:
         """Put a new file into the session's folder."""
-        self._ask({"do": "file", "name": name, "size": len(content)}, content)
+        with self.way.at_once():
+            self._ask({"do": "file", "name": name, "size": len(content)}, content)
 
     def piece(self, key: str, at: int, whole: int, data: memoryview) -> None:
         """Send bytes of a tensor that has ``whole`` of them, from the one at ``at`` on; they wait
@@ -153,13 +156,12 @@ class ChannelClient:
         default as everything on this line."""
         checked = self._checked if checked is None else checked
         sealed = checked and "size" in header
-        with self.way.at_once():
-            self._number += 1
-            header |= {"number": self._number, "checked": checked}
-            send_message(self.connection, header, data, checked=sealed)
-            answer = receive_header(self.connection)
-            if answer.get("number") != self._number:
-                raise Garbled("an answer to something else")
+        self._number += 1
+        header |= {"number": self._number, "checked": checked}
+        send_message(self.connection, header, data, checked=sealed)
+        answer = receive_header(self.connection)
+        if answer.get("number") != self._number:
+            raise Garbled("an answer to something else")
         if error := error_of(answer):
             raise error
         return answer

@@ -464,8 +464,15 @@ class TargetSession(LibraryConnection):
     def _withdraw(self, needed: Collection[str]) -> None:
         """Have what was sent ahead go, but for what is needed."""
         connection, keys = self.connection, self.prefetch.withdraw(needed)
-        if keys and connection and (line := connection.line):
-            self.run(CONTROL_SECONDS, lambda: line.forget(keys))
+        line = connection.line if connection else None
+        if not keys or line is None:
+            return
+
+        def forget() -> None:
+            with line.way.at_once():
+                line.forget(keys)
+
+        self.run(CONTROL_SECONDS, forget)
 
     def _margin(self, connection: Connection) -> int:
         """Bytes of the bound that are better left."""
