@@ -11,6 +11,7 @@ from torch import nn
 
 import tapml_nb as tapml
 from tapml_nb import ModelChanged, Target, Verdict
+from tapml_nb.execute.events import OpJudged
 from tapml_nb.execute.preparation import Call
 from tapml_nb.execute.weights import WeightsAhead
 from tapml_nb.targets.client.prefetch import Prefetch, Transfer
@@ -91,8 +92,11 @@ def sent_ahead(monkeypatch) -> list[bool]:
 def test_the_same_is_found_and_sent(opened, proxy, server, sent_ahead, monkeypatch, crashes):
     """With and without, also where a process that had them all ends."""
 
+    def settled(event: OpJudged) -> None:
+        assert all_is_sent()
+
     def run(session: tapml.Session) -> dict[str, tuple[Verdict, int]]:
-        session.on("OpJudged", lambda event: all_is_sent())
+        session.on("OpJudged", settled)
         if crashes:
             session.override("act/silu", kernels.segfaults)
         report = session.run()

@@ -150,11 +150,10 @@ class TargetSession(LibraryConnection):
         begun = self.prefetch.take(key)
 
         def send() -> int:
-            if begun and begun.finish(array):
-                return array.nbytes
-            return connection.service.put(key, array)
+            whole = begun is not None and begun.finish(array)
+            return spec.nbytes if whole else connection.service.put(key, array)
 
-        sent: int = self.run(seconds, send)
+        sent = self.run(seconds, send)
         connection.resident.note(key, spec)
         self.bytes_sent += sent
         return sent
