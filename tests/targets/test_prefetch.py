@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tapml_nb import Target
+from tapml_nb.targets.client import prefetch
 from tapml_nb.targets.client.prefetch import Prefetch
 from tapml_nb.targets.client.right_of_way import RightOfWay
 from tapml_nb.targets.client.session import TargetSession
@@ -314,6 +315,19 @@ def test_nothing_is_sent_ahead_beyond_the_bound(proxy, bounded):
     assert bounded.peak_bytes <= 3 * 1024 * KB
 
 
+def test_no_more_waits_at_the_target_than_it_may(proxy, session, monkeypatch):
+    """One that is larger than that goes when nothing else waits there."""
+    monkeypatch.setattr(prefetch, "_MOST_AHEAD", 900 * KB)
+    meter = Meter(proxy)
+    array = plan(session, "w", "other")
+    for key, times in (("w", 1), ("other", 2)):
+        assert all_is_sent()
+        assert meter.times(array) == times
+        session.put(key, array)
+        assert np.array_equal(session.fetch(key), array)
+    assert meter.times(array) == 2
+
+
 def test_what_is_needed_goes_before_what_was_sent_ahead(proxy, bounded):
     """There would be no room for both."""
     array = plan(bounded, "w", "other")
@@ -392,9 +406,9 @@ channel.TensorMemory.room = full
 
 
 def test_a_prefetch_that_was_never_connected_has_no_thread():
-    prefetch = Prefetch(None)
-    prefetch.add(0, "w", 100, lambda: weight())
-    prefetch.end()
-    prefetch.close()
-    prefetch.close()
-    assert prefetch.take("w") is None
+    nowhere = Prefetch(None)
+    nowhere.add(0, "w", 100, lambda: weight())
+    nowhere.end()
+    nowhere.close()
+    nowhere.close()
+    assert nowhere.take("w") is None
