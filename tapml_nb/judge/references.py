@@ -71,6 +71,9 @@ class References:
         self._unread: dict[tuple[OpId, int], int] = {}
         """Bytes of what was computed ahead, and is still to be judged by."""
 
+        self._unread_bytes = 0
+        """Of all of that together."""
+
         self._judged: set[tuple[OpId, int]] = set()
         """Operators that were judged in this run."""
 
@@ -155,7 +158,7 @@ class References:
         as far as one can tell."""
         slot = (op.id, step)
         with self._lock:
-            self._unread.pop(slot, None)
+            self._unread_bytes -= self._unread.pop(slot, 0)
             self._judged.add(slot)
             if again:
                 self._settled.discard(slot)
@@ -185,19 +188,20 @@ class References:
         def work() -> None:
             with self._lock:
                 self._unread.clear()
+                self._unread_bytes = 0
                 self._judged.clear()
                 new = [call for call in calls if call not in self._settled]
-            left = [(ops[op], step) for op, step in new if not ops[op].host]
-            size = 1
+            wanted = [(ops[op], step) for op, step in new if not ops[op].host]
+            begin, size = 0, 1
             while not (self._source.is_complete or ended.is_set()):
                 ended.wait(_PATIENCE)
-            while left and not ended.is_set():
-                if sum(list(self._unread.values())) > _AHEAD:
+            while begin < len(wanted) and not ended.is_set():
+                if self._unread_bytes > _AHEAD:
                     ended.wait(_PATIENCE)
                     continue
-                count = self._light(left[:size])
-                now, left = left[:count], left[count:]
-                self._find_new(now)
+                end = begin + self._light(wanted[begin : begin + size])
+                self._find_new(wanted[begin:end])
+                begin = end
                 if self._source.is_far:  # whoever waits for the first does not wait for all
                     size = min(2 * size, _TOGETHER)
 
@@ -231,6 +235,7 @@ class References:
                     self._local.pop((op.id, step), None)
                 elif (op.id, step) not in self._judged:
                     self._unread[op.id, step] = _size(future)
+                    self._unread_bytes += _size(future)
 
     def _light(self, calls: Sequence[tuple[Op, int]]) -> int:
         """How many of these operators do not take too much memory together; one at least."""
