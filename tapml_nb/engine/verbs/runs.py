@@ -104,9 +104,10 @@ def hybrid(engine: Engine, *, whole: bool = False) -> None:
             for some in _few(engine.hybrid.run(placement, step, engine.jobs.stopping)):
                 engine.jobs.checkpoint()
                 fresh |= any(computed.fresh for computed in some)
-                for result in engine.accumulated.judge(some, step):
-                    if result.verdict is not Verdict.PASS:
-                        source.vouch_for_all()
+                results = engine.accumulated.judge(some, step)
+                if any(result.verdict is not Verdict.PASS for result in results):
+                    source.vouch_for_all()
+                for result in results:
                     done += 1
                     ledger.accumulated[result.op, step] = result
                     events.emit(OpAccumulated(result.op, step, result))
