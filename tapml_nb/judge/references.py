@@ -24,7 +24,7 @@ import numpy as np
 from tapml_nb.array_api import Array, dtype_of, namespace, np_dtype
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.execute.storage import Kept
-from tapml_nb.frontends.program import RecordedProgram, SquaringProgram
+from tapml_nb.frontends.program import RecordedProgram
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.judge.arithmetic import Arithmetic, reduction_length
 from tapml_nb.judge.floor import Floor, Reference, referring
@@ -66,7 +66,8 @@ class References:
     """Noise floors of single operators, and of the whole model up to a value."""
 
     def __init__(self, source: SourceRun) -> None:
-        self._source = source
+        self._source, program = source, source.program
+        self._recorded = program if isinstance(program, RecordedProgram) else None
         self._local: dict[tuple[OpId, int], Future[list[_Stored]]] = {}
         self._unread: dict[tuple[OpId, int], int] = {}
         """Bytes of what was computed ahead, and is still to be judged by."""
@@ -306,8 +307,8 @@ class References:
     def _scales(self, op: Op, step: int, exact: Sequence[Array]) -> Sequence[Array | None]:
         """What stands beside the elements of an operator's outputs."""
         source, values = self._source, self._source.values(step)
-        if isinstance(source.program, RecordedProgram):
-            return source.program.scales(op.id, values)
+        if self._recorded:
+            return self._recorded.scales(op.id, values)
         tensors = source.program.graph.tensor_inputs(op)
 
         def run(given: Mapping[int, Array]) -> list[Array] | None:
@@ -318,7 +319,7 @@ class References:
         known = source.program.graph.values
         complex_ = [[known[v].spec.complex for v in ends] for ends in (tensors, op.outputs)]
         squares = None
-        if isinstance(source.program, SquaringProgram) and not any(chain(*complex_)):
+        if source.squaring and not any(chain(*complex_)):
             squares = partial(source.exact_squared, op.id, step)
         return beside(op, inputs, dtypes, exact, run, *complex_, squares=squares)
 
