@@ -162,14 +162,23 @@ def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
                     [op.id for op in session.graph.ops if report.verdict(op.id) is _PASS]
                 )
                 hybrid = session.hybrid()
+            with stage("toggle"):  # off and on again, with the hybrid run of each
+                middle = session.graph.ops[len(session.graph) // 2].id
+                for place in (session.restore, session.offload):
+                    place(middle)
+                    session.hybrid()
             with stage("migrate"):
                 migration = session.migrate()
             with stage("carve"):
                 bundle = session.carve(Path(folder, "decoder.tapml"))
+            with stage("open"):
+                tapml.Bundle.open(bundle.path).close()
             assert not report.culprits, report
             assert hybrid.info.outputs is _PASS, hybrid
             assert len(migration.offloaded) == len(bundle) == len(session.graph)
             count = len(session.graph)
+            with stage("close"):
+                session.close()
     return {
         "operators": count,
         **stages,
