@@ -54,6 +54,14 @@ class IntroducedRun:
         self._trials.begin()
         self._ahead.clear()
 
+    def send_early(self, op: Op, step: int) -> None:
+        """What an operator reads is on its way while its kernel is compiled.
+
+        Raises:
+            Stopped, ModelChanged: as :meth:`judge`.
+        """
+        self._trials.send_early(op, step)
+
     def look_ahead(self, calls: Sequence[tuple[Op, int]]) -> None:
         """Call and judge operators together, before their turn, as far as that goes well: on a GPU
         that costs less.

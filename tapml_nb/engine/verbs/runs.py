@@ -182,10 +182,18 @@ def _judge_calls(engine: Engine, calls: Sequence[Call], preparation: Preparation
     def started(call: Call) -> None:
         engine.events.emit(OpStarted("introduced", *call, TARGET))
 
+    def advance(idle: bool) -> list[Call]:
+        ready = preparation.advance(idle)
+        first = preparation.take_first()
+        if first and len(engine.judges) == 1:  # else nobody knows which device judges it
+            engine.judges[0].send_early(engine.graph[first[0]], first[1])
+            ready += preparation.advance(idle)  # the kernel may be there by now
+        return ready
+
     for run in engine.judges:
         run.begin()
     workers = [partial(one, run) for run in engine.judges]
-    feed = foresight.seeing(turns.taking(preparation.advance))
+    feed = foresight.seeing(turns.taking(advance))
     judged = engine.pool.share(len(calls), feed, workers, engine.jobs.checkpoint, started)
     for done, ((op, step), (result, seconds)) in enumerate(judged, 1):
         if result.kernel:
