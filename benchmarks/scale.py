@@ -4,10 +4,11 @@
                                [--repeat 1]
 
 A decoder of many small blocks, with few different kernels, goes from ``torch.export`` to a carved
-bundle; each size in a process of its own.  Printed: seconds of every stage (in brackets: of CPU
-time, which other work on the machine does not change), the most memory that the process and its
-children (compiler, target server) had resident, what a page is sent when it begins, how all this
-grows from size to size, and how many times ``torch.export`` alone an import takes, in CPU time.
+bundle; each size in a process of its own, stage by stage in turn, for on a busy machine the same
+work may take twice the CPU time of a quiet one, and so what else goes on meets all sizes alike.
+Printed: seconds of every stage (in brackets: of CPU time), the most memory that the process and its
+children (compiler, target server) had resident, what a page is sent when it begins, how the CPU
+time and all this grow from size to size, and how many times ``torch.export`` alone an import takes.
 Kernels are compiled beforehand, for that does not depend on the number of operators.  With repeats
 every stage shows the least of its seconds.
 """
@@ -105,22 +106,44 @@ def main() -> None:
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.one, options.max_memory)))
+        print(json.dumps(measure(options.one, options.max_memory)), flush=True)
         return
     limit = ["--max-memory", options.max_memory] if options.max_memory else []
     command = [sys.executable, __file__, *limit, "--one"]
+    _in_turn(command, [100])  # compiles the kernels
+    runs = [_in_turn(command, options.operators) for _ in range(options.repeat)]
+    _print([_least(of_one) for of_one in zip(*runs, strict=True)])
 
-    def run(operators: int) -> dict[str, Any]:
-        done = subprocess.run([*command, str(operators)], stdout=subprocess.PIPE, check=True)
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
 
-    run(100)  # compiles the kernels
-    _print([_least([run(n) for _ in range(options.repeat)]) for n in options.operators])
+def _in_turn(command: Sequence[str], sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """What :func:`measure` finds in a process for each size, of which one is at work at a time."""
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, str(size)], **pipes) for size in sizes]
+    try:
+        while True:
+            lines = list(map(_said, processes))
+            if all(isinstance(line, dict) for line in lines):
+                return lines
+            for process in processes:
+                assert process.stdin
+                process.stdin.write("go\n")
+                process.stdin.flush()
+                _said(process)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def _said(process: subprocess.Popen[str]) -> Any:
+    """The next that a process says: a stage that it is to begin with or has done, or its result."""
+    assert process.stdout
+    return json.loads(process.stdout.readline())
 
 
 def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
-    """Wall and CPU seconds of every stage, and peak memory in MB, of a model of about this size."""
+    """Wall and CPU seconds of every stage, and peak memory in MB, of a model of about this size.
+    Says when a stage is next, and begins with it when it is told a line."""
     torch.manual_seed(0)
     torch.set_num_threads(1)  # operators are tiny: more would wait for each other
     blocks = round(operators / 32)
@@ -129,10 +152,13 @@ def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
+        print(json.dumps(name), flush=True)
+        sys.stdin.readline()
         begin, used = time.perf_counter(), _cpu_seconds()
         yield
         seconds = stages[name] = (time.perf_counter() - begin, _cpu_seconds() - used)
         print(f"  {operators}: {name} {seconds[0]:.2f} s, {seconds[1]:.2f} s CPU", file=sys.stderr)
+        print(json.dumps(name), flush=True)
 
     with PeakMemory() as memory, tempfile.TemporaryDirectory() as folder:
         with stage("torch.export"), torch.no_grad():
@@ -162,14 +188,23 @@ def measure(operators: int, max_memory: str | None = None) -> dict[str, Any]:
                     [op.id for op in session.graph.ops if report.verdict(op.id) is _PASS]
                 )
                 hybrid = session.hybrid()
+            with stage("toggle"):  # off and on again, with the hybrid run of each
+                middle = session.graph.ops[len(session.graph) // 2].id
+                for place in (session.restore, session.offload):
+                    place(middle)
+                    session.hybrid()
             with stage("migrate"):
                 migration = session.migrate()
             with stage("carve"):
                 bundle = session.carve(Path(folder, "decoder.tapml"))
+            with stage("open"):
+                tapml.Bundle.open(bundle.path).close()
             assert not report.culprits, report
             assert hybrid.info.outputs is _PASS, hybrid
             assert len(migration.offloaded) == len(bundle) == len(session.graph)
             count = len(session.graph)
+            with stage("close"):
+                session.close()
     return {
         "operators": count,
         **stages,

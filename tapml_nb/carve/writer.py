@@ -50,6 +50,7 @@ class _Carver:
         self._kernels = engine.kernels
         self._references = engine.references
         self._results = engine.ledger.introduced
+        self._conversions = engine.kernels.conversions
         self._tensors: dict[str, Callable[[], np.ndarray]] = {}
         self._units: dict[str, str] = {}
 
@@ -73,7 +74,7 @@ class _Carver:
             "outputs": [],
             "unit": None,
             "numbers": [],
-            "conversion": self._kernels.conversions.get(op.id, ""),
+            "conversion": self._conversions.get(op.id, ""),
             "unsupported": op.beyond or None,
             "verdict": str(result.verdict) if result else None,
             "message": result.message if result else "",

@@ -29,6 +29,9 @@ from tapml_nb.targets.wire.errors import (
     TargetLost,
 )
 
+_LARGE = 1 << 26
+"""Bytes from which a tensor takes long enough to be sent that it pays to do so early."""
+
 _Send = Callable[[], Array]
 _Result = TypeVar("_Result")
 
@@ -229,6 +232,29 @@ class Caller:
             else:
                 return self.outcome(operands.outputs, inputs, there, result, sent)
             again = True
+
+    def send_early(self, arguments: Sequence[Argument]) -> int:
+        """Send what is large of what a call will read, whose kernel is not there yet; where memory
+        is bounded the call itself makes room.  Returns the bytes sent; what goes wrong, the call
+        will tell.
+
+        Raises:
+            Stopped: if the session was interrupted.
+            ModelChanged: if a tensor is not what the source has read.
+        """
+        sent = 0
+        if self.session.target.bound is not None:
+            return sent
+        try:
+            for argument in arguments:
+                if argument.there().nbytes >= _LARGE:
+                    sent += self.session.put(argument.key(), argument.outgoing())
+        except TargetError:
+            pass
+        except TargetLost as lost:
+            if lost.reason == "interrupted":
+                raise Stopped from None
+        return sent
 
     def outcome(
         self,

@@ -308,7 +308,8 @@ class HybridRun:
     def _line_up(self, row: Row, place: int, given: _Given) -> int:
         """Put operators into a row; the place of the first that is not in it."""
         step = given.step
-        for number, op in enumerate(self._graph.ops[place:], place):
+        for number in range(place, len(self._graph)):
+            op = self._graph.ops[number]
             if len(row) == self._longest:
                 return number
             where = given.placement[op.id]

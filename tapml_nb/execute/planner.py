@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tapml_nb.compile.cache import Failure
@@ -13,8 +14,21 @@ from tapml_nb.execute.source import SourceRun
 from tapml_nb.frontends.program import Unit, Unsupported
 from tapml_nb.graph import OpId, TensorSpec
 
-Slot = tuple[OpId, tuple[TensorSpec, ...]]
-"""An operator and the shapes it meets."""
+
+@dataclass(frozen=True)
+class Slot:
+    """An operator and the shapes it meets; hashed once, for it is looked up in every run."""
+
+    op: OpId
+    shapes: tuple[TensorSpec, ...]
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.op, self.shapes))
+
+    def __hash__(self) -> int:
+        return self._hash
+
 
 HOST_OPERATOR = "runs on the host: it computes no tensor"
 """Why an operator that yields Python numbers has no kernel."""
@@ -67,12 +81,13 @@ class Planner:
         decided = [
             v for v in self._graph[op].outputs if not known[v].host and -1 in known[v].spec.shape
         ]
-        return op, tuple(
+        shapes = tuple(
             TensorSpec((), f"={values[v]}")
             if known[v].host
             else TensorSpec(self._source.shape(v, step), known[v].spec.dtype)
             for v in (*self._graph[op].inputs, *decided)
         )
+        return Slot(op, shapes)
 
     def unit(self, op: OpId, step: int) -> Unit:
         """What is compiled for an operator: for all sizes that it may meet, where that can be.
@@ -158,7 +173,7 @@ class Planner:
     def labels(self) -> dict[OpId, str]:
         """The short name of every operator's kernel that is known already."""
         plans = list(self._plans.items())
-        return {op: plan.key[:12] for (op, _), plan in plans if isinstance(plan, Plan)}
+        return {slot.op: plan.key[:12] for slot, plan in plans if isinstance(plan, Plan)}
 
     def conversions(self) -> dict[OpId, str]:
         """By what operators were converted, in words, where not by the importer alone; and why

@@ -74,6 +74,9 @@ class Preparation:
         self._launching: list[Call] = []
         """Who has a kernel that launches something, and was not told of yet."""
         self._needs_target = False
+        self._first: Call | None = None
+        """The call whose kernel is compiled before all others, until somebody has asked."""
+
         self._begin = time.monotonic()
         self._due = self._begin + _FIRST_LOAD
 
@@ -123,6 +126,7 @@ class Preparation:
             self._needs_target = False
             self._tell()
             self._loader.start()
+            return []  # for who asks for it now: see :meth:`take_first`
         self._collect(idle)
         due = self._due + (0.0 if self.compiling.compiled else _WARM)
         wanted = idle and self._next_is_in(self._compiled) and time.monotonic() >= due
@@ -132,6 +136,12 @@ class Preparation:
         while self._next_is_in(self._ready):
             ready.append(self._calls.popleft())
         return ready
+
+    def take_first(self) -> Call | None:
+        """The call that waits for the first kernel that is compiled, told once and as soon as the
+        target is up: there is time to send what it reads."""
+        first, self._first = self._first, None
+        return first
 
     def finish(self) -> None:
         """Go on to the end, and load all at once.  Raises as :meth:`advance`."""
@@ -157,7 +167,8 @@ class Preparation:
             self._settle(call, key, known)
         else:
             self._waiting[key] = [call]
-            self._needs_target |= not self.compiling.given
+            if not self.compiling.given:
+                self._needs_target, self._first = True, call
             self.compiling.give(key, module())
 
     def _needed(self, call: Call) -> tuple[str | None, Callable[[], Any]]:

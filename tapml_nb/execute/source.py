@@ -347,11 +347,17 @@ class SourceRun:
         changed = self._tensors(step, given)
         return self._exact(op, ChainMap(changed, cast(dict[ValueId, Any], values)))
 
+    @cached_property
+    def squaring(self) -> SquaringProgram | None:
+        """The program, if it computes on squares, too: asked once, for to ask what a class has
+        takes as long as to run an operator."""
+        return self.program if isinstance(self.program, SquaringProgram) else None
+
     def exact_squared(self, op: OpId, step: int) -> list[Array] | None:
-        """The same on the squares of the source's floating-point inputs, of a program that is a
-        :class:`~tapml_nb.frontends.program.SquaringProgram`."""
-        assert isinstance(self.program, SquaringProgram)
-        return self._arrays_of(self.program.run_squared(op, self._step(step).values))
+        """The same on the squares of the source's floating-point inputs, of a program that is
+        :attr:`squaring`."""
+        assert self.squaring, "who asks has seen to that"
+        return self._arrays_of(self.squaring.run_squared(op, self._step(step).values))
 
     def _exact(self, op: OpId, values: Mapping[ValueId, Any]) -> list[Array] | None:
         return self._arrays_of(self.program.run_exact(op, values))

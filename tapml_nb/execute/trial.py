@@ -101,11 +101,24 @@ class Trials:
         self._kept: dict[tuple[OpId, int], int] = {}
         self._bytes_kept = 0
         self._ahead: dict[tuple[OpId, int], _Ahead] = {}
+        self._sent_early: dict[tuple[OpId, int], int] = {}
+        """Bytes, by whose inputs they are."""
 
     def begin(self) -> None:
         """A new run begins: every kernel is to be run twice again where it is met first."""
         self._met.clear()
         self._ahead.clear()
+        self._sent_early.clear()
+
+    def send_early(self, op: Op, step: int) -> None:
+        """Send what is large of an operator's inputs, before its kernel is there.
+
+        Raises:
+            Stopped, ModelChanged: as :meth:`Caller.send_early
+                <tapml_nb.execute.caller.Caller.send_early>`.
+        """
+        inputs = self._operands(op, step).inputs
+        self._sent_early[op.id, step] = self._caller.send_early(inputs)
 
     def look_ahead(self, calls: Sequence[tuple[Op, int, Trial | None]]) -> list[Run | None]:
         """Make the first calls of trials, each with the one before, in a row, as far as that goes
@@ -201,7 +214,8 @@ class Trials:
             self._met.add(made_by.label)
             now = self._first_operands(op, step, before if compares else None)
             outcome = made_by.run(self._caller, now, repeats=repeats)
-        trial = replace(trial, failure=outcome.failure, sent=outcome.sent)
+        sent = outcome.sent + self._sent_early.pop((op.id, step), 0)
+        trial = replace(trial, failure=outcome.failure, sent=sent)
         if outcome.result is None:
             return trial
         trial = replace(

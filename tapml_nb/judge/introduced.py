@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from heapq import merge
 
 import numpy as np
 
@@ -52,6 +53,14 @@ class IntroducedRun:
         """A new run begins: every kernel is to be run twice again where it is met first."""
         self._trials.begin()
         self._ahead.clear()
+
+    def send_early(self, op: Op, step: int) -> None:
+        """What an operator reads is on its way while its kernel is compiled.
+
+        Raises:
+            Stopped, ModelChanged: as :meth:`judge`.
+        """
+        self._trials.send_early(op, step)
 
     def look_ahead(self, calls: Sequence[tuple[Op, int]]) -> None:
         """Call and judge operators together, before their turn, as far as that goes well: on a GPU
@@ -126,13 +135,35 @@ class IntroducedRun:
         )
 
 
+class _Alike:
+    """Tensors of one shape and dtype, each with its place among all of a step."""
+
+    def __init__(self) -> None:
+        self._there: list[tuple[int, ValueId]] = []
+        self._index: dict[ValueId, int] = {}
+
+    def add(self, value: ValueId, place: int) -> None:
+        """One more, behind all others."""
+        self._index[value] = len(self._there)
+        self._there.append((place, value))
+
+    def nearest(self, value: ValueId) -> Iterator[ValueId]:
+        """The others, the nearest first; found bit by bit, for mostly a few are asked for."""
+        index = self._index[value]
+        at, _ = self._there[index]
+        before = (self._there[k] for k in range(index - 1, -1, -1))
+        behind = (self._there[k] for k in range(index + 1, len(self._there)))
+        for _, other in merge(before, behind, key=lambda there: abs(there[0] - at)):
+            yield other
+
+
 class _Lookalikes:
     """Tensors of a model that a wrong output may be a stale copy of, by shape and dtype."""
 
     def __init__(self, source: SourceRun) -> None:
         self._source = source
         self._graph = source.program.graph
-        self._by_spec: dict[int, Mapping[TensorSpec, Sequence[tuple[int, ValueId]]]] = {}
+        self._by_spec: dict[int, Mapping[TensorSpec, _Alike]] = {}
 
     def of(self, op: Op, step: int, k: int) -> Iterator[tuple[str, np.ndarray]]:
         """For an operator's ``k``-th output: its own of the step before, then those of its shape
@@ -140,26 +171,23 @@ class _Lookalikes:
         output = op.outputs[k]
         if 0 < step < self._source.program.steps:
             yield f"its own result of step {step - 1}", self._source.array(output, step - 1)
-        alike = self._alike(step)[self._seen(output, step)]
-        at = next(place for place, value in alike if value == output)
-        for _, value in sorted(alike, key=lambda there: abs(there[0] - at)):
-            if value != output:
-                yield self._graph.values[value].name, self._source.array(value, step)
+        for value in self._alike(step)[self._seen(output, step)].nearest(output):
+            yield self._graph.values[value].name, self._source.array(value, step)
 
     def _seen(self, value: ValueId, step: int) -> TensorSpec:
         """What a tensor is in a step."""
         return TensorSpec(self._source.shape(value, step), self._graph.values[value].spec.dtype)
 
-    def _alike(self, step: int) -> Mapping[TensorSpec, Sequence[tuple[int, ValueId]]]:
-        """The tensors of a step by shape and dtype, each with its place among all of them."""
+    def _alike(self, step: int) -> Mapping[TensorSpec, _Alike]:
+        """The tensors of a step by shape and dtype."""
         if step in self._by_spec:
             return self._by_spec[step]
         self._source.go_on(math.inf)  # what comes later may be alike, too
-        found: dict[TensorSpec, list[tuple[int, ValueId]]] = {}
+        found: dict[TensorSpec, _Alike] = {}
         for place, name in enumerate(self._source.values(step)):
             value = self._graph.values.get(name)  # a step binds more than tensors
             if value and not value.host:
-                found.setdefault(self._seen(name, step), []).append((place, name))
+                found.setdefault(self._seen(name, step), _Alike()).add(name, place)
         if step < self._source.program.steps:  # not one that was made up
             self._by_spec[step] = found
         return found

@@ -24,7 +24,7 @@ import numpy as np
 from tapml_nb.array_api import Array, dtype_of, namespace, np_dtype
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.execute.storage import Kept
-from tapml_nb.frontends.program import RecordedProgram, SquaringProgram
+from tapml_nb.frontends.program import RecordedProgram
 from tapml_nb.graph import Op, OpId, ValueId
 from tapml_nb.judge.arithmetic import Arithmetic, reduction_length
 from tapml_nb.judge.floor import Floor, Reference, referring
@@ -66,10 +66,14 @@ class References:
     """Noise floors of single operators, and of the whole model up to a value."""
 
     def __init__(self, source: SourceRun) -> None:
-        self._source = source
+        self._source, program = source, source.program
+        self._recorded = program if isinstance(program, RecordedProgram) else None
         self._local: dict[tuple[OpId, int], Future[list[_Stored]]] = {}
         self._unread: dict[tuple[OpId, int], int] = {}
         """Bytes of what was computed ahead, and is still to be judged by."""
+
+        self._unread_bytes = 0
+        """Of all of that together."""
 
         self._judged: set[tuple[OpId, int]] = set()
         """Operators that were judged in this run."""
@@ -155,7 +159,7 @@ class References:
         as far as one can tell."""
         slot = (op.id, step)
         with self._lock:
-            self._unread.pop(slot, None)
+            self._unread_bytes -= self._unread.pop(slot, 0)
             self._judged.add(slot)
             if again:
                 self._settled.discard(slot)
@@ -185,19 +189,20 @@ class References:
         def work() -> None:
             with self._lock:
                 self._unread.clear()
+                self._unread_bytes = 0
                 self._judged.clear()
                 new = [call for call in calls if call not in self._settled]
-            left = [(ops[op], step) for op, step in new if not ops[op].host]
-            size = 1
+            wanted = [(ops[op], step) for op, step in new if not ops[op].host]
+            begin, size = 0, 1
             while not (self._source.is_complete or ended.is_set()):
                 ended.wait(_PATIENCE)
-            while left and not ended.is_set():
-                if sum(list(self._unread.values())) > _AHEAD:
+            while begin < len(wanted) and not ended.is_set():
+                if self._unread_bytes > _AHEAD:
                     ended.wait(_PATIENCE)
                     continue
-                count = self._light(left[:size])
-                now, left = left[:count], left[count:]
-                self._find_new(now)
+                end = begin + self._light(wanted[begin : begin + size])
+                self._find_new(wanted[begin:end])
+                begin = end
                 if self._source.is_far:  # whoever waits for the first does not wait for all
                     size = min(2 * size, _TOGETHER)
 
@@ -231,6 +236,7 @@ class References:
                     self._local.pop((op.id, step), None)
                 elif (op.id, step) not in self._judged:
                     self._unread[op.id, step] = _size(future)
+                    self._unread_bytes += _size(future)
 
     def _light(self, calls: Sequence[tuple[Op, int]]) -> int:
         """How many of these operators do not take too much memory together; one at least."""
@@ -301,8 +307,8 @@ class References:
     def _scales(self, op: Op, step: int, exact: Sequence[Array]) -> Sequence[Array | None]:
         """What stands beside the elements of an operator's outputs."""
         source, values = self._source, self._source.values(step)
-        if isinstance(source.program, RecordedProgram):
-            return source.program.scales(op.id, values)
+        if self._recorded:
+            return self._recorded.scales(op.id, values)
         tensors = source.program.graph.tensor_inputs(op)
 
         def run(given: Mapping[int, Array]) -> list[Array] | None:
@@ -313,7 +319,7 @@ class References:
         known = source.program.graph.values
         complex_ = [[known[v].spec.complex for v in ends] for ends in (tensors, op.outputs)]
         squares = None
-        if isinstance(source.program, SquaringProgram) and not any(chain(*complex_)):
+        if source.squaring and not any(chain(*complex_)):
             squares = partial(source.exact_squared, op.id, step)
         return beside(op, inputs, dtypes, exact, run, *complex_, squares=squares)
 

@@ -66,6 +66,9 @@ class ProgressLine:
         self._text = self._resumed = "starting"
         self._ending = ending
         self._verdicts: dict[OpId, Verdict] = {}
+        self._counts = Counter[Verdict]()
+        """How many operators have each."""
+
         self._begin = time.monotonic()
         self._drawn = 0.0
         self._end: float | None = None
@@ -96,9 +99,7 @@ class ProgressLine:
     def draw(self) -> None:
         """Redraw if it is time to."""
         if time.monotonic() - self._drawn >= _INTERVAL:
-            # Another thread may add to them.
-            counts = Counter(list(self._verdicts.values()))
-            self._show(outcome(counts) if counts else "")
+            self._show(outcome(dict(self._counts)) if self._verdicts else "")
 
     def _on_progress(self, event: RunProgress) -> None:
         self._text = f"{_PHASES[event.phase]} {event.done}/{event.total}"
@@ -107,7 +108,11 @@ class ProgressLine:
 
     def _on_judged(self, event: OpJudged) -> None:
         op, verdict = event.result.op, event.result.verdict
-        self._verdicts[op] = worse(self._verdicts.get(op, verdict), verdict)
+        if op in self._verdicts:
+            self._counts[self._verdicts[op]] -= 1
+            verdict = worse(self._verdicts[op], verdict)
+        self._verdicts[op] = verdict
+        self._counts[verdict] += 1
 
     def _on_awaited(self, event: TargetAwaited) -> None:
         self._resumed = self._text

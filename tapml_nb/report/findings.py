@@ -400,7 +400,8 @@ def _ranges(numbers: Sequence[int]) -> str:
     >>> _ranges([0, 3, 4, 5])
     '0, 3-5'
     """
-    starts = [n for n in numbers if n - 1 not in numbers]
-    ends = [n for n in numbers if n + 1 not in numbers]
+    there = frozenset(numbers)
+    starts = [n for n in numbers if n - 1 not in there]
+    ends = [n for n in numbers if n + 1 not in there]
     pairs = zip(starts, ends, strict=True)
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in pairs)

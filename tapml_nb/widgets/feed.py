@@ -46,7 +46,11 @@ _QUIET = 0.3
 """Seconds without an event before a session's output is drawn again."""
 
 _GATHERED = 0.5
-"""Seconds between two groupings by cause while a run goes on."""
+"""Seconds between two groupings by cause while a run goes on, at least."""
+
+_SELDOM = 10
+"""How many times as long as the last grouping took: of thousands of culprits each takes long, and
+the run waits meanwhile."""
 
 Message = dict[str, Any]
 
@@ -117,7 +121,7 @@ class Feed:
         self.memory: dict[str, Any] = {}
         self.on_rest: list[Callable[[], None]] = []
         self._stale = self._ungrouped = False
-        self._grouped = 0.0
+        self._grouped, self._apart = 0.0, _GATHERED
         self._resting = threading.Lock()
         # Placement in the order of the clicks; questions beside them, so that nothing waits long.
         self._acts = _Worker("tapml-acts")
@@ -293,7 +297,7 @@ class Feed:
             cleared, self._cleared = self._cleared, []
             changed, self._changed = self._changed, set()
             listening = [p for p, seq in self._pages.items() if seq >= 0 and p not in ready]
-            late = time.monotonic() - self._grouped > _GATHERED
+            late = time.monotonic() - self._grouped > self._apart
             group = bool(listening) and self._ungrouped and (late or not self._running)
             if group:
                 self._ungrouped, self._grouped = False, time.monotonic()
@@ -307,7 +311,9 @@ class Feed:
             if changed or new or total or group:
                 delta["status"] = self._status(session)
             if group and session:
+                begin = time.monotonic()
                 delta["findings"] = protocol.findings(session.report, self._number)
+                self._apart = max(_GATHERED, _SELDOM * (time.monotonic() - begin))
             if cleared:
                 delta["cleared"] = cleared
             if "selection" in changed:

@@ -182,3 +182,30 @@ def test_a_run_of_some_operators_takes_the_source_to_its_end(monkeypatch, nothin
     with tapml.debug(model, inputs) as session:
         session.run("first/*")
         assert session.engine.source.is_complete
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("large", [0, 1 << 26], ids=["sent early", "in its turn"])
+def test_what_the_first_kernel_reads_is_sent_while_it_is_compiled(
+    large, kernel_cache, monkeypatch, nothing_left
+):
+    """It is told as sent for that operator all the same."""
+    monkeypatch.setattr("tapml_nb.execute.caller._LARGE", large)
+    with tapml.debug(*made()) as session:
+        engine = session.engine
+        sent: list[int] = []
+        link = engine.compiler.link
+
+        def counted(kernels, library):
+            sent.append(engine.pool.bytes_sent)
+            return link(kernels, library)
+
+        monkeypatch.setattr(engine.compiler, "link", counted)
+        report = session.run()
+        first = session.graph.ops[0]
+        reads = sum(session.engine.source.array(v, 0).nbytes for v in first.inputs)
+        assert sent[0] == (0 if large else reads)
+        result = report.introduced[first.id, 0]
+        assert result.verdict is Verdict.PASS
+        assert result.sent_bytes >= reads
+        assert sum(r.sent_bytes for r in report.introduced.values()) == report.info.sent_bytes

@@ -13,7 +13,9 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from tapml_nb.execute.events import EventStream, RunProgress
+from tapml_nb.execute.events import EventStream, OpJudged, RunProgress
+from tapml_nb.judge.results import OpResult
+from tapml_nb.judge.verdict import Verdict
 from tapml_nb.jupyter.notebook import ProgressLine
 
 CODE = """
@@ -68,6 +70,28 @@ def test_the_time_left_is_shown_while_it_is_known(monkeypatch):
         line._show("")
         assert re.search(r"compiling 7/8, [\d.]+ s, \d+ s left$", terminal.getvalue())
     assert re.search(r"done, no culprit, [\d.]+ s\n$", terminal.getvalue())
+
+
+def test_an_operator_counts_once_with_the_worst_of_its_verdicts(monkeypatch):
+    terminal, events = Terminal(), EventStream()
+    monkeypatch.setattr(sys, "stderr", terminal)
+
+    def judged(op, step, verdict):
+        events.emit(OpJudged(op, step, OpResult(op, step, verdict)))
+
+    with ProgressLine(events, lambda: "") as line:
+        judged("a", 0, Verdict.PASS)
+        judged("b", 0, Verdict.PASS)
+        judged("a", 1, Verdict.FAIL)
+        judged("b", 1, Verdict.PASS)
+        line._drawn = 0.0
+        line.draw()
+        assert "starting, 1 culprit, " in terminal.getvalue()
+        judged("a", 2, Verdict.PASS)
+        judged("c", 0, Verdict.COMPILE_ERROR)
+        line._drawn = 0.0
+        line.draw()
+        assert "starting, 1 culprit, 1 missing, " in terminal.getvalue()
 
 
 def test_a_pipe_shows_nothing():

@@ -210,6 +210,54 @@ def test_a_chain_takes_what_is_counted_at_most(runner):
     assert missing == f32(16).nbytes, "what would have to be sent"
 
 
+links = st.lists(
+    st.tuples(st.sampled_from(["x", "constant", "w0", "w1", "w2"]), st.booleans()), min_size=1
+)
+
+
+@given(links, st.integers(0, 600), st.sets(st.sampled_from(["x", "w0", "w1"])))
+def test_a_part_of_a_chain_has_as_many_calls_as_have_room(links, bound, pinned):
+    """One at least, and of the others as many as fit, each part counted by itself from nothing."""
+    footprints, resident = Footprints(), Residency()
+    footprints.know(kernels.PLANS.values())
+    for key in ("x", "constant", "w0"):
+        resident.note(key, f32(8), pinned=key in pinned)
+    for key in pinned - {"x", "w0"}:
+        resident.note(key, f32(8), pinned=True)
+    for key in ("elsewhere", "idle"):
+        resident.note(key, f32(100))
+    calls, last = [], "x"
+    for number, (outside, goes_on) in enumerate(links):
+        calls.append(ChainCall("add_one", (last if goes_on else outside,), (f"made{number}",)))
+        last = f"made{number}"
+    empty = ChainPart(footprints, lambda key: resident.get(key, f32(8)))
+
+    def takes(count):
+        part = empty.then(*calls[:count])
+        there = {key for key in part.outside if key in resident} | resident._pinned
+        return part.bytes_beside(resident) + sum(resident[key].nbytes for key in there)
+
+    fitting = [count for count in range(1, len(calls) + 1) if takes(count) <= bound]
+    part = empty.as_far_as_fits(calls, resident, bound)
+    assert len(part.calls) == max(fitting, default=1)
+    assert part.bytes_beside(resident) == empty.then(*part.calls).bytes_beside(resident)
+
+
+def test_who_makes_room_looks_no_further_than_it_takes():
+    class Watched(Residency):
+        def __iter__(self):
+            for key in super().__iter__():
+                seen.append(key)
+                yield key
+
+    seen: list[str] = []
+    resident = Watched()
+    for number in range(100):
+        resident.note(f"t{number}", f32(1))
+    assert resident.excess(resident.nbytes, 4, ["t0"]) == ["t1"]
+    assert seen == ["t0", "t1", "t2"]
+
+
 def test_a_kernel_with_open_sizes_takes_what_its_inputs_say():
     spec = BufferSpec(("n", 4), "float32")
     plan = kernels.unary("open", spec)

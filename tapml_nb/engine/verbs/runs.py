@@ -106,9 +106,10 @@ def hybrid(engine: Engine, *, whole: bool = False) -> None:
             for some in _few(engine.hybrid.run(placement, step, engine.jobs.stopping)):
                 engine.jobs.checkpoint()
                 fresh |= any(computed.fresh for computed in some)
-                for result in engine.accumulated.judge(some, step):
-                    if result.verdict is not Verdict.PASS:
-                        source.vouch_for_all()
+                results = engine.accumulated.judge(some, step)
+                if any(result.verdict is not Verdict.PASS for result in results):
+                    source.vouch_for_all()
+                for result in results:
                     done += 1
                     ledger.accumulated[result.op, step] = result
                     events.emit(OpAccumulated(result.op, step, result))
@@ -168,11 +169,6 @@ def _judge_calls(
     turns = Turns(engine.source, engine.jobs.stopping)
     foresight = Foresight(engine)
 
-    def prepared(idle: bool) -> Sequence[Call]:
-        ready = preparation.advance(idle)
-        weights.of(preparation.launching())
-        return ready
-
     def one(run: IntroducedRun, call: Call) -> tuple[OpResult, float]:
         share = foresight.before(run, call)
         begin = time.perf_counter()
@@ -190,10 +186,19 @@ def _judge_calls(
     def started(call: Call) -> None:
         engine.events.emit(OpStarted("introduced", *call, TARGET))
 
+    def advance(idle: bool) -> list[Call]:
+        ready = preparation.advance(idle)
+        first = preparation.take_first()
+        if first and len(engine.judges) == 1:  # else nobody knows which device judges it
+            engine.judges[0].send_early(engine.graph[first[0]], first[1])
+            ready += preparation.advance(idle)  # the kernel may be there by now
+        weights.of(preparation.launching())
+        return ready
+
     for run in engine.judges:
         run.begin()
     workers = [partial(one, run) for run in engine.judges]
-    feed = foresight.seeing(turns.taking(prepared))
+    feed = foresight.seeing(turns.taking(advance))
     judged = engine.pool.share(len(calls), feed, workers, engine.jobs.checkpoint, started)
     for done, ((op, step), (result, seconds)) in enumerate(judged, 1):
         if result.kernel:

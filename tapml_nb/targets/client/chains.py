@@ -25,14 +25,15 @@ class ChainPart:
         self.outside: dict[str, BufferSpec] = {}
         self.made: dict[str, BufferSpec] = {}
         self._footprints, self._spec_of = footprints, spec_of
-        self._watched: frozenset[str] = frozenset()
-        self._own = 0
+        self._watched: set[str] = set()
+        self._read_bytes = self._copied_bytes = self._own = 0
 
     def then(self, *calls: ChainCall) -> ChainPart:
         """The same with more calls behind."""
         grown = copy(self)
         grown.calls = (*self.calls, *calls)
         grown.outside, grown.made = dict(self.outside), dict(self.made)
+        grown._watched = set(self._watched)
         for call in calls:
             grown._add(call)
         return grown
@@ -44,21 +45,20 @@ class ChainPart:
         does not need; with all where nothing is bounded."""
         if bound is None:
             return self.then(*calls)
-        part = self
+        grown, count = self.then(), 0
         for call in calls:
-            grown = part.then(call)
-            takes = grown.bytes_beside(resident)
-            if part.calls and not resident.could_fit(bound, takes, grown.outside):
+            grown._add(call)
+            takes = grown._read_bytes + grown._copied_bytes + grown._own
+            if (self.calls or count) and takes + resident.pinned_beside(grown.outside) > bound:
                 break
-            part = grown
-        return part
+            count += 1
+        return self.then(*calls[:count])
 
     def bytes_beside(self, resident: Residency) -> int:
         """What it takes beside what is there.  Counted as if nothing were freed before its end, and
         every kernel watched, by copies of what it reads from outside."""
-        copies = sum(self.outside[key].nbytes for key in self._watched)
         missing = sum(spec.nbytes for key, spec in self.outside.items() if key not in resident)
-        return missing + copies + self._own
+        return missing + self._copied_bytes + self._own
 
     def _add(self, call: ChainCall) -> None:
         inputs = self._read(call.inputs)
@@ -67,7 +67,10 @@ class ChainPart:
             return
         self._read(self._footprints.constants(call.kernel))
         footprint = self._footprints.at(call.kernel, inputs, call.numbers)
-        self._watched |= self.outside.keys() & set(call.inputs)
+        for key in call.inputs:
+            if key in self.outside and key not in self._watched:
+                self._watched.add(key)
+                self._copied_bytes += self.outside[key].nbytes
         self._own += footprint.own
         self.made.update(zip(call.outputs, footprint.outputs, strict=False))
 
@@ -76,5 +79,6 @@ class ChainPart:
         for key in keys:
             if key not in self.made and key not in self.outside:
                 self.outside[key] = self._spec_of(key)
+                self._read_bytes += self.outside[key].nbytes
             specs.append(self.made[key] if key in self.made else self.outside[key])
         return specs

@@ -114,14 +114,14 @@ class Residency(Mapping[str, BufferSpec]):
             if key in self._tensors:
                 self._tensors.move_to_end(key, last=False)
 
-    def all_but(self, keys: Collection[str]) -> list[str]:
+    def all_but(self, keys: Collection[str]) -> Iterator[str]:
         """All tensors that may go but these, in the order in which they would."""
         staying = self._pinned.union(keys)
-        return [key for key in self if key not in staying]
+        return (key for key in self if key not in staying)
 
-    def could_fit(self, bound: int, more: int, needed: Collection[str]) -> bool:
-        """Whether so many bytes have room beside what is needed, if all goes that may."""
-        return self.nbytes - sum(self[key].nbytes for key in self.all_but(needed)) + more <= bound
+    def pinned_beside(self, keys: Collection[str]) -> int:
+        """Bytes of what is pinned and none of these."""
+        return sum(self[key].nbytes for key in self._pinned if key not in keys)
 
     def excess(self, bound: int, more: int, needed: Collection[str], margin: int = 0) -> list[str]:
         """What has to go so that so many bytes have room beside the rest, which holds all that is

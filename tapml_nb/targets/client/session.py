@@ -336,6 +336,7 @@ class TargetSession(LibraryConnection):
         """
         connection, rest = self.connected(), tuple(calls)
         resident, kept = connection.resident, set[str]()
+        last_use = {key: number for number, call in enumerate(calls) for key in call.inputs}
         bound = None if self._bound is None else self._bound - self._margin(connection)
 
         def spec_at(key: str) -> BufferSpec:
@@ -346,12 +347,14 @@ class TargetSession(LibraryConnection):
         while rest:
             part = ChainPart(self._footprints, spec_at).as_far_as_fits(rest, resident, bound)
             rest = rest[len(part.calls) :]
-            read = {key for call in rest for key in call.inputs}
+            begin = len(calls) - len(rest)
             self._make_room(connection, part.bytes_beside(resident), part.outside)
-            staying = [key for key in part.made if key in read or key in keep]
+            staying = [k for k in part.made if last_use.get(k, -1) >= begin or k in keep]
             yield part, staying
             kept.update(staying)
-            self._free(connection, [key for key in kept if key not in read and key not in keep])
+            over = [k for k in kept if last_use.get(k, -1) < begin and k not in keep]
+            self._free(connection, over)
+            kept.difference_update(over)
 
     def chain(
         self,
@@ -429,7 +432,7 @@ class TargetSession(LibraryConnection):
         """Free all tensors but these, and those that chains have kept; whoever needs one of them
         sends it again."""
         if connection := self.connection:
-            self.drop(connection.resident.all_but(keys))
+            self.drop(list(connection.resident.all_but(keys)))
             self._withdraw(keys)
 
     def spare(self, keys: Sequence[str]) -> None:
