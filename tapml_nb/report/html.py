@@ -15,6 +15,7 @@ from tapml_nb.judge.verdict import SEVERITY, Verdict
 from tapml_nb.report import figures
 from tapml_nb.report.findings import Findings
 from tapml_nb.report.outcome import VERDICT_SYMBOLS
+from tapml_nb.report.plot import divergence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,7 +119,7 @@ def page(findings: Findings) -> str:
     images = "".join(
         f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{_png(figure)}">'
         for title, figure in (
-            ("Divergence", figures.divergence(findings)),
+            ("Divergence", divergence(findings)),
             ("Layers by kind", figures.heatmap(findings, "layer", "kind")),
         )
     )

@@ -34,7 +34,7 @@ from tapml_nb.report.drawing import (
     text_width,
     title_panel,
 )
-from tapml_nb.report.figures import draw_divergence, draw_heatmap, heatmap_table, scale_label
+from tapml_nb.report.figures import draw_heatmap, heatmap_table, scale_label
 from tapml_nb.report.findings import Findings
 from tapml_nb.report.outcome import BROKEN, VERDICT_COLOURS
 from tapml_nb.report.overview import (
@@ -45,6 +45,7 @@ from tapml_nb.report.overview import (
     edges_of,
     overview,
 )
+from tapml_nb.report.plot import draw_divergence
 
 if TYPE_CHECKING:
     import pandas as pd

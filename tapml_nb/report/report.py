@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tapml_nb.graph import Selector, SelectorError, select
 from tapml_nb.report import figures, html
 from tapml_nb.report.findings import Findings
+from tapml_nb.report.plot import divergence
 from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Report(Findings):
 
     def plot(self) -> Figure:
         """Introduced and accumulated error over model order, in noise floors, log scale."""
-        return figures.divergence(self)
+        return divergence(self)
 
     def to_html(self, path: str | Path) -> Path:
         """Write the report as one HTML file that needs nothing else.
