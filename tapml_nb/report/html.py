@@ -59,7 +59,7 @@ def table(findings: Findings) -> str:
     size = f"{len(findings.graph)} operators: {findings.tally}"
     parts = [
         f"<p><strong>{escape(findings.title)}</strong>: {escape(size)}</p>",
-        f"<p>{escape(findings.outcome)}</p>",
+        f"<p>{escape(findings.told)}</p>",
         _section(
             "Culprits",
             ("operator", "verdict", "ratio", "of this cause", "diagnosis", "evidence"),
@@ -128,7 +128,7 @@ def page(findings: Findings) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{title}</title><style>{_STYLE}</style></head>"
         f'<body class="tapml"><h1>{title}</h1><p>{escape(findings.tally)}</p>'
-        f"<p>{escape(findings.outcome)}</p>{fragment(findings)}"
+        f"<p>{escape(findings.told)}</p>{fragment(findings)}"
         f'{images}<h2>Operators</h2><div class="scroll">{rows}</div></body></html>'
     )
 

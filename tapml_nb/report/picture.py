@@ -247,7 +247,7 @@ def _title(findings: Findings, figure: Figure, height: float) -> None:
     steps = f" in {findings.steps} steps" if findings.steps > 1 else ""
     total = f"{len(findings.graph)} operator{'s' if len(findings.graph) != 1 else ''}{steps}"
     x, room = LEFT / WIDTH, WIDTH - 2 * LEFT
-    line = f"{total}: {findings.tally}; {findings.outcome}" if findings.tally else total
+    line = f"{total}: {findings.tally}; {findings.told}" if findings.tally else total
     small = next((size for size in (9, 8, 7) if text_width(line, size) <= room), 6)
     for text, size, weight, y in (
         (findings.title, 12, "bold", 0.19),

@@ -34,6 +34,7 @@ from tapml_nb.execute.events import (
     TargetStarted,
 )
 from tapml_nb.judge.results import AccumulatedResult, OpResult
+from tapml_nb.report import Report
 from tapml_nb.widgets import protocol
 from tapml_nb.widgets.commands import Commands, WatchedSession
 from tapml_nb.widgets.messages import COMMANDS
@@ -49,6 +50,10 @@ _GATHERED = 0.5
 """Seconds between two groupings by cause while a run goes on."""
 
 Message = dict[str, Any]
+
+_UNTOUCHED: Message = {"op": -1, "step": 0, "origin": ""}
+"""The selection that nobody has made.  One without an origin is the session's own choice, and pages
+bring it into view."""
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +118,7 @@ class Feed:
         self._began = self._ended = 0.0
         self._end: float | None = None
         self.message = self._awaited = ""
-        self.selection: Message = {"op": -1, "step": 0, "origin": ""}
+        self.selection: Message = dict(_UNTOUCHED)
         self.memory: dict[str, Any] = {}
         self.on_rest: list[Callable[[], None]] = []
         self._stale = self._ungrouped = False
@@ -170,6 +175,24 @@ class Feed:
         with self._lock:
             self._changed.update(what)
         self._wake.set()
+
+    def select(self, op: int, step: int, origin: str) -> None:
+        """Have an operator (by number; -1 for none) selected on every page, for a page."""
+        with self._lock:
+            self.selection = {"op": op, "step": step, "origin": origin}
+        self.change("selection")
+
+    def _look(self, report: Report) -> bool:
+        """After a run, select the worst cause for whoever looks first; whether that was done.
+
+        What somebody has selected stays.
+        """
+        with self._lock:
+            if self._running or not report.causes or self.selection != _UNTOUCHED:
+                return False
+            worst = report.culprit_of[report.causes[0].worst]
+            self.selection = {"op": self._number[worst.op], "step": worst.step, "origin": ""}
+        return True
 
     def say(self, message: str) -> None:
         """Show a line of text on every page."""
@@ -307,7 +330,10 @@ class Feed:
             if changed or new or total or group:
                 delta["status"] = self._status(session)
             if group and session:
-                delta["findings"] = protocol.findings(session.report, self._number)
+                report = session.report
+                delta["findings"] = protocol.findings(report, self._number)
+                if self._look(report):
+                    changed.add("selection")
             if cleared:
                 delta["cleared"] = cleared
             if "selection" in changed:
@@ -330,6 +356,7 @@ class Feed:
         if session is None:
             return
         report = session.report
+        self._look(report)
         snapshot: Message = {
             "kind": "snapshot",
             "seq": self._pages[page],
@@ -373,7 +400,7 @@ class Feed:
             **self._at,
             "elapsed": end - self._began,
             "left": None if self._end is None else max(self._end - end, 0.0),
-            "outputs": None if status.outputs is None else str(status.outputs),
+            "outputs": str(status.known or ""),
             "message": self.message,
         }
 
