@@ -1,23 +1,23 @@
 // Divergence over model order: introduced and accumulated error, and the noise floor, live.
 
 import uPlot from "uplot";
-import { mix, onTheme, themeOf } from "./colours";
-import { h, keepKeys, onResize, select } from "./dom";
-import { number } from "./format";
-import type { Metric } from "./protocol";
-import type { Store } from "./store";
-
-type Unit = "floors" | "absolute";
-
-const SERIES: Record<Unit, { introduced: Metric; accumulated: Metric; label: string }> = {
-  floors: { introduced: "ratio", accumulated: "acc_ratio", label: "error / noise floor" },
-  absolute: { introduced: "max_abs", accumulated: "acc_max_abs", label: "largest absolute error" },
-};
-const LEAST = { floors: 1e-3, absolute: 1e-12 };
-const INTRODUCED = "#0072b2";
-const ACCUMULATED = "#e69f00";
-const FAULT = "#d55e00";
-const MISSING = "#8a7a3c";
+import { mix, onTheme, themeOf } from "../colours";
+import { h, keepKeys, onResize, select } from "../dom";
+import { number } from "../format";
+import type { Metric } from "../protocol";
+import type { Store } from "../store";
+import { drawMarks } from "./marks";
+import {
+  ACCUMULATED,
+  decades,
+  FAULT,
+  INTRODUCED,
+  LEAST,
+  MISSING,
+  plain,
+  SERIES,
+  type Unit,
+} from "./scale";
 
 export class DivergencePlot {
   readonly element: HTMLElement;
@@ -164,7 +164,7 @@ export class DivergencePlot {
         hooks: {
           setCursor: [() => this.hover()],
           setSelect: [(plot) => this.brush(plot)],
-          draw: [(plot) => this.marks(plot)],
+          draw: [(plot) => drawMarks(plot, store, this.unit, themeOf(this.element))],
         },
       },
       this.fill() as uPlot.AlignedData,
@@ -229,59 +229,6 @@ export class DivergencePlot {
       }
     }
     return [10 ** Math.floor(Math.log10(low)) / 2, 10 ** Math.ceil(Math.log10(top) + 0.6)];
-  }
-
-  /** Crosses for culprits, pluses for what is missing, a line for the selected one and for the one at work. */
-  private marks(plot: uPlot): void {
-    const { store } = this;
-    const { ctx } = plot;
-    const { left, top, width, height } = plot.bbox;
-    const theme = themeOf(this.element);
-    const dpr = devicePixelRatio || 1;
-    const n = store.ops.length;
-    ctx.save();
-    ctx.beginPath();
-    ctx.rect(left, top - 6 * dpr, width, height + 6 * dpr);
-    ctx.clip();
-    ctx.setLineDash([]); // the limit's would cut the marks to pieces
-    const line = (op: number, colour: string) => {
-      const x = Math.round(plot.valToPos(op, "x", true));
-      ctx.strokeStyle = colour;
-      ctx.lineWidth = dpr;
-      ctx.beginPath();
-      ctx.moveTo(x, top);
-      ctx.lineTo(x, top + height);
-      ctx.stroke();
-    };
-    if (store.selection.op >= 0) line(store.selection.op, theme.accent);
-    if (store.status.busy && store.status.current >= 0) line(store.status.current, theme.border);
-    ctx.strokeStyle = FAULT;
-    ctx.lineWidth = 2 * dpr;
-    const values = store.metrics[SERIES[this.unit].introduced];
-    const size = 4.5 * dpr;
-    const crosses = new Path2D();
-    ctx.fillStyle = MISSING;
-    for (let at = 0; at < values.length; at++) {
-      const { broken, missing } = store.verdicts[store.verdict[at]!]!;
-      if (!broken && !missing) continue;
-      const x = plot.valToPos(at % n, "x", true);
-      const value = values[at]!;
-      // What has no finite error stands at the upper edge.
-      const y = Number.isFinite(value)
-        ? plot.valToPos(Math.max(value, LEAST[this.unit]), "y", true)
-        : top + size;
-      if (broken) {
-        crosses.moveTo(x - size, y - size);
-        crosses.lineTo(x + size, y + size);
-        crosses.moveTo(x + size, y - size);
-        crosses.lineTo(x - size, y + size);
-      } else {
-        ctx.fillRect(x - size, y - dpr, 2 * size, 2 * dpr);
-        ctx.fillRect(x - dpr, y - size, 2 * dpr, 2 * size);
-      }
-    }
-    ctx.stroke(crosses);
-    ctx.restore();
   }
 
   private nearest(): number {
@@ -368,23 +315,4 @@ export class DivergencePlot {
     else return;
     event.preventDefault();
   }
-}
-
-/** Powers of ten, not more than fit. */
-function decades(plot: uPlot): number[] {
-  const low = Math.round(Math.log10(plot.scales.y!.min!));
-  const high = Math.round(Math.log10(plot.scales.y!.max!));
-  const every = Math.max(
-    1,
-    Math.ceil(((high - low) * 26 * (devicePixelRatio || 1)) / plot.bbox.height),
-  );
-  const result: number[] = [];
-  for (let e = Math.ceil(low / every) * every; e <= high; e += every) result.push(10 ** e);
-  return result;
-}
-
-function plain(value: number): string {
-  return value >= 1e-3 && value < 1e5
-    ? String(Number(value.toPrecision(1)))
-    : value.toExponential(0).replace("e+", "e");
 }
