@@ -148,6 +148,17 @@ class Findings:
         ratios = [result.ratio for result in found if result and not math.isnan(result.ratio)]
         return max(ratios, default=math.nan)
 
+    def largest(self, op: OpId, *, accumulated: bool = False) -> float:
+        """The operator's largest absolute error in any step; NaN if none is known."""
+        steps = range(self.steps)
+        if accumulated:
+            totals = (self.accumulated.get((op, step)) for step in steps)
+            found = [total.max_abs for total in totals if total]
+        else:
+            results = (self.introduced.get((op, step)) for step in steps)
+            found = [r.statistics.max_abs for r in results if r and r.statistics]
+        return max((error for error in found if not math.isnan(error)), default=math.nan)
+
     def place(self, op: OpId) -> str:
         """Where an operator computed; on the source, if nothing else is known."""
         return self.placement.get(op, "source")

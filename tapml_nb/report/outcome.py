@@ -102,6 +102,13 @@ class Outputs:
     movable: int = 0
     same: bool | None = None
 
+    @property
+    def right(self) -> bool | None:
+        """Whether they are right, as far as operators are on the target; None if not known."""
+        if self.worst is None or not self.there:
+            return None
+        return self.worst.verdict is Verdict.PASS and self.same is not False
+
     def __str__(self) -> str:
         """All of it in one phrase, the same wherever a session is summed up.
 
@@ -118,8 +125,9 @@ class Outputs:
         if worst is None:
             return "outputs not known: run hybrid()"
         if worst.verdict is not Verdict.PASS:
-            off = f"{worst.ratio:.3g} floors off" if math.isfinite(worst.ratio) else worst.verdict
-            return " ".join(filter(None, ("outputs differ:", worst.name, str(off))))
+            ratio = float(f"{worst.ratio:.3g}")
+            off = f"{ratio:g} floors off" if math.isfinite(ratio) else str(worst.verdict)
+            return " ".join(filter(None, ("outputs differ:", worst.name, off)))
         part = f" with {self.there} of {_plural(self.movable, 'operator')} on the target"
         right = "outputs right" + (part if self.there < self.movable else "")
         return right + (", but others in an unobserved run" if self.same is False else "")

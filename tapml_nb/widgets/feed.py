@@ -401,6 +401,7 @@ class Feed:
             "elapsed": end - self._began,
             "left": None if self._end is None else max(self._end - end, 0.0),
             "outputs": str(status.known or ""),
+            "right": status.known and status.known.right,
             "message": self.message,
         }
 

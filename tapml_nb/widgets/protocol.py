@@ -165,6 +165,30 @@ def findings(report: Report, number: Mapping[OpId, int]) -> dict[str, Any]:
     }
 
 
+def overlay(report: Report, number: Mapping[OpId, int]) -> dict[str, Any]:
+    """Another report to be drawn into a session's plot: what it is of, and float32
+    ``[5, operators]``: introduced and accumulated error, in floors and then absolute, each
+    operator's worst over its steps; and 1 where it is a culprit, 2 where it is missing.
+
+    Raises:
+        ValueError: if it has no operator that has a number.
+    """
+    common = [op.id for op in report.graph.ops if op.id in number]
+    if not common:
+        raise ValueError(f"against: {report.title!r} has no operator of this session's model")
+    values = np.full((5, len(number)), np.nan, "<f4")
+    for op in common:
+        verdict = report.verdict(op)
+        values[:, number[op]] = (
+            report.worst_ratio(op),
+            report.worst_ratio(op, accumulated=True),
+            report.largest(op),
+            report.largest(op, accumulated=True),
+            1 if verdict in BROKEN else 2 if verdict in MISSING else 0,
+        )
+    return {"name": report.title, "values": values.tobytes()}
+
+
 def placement(model: Graph, where: Mapping[OpId, str]) -> bytes:
     """One byte per operator: 1 on the target."""
     return np.array([where[op.id] == "target" for op in model.ops], np.uint8).tobytes()

@@ -3,6 +3,7 @@
 import type uPlot from "uplot";
 import type { Theme } from "../colours";
 import type { Store } from "../store";
+import type { Overlay } from "./overlay";
 import { FAULT, LEAST, MISSING, SERIES, type Unit } from "./scale";
 
 /** Crosses for culprits, pluses for what is missing, a line for the selected one and for the one at work. */
@@ -53,5 +54,24 @@ export function drawMarks(plot: uPlot, store: Store, unit: Unit, theme: Theme): 
     }
   }
   ctx.stroke(crosses);
+  if (store.against) drawOther(plot, store.against, unit, size);
   ctx.restore();
+}
+
+/** Culprits of the other report: rings, and squares for what is missing there. */
+function drawOther(plot: uPlot, { metrics, marks }: Overlay, unit: Unit, size: number): void {
+  const { ctx } = plot;
+  marks.forEach((mark, op) => {
+    if (!(mark > 0)) return;
+    const value = metrics[SERIES[unit].introduced][op]!;
+    const x = plot.valToPos(op, "x", true);
+    const y = Number.isFinite(value)
+      ? plot.valToPos(Math.max(value, LEAST[unit]), "y", true)
+      : plot.bbox.top + size;
+    ctx.strokeStyle = mark === 1 ? FAULT : MISSING;
+    ctx.beginPath();
+    if (mark === 1) ctx.arc(x, y, 1.5 * size, 0, 2 * Math.PI);
+    else ctx.rect(x - size, y - size, 2 * size, 2 * size);
+    ctx.stroke();
+  });
 }

@@ -1,11 +1,13 @@
 // What the divergence plot's axes and colours mean.
 
 import type uPlot from "uplot";
-import type { Metric } from "../protocol";
 
 export type Unit = "floors" | "absolute";
 
-export const SERIES: Record<Unit, { introduced: Metric; accumulated: Metric; label: string }> = {
+export const SERIES: Record<
+  Unit,
+  { introduced: "ratio" | "max_abs"; accumulated: "acc_ratio" | "acc_max_abs"; label: string }
+> = {
   floors: { introduced: "ratio", accumulated: "acc_ratio", label: "error / noise floor" },
   absolute: { introduced: "max_abs", accumulated: "acc_max_abs", label: "largest absolute error" },
 };

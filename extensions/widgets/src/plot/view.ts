@@ -2,10 +2,12 @@
 
 import uPlot from "uplot";
 import { mix, onTheme, themeOf } from "../colours";
-import { h, keepKeys, onResize, select } from "../dom";
+import { h, keepKeys, onResize, select, setText } from "../dom";
 import { number } from "../format";
 import type { Metric } from "../protocol";
 import type { Store } from "../store";
+import { LayerAxis } from "./axis";
+import { type Band, layerAround, layerOf } from "./bands";
 import { drawMarks } from "./marks";
 import {
   ACCUMULATED,
@@ -27,10 +29,12 @@ export class DivergencePlot {
     role: "application",
     "aria-label": "Divergence over model order",
     "aria-description":
-      "Left and right arrows go from operator to operator, up and down to the next that is broken or missing, plus and minus zoom, Escape shows everything. Drag to zoom.",
+      "Left and right arrows go from operator to operator, up and down to the next that is broken or missing, z zooms to the layer of the selected one, plus and minus zoom, Escape shows everything. Drag to zoom.",
   });
   private tip = h("div", { class: "tapml-tip", hidden: true });
   private spoken = h("div", { class: "tapml-spoken", "aria-live": "polite" });
+  private heading = h("strong");
+  private axis: LayerAxis;
   private unit: Unit = "floors";
   private units: HTMLSelectElement;
   private plot: uPlot | null = null;
@@ -61,12 +65,13 @@ export class DivergencePlot {
       h(
         "div",
         { class: "tapml-bar" },
-        h("strong", {}, "Divergence"),
+        this.heading,
         key(INTRODUCED, "introduced"),
         key(ACCUMULATED, "accumulated"),
         key("#888888", "noise floor"),
         key(FAULT, "limit, × culprit"),
         key(MISSING, "+ missing"),
+        store.against && h("span", { class: "tapml-key" }, `○ ╌ ${store.against.name}`),
         h("span", { class: "tapml-space" }),
         this.units,
         h("button", { type: "button", onclick: () => this.unzoom() }, "show all"),
@@ -74,7 +79,8 @@ export class DivergencePlot {
       this.stage,
       this.spoken,
     );
-    this.stage.append(this.tip);
+    this.axis = new LayerAxis(store, (band) => this.zoomTo(band));
+    this.stage.append(this.tip, this.axis.element);
     keepKeys(this.element);
     this.stage.addEventListener("keydown", (event) => this.key(event));
     this.ends = [
@@ -130,6 +136,7 @@ export class DivergencePlot {
       });
     }
     for (let step = 0; step < store.steps; step++) series.push(points(shade(INTRODUCED, step), 4));
+    if (store.against) series.push(...hollow(theme.dim, ACCUMULATED));
     series.push({ stroke: "#888888", width: 1, dash: [2, 3], points: { show: false } });
     if (this.unit === "floors")
       series.push({ stroke: FAULT, width: 1, dash: [6, 4], points: { show: false } });
@@ -148,9 +155,10 @@ export class DivergencePlot {
         axes: [
           {
             ...axis,
-            size: 26,
-            values: (_, ticks) =>
-              ticks.map((t) => (t >= 0 && Number.isInteger(t) ? String(t) : "")),
+            size: 22,
+            grid: { show: false },
+            ticks: { show: false },
+            values: (_, ticks) => ticks.map(() => ""),
           },
           {
             ...axis,
@@ -164,6 +172,7 @@ export class DivergencePlot {
         hooks: {
           setCursor: [() => this.hover()],
           setSelect: [(plot) => this.brush(plot)],
+          drawClear: [(plot) => this.axis.draw(plot, themeOf(this.element))],
           draw: [(plot) => drawMarks(plot, store, this.unit, themeOf(this.element))],
         },
       },
@@ -184,14 +193,16 @@ export class DivergencePlot {
     else this.build();
   }
 
-  /** x, accumulated by step, introduced by step, floor, limit. */
+  /** x, accumulated by step, introduced by step, those of the other report, floor, limit. */
   private fill(): number[][] {
     const { store, unit } = this;
+    this.entitle();
     const n = store.ops.length;
     const names = SERIES[unit];
     const least = LEAST[unit];
-    const column = (metric: Metric, step: number): number[] => {
-      const values = store.metrics[metric];
+    const { against } = store;
+    const column = (metric: Metric, step: number) => drawable(store.metrics[metric], step);
+    const drawable = (values: Float32Array, step: number): number[] => {
       const result = new Array<number>(n);
       for (let op = 0; op < n; op++) {
         const value = values[step * n + op]!;
@@ -205,6 +216,9 @@ export class DivergencePlot {
       [...Array(n).keys()],
       ...steps.map((s) => column(names.accumulated, s)),
       ...steps.map((s) => column(names.introduced, s)),
+      ...(against ? [names.accumulated, names.introduced] : []).map((metric) =>
+        drawable(against!.metrics[metric], 0),
+      ),
     ];
     if (unit === "floors") {
       this.data.push(new Array<number>(n).fill(1), new Array<number>(n).fill(store.limit));
@@ -222,7 +236,8 @@ export class DivergencePlot {
     const least = LEAST[this.unit];
     let top = this.unit === "floors" ? 100 : 1e-3;
     let low = this.unit === "floors" ? least : 1;
-    for (const values of this.data.slice(1, 1 + 2 * this.store.steps)) {
+    const errors = 2 * this.store.steps + (this.store.against ? 2 : 0);
+    for (const values of this.data.slice(1, 1 + errors)) {
       for (const value of values) {
         if (value !== null && value > top) top = value;
         if (value !== null && value > least && value < low) low = value;
@@ -244,9 +259,14 @@ export class DivergencePlot {
     const { store } = this;
     const names = SERIES[this.unit];
     const unit = this.unit === "floors" ? " floors" : "";
+    const { against } = store;
+    const other =
+      against &&
+      `\n${against.name}: introduced ${number(against.metrics[names.introduced][op])}${unit}, ` +
+        `accumulated ${number(against.metrics[names.accumulated][op])}${unit}`;
     return (
-      `${op}  ${store.ops[op]}\n${store.info(op).name}; introduced ${number(store.metric(names.introduced, op))}${unit}, ` +
-      `accumulated ${number(store.metric(names.accumulated, op))}${unit}`
+      `${store.ops[op]}\n${store.info(op).name}; introduced ${number(store.metric(names.introduced, op))}${unit}, ` +
+      `accumulated ${number(store.metric(names.accumulated, op))}${unit}${other ?? ""}`
     );
   }
 
@@ -265,6 +285,7 @@ export class DivergencePlot {
     if (width < 4) return;
     this.zoomed = [plot.posToVal(left, "x"), plot.posToVal(left + width, "x")];
     plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
+    this.entitle();
     plot.setData(this.data as uPlot.AlignedData);
   }
 
@@ -278,9 +299,28 @@ export class DivergencePlot {
     this.refresh();
   }
 
+  private zoomTo({ first, last }: Band): void {
+    this.zoomed = [first - 0.5, last + 0.5];
+    this.refresh();
+  }
+
   private unzoom(): void {
     this.zoomed = null;
     this.refresh();
+  }
+
+  /** Which layer is shown, if it is one alone. */
+  private entitle(): void {
+    const { store, zoomed } = this;
+    let words = "Divergence by layer";
+    if (zoomed) {
+      const first = Math.max(0, Math.ceil(zoomed[0]));
+      const last = Math.min(store.ops.length - 1, Math.floor(zoomed[1]));
+      const layer = store.layerOf.subarray(first, last + 1);
+      if (layer.length && layer.every((l) => l === layer[0]))
+        words = `Divergence in ${layerOf(store, first)}`;
+    }
+    setText(this.heading, words);
   }
 
   private key(event: KeyboardEvent): void {
@@ -308,6 +348,8 @@ export class DivergencePlot {
         store.select(op, store.worstStep(op));
         this.spoken.textContent = this.describe(op);
       }
+    } else if (event.key === "z") {
+      if (here >= 0) this.zoomTo(layerAround(store, here));
     } else if (event.key === "+" || event.key === "=") this.zoom(0.5);
     else if (event.key === "-") this.zoom(2);
     else if (event.key === "Escape") this.unzoom();
@@ -315,4 +357,16 @@ export class DivergencePlot {
     else return;
     event.preventDefault();
   }
+}
+
+/** The series of the other report: what is accumulated as a broken line, what is introduced hollow. */
+function hollow(mark: string, line: string): uPlot.Series[] {
+  return [
+    { stroke: line, width: 1, dash: [2, 3], spanGaps: true, points: { show: false } },
+    {
+      stroke: mark,
+      paths: () => null,
+      points: { show: true, size: 6, width: 1, stroke: mark, fill: "transparent" },
+    },
+  ];
 }
