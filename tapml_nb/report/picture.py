@@ -101,12 +101,8 @@ def picture(findings: Findings) -> bytes:
 
 
 def _divergence(findings: Findings, axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     draw_divergence(findings, axes)
     restyle(axes)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
-    relabel_ticks(axes.xaxis)
     relabel_ticks(axes.yaxis)
     title_panel("Divergence", axes)
     # Above the axes: inside them it would lie on the crosses of operators without a ratio.

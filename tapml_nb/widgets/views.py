@@ -112,7 +112,7 @@ class DivergencePlot(_SessionWidget):
     """
 
     shows = ("plot",)
-    _against = traitlets.Dict(allow_none=True).tag(sync=True)
+    _against = traitlets.Any().tag(sync=True)
 
     def __init__(
         self, session: WatchedSession, against: Report | None = None, *, height: int = 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tapml_nb.graph import Graph, Op, TensorSpec, Value, masks_and_positions
+from tapml_nb.graph.model import Role
 
-LEAVES = {
+LEAVES: dict[str, tuple[Role, str, tuple[int, ...]]] = {
     "ids": ("input", "int64", (1, 12)),
     "image": ("input", "float32", (1, 3, 8, 8)),
     "weight": ("parameter", "float32", (4,)),
