@@ -117,7 +117,7 @@ class Outputs:
         >>> print(Outputs(OutputResult("logits", 0, 310.2, Verdict.FAIL), 3, 3))
         outputs differ: logits 310 floors off
         >>> print(Outputs(OutputResult("", 0, 0.5, Verdict.PASS), 2, 3))
-        outputs right with 2 of 3 operators on the target
+        outputs right with 2 of 3 operators offloaded
         """
         worst = self.worst
         if not self.there:
@@ -128,7 +128,7 @@ class Outputs:
             ratio = float(f"{worst.ratio:.3g}")
             off = f"{ratio:g} floors off" if math.isfinite(ratio) else str(worst.verdict)
             return " ".join(filter(None, ("outputs differ:", worst.name, off)))
-        part = f" with {self.there} of {_plural(self.movable, 'operator')} on the target"
+        part = f" with {self.there} of {_plural(self.movable, 'operator')} offloaded"
         right = "outputs right" + (part if self.there < self.movable else "")
         return right + (", but others in an unobserved run" if self.same is False else "")
 

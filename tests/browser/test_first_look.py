@@ -109,7 +109,7 @@ class TestOutputs:
             session.restore("act")
             says("? outputs not known: run hybrid()")
             session.hybrid()
-            says("✓ outputs right with 2 of 3 operators on the target")
+            says("✓ outputs right with 2 of 3 operators offloaded")
 
 
 class TestPlot:

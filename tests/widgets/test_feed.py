@@ -168,9 +168,9 @@ def test_the_state_says_what_is_known_of_the_outputs(session, page):
     session.restore("act")
     assert told() == "outputs not known: run hybrid()", "it was of another placement"
     session.hybrid()
-    assert told() == "outputs right with 2 of 3 operators on the target"
+    assert told() == "outputs right with 2 of 3 operators offloaded"
     session.override("act", None)
-    assert told() == "outputs right with 2 of 3 operators on the target", "it is on the source"
+    assert told() == "outputs right with 2 of 3 operators offloaded", "it is on the source"
     session.offload("act")
     assert (
         session.hybrid().told == "no culprit among 2 judged operators, 1 not judged; outputs right"
