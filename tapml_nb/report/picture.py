@@ -25,6 +25,7 @@ from tapml_nb.report.drawing import (
     WIDTH,
     axes_at,
     blank,
+    drawable,
     edge_colour,
     fitted,
     fitted_path,
@@ -103,6 +104,8 @@ def picture(findings: Findings) -> bytes:
 def _divergence(findings: Findings, axes: Axes) -> None:
     draw_divergence(findings, axes)
     restyle(axes)
+    layers = [drawable(label.get_text()) for label in axes.get_xticklabels()]
+    axes.xaxis.set_ticks(axes.get_xticks(), labels=layers, **LITERAL)
     relabel_ticks(axes.yaxis)
     title_panel("Divergence", axes)
     # Above the axes: inside them it would lie on the crosses of operators without a ratio.
