@@ -44,7 +44,8 @@ const REST: Status = {
   elapsed: 0,
   left: null,
   stopped: false,
-  outputs: null,
+  outputs: "",
+  right: null,
   message: "",
 };
 
