@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from tapml_nb.widgets.protocol import verdicts  # noqa: E402
+from tapml_nb.report.protocol import verdicts  # noqa: E402
 
 HEAD = """\
 // Made by ../../verdicts.py of what `tapml_nb` says of verdicts: change that.

@@ -71,6 +71,8 @@ class Preparation:
         self._compiled: set[Call] = set()
         """Whose kernels are not loaded yet."""
         self._ready: set[Call] = set()
+        self._launching: list[Call] = []
+        """Who has a kernel that launches something, and was not told of yet."""
         self._needs_target = False
         self._begin = time.monotonic()
         self._due = self._begin + _FIRST_LOAD
@@ -93,6 +95,12 @@ class Preparation:
         if self._unplanned or made < _PACE:
             return None
         return (time.monotonic() - self._begin) / made * (self.compiling.given - made)
+
+    def launching(self) -> list[Call]:
+        """Calls that were found out, since this was asked last, to have a kernel that launches
+        something; it may not be loaded yet."""
+        found, self._launching = self._launching, []
+        return found
 
     def advance(self, idle: bool) -> list[Call]:
         """Go on a bit; returns the next calls, as far as they can be made now or need no kernel.
@@ -181,7 +189,10 @@ class Preparation:
         """The kernel of a call is there, or can be none."""
         if self._fails_for_open_sizes(call, key, result):
             self._plan(call)
-        elif self._loader.is_loaded(key) or isinstance(result, Failure):
+            return
+        if isinstance(result, Compiled) and result.kernel.launches:
+            self._launching.append(call)
+        if self._loader.is_loaded(key) or isinstance(result, Failure):
             self._ready.add(call)
         else:
             self._compiled.add(call)

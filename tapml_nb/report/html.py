@@ -14,6 +14,7 @@ from tapml_nb.graph import OpId
 from tapml_nb.judge.verdict import SEVERITY, Verdict
 from tapml_nb.report import figures
 from tapml_nb.report.findings import Findings
+from tapml_nb.report.live import live, style
 from tapml_nb.report.outcome import VERDICT_SYMBOLS
 from tapml_nb.report.plot import divergence
 
@@ -21,15 +22,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _STYLE = """
-body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem;
-       color: #1b1b1b; background: #fff; }
+:root { color-scheme: light dark; }
+body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem;
+       max-width: 96rem; color: var(--jp-ui-font-color1, #1b1b1b);
+       background: var(--jp-layout-color1, #fff); }
 img { max-width: 100%; background: #fff; }
 .tapml table { border-collapse: collapse; font-size: 12px; }
 .tapml th, .tapml td { padding: 2px 8px; text-align: left; border-bottom: 1px solid #8884; }
 .tapml table.dataframe td { white-space: nowrap; }
 .tapml .scroll { overflow: auto; max-height: 32rem; }
 .tapml pre { white-space: pre-wrap; }
-@media (prefers-color-scheme: dark) { body { color: #e6e6e6; background: #1b1b1b; } }
+@media (prefers-color-scheme: dark) { :root {
+  --jp-ui-font-color1: #e6e6e6; --jp-ui-font-color2: #a8a8a8; --jp-layout-color1: #1b1b1b;
+  --jp-layout-color2: #2a2a2a; --jp-border-color1: #555; --jp-brand-color1: #64b5f6; } }
 """
 
 _SHOWN = (
@@ -126,10 +131,11 @@ def page(findings: Findings) -> str:
     title = escape(findings.title)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{title}</title><style>{_STYLE}</style></head>"
-        f'<body class="tapml"><h1>{title}</h1><p>{escape(findings.tally)}</p>'
-        f"<p>{escape(findings.told)}</p>{fragment(findings)}"
-        f'{images}<h2>Operators</h2><div class="scroll">{rows}</div></body></html>'
+        f"<title>{title}</title><style>{style()}{_STYLE}</style></head>"
+        f"<body><h1>{title}</h1><p>{escape(findings.tally)}</p>"
+        f"<p>{escape(findings.told)}</p>{fragment(findings)}{live(findings)}"
+        f"<noscript>{images}</noscript><details><summary>Every operator and number</summary>"
+        f'<div class="tapml scroll">{rows}</div></details></body></html>'
     )
 
 

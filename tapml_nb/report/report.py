@@ -100,6 +100,9 @@ class Report(Findings):
     def to_html(self, path: str | Path) -> Path:
         """Write the report as one HTML file that needs nothing else.
 
+        Graph, plot, heatmaps and table are as the workbench shows them, live, without a kernel or
+        a network.
+
         Raises:
             ValueError: if the file cannot be written.
 

@@ -23,15 +23,15 @@ from tapml_nb.compile.kernel import KernelCode
 from tapml_nb.engine.jobs import SessionBusy
 from tapml_nb.engine.verbs.inspection import SessionStatus, Which
 from tapml_nb.execute.events import Callback, Event
-from tapml_nb.graph import Graph, Op, OpId, Selector, ValueId
-from tapml_nb.judge.results import OpResult
+from tapml_nb.graph import Graph, Op, OpId, Selector
 from tapml_nb.judge.tokens import ErrorByToken, token_input
 from tapml_nb.migrate import Localization, Migration
 from tapml_nb.numerics import as_parts
 from tapml_nb.report import Report
+from tapml_nb.report.facts import Facts, facts
+from tapml_nb.report.protocol import plain
 from tapml_nb.widgets import messages
 from tapml_nb.widgets.kernel_text import kernel_from_text, primfunc_text
-from tapml_nb.widgets.protocol import plain
 from tapml_nb.widgets.tensors import picture, summarize
 
 T = TypeVar("T")
@@ -205,53 +205,12 @@ class Commands:
 
     # -- questions -------------------------------------------------------------------------------
 
-    def _inspect(self, args: messages.CallArguments) -> Answer[messages.Facts]:
+    def _inspect(self, args: messages.CallArguments) -> Answer[Facts]:
         return self._facts(self._op(args), args["step"]), []
 
-    def _facts(self, op: Op, step: int) -> messages.Facts:
+    def _facts(self, op: Op, step: int) -> Facts:
         session = self._session
-        report = session.report
-        result = report.introduced.get((op.id, step))
-        total = report.accumulated.get((op.id, step))
-        metrics = _metrics(result) if result else {}
-        if total:
-            metrics |= {
-                "acc. ratio": total.ratio,
-                "acc. max abs": total.max_abs,
-                "acc. SNR dB": total.snr_db,
-                "gain": total.gain,
-            }
-        messages = [r.message for r in (result, total) if r and r.message]
-        message = "; in the hybrid run: ".join(messages) if total else "".join(messages)
-        found = result.diagnosis if result else None
-        line = op.source
-        return {
-            "diagnosis": {
-                "pattern": str(found.pattern),
-                "words": found.words,
-                "evidence": found.evidence,
-                "cause": found.usual_cause,
-            }
-            if found
-            else None,
-            "message": "; ".join(filter(None, (message, report.conversions.get(op.id)))),
-            "kind": op.kind,
-            "module": op.module,
-            "primitives": list(op.primitives),
-            "kernel": result.kernel[:12] if result else "",
-            "override": session.overrides.get(op.id, ""),
-            "file": line.file if line else "",
-            "line": line.line if line else 0,
-            "text": line.text if line else "",
-            "judged": result is not None,
-            "inputs": [self._describe(v) for v in op.inputs],
-            "outputs": [self._describe(v) for v in op.outputs],
-            "metrics": {name: plain(value) for name, value in metrics.items()},
-        }
-
-    def _describe(self, value: ValueId) -> messages.ValueFacts:
-        found = self._session.graph.values[value]
-        return {"name": found.name, "role": found.role, "spec": str(found.spec)}
+        return facts(session.report, op, step, session.overrides.get(op.id, ""))
 
     def _values(self, args: messages.CallArguments) -> Answer[messages.ValuesAnswer]:
         session, op, step = self._session, self._op(args), args["step"]
@@ -286,8 +245,8 @@ class Commands:
             for (name, which, _), s in zip(shown, summaries, strict=True)
         ]
         bins = np.array([s.bins for s in summaries], "<f4").tobytes()
-        facts = self._facts(op, step)
-        return {"facts": facts, "values": rows, "note": note}, [bins]
+        told = self._facts(op, step)
+        return {"facts": told, "values": rows, "note": note}, [bins]
 
     def _tensor(self, args: messages.TensorArguments) -> Answer[messages.TensorAnswer]:
         op = self._op(args)
@@ -410,23 +369,3 @@ def _when_idle(work: Callable[[], Any]) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-
-
-def _metrics(result: OpResult) -> dict[str, Any]:
-    metrics: dict[str, Any] = {"ratio": result.ratio, "noise floor": result.floor}
-    if stats := result.statistics:
-        metrics |= {
-            "max abs": stats.max_abs,
-            "max rel": stats.max_rel,
-            "max ULP": stats.max_ulp,
-            "RMSE": stats.rmse,
-            "cosine": stats.cosine,
-            "SNR dB": stats.snr_db,
-            "differ": f"{stats.mismatched} of {stats.elements}",
-        }
-    metrics |= {
-        "ms, source": result.source_ms,
-        "ms, target": result.target_ms,
-        "bytes sent": result.sent_bytes,
-    }
-    return metrics

@@ -33,9 +33,9 @@ from tapml_nb.execute.events import (
 )
 from tapml_nb.judge.verdict import SEVERITY, Verdict
 from tapml_nb.report.outcome import VERDICT_COLOURS, VERDICT_SYMBOLS
+from tapml_nb.report.protocol import plain
 from tapml_nb.widgets.commands import WatchedSession
 from tapml_nb.widgets.feed import feed_of, key_of
-from tapml_nb.widgets.protocol import plain
 
 COMM = "tapml_nb"
 """The comm's id, and its target's name."""

@@ -34,8 +34,7 @@ from tapml_nb.execute.events import (
     TargetStarted,
 )
 from tapml_nb.judge.results import AccumulatedResult, OpResult
-from tapml_nb.report import Report
-from tapml_nb.widgets import protocol
+from tapml_nb.report import Report, protocol
 from tapml_nb.widgets.commands import Commands, WatchedSession
 from tapml_nb.widgets.messages import COMMANDS
 
@@ -99,8 +98,8 @@ class Feed:
     def __init__(self, session: WatchedSession) -> None:
         self._session = weakref.ref(session, lambda _: self.close())
         self._graph = session.graph
-        self._number = {op.id: k for k, op in enumerate(session.graph.ops)}
-        self._texts, self._structure = protocol.graph(session.graph)
+        self._structure = protocol.Structure.of(session.graph)
+        self._number = self._structure.number
         self._commands = Commands(session, self)
         self._pages: dict[Page, int] = {}
         self._ready: list[Page] = []
@@ -357,28 +356,16 @@ class Feed:
             return
         report = session.report
         self._look(report)
-        snapshot: Message = {
-            "kind": "snapshot",
+        told, buffers = protocol.snapshot(report, self._structure)
+        snapshot = told | {
             "seq": self._pages[page],
             "session": key_of(session),
-            **self._texts,
-            "target": report.info.target,
-            "limit": report.info.tolerance,
-            "steps": report.steps,
-            "verdicts": protocol.verdicts(),
             "commands": list(COMMANDS),
             "overrides": session.overrides,
-            "findings": protocol.findings(report, self._number),
             "status": self._status(session),
             "selection": self.selection,
             "ui": self.memory,
         }
-        buffers = [
-            *self._structure,
-            protocol.placement(self._graph, report.placement),
-            protocol.introduced(list(report.introduced.values()), self._number),
-            protocol.accumulated(list(report.accumulated.values()), self._number),
-        ]
         self._send(page, snapshot, buffers)
 
     def _status(self, session: WatchedSession | None) -> Message:

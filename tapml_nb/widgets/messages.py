@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
+from tapml_nb.report.facts import Facts
+
 _WORDS = {int: "a whole number", str: "text", bool: "true or false"}
 
 # -- arguments -------------------------------------------------------------------------------------
@@ -69,38 +71,6 @@ class OverrideArguments(OpArguments):
 
 
 # -- answers ---------------------------------------------------------------------------------------
-
-
-class ValueFacts(TypedDict):
-    name: str
-    role: str
-    spec: str
-
-
-class DiagnosisFacts(TypedDict):
-    pattern: str
-    words: str
-    evidence: str
-    cause: str
-
-
-class Facts(TypedDict):
-    """An operator in one step; ``metrics`` are for people, under their names."""
-
-    message: str
-    diagnosis: DiagnosisFacts | None
-    kind: str
-    module: str
-    primitives: list[str]
-    kernel: str
-    override: str
-    file: str
-    line: int
-    text: str
-    judged: bool
-    inputs: list[ValueFacts]
-    outputs: list[ValueFacts]
-    metrics: dict[str, float | str | None]
 
 
 class Spread(TypedDict):

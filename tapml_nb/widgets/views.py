@@ -24,10 +24,10 @@ from tapml_nb.graph import OpId
 from tapml_nb.report import Report
 from tapml_nb.report.html import table
 from tapml_nb.report.picture import picture
+from tapml_nb.report.protocol import overlay
 from tapml_nb.terminal import printable
 from tapml_nb.widgets.commands import WatchedSession
 from tapml_nb.widgets.feed import feed_of
-from tapml_nb.widgets.protocol import overlay
 
 _STATIC = Path(__file__).parent / "static"
 

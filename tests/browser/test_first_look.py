@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import tapml_nb as tapml
+from tapml_nb.report.protocol import overlay
 from tapml_nb.widgets.feed import feed_of
-from tapml_nb.widgets.protocol import overlay
 from tapml_nb.widgets.views import DivergencePlot, still_table
 from tests.browser.bare import BarePage
 from tests.models import llama, two_layers

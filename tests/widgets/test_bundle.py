@@ -10,6 +10,7 @@ SOURCES = ROOT / "extensions" / "widgets"
 PACKAGE = ROOT / "tapml_nb"
 STATIC = PACKAGE / "widgets" / "static"
 PAGE = PACKAGE / "targets" / "server" / "static"
+REPORT = PACKAGE / "report" / "static"
 
 
 def test_the_bundle_is_built_from_the_sources(tmp_path):
@@ -22,7 +23,9 @@ def test_the_bundle_is_built_from_the_sources(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     built = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")]
-    written = {path.relative_to(PACKAGE) for folder in (STATIC, PAGE) for path in folder.iterdir()}
+    written = {
+        path.relative_to(PACKAGE) for folder in (STATIC, PAGE, REPORT) for path in folder.iterdir()
+    }
     assert {*built} == written - {Path("targets/server/static/page.html")}
     for path in built:
         same = (tmp_path / path).read_bytes() == (PACKAGE / path).read_bytes()
@@ -41,7 +44,7 @@ def test_nothing_makes_html_of_text():
 
 
 def test_nothing_is_loaded_from_elsewhere():
-    for path in (*STATIC.iterdir(), *PAGE.iterdir()):
+    for path in (*STATIC.iterdir(), *PAGE.iterdir(), *REPORT.iterdir()):
         text = path.read_text()
         assert "https://" not in text
         assert "http://" not in text.replace("http://www.w3.org/", "")

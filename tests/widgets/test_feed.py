@@ -19,7 +19,7 @@ import tapml_nb as tapml
 from tapml_nb import Verdict
 from tapml_nb.execute.events import OpJudged, RunFinished, RunProgress, RunStarted
 from tapml_nb.judge.results import OpResult
-from tapml_nb.widgets import protocol
+from tapml_nb.report import protocol
 from tapml_nb.widgets.feed import feed_of
 from tests.conftest import wait_until
 from tests.models import two_layers

@@ -9,7 +9,7 @@ import {
 import type { Contents } from "@jupyterlab/services";
 import { Widget } from "@lumino/widgets";
 import { h, setText } from "../../widgets/src/dom";
-import { StoredModel } from "./bundle/model";
+import { StoredModel } from "../../widgets/src/stored";
 import { openStored } from "./bundle/stored";
 import { mount } from "./workbench";
 

@@ -1,4 +1,4 @@
-// What travels between Python and the page; `tapml_nb/widgets/protocol.py` is the other end.
+// What travels between Python and the page; `tapml_nb/report/protocol.py` is the other end.
 
 export interface VerdictInfo {
   name: string;

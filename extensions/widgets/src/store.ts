@@ -230,6 +230,7 @@ export class Store {
 
   /** Move operators; shown at once, confirmed by Python. */
   place(ops: readonly number[], target: boolean): void {
+    if (!this.commands.has("offload")) return;
     const moved = ops.filter((op) => !this.host[op] && (this.placement[op] === 1) !== target);
     if (!moved.length) return;
     for (const op of moved) this.setPlacement(op, target ? 1 : 0);

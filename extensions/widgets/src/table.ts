@@ -315,7 +315,7 @@ export class OperatorTable {
       type: "checkbox",
       tabindex: -1,
       "aria-label": `${store.ops[op]} on the target`,
-      disabled: !!store.host[op],
+      disabled: !!store.host[op] || !store.commands.has("offload"),
       title: store.host[op] ? "computes no tensor: always on the host" : "on the target",
       onchange: () => store.place([op], box.checked),
     });

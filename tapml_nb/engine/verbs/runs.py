@@ -25,6 +25,7 @@ from tapml_nb.execute.events import (
 )
 from tapml_nb.execute.hybrid import SOURCE, TARGET, HybridStep
 from tapml_nb.execute.preparation import Call, Preparation
+from tapml_nb.execute.weights import WeightsAhead
 from tapml_nb.frontends.program import CoarseProgram
 from tapml_nb.frontends.subprogram import Subprogram
 from tapml_nb.graph import Op, OpId
@@ -57,8 +58,9 @@ def judge(engine: Engine, ops: Sequence[OpId], *, augment: bool = False) -> None
         with (
             engine.references.ahead(calls),
             engine.kernels.preparing(calls, engine.jobs.stopping) as preparation,
+            WeightsAhead(engine.source, engine.pool.sessions, calls) as weights,
         ):
-            _judge_calls(engine, calls, preparation)
+            _judge_calls(engine, calls, preparation, weights)
         engine.source.go_on(math.inf, engine.jobs.stopping)
         if augment:
             _augment(engine, calls)
@@ -158,13 +160,20 @@ def has_no_kernel(engine: Engine, op: OpId, step: int) -> bool:
     return implementation is not None and implementation.failure is not None
 
 
-def _judge_calls(engine: Engine, calls: Sequence[Call], preparation: Preparation) -> None:
+def _judge_calls(
+    engine: Engine, calls: Sequence[Call], preparation: Preparation, weights: WeightsAhead
+) -> None:
     """Judge calls as their kernels are there."""
 
     before, took = dict(engine.ledger.took), dict[Call, float]()
     forecast: Forecast | None = None
     turns = Turns(engine.source, engine.jobs.stopping)
     foresight = Foresight(engine)
+
+    def prepared(idle: bool) -> Sequence[Call]:
+        ready = preparation.advance(idle)
+        weights.of(preparation.launching())
+        return ready
 
     def one(run: IntroducedRun, call: Call) -> tuple[OpResult, float]:
         share = foresight.before(run, call)
@@ -186,7 +195,7 @@ def _judge_calls(engine: Engine, calls: Sequence[Call], preparation: Preparation
     for run in engine.judges:
         run.begin()
     workers = [partial(one, run) for run in engine.judges]
-    feed = foresight.seeing(turns.taking(preparation.advance))
+    feed = foresight.seeing(turns.taking(prepared))
     judged = engine.pool.share(len(calls), feed, workers, engine.jobs.checkpoint, started)
     for done, ((op, step), (result, seconds)) in enumerate(judged, 1):
         if result.kernel:

@@ -138,6 +138,12 @@ class Connection:
         return service
 
     @property
+    def line(self) -> ChannelClient | None:
+        """The tensor channel, where tensors go over a line to one of our servers, that is, share no
+        memory with it."""
+        return self._line.channel if self._line and not self._local else None
+
+    @property
     def peak(self) -> int:
         """The most bytes that the target's device ever held; 0 if it has no pool of memory."""
         return self._line.peak if self._line else 0

@@ -5,6 +5,7 @@ It is asked over TVM's RPC, and tensors go over a plain socket beside it, the te
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tapml_nb.array_api import Array, np_dtype, on_host
+from tapml_nb.array_api import Array, dtype_of, np_dtype, on_host
 from tapml_nb.compile.kernel import Kernel
 from tapml_nb.targets.client.dial import CONNECTING, is_answer, message_of
+from tapml_nb.targets.client.right_of_way import RightOfWay
 from tapml_nb.targets.client.window import Window, device_of
 from tapml_nb.targets.wire.calls import CallRequest, CallResult, ChainRequest, ChainResult, to_json
 from tapml_nb.targets.wire.envelope import Garbled, error_of, seal, unseal
@@ -32,6 +34,10 @@ class ChannelClient:
 
     What it does raises a TargetError if the target answers with one, and a ConnectionError if the
     line breaks, or damages what goes over it.
+
+    Attributes:
+        way: who goes first on it, where tensors are sent ahead on another thread.  Who sends pieces
+            (:meth:`piece`, :meth:`keep`, :meth:`forget`) has to have it; all else sees to that.
     """
 
     def __init__(
@@ -40,6 +46,7 @@ class ChannelClient:
         """Connect to a listener with the credentials that the session gave; ``checked``: whether
         data goes with its checksum: over a line to another machine."""
         self._checked, self._number = checked, 0
+        self.way = RightOfWay()
         self.window: Window | None = None
         self._by_file = False
         self._looks_into = 0
@@ -65,8 +72,9 @@ class ChannelClient:
         array = on_host(array)
         data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         header = {"do": "put", "key": key, "shape": array.shape, "dtype": array.dtype.name}
-        if not self._put_by_file(header, data):
-            self._ask(header | {"size": data.nbytes}, data)
+        with self.way.at_once():
+            if not self._put_by_file(header, data):
+                self._ask(header | {"size": data.nbytes}, data)
         return data.nbytes
 
     def shows(self, array: Array) -> bool:
@@ -94,6 +102,10 @@ class ChannelClient:
         """Fetch a tensor, on the GPU if that is shared; NoTensor if it is not there."""
         if self.window:
             return self.window.get_all([key])[0]
+        with self.way.at_once():
+            return self._get(key)
+
+    def _get(self, key: str) -> np.ndarray:
         header = self._ask({"do": "get", "key": key, "look": bool(self._looks_into)})
         try:
             shape, dtype = header["shape"], np_dtype(header["dtype"])
@@ -104,7 +116,7 @@ class ChannelClient:
             receive_data(self.connection, memoryview(data), checked=self._checked)
         elif not read_memory(self._looks_into, int(header["address"]), data):
             self._looks_into = 0
-            return self.get(key)
+            return self._get(key)
         return data.view(dtype).reshape(shape)
 
     def get_all(self, keys: Sequence[str]) -> list[Array]:
@@ -113,13 +125,40 @@ class ChannelClient:
 
     def upload(self, name: str, content: bytes) -> None:
         """Put a new file into the session's folder."""
-        self._ask({"do": "file", "name": name, "size": len(content)}, content)
+        with self.way.at_once():
+            self._ask({"do": "file", "name": name, "size": len(content)}, content)
 
-    def _ask(self, header: dict[str, Any], data: Any = b"") -> dict[str, Any]:
+    def piece(self, key: str, at: int, whole: int, data: memoryview) -> None:
+        """Send bytes of a tensor that has ``whole`` of them, from the one at ``at`` on; they wait
+        apart from the tensors that are there."""
+        header = {"do": "piece", "key": key, "at": at, "whole": whole, "size": len(data)}
+        self._ask(header, data, checked=False)
+
+    def keep(self, key: str, array: Array, checksum: int) -> bool:
+        """Have a tensor made of the pieces; whether it was: its bytes have this CRC-32."""
+        shape, dtype = tuple(array.shape), dtype_of(array).name
+        header = {"do": "keep", "key": key, "shape": shape, "dtype": dtype, "sum": checksum}
+        return self._ask(header).get("kept") is True
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Have pieces of tensors go."""
+        self._ask({"do": "forget", "keys": list(keys)})
+
+    def break_off(self) -> None:
+        """End the connection, on which something went wrong; from any thread."""
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _ask(
+        self, header: dict[str, Any], data: Any = b"", *, checked: bool | None = None
+    ) -> dict[str, Any]:
+        """Ask, and wait for the answer; ``checked``: whether data goes with its checksum, by
+        default as everything on this line."""
+        checked = self._checked if checked is None else checked
+        sealed = checked and "size" in header
         self._number += 1
-        header |= {"number": self._number, "checked": self._checked}
-        checked = self._checked and "size" in header
-        send_message(self.connection, header, data, checked=checked)
+        header |= {"number": self._number, "checked": checked}
+        send_message(self.connection, header, data, checked=sealed)
         answer = receive_header(self.connection)
         if answer.get("number") != self._number:
             raise Garbled("an answer to something else")

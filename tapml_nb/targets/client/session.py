@@ -16,6 +16,7 @@ from tapml_nb.compile.kernel import BufferSpec
 from tapml_nb.targets.client.chains import ChainPart
 from tapml_nb.targets.client.connection import Connection
 from tapml_nb.targets.client.libraries import SLOWEST, LibraryConnection
+from tapml_nb.targets.client.prefetch import Prefetch
 from tapml_nb.targets.client.residency import NOTHING, Footprint, spec_of
 from tapml_nb.targets.client.supervisor import CONTROL_SECONDS
 from tapml_nb.targets.spec import BROWSER, Target
@@ -27,6 +28,7 @@ from tapml_nb.targets.wire.calls import (
     ChainResult,
 )
 from tapml_nb.targets.wire.errors import (
+    BeyondMemory,
     TargetEvent,
     TargetLost,
 )
@@ -45,6 +47,7 @@ class TargetSession(LibraryConnection):
 
     Attributes:
         target: where it is and what it is.
+        prefetch: what is sent ahead of need, where it goes over a line.
         state: ``"idle"``: not used yet; ``"lost"``: the next use begins anew.
         bytes_sent: tensor and library bytes sent so far.
         bytes_received: tensor bytes fetched so far.
@@ -70,6 +73,7 @@ class TargetSession(LibraryConnection):
         self.bytes_received = self.calls = 0
         self._counted = self._told = 0
         self._bound = target.bound
+        self.prefetch = Prefetch(self._bound)
 
     @property
     def platform(self) -> dict[str, Any]:
@@ -92,6 +96,18 @@ class TargetSession(LibraryConnection):
         if self.target.rpc != BROWSER:
             raise RuntimeError("the target is no browser")
         return self.endpoint.link
+
+    def connected(self) -> Connection:
+        """As :meth:`SupervisedConnection.connected`; what is to be sent ahead goes over it."""
+        connection = super().connected()
+        self.prefetch.over(connection)
+        return connection
+
+    def close(self) -> None:
+        """End the session, and the server if it is ours.  Idempotent; from any thread."""
+        super().close()
+        if not self._owner.elsewhere:
+            self.prefetch.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -129,9 +145,15 @@ class TargetSession(LibraryConnection):
         if key in connection.resident:
             return 0
         spec = spec_of(array)
-        self._make_room(connection, spec.nbytes, ())
+        self._make_room(connection, spec.nbytes, (key,))
         seconds = CONTROL_SECONDS + array.nbytes / SLOWEST
-        sent = self.run(seconds, lambda: connection.service.put(key, array))
+        begun = self.prefetch.take(key)
+
+        def send() -> int:
+            whole = begun is not None and begun.finish(array)
+            return spec.nbytes if whole else connection.service.put(key, array)
+
+        sent = self.run(seconds, send)
         connection.resident.note(key, spec)
         self.bytes_sent += sent
         return sent
@@ -408,6 +430,7 @@ class TargetSession(LibraryConnection):
         sends it again."""
         if connection := self.connection:
             self.drop(connection.resident.all_but(keys))
+            self._withdraw(keys)
 
     def spare(self, keys: Sequence[str]) -> None:
         """Where memory is bounded, free these tensors before all others."""
@@ -423,14 +446,32 @@ class TargetSession(LibraryConnection):
 
     def _make_room(self, connection: Connection, takes: int, needed: Collection[str]) -> None:
         """See to it that so many bytes have room beside what is there and needed."""
-        resident = connection.resident
+        resident, ahead = connection.resident, self.prefetch.bytes_beside(needed, takes)
         if self._bound is not None:
             resident.use(needed)
-            self._free(
-                connection, resident.excess(self._bound, takes, needed, self._margin(connection))
-            )
-        self._counted = max(self._counted, resident.nbytes + takes)
+            margin = self._margin(connection)
+            try:
+                going = resident.excess(self._bound, takes + ahead, needed, margin)
+            except BeyondMemory:
+                self._withdraw(needed)
+                ahead = self.prefetch.bytes_beside(needed, takes)
+                going = resident.excess(self._bound, takes + ahead, needed, margin)
+            self._free(connection, going)
+        self._counted = max(self._counted, resident.nbytes + takes + ahead)
         self._told = max(self._told, connection.peak)
+
+    def _withdraw(self, needed: Collection[str]) -> None:
+        """Have what was sent ahead go, but for what is needed."""
+        connection, keys = self.connection, self.prefetch.withdraw(needed)
+        line = connection.line if connection else None
+        if not keys or line is None:
+            return
+
+        def forget() -> None:
+            with line.way.at_once():
+                line.forget(keys)
+
+        self.run(CONTROL_SECONDS, forget)
 
     def _margin(self, connection: Connection) -> int:
         """Bytes of the bound that are better left."""

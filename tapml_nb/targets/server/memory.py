@@ -20,6 +20,7 @@ import numpy as np
 from tapml_nb.array_api import np_dtype
 from tapml_nb.targets.devices.base import BeyondDevice, Device, HostDevice, SharedDevice, size_of
 from tapml_nb.targets.server.read_only import ReadOnly
+from tapml_nb.targets.server.staging import Bytes, Staging
 from tapml_nb.targets.wire.cuda import aligned
 from tapml_nb.targets.wire.envelope import failure
 from tapml_nb.targets.wire.errors import NoRoom, NoTensor
@@ -73,12 +74,8 @@ class TensorMemory:
     ) -> None:
         """Make a tensor (see :func:`allocate`) of the bytes that ``receive`` fills in, straight in
         place where it can.  A large one may only be read, where the device has a way for that."""
-        if self._has_pages(shape, dtype):
-            size = _size(shape, dtype)
-            try:
-                pages = Pages(size)
-            except OSError:
-                raise NoRoom(size, self.device.capacity()) from None
+        if self._has_pages(_size(shape, dtype)):
+            pages = self._pages(_size(shape, dtype))
             receive(np.asarray(pages))
             self._tensors[key] = self._locked(pages, shape, dtype)
             return
@@ -91,20 +88,44 @@ class TensorMemory:
             self.device.write(tensor, data)
         self._tensors[key] = tensor
 
+    def put_whole(self, key: str, shape: Sequence[int], dtype: str, data: Bytes) -> None:
+        """The same of memory that :meth:`room` gave, without a copy where it can.  ValueError: it
+        has more bytes, or fewer."""
+        size = np.asarray(data).size
+        if size != _size(shape, dtype):
+            raise ValueError(f"{size} bytes for a tensor of {_size(shape, dtype)}")
+        if isinstance(data, Pages):
+            self._tensors[key] = self._locked(data, shape, dtype)
+        else:
+            self.put(key, shape, dtype, lambda into: np.copyto(into, data))
+
+    def room(self, size: int) -> Bytes:
+        """Memory of this process for the bytes of a tensor; NoRoom if there is none."""
+        try:
+            return self._pages(size) if self._has_pages(size) else np.empty(size, np.uint8)
+        except MemoryError:
+            raise NoRoom(size, self.device.capacity()) from None
+
     def put_file(self, key: str, shape: Sequence[int], dtype: str, descriptor: int) -> None:
         """The same of a file's bytes, without a copy where it can.  ValueError: it has more or
         less."""
         size = _size(shape, dtype)
         if os.fstat(descriptor).st_size != size:
             raise ValueError(f"a file of {os.fstat(descriptor).st_size} bytes for {size}")
-        if self._has_pages(shape, dtype):
+        if self._has_pages(size):
             with contextlib.suppress(OSError):  # a process may have so many maps and no more
                 self._tensors[key] = self._locked(Pages(size, descriptor), shape, dtype)
                 return
         self.put(key, shape, dtype, lambda data: fill_from(descriptor, memoryview(data)))
 
-    def _has_pages(self, shape: Sequence[int], dtype: str) -> bool:
-        return self.device.on_host and _size(shape, dtype) >= LEAST
+    def _has_pages(self, size: int) -> bool:
+        return self.device.on_host and size >= LEAST
+
+    def _pages(self, size: int) -> Pages:
+        try:
+            return Pages(size)
+        except OSError:
+            raise NoRoom(size, self.device.capacity()) from None
 
     def _locked(self, pages: Pages, shape: Sequence[int], dtype: str) -> Any:
         """A tensor of pages that are full, and are to be read only."""
@@ -196,6 +217,7 @@ class ChannelServer:
         """Wait in the folder, which is the process's current one, for the connection.
         ``same_host``: whether tensors may come in files of the client's."""
         self._memory = memory
+        self._staging = Staging(memory.room)
         self._same_host = same_host
         self._folder = folder
         self._token = token
@@ -247,6 +269,17 @@ class ChannelServer:
                     receive_whole(memoryview(data))
 
                 self._memory.put(request["key"], request["shape"], request["dtype"], receive)
+            elif request["do"] == "piece":
+                place = request["key"], request["whole"], request["at"], size
+                receive_whole(memoryview(self._staging.place(*place)))
+            elif request["do"] == "keep":
+                key, shape, dtype = request["key"], request["shape"], request["dtype"]
+                whole = self._staging.take(key, request["sum"])
+                if whole is not None:
+                    self._memory.put_whole(key, shape, dtype, whole)
+                answer = {"kept": whole is not None}
+            elif request["do"] == "forget":
+                self._staging.forget(request["keys"])
             elif request["do"] == "file":
                 content = bytearray(size)
                 receive_whole(memoryview(content))

@@ -32,7 +32,7 @@ CHANNEL = 0x7A9B1
 END = 0x7A9B2
 ASK = 0x7A9B3
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Of what is said between a notebook and ``tapml serve``; a new number whenever that changes."""
 
 GET = int.from_bytes(b"GET ", "little")

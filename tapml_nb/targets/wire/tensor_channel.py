@@ -5,6 +5,9 @@ CRC-32, because TCP's own checksum lets one damaged packet in some thousands thr
 asks, and numbers what it asks; the server answers each request with a header of its own and the
 same number.  One connection per session, opened with a token that travels over the authenticated
 RPC channel.  This is the framing, which both sides share.
+
+What is sent ahead of need goes as pieces, a request each, without checksums of their own: the
+request that makes a tensor of them has that of the whole.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ import type {
   TensorArguments,
   ValueFacts,
 } from "../../../widgets/src/messages";
-import type { Cause, Findings, Snapshot, Status } from "../../../widgets/src/protocol";
+import type { Cause, Findings, Snapshot } from "../../../widgets/src/protocol";
+import { type Answered, REST, type Stored } from "../../../widgets/src/stored";
 import { checked, type Entry, type Manifest, type Test } from "./manifest";
 import { picture, summarize } from "./pictures";
 import { parse, specOf, type Tensor } from "./safetensors";
-import type { Answered, Stored } from "./stored";
 import { VERDICTS } from "./verdicts";
 import { type Zip, ZipError } from "./zip";
 
@@ -24,30 +24,6 @@ const HEAD = 4096; // bytes of a file of one tensor that say what it is
 const UNKNOWN = VERDICTS.findIndex(({ name }) => name === "UNKNOWN");
 const RECORD = 44; // bytes of an introduced result
 const FIRST_METRIC = 8;
-
-const REST: Status = {
-  state: "closed",
-  address: "",
-  restarts: 0,
-  kernels: 0,
-  compiled: 0,
-  cache_hits: 0,
-  sent: 0,
-  busy: false,
-  waiting: false,
-  run: "",
-  phase: "",
-  done: 0,
-  total: 0,
-  current: -1,
-  step: 0,
-  elapsed: 0,
-  left: null,
-  stopped: false,
-  outputs: "",
-  right: null,
-  message: "",
-};
 
 const memberOf = (tensor: string): string => `tensors/${tensor}.safetensors`;
 

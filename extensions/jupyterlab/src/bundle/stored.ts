@@ -1,24 +1,8 @@
-// What a viewer shows: something that was stored, and answers what a session's feed would, as far as
-// it can without a session.
+// What a file holds that a viewer shows.
 
-import type { Commands } from "../../../widgets/src/messages";
-import type { Snapshot } from "../../../widgets/src/protocol";
+import type { Stored } from "../../../widgets/src/stored";
 import { BundleFile } from "./bundle";
 import { Zip, ZipError } from "./zip";
-
-export interface Answered {
-  value: unknown;
-  buffers: ArrayBuffer[];
-}
-
-export interface Stored {
-  /** What it is, in a line. */
-  readonly title: string;
-  readonly views: readonly string[];
-  snapshot(): { message: Omit<Snapshot, "seq">; buffers: ArrayBuffer[] };
-  /** Raises an error, in words for people, where it has no answer. */
-  answer(name: keyof Commands, args: Record<string, unknown>): Promise<Answered>;
-}
 
 const MANIFEST = "manifest.json";
 

@@ -175,6 +175,7 @@ export class Inspector {
     // Where no session stands behind the page, some of it cannot be done.
     this.placing.hidden = !store.commands.has("offload");
     this.again.hidden = !store.commands.has("run");
+    this.tabs.tensors.hidden = !store.commands.has("values");
     this.tabs.code.hidden = !store.commands.has("code");
     this.tabs.fix.hidden = !store.commands.has("override");
     for (const name of TABS) {

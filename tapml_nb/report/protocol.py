@@ -1,5 +1,5 @@
-"""What travels between a session and a page; ``extensions/widgets/src/protocol.ts`` is the other
-end.
+"""What a page is told of a session, or of its report; ``extensions/widgets/src/protocol.ts`` is the
+other end.
 
 Text goes as JSON, numbers as little-endian binary buffers: a graph of 20,000 operators is then
 one message of a few megabytes, and a thousand results a second are one of 44 kilobytes.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from tapml_nb.graph import Graph, OpId, masks_and_positions
 from tapml_nb.judge.results import AccumulatedResult, OpResult
 from tapml_nb.judge.verdict import FAULTS, SEVERITY, Verdict
-from tapml_nb.report import Report
+from tapml_nb.report.findings import Findings
 from tapml_nb.report.outcome import BROKEN, MISSING, VERDICT_COLOURS, VERDICT_SYMBOLS
 
 
@@ -142,7 +143,7 @@ def accumulated(results: Sequence[AccumulatedResult], number: Mapping[OpId, int]
     return _packed(rows, ACCUMULATED)
 
 
-def findings(report: Report, number: Mapping[OpId, int]) -> dict[str, Any]:
+def findings(report: Findings, number: Mapping[OpId, int]) -> dict[str, Any]:
     """What is broken and what is missing: in a phrase, and by cause with the first, the worst and
     the number of the operators."""
 
@@ -165,7 +166,7 @@ def findings(report: Report, number: Mapping[OpId, int]) -> dict[str, Any]:
     }
 
 
-def overlay(report: Report, number: Mapping[OpId, int]) -> dict[str, Any]:
+def overlay(report: Findings, number: Mapping[OpId, int]) -> dict[str, Any]:
     """Another report to be drawn into a session's plot: what it is of, and float32
     ``[5, operators]``: introduced and accumulated error, in floors and then absolute, each
     operator's worst over its steps; and 1 where it is a culprit, 2 where it is missing.
@@ -187,6 +188,46 @@ def overlay(report: Report, number: Mapping[OpId, int]) -> dict[str, Any]:
             1 if verdict in BROKEN else 2 if verdict in MISSING else 0,
         )
     return {"name": report.title, "values": values.tobytes()}
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a page is told of a graph, which never changes.
+
+    Attributes:
+        number: of each operator, in graph order.
+        texts: names, as JSON.
+        buffers: kind, scope, layer, host, edges.
+    """
+
+    number: Mapping[OpId, int]
+    texts: dict[str, Any]
+    buffers: list[bytes]
+
+    @classmethod
+    def of(cls, model: Graph) -> Structure:
+        """That of a graph."""
+        return cls({op.id: k for k, op in enumerate(model.ops)}, *graph(model))
+
+
+def snapshot(report: Findings, structure: Structure) -> tuple[dict[str, Any], list[bytes]]:
+    """All that a report knows, for a page that begins; JSON, and its buffers."""
+    told = {
+        "kind": "snapshot",
+        **structure.texts,
+        "target": report.info.target,
+        "limit": report.info.tolerance,
+        "steps": report.steps,
+        "verdicts": verdicts(),
+        "findings": findings(report, structure.number),
+    }
+    buffers = [
+        *structure.buffers,
+        placement(report.graph, {op.id: report.place(op.id) for op in report.graph.ops}),
+        introduced(list(report.introduced.values()), structure.number),
+        accumulated(list(report.accumulated.values()), structure.number),
+    ]
+    return told, buffers
 
 
 def placement(model: Graph, where: Mapping[OpId, str]) -> bytes:

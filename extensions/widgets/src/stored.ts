@@ -1,8 +1,47 @@
-// Something stored as the model of a workbench: it answers as a session's feed does.
+// Something stored in a session's place: it answers a page as a session's feed would, as far as it can.
 
-import type { Commands } from "../../../widgets/src/messages";
-import type { Model } from "../../../widgets/src/store";
-import type { Stored } from "./stored";
+import type { Commands } from "./messages";
+import type { Snapshot, Status } from "./protocol";
+import type { Model } from "./store";
+
+export interface Answered {
+  value: unknown;
+  buffers: ArrayBuffer[];
+}
+
+export interface Stored {
+  /** What it is, in a line. */
+  readonly title: string;
+  readonly views: readonly string[];
+  snapshot(): { message: Omit<Snapshot, "seq">; buffers: ArrayBuffer[] };
+  /** Raises an error, in words for people, where it has no answer. */
+  answer(name: keyof Commands, args: Record<string, unknown>): Promise<Answered>;
+}
+
+/** The status of what no session stands behind. */
+export const REST: Status = {
+  state: "closed",
+  address: "",
+  restarts: 0,
+  kernels: 0,
+  compiled: 0,
+  cache_hits: 0,
+  sent: 0,
+  busy: false,
+  waiting: false,
+  run: "",
+  phase: "",
+  done: 0,
+  total: 0,
+  current: -1,
+  step: 0,
+  elapsed: 0,
+  left: null,
+  stopped: false,
+  outputs: "",
+  right: null,
+  message: "",
+};
 
 type Call = (message: unknown, buffers: DataView[]) => void;
 

@@ -13,7 +13,7 @@ from tapml_nb.graph import Graph, Op, TensorSpec, Value
 from tapml_nb.judge import Verdict
 from tapml_nb.judge.results import AccumulatedResult, OpResult
 from tapml_nb.numerics import Statistics
-from tapml_nb.widgets import protocol
+from tapml_nb.report import protocol
 
 PAGE = (Path(__file__).parents[2] / "extensions/widgets/src/protocol.ts").read_text()
 
