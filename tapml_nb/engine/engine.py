@@ -23,7 +23,7 @@ from tapml_nb.engine.ledger import Ledger
 from tapml_nb.engine.pool import TargetPool
 from tapml_nb.execute.events import EventStream, RunFinished, RunStarted, SessionClosed
 from tapml_nb.execute.host_call import BrokenOff
-from tapml_nb.execute.hybrid import HybridRun
+from tapml_nb.execute.hybrid import TARGET, HybridRun
 from tapml_nb.execute.kernels import KernelTable
 from tapml_nb.execute.source import SourceRun, Stopped
 from tapml_nb.execute.storage import Storage
@@ -39,6 +39,7 @@ from tapml_nb.jupyter.notebook import ProgressLine, invite
 from tapml_nb.migrate import Probes
 from tapml_nb.owner import finalize
 from tapml_nb.report import Report, RunInfo
+from tapml_nb.report.outcome import Outputs
 from tapml_nb.targets.client.availability import resolve
 from tapml_nb.targets.spec import BROWSER, CPU_KINDS, Target
 
@@ -177,10 +178,26 @@ class Engine:
         def outcome() -> str:
             result = getattr(job, "result", None)
             # another engine is that of a coarse operator that was looked into
-            return (result if isinstance(result, Engine) else self).report().outcome
+            if isinstance(result, Engine):
+                return result.report().outcome
+            return self.report().told
 
         with ProgressLine(self.events, outcome) as line:
             return self.jobs.result_of(job, line.draw)
+
+    def known_outputs(self) -> Outputs | None:
+        """What is known of the model's outputs as operators are placed now; None where it has
+        none."""
+        ledger, graph = self.ledger, self.graph
+        if not graph.outputs:
+            return None
+        current = ledger.placement == ledger.hybrid_placement
+        return Outputs(
+            worst=ledger.worst_output if current else None,
+            there=sum(where == TARGET for where in ledger.placement.values()),
+            movable=sum(not op.host for op in graph.ops),
+            same=ledger.unobserved.same if current and ledger.unobserved else None,
+        )
 
     def report(self, opener: Callable[[Selector], Report] | None = None) -> Report:
         """Everything known now, frozen; ``opener`` judges what a coarse operator holds."""
@@ -205,6 +222,7 @@ class Engine:
                 workarounds=self.settings.workarounds,
                 tolerance=self.settings.tolerance,
                 outputs=ledger.outputs,
+                known=self.known_outputs(),
                 agreement=ledger.agreement,
                 unobserved=ledger.unobserved,
             ),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tapml_nb.execute.hybrid import SOURCE
+from tapml_nb.execute.hybrid import SOURCE, TARGET
 from tapml_nb.execute.unobserved import Unobserved
 from tapml_nb.graph import Graph, OpId
-from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
+from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult, OutputResult
 from tapml_nb.judge.tokens import Agreement
 from tapml_nb.judge.verdict import SEVERITY, Verdict
 
@@ -24,6 +24,7 @@ class Ledger:
         accumulated: results of the last hybrid runs by operator and step.
         hybrid_placement: the placement of the last hybrid run that came to its end; empty before.
         outputs: that run's verdict on the model's outputs; None where there was none.
+        worst_output: the one of them that is furthest off.
         agreement: how far its logits agree with the source's, in the worst step.
         unobserved: how its outputs compare with those of an unobserved run.
         seconds: the time that the last run took.
@@ -39,6 +40,7 @@ class Ledger:
         self.accumulated: dict[tuple[OpId, int], AccumulatedResult] = {}
         self.hybrid_placement: dict[OpId, str] = {}
         self.outputs: Verdict | None = None
+        self.worst_output: OutputResult | None = None
         self.agreement: Agreement | None = None
         self.unobserved: Unobserved | None = None
         self.seconds = 0.0
@@ -55,7 +57,10 @@ class Ledger:
         return changed
 
     def forget(self, op: OpId) -> None:
-        """What was known of an operator by itself is not known any more."""
+        """What was known of an operator by itself is not known any more, nor of outputs, if it
+        was on the target."""
+        if self.hybrid_placement.get(op) == TARGET:
+            self.hybrid_placement = {}
         for step in self._steps:
             self.introduced.pop((op, step), None)
             self.augmented.pop((op, step), None)

@@ -19,7 +19,8 @@ from tapml_nb.execute.source import SourceRun
 from tapml_nb.graph import Op, ValueId
 from tapml_nb.judge.leeway import may_be_undefined, undefined
 from tapml_nb.judge.references import References
-from tapml_nb.judge.results import AccumulatedResult
+from tapml_nb.judge.results import AccumulatedResult, OutputResult
+from tapml_nb.judge.tokens import logits
 from tapml_nb.judge.verdict import LIMIT, Judgement, Verdict, judge_identical, judging, worse
 from tapml_nb.measured import Asking, together
 from tapml_nb.numerics import same_type
@@ -58,6 +59,20 @@ class AccumulatedRun:
         values = [v for v in self._graph.outputs if self._graph.values[v].role == "operator"]
         self._know(values, step)
         return reduce(worse, (self._known[step, v].judgement.verdict for v in values), Verdict.PASS)
+
+    def worst_output(self, step: int) -> OutputResult | None:
+        """The model's own output that is furthest off; None where no operator computes any.
+
+        It was judged with :meth:`judge_outputs`.
+        """
+        language, several = logits(self._graph), len(self._graph.outputs) > 1
+        found = []
+        for number, value in enumerate(self._graph.outputs):
+            if known := self._known.get((step, value)):
+                name = "logits" if value == language else f"output {number}" if several else ""
+                judgement = known.judgement
+                found.append(OutputResult(name, step, judgement.ratio, judgement.verdict))
+        return max(found, key=lambda output: output.badness, default=None)
 
     def _result(self, computed: HybridStep, step: int) -> AccumulatedResult:
         op = computed.op

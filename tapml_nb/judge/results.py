@@ -65,6 +65,30 @@ class AugmentedResult:
 
 
 @dataclass(frozen=True)
+class OutputResult:
+    """The one of the model's outputs that is furthest off in a hybrid run.
+
+    Attributes:
+        name: ``"logits"``, or ``"output 1"`` (from 0) where there are several; empty for the only
+            one.
+        step: the step in which it is, from 0.
+        ratio: distance from the float64 run of the whole model, over the source's own.
+        verdict: ``PASS`` while it is within the noise floor of the pure source run.
+    """
+
+    name: str
+    step: int
+    ratio: float
+    verdict: Verdict
+
+    @property
+    def badness(self) -> tuple[bool, float]:
+        """Sorts the worst last: what is beyond the floor, and of it what has no ratio."""
+        broken = self.verdict is not Verdict.PASS
+        return broken, (math.inf if broken else -1.0) if math.isnan(self.ratio) else self.ratio
+
+
+@dataclass(frozen=True)
 class AccumulatedResult:
     """The accumulated error of one operator in a hybrid run.
 

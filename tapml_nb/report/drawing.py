@@ -1,7 +1,7 @@
 """Drawing by inches with literal text, for pictures made in any thread.
 
-Nothing here touches pyplot or Matplotlib's mathematics, whose state all threads share, nor what
-style the notebook has set.
+Nothing here but :func:`new_figure` touches pyplot or Matplotlib's mathematics, whose state all
+threads share, nor what style the notebook has set.
 """
 
 from __future__ import annotations
@@ -29,6 +29,15 @@ FONT = "DejaVu Sans"  # comes with Matplotlib
 INK, PAPER, WIRE, CROSSING = "#1b1b1b", "#ffffff", "#8a8a8a", "#e69f00"
 LITERAL: dict[str, Any] = {"parse_math": False, "usetex": False, "fontfamily": FONT}
 """Names come from models, and "$" in one is no mathematics."""
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure that pyplot does not keep and Jupyter does not show twice."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    plt.close(figure)
+    return figure, axes
 
 
 def title_panel(title: str, axes: Axes) -> None:

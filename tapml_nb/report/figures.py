@@ -1,4 +1,4 @@
-"""Figures of findings.  Every one shows numbers that are in the report's frame."""
+"""Heatmaps of findings.  Every one shows numbers that are in the report's frame."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tapml_nb.judge.tokens import ErrorByToken
-from tapml_nb.judge.verdict import Verdict
-from tapml_nb.report.drawing import shortened
+from tapml_nb.report.drawing import new_figure, shortened
 from tapml_nb.report.findings import Findings
-from tapml_nb.report.outcome import BROKEN, MISSING, VERDICT_COLOURS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 METRICS = ("ratio", "max_abs", "max_rel", "max_ulp", "rmse", "snr_db", "acc_ratio", "gain")
 """The columns of a heatmap by metric."""
 
-# Okabe and Ito's palette, told apart by people who see colours differently.
-_BLUE, _ORANGE, _GREY, _RED = "#0072b2", "#e69f00", "#777777", "#d55e00"
 _ROWS, _COLUMNS = 200, 64
 """At most so many rows and columns of a heatmap have their names, and make it larger: an image has
 an end, and a name takes milliseconds to draw."""
@@ -33,52 +29,6 @@ _LEAST = 1e-3
 
 _LONGEST = 40
 """Characters of a name on an axis; the kind of a group of many calls has more."""
-
-
-def divergence(findings: Findings) -> Figure:
-    """Introduced and accumulated error over model order, in noise floors, on a log scale.
-
-    Culprits are crosses, at the top where they have no finite ratio; there stands a plus for what
-    is missing.
-    """
-    figure, axes = _figure(10, 3.6)
-    draw_divergence(findings, axes)
-    axes.set_title(findings.title, parse_math=False)
-    return figure
-
-
-def draw_divergence(findings: Findings, axes: Axes) -> None:
-    """Draw :func:`divergence` into axes, without a title.
-
-    It reads the results, not the frame, which takes seconds to build for very large models.
-    """
-    introduced, accumulated = (
-        np.array([findings.worst_ratio(op.id, accumulated=a) for op in findings.graph.ops], float)
-        for a in (False, True)
-    )
-    x = np.arange(len(findings.graph))
-    top = 10 ** math.ceil(math.log10(max(100.0, _largest(introduced), _largest(accumulated)))) * 3
-    verdicts = [findings.verdict(op.id) for op in findings.graph.ops]
-    axes.plot(x, _clip(introduced, top), ".", color=_BLUE, markersize=4, label="introduced")
-    if np.isfinite(accumulated).any():
-        axes.plot(x, _clip(accumulated, top), "-", color=_ORANGE, linewidth=1, label="accumulated")
-    axes.axhline(1, color=_GREY, linewidth=1, linestyle=":", label="noise floor")
-    limit = findings.info.tolerance
-    axes.axhline(limit, color=_RED, linewidth=1, linestyle="--", label=f"limit ({limit:g} floors)")
-    height = np.where(np.isnan(introduced), top / 2, _clip(introduced, top))
-    for label, which, mark, colour in (
-        ("culprit", BROKEN, "x", _RED),
-        ("missing", MISSING, "+", VERDICT_COLOURS[Verdict.COMPILE_ERROR]),
-    ):
-        here = np.array([verdict in which for verdict in verdicts], dtype=bool)
-        if here.any():
-            axes.plot(x[here], height[here], mark, color=colour, markersize=8, label=label)
-    axes.set_yscale("log")
-    axes.set_ylim(_LEAST / 2, top)
-    axes.set_xlim(-1, max(1, len(x)))
-    axes.set_xlabel("operator, in model order")
-    axes.set_ylabel("error / noise floor")
-    axes.legend(loc="upper right", ncols=6, fontsize=8, frameon=False)
 
 
 def heatmap(findings: Findings, rows: str = "layer", cols: str = "metric") -> Figure:
@@ -97,7 +47,7 @@ def heatmap(findings: Findings, rows: str = "layer", cols: str = "metric") -> Fi
     """
     table = heatmap_table(findings, rows, cols)
     wide, tall = min(_COLUMNS, len(table.columns)), min(_ROWS, len(table))
-    figure, axes = _figure(max(5, 0.7 * wide + 3), max(3.0, 0.26 * tall + 2.2))
+    figure, axes = new_figure(max(5, 0.7 * wide + 3), max(3.0, 0.26 * tall + 2.2))
     image = draw_heatmap(table, axes, cols)
     figure.colorbar(image, ax=axes, label=scale_label(cols))
     axes.set_title(f"{findings.title}: {rows} by {cols}", parse_math=False)
@@ -196,29 +146,10 @@ def _ratios(findings: Findings) -> pd.DataFrame:
     return frame.astype({"ratio": float})
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure that pyplot does not keep and Jupyter does not show twice."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
-    plt.close(figure)
-    return figure, axes
-
-
 def _label(name: object) -> str:
     """A name for an axis, cut in the middle where it would leave the figure no room."""
     text = str(name)
     return text if len(text) <= _LONGEST else shortened(text, _LONGEST)
-
-
-def _largest(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.max()) if finite.size else 0.0
-
-
-def _clip(values: np.ndarray, top: float) -> np.ndarray:
-    result: np.ndarray = np.clip(np.where(np.isposinf(values), top / 2, values), _LEAST, top / 2)
-    return result
 
 
 def _scaled(values: np.ndarray) -> np.ndarray:

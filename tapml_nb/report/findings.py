@@ -15,7 +15,7 @@ from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
 from tapml_nb.judge.tokens import Agreement
 from tapml_nb.judge.verdict import FAULTS, LIMIT, SEVERITY, Verdict
 from tapml_nb.report.causes import Cause, Culprit, culprit, grouped
-from tapml_nb.report.outcome import BROKEN, MISSING, outcome
+from tapml_nb.report.outcome import BROKEN, MISSING, Outputs, outcome
 from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class RunInfo:
             when there was no hybrid run.
         agreement: how far its logits agree with the source's, in the worst step; None where the
             model has none.
+        known: what is known of the outputs as operators are placed now; None where a model has
+            none, or no session is behind the report.
         unobserved: how its outputs compare with those of the unobserved run; None where there
             was none: one is made when all is on the target that can be.
     """
@@ -79,6 +81,7 @@ class RunInfo:
     tolerance: float = LIMIT
     outputs: Verdict | None = None
     agreement: Agreement | None = None
+    known: Outputs | None = None
     unobserved: Unobserved | None = None
 
 
@@ -145,6 +148,17 @@ class Findings:
         ratios = [result.ratio for result in found if result and not math.isnan(result.ratio)]
         return max(ratios, default=math.nan)
 
+    def largest(self, op: OpId, *, accumulated: bool = False) -> float:
+        """The operator's largest absolute error in any step; NaN if none is known."""
+        steps = range(self.steps)
+        if accumulated:
+            totals = (self.accumulated.get((op, step)) for step in steps)
+            found = [total.max_abs for total in totals if total]
+        else:
+            results = (self.introduced.get((op, step)) for step in steps)
+            found = [r.statistics.max_abs for r in results if r and r.statistics]
+        return max((error for error in found if not math.isnan(error)), default=math.nan)
+
     def place(self, op: OpId) -> str:
         """Where an operator computed; on the source, if nothing else is known."""
         return self.placement.get(op, "source")
@@ -171,6 +185,16 @@ class Findings:
         It begins the summary, and ends every run.
         """
         return outcome(self.counts, len(self.causes))
+
+    @property
+    def told(self) -> str:
+        """The :attr:`outcome`, and what is known of the model's outputs, if there are any.
+
+        Example:
+            >>> report.told
+            '1 culprit; outputs not known: nothing is on the target'
+        """
+        return f"{self.outcome}; {self.info.known}" if self.info.known else self.outcome
 
     @cached_property
     def culprits(self) -> list[Culprit]:
@@ -341,7 +365,7 @@ class Findings:
                 f"{info.kernels} kernels, {info.seconds:.1f} s"
             ),
             f"  {self.tally}",
-            f"  {self.outcome}",
+            f"  {self.told}",
         ]
         if info.workarounds:
             lines.append(f"  workarounds: {', '.join(info.workarounds)}")
@@ -349,10 +373,9 @@ class Findings:
         if info.stopped:
             lines.append("  stopped before the end; what was judged is kept")
         if info.outputs is not None:
-            moved = sum(where == "target" for where in self.placement.values())
             off = "" if info.outputs is Verdict.PASS else f" ({info.outputs})"
             state = f"{'NOT ' if off else ''}within the noise floor{off}"
-            lines.append(f"  hybrid: {moved} operators on the target, outputs {state}")
+            lines.append(f"  last hybrid run: outputs {state}")
             lines += [f"    {info.agreement}"] if info.agreement else []
             if info.unobserved:
                 state = {

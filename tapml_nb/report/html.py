@@ -16,6 +16,7 @@ from tapml_nb.report import figures
 from tapml_nb.report.findings import Findings
 from tapml_nb.report.live import live, style
 from tapml_nb.report.outcome import VERDICT_SYMBOLS
+from tapml_nb.report.plot import divergence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,7 +64,7 @@ def table(findings: Findings) -> str:
     size = f"{len(findings.graph)} operators: {findings.tally}"
     parts = [
         f"<p><strong>{escape(findings.title)}</strong>: {escape(size)}</p>",
-        f"<p>{escape(findings.outcome)}</p>",
+        f"<p>{escape(findings.told)}</p>",
         _section(
             "Culprits",
             ("operator", "verdict", "ratio", "of this cause", "diagnosis", "evidence"),
@@ -123,7 +124,7 @@ def page(findings: Findings) -> str:
     images = "".join(
         f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{_png(figure)}">'
         for title, figure in (
-            ("Divergence", figures.divergence(findings)),
+            ("Divergence", divergence(findings)),
             ("Layers by kind", figures.heatmap(findings, "layer", "kind")),
         )
     )
@@ -132,7 +133,7 @@ def page(findings: Findings) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{title}</title><style>{style()}{_STYLE}</style></head>"
         f"<body><h1>{title}</h1><p>{escape(findings.tally)}</p>"
-        f"<p>{escape(findings.outcome)}</p>{fragment(findings)}{live(findings)}"
+        f"<p>{escape(findings.told)}</p>{fragment(findings)}{live(findings)}"
         f"<noscript>{images}</noscript><details><summary>Every operator and number</summary>"
         f'<div class="tapml scroll">{rows}</div></details></body></html>'
     )

@@ -25,6 +25,7 @@ from tapml_nb.report.drawing import (
     WIDTH,
     axes_at,
     blank,
+    drawable,
     edge_colour,
     fitted,
     fitted_path,
@@ -34,7 +35,7 @@ from tapml_nb.report.drawing import (
     text_width,
     title_panel,
 )
-from tapml_nb.report.figures import draw_divergence, draw_heatmap, heatmap_table, scale_label
+from tapml_nb.report.figures import draw_heatmap, heatmap_table, scale_label
 from tapml_nb.report.findings import Findings
 from tapml_nb.report.outcome import BROKEN, VERDICT_COLOURS
 from tapml_nb.report.overview import (
@@ -45,6 +46,7 @@ from tapml_nb.report.overview import (
     edges_of,
     overview,
 )
+from tapml_nb.report.plot import draw_divergence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,12 +102,10 @@ def picture(findings: Findings) -> bytes:
 
 
 def _divergence(findings: Findings, axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     draw_divergence(findings, axes)
     restyle(axes)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
-    relabel_ticks(axes.xaxis)
+    layers = [drawable(label.get_text()) for label in axes.get_xticklabels()]
+    axes.xaxis.set_ticks(axes.get_xticks(), labels=layers, **LITERAL)
     relabel_ticks(axes.yaxis)
     title_panel("Divergence", axes)
     # Above the axes: inside them it would lie on the crosses of operators without a ratio.
@@ -246,7 +246,7 @@ def _title(findings: Findings, figure: Figure, height: float) -> None:
     steps = f" in {findings.steps} steps" if findings.steps > 1 else ""
     total = f"{len(findings.graph)} operator{'s' if len(findings.graph) != 1 else ''}{steps}"
     x, room = LEFT / WIDTH, WIDTH - 2 * LEFT
-    line = f"{total}: {findings.tally}; {findings.outcome}" if findings.tally else total
+    line = f"{total}: {findings.tally}; {findings.told}" if findings.tally else total
     small = next((size for size in (9, 8, 7) if text_width(line, size) <= room), 6)
     for text, size, weight, y in (
         (findings.title, 12, "bold", 0.19),

@@ -8,13 +8,14 @@ one message of a few megabytes, and a thousand results a second are one of 44 ki
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tapml_nb.graph import Graph, OpId
+from tapml_nb.graph import Graph, OpId, masks_and_positions
 from tapml_nb.judge.results import AccumulatedResult, OpResult
 from tapml_nb.judge.verdict import FAULTS, SEVERITY, Verdict
 from tapml_nb.report.findings import Findings
@@ -37,6 +38,13 @@ ACCUMULATED = _record("acc_ratio", "acc_max_abs", "acc_snr_db", "gain")
 
 _MOST = 200
 """Causes, and operators of one, that a page is told of one by one."""
+
+ASIDE = "masks and positions"
+"""The scope in which a page has the operators of a scope that compute these: such a group is closed
+at first."""
+
+_FEW = 3
+"""Fewer of them in a scope stand where they are."""
 
 CODES: dict[Verdict, int] = {verdict: code for code, verdict in enumerate(Verdict)}
 
@@ -79,7 +87,7 @@ def edges(graph: Graph) -> bytes:
 def graph(model: Graph) -> tuple[dict[str, Any], list[bytes]]:
     """The graph's part of a snapshot: JSON, and the buffers kind, scope, layer, host, edges."""
     kinds, kind = numbered(op.kind for op in model.ops)
-    scopes, scope = numbered(op.scope for op in model.ops)
+    scopes, scope = numbered(_shown_scopes(model))
     layers, layer = numbered(op.layer for op in model.ops)
     host = np.array([op.host for op in model.ops], np.uint8).tobytes()
     texts = {
@@ -90,6 +98,18 @@ def graph(model: Graph) -> tuple[dict[str, Any], list[bytes]]:
         "layers": layers,
     }
     return texts, [kind, scope, layer, host, edges(model)]
+
+
+def _shown_scopes(model: Graph) -> list[str]:
+    """The scope in which a page shows each operator: its own, or a group within that."""
+    aside = masks_and_positions(model)
+    count = Counter(op.scope for op in model.ops if op.id in aside)
+    return [
+        ".".join(filter(None, (op.scope, ASIDE)))
+        if op.id in aside and count[op.scope] >= _FEW
+        else op.scope
+        for op in model.ops
+    ]
 
 
 def introduced(results: Sequence[OpResult], number: Mapping[OpId, int]) -> bytes:
@@ -144,6 +164,30 @@ def findings(report: Findings, number: Mapping[OpId, int]) -> dict[str, Any]:
             for gap in report.gaps[:_MOST]
         ],
     }
+
+
+def overlay(report: Findings, number: Mapping[OpId, int]) -> dict[str, Any]:
+    """Another report to be drawn into a session's plot: what it is of, and float32
+    ``[5, operators]``: introduced and accumulated error, in floors and then absolute, each
+    operator's worst over its steps; and 1 where it is a culprit, 2 where it is missing.
+
+    Raises:
+        ValueError: if it has no operator that has a number.
+    """
+    common = [op.id for op in report.graph.ops if op.id in number]
+    if not common:
+        raise ValueError(f"against: {report.title!r} has no operator of this session's model")
+    values = np.full((5, len(number)), np.nan, "<f4")
+    for op in common:
+        verdict = report.verdict(op)
+        values[:, number[op]] = (
+            report.worst_ratio(op),
+            report.worst_ratio(op, accumulated=True),
+            report.largest(op),
+            report.largest(op, accumulated=True),
+            1 if verdict in BROKEN else 2 if verdict in MISSING else 0,
+        )
+    return {"name": report.title, "values": values.tobytes()}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tapml_nb.graph import Selector, SelectorError, select
 from tapml_nb.report import figures, html
 from tapml_nb.report.findings import Findings
+from tapml_nb.report.plot import divergence
 from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
@@ -77,8 +78,24 @@ class Report(Findings):
         return figures.heatmap(self, rows, cols)
 
     def plot(self) -> Figure:
-        """Introduced and accumulated error over model order, in noise floors, log scale."""
-        return figures.divergence(self)
+        """:meth:`divergence` of this report alone."""
+        return self.divergence()
+
+    def divergence(self, against: Findings | None = None) -> Figure:
+        """Introduced and accumulated error over model order, in noise floors, log scale, layer by
+        layer.
+
+        Args:
+            against: another report, drawn beside it in hollow marks, operator by operator: of
+                another target, of an earlier run, of another version.
+
+        Raises:
+            ValueError: if the two have no operator in common.
+
+        Example:
+            >>> report.divergence(against=session.report).savefig(folder / "both.png")
+        """
+        return divergence(self, against)
 
     def to_html(self, path: str | Path) -> Path:
         """Write the report as one HTML file that needs nothing else.

@@ -89,13 +89,12 @@ class Board(Protocol):
     """A :class:`~tapml_nb.widgets.feed.Feed`, as far as commands of one page show on all.
 
     Attributes:
-        selection: ``op`` (its number, or -1), ``step`` and ``origin`` of what is selected.
         memory: what pages have remembered, by key.
     """
 
-    selection: dict[str, Any]
     memory: dict[str, Any]
 
+    def select(self, op: int, step: int, origin: str) -> None: ...
     def change(self, *what: str) -> None: ...
     def say(self, message: str) -> None: ...
 
@@ -193,8 +192,7 @@ class Commands:
         steps = session.steps if (session := self._weak()) else 1
         if not 0 <= step < steps:
             raise ValueError(f"step: {step!r}; there are {steps} steps")
-        self._feed.selection = {"op": op, "step": step, "origin": origin}
-        self._feed.change("selection")
+        self._feed.select(op, step, origin)
         return None, []
 
     def _remember(self, args: messages.RememberArguments) -> Answer[None]:

@@ -34,7 +34,7 @@ from tapml_nb.execute.events import (
     TargetStarted,
 )
 from tapml_nb.judge.results import AccumulatedResult, OpResult
-from tapml_nb.report import protocol
+from tapml_nb.report import Report, protocol
 from tapml_nb.widgets.commands import Commands, WatchedSession
 from tapml_nb.widgets.messages import COMMANDS
 
@@ -53,6 +53,10 @@ _SELDOM = 10
 the run waits meanwhile."""
 
 Message = dict[str, Any]
+
+_UNTOUCHED: Message = {"op": -1, "step": 0, "origin": ""}
+"""The selection that nobody has made.  One without an origin is the session's own choice, and pages
+bring it into view."""
 
 _log = logging.getLogger(__name__)
 
@@ -117,7 +121,7 @@ class Feed:
         self._began = self._ended = 0.0
         self._end: float | None = None
         self.message = self._awaited = ""
-        self.selection: Message = {"op": -1, "step": 0, "origin": ""}
+        self.selection: Message = dict(_UNTOUCHED)
         self.memory: dict[str, Any] = {}
         self.on_rest: list[Callable[[], None]] = []
         self._stale = self._ungrouped = False
@@ -174,6 +178,24 @@ class Feed:
         with self._lock:
             self._changed.update(what)
         self._wake.set()
+
+    def select(self, op: int, step: int, origin: str) -> None:
+        """Have an operator (by number; -1 for none) selected on every page, for a page."""
+        with self._lock:
+            self.selection = {"op": op, "step": step, "origin": origin}
+        self.change("selection")
+
+    def _look(self, report: Report) -> bool:
+        """After a run, select the worst cause for whoever looks first; whether that was done.
+
+        What somebody has selected stays.
+        """
+        with self._lock:
+            if self._running or not report.causes or self.selection != _UNTOUCHED:
+                return False
+            worst = report.culprit_of[report.causes[0].worst]
+            self.selection = {"op": self._number[worst.op], "step": worst.step, "origin": ""}
+        return True
 
     def say(self, message: str) -> None:
         """Show a line of text on every page."""
@@ -312,8 +334,11 @@ class Feed:
                 delta["status"] = self._status(session)
             if group and session:
                 begin = time.monotonic()
-                delta["findings"] = protocol.findings(session.report, self._number)
+                report = session.report
+                delta["findings"] = protocol.findings(report, self._number)
                 self._apart = max(_GATHERED, _SELDOM * (time.monotonic() - begin))
+                if self._look(report):
+                    changed.add("selection")
             if cleared:
                 delta["cleared"] = cleared
             if "selection" in changed:
@@ -335,7 +360,9 @@ class Feed:
         session = self._session()
         if session is None:
             return
-        told, buffers = protocol.snapshot(session.report, self._structure)
+        report = session.report
+        self._look(report)
+        told, buffers = protocol.snapshot(report, self._structure)
         snapshot = told | {
             "seq": self._pages[page],
             "session": key_of(session),
@@ -366,7 +393,8 @@ class Feed:
             **self._at,
             "elapsed": end - self._began,
             "left": None if self._end is None else max(self._end - end, 0.0),
-            "outputs": None if status.outputs is None else str(status.outputs),
+            "outputs": str(status.known or ""),
+            "right": status.known and status.known.right,
             "message": self.message,
         }
 

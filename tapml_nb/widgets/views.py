@@ -21,8 +21,10 @@ import anywidget
 import traitlets
 
 from tapml_nb.graph import OpId
+from tapml_nb.report import Report
 from tapml_nb.report.html import table
 from tapml_nb.report.picture import picture
+from tapml_nb.report.protocol import overlay
 from tapml_nb.terminal import printable
 from tapml_nb.widgets.commands import WatchedSession
 from tapml_nb.widgets.feed import feed_of
@@ -33,13 +35,19 @@ _VIEW = "application/vnd.jupyter.widget-view+json"
 
 _STYLE = """\
 <style>
-/* The picture and this table, while the workbench above them lives. */
-.jp-OutputArea-child:has(.{live}) + .jp-OutputArea-child,
-.jp-OutputArea-child:has(.{live}) + .jp-OutputArea-child + .jp-OutputArea-child {{ display: none }}
-/* The place of a workbench that has no kernel. */
+/* The picture and this table, while the workbench before them lives, whatever the host puts around
+   outputs. Further out, around cells, what holds the workbench holds its table, too. */
+{workbench} + {between}:has(+ .{snapshot}, + * .{snapshot}),
+{workbench} + {between} + :is(.{snapshot}, :has(.{snapshot})):not(:has(.{live})) {{ display: none }}
+/* JupyterLab's place for a workbench that has no kernel. */
 .jp-OutputArea-child:not(:has(.tapml-live)):has(+ * + * .{snapshot}) {{ display: none }}
 .{snapshot} th, .{snapshot} td {{ text-align: left !important }}
 </style>"""
+
+
+_WORKBENCH = ":is(.{live}, :has(.{live})):not(:has(.{snapshot}))"
+_BETWEEN = ":not(.{live}, :has(.{live}, .{snapshot}, textarea, [contenteditable]))"
+"""The workbench's output, and the picture's, which has no editor in it: it is no cell."""
 
 
 class _SessionWidget(anywidget.AnyWidget):
@@ -91,9 +99,28 @@ class OperatorTable(_SessionWidget):
 
 
 class DivergencePlot(_SessionWidget):
-    """Introduced and accumulated error over model order."""
+    """Introduced and accumulated error over model order, layer by layer.
+
+    Args:
+        session: what to show.
+        against: another report to be drawn beside it in hollow marks, operator by operator: of
+            another target, of an earlier run, of another version.  It need not know all of them.
+        height: in CSS pixels; 0 is the view's own.
+
+    Raises:
+        ValueError: if no operator of ``against`` is one of the session's.
+    """
 
     shows = ("plot",)
+    _against = traitlets.Any().tag(sync=True)
+
+    def __init__(
+        self, session: WatchedSession, against: Report | None = None, *, height: int = 0
+    ) -> None:
+        number = {op.id: k for k, op in enumerate(session.graph.ops)}
+        other = None if against is None else overlay(against, number)
+        super().__init__(session, height=height)
+        self._against = other
 
 
 class Heatmap(_SessionWidget):
@@ -161,7 +188,13 @@ class _Snapshot:
         shown = {"text/plain": self._report.summary()}
         if drawn:
             shown["image/png"] = base64.b64encode(picture(self._report)).decode()
-        live, mark = f"tapml-live-{self._number:x}", f"tapml-snapshot-{self._number:x}"
-        style = _STYLE.format(live=live, snapshot=mark)
-        html = f'<div class="{mark}">{table(self._report)}</div>{style}'
-        return [shown, {"text/html": html, "text/plain": ""}]
+        return [shown, {"text/html": still_table(self._report, self._number), "text/plain": ""}]
+
+
+def still_table(report: Report, number: int) -> str:
+    """A report's table as HTML that hides itself, and the output between it and the workbench,
+    while the workbench of the session with that number lives in the same document."""
+    marks = {"live": f"tapml-live-{number:x}", "snapshot": f"tapml-snapshot-{number:x}"}
+    parts = {"workbench": _WORKBENCH.format(**marks), "between": _BETWEEN.format(**marks)}
+    style = _STYLE.format(**marks, **parts)
+    return f'<div class="{marks["snapshot"]}">{table(report)}</div>{style}'

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,13 @@ from tapml_nb.widgets.feed import Feed
 STATIC = Path(__file__).parents[2] / "tapml_nb" / "widgets" / "static"
 ORIGIN = "http://tapml.test"
 
-_MOUNT = """async ([views, key]) => {
-  const state = { _views: views, _key: key, height: 0 };
+_MOUNT = """async ([views, key, more]) => {
+  const decode = (text) => {
+    const binary = atob(text);
+    return new DataView(Uint8Array.from(binary, (c) => c.charCodeAt(0)).buffer);
+  };
+  const state = { _views: views, _key: key, height: 0, ...more };
+  if (state._against) state._against.values = decode(state._against.values);
   const handlers = new Map();
   const model = {
     get: (name) => state[name],
@@ -31,10 +36,6 @@ _MOUNT = """async ([views, key]) => {
     off: () => {},
   };
   window.tapmlReceive = (message, buffers) => {
-    const decode = (text) => {
-      const binary = atob(text);
-      return new DataView(Uint8Array.from(binary, (c) => c.charCodeAt(0)).buffer);
-    };
     const views = buffers.map(decode);
     for (const call of handlers.get("msg:custom") ?? []) call(message, views);
   };
@@ -60,7 +61,11 @@ class BarePage:
         *,
         times: int = 1,
         style: str = LIGHT,
+        body: str = "",
+        state: Mapping[str, Any] | None = None,
     ) -> None:
+        """``body`` is what stands in the page, with the widget in what is of the class "host";
+        ``state`` what else of the widget is synchronized, where bytes are base64."""
         self.page = page
         self._feed = feed
         self._outbox: queue.SimpleQueue[tuple[dict[str, Any], list[bytes]]] = queue.SimpleQueue()
@@ -70,13 +75,15 @@ class BarePage:
         page.route(f"{ORIGIN}/**", self._serve)
         page.expose_function("tapmlSend", lambda message: feed.receive(self, message))
         page.goto(f"{ORIGIN}/page.html")
-        hosts = '<div class="host"></div>' * times
+        body = body or '<div class="host"></div>' * times
         page.set_content(
-            f'<link rel="stylesheet" href="/style.css"><body style="margin: 8px; {style}">{hosts}'
+            '<!doctype html><html lang="en"><title>bare</title>'
+            f'<link rel="stylesheet" href="/style.css"><body style="margin: 8px; {style}">{body}'
         )
         feed.attach(self)
-        page.evaluate(_MOUNT, [list(shows), f"{id(self):x}"])
-        self.until(lambda: page.locator(".tapml-whole").count() == times)
+        page.evaluate(_MOUNT, [list(shows), f"{id(self):x}", dict(state or {})])
+        hosts = page.locator(".host").count()
+        self.until(lambda: page.locator(".tapml-whole").count() == hosts)
 
     def send(self, content: dict[str, Any], buffers: list[bytes] | None = None) -> None:
         """What the feed calls, on its own thread."""

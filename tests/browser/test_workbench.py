@@ -144,6 +144,9 @@ class TestGraph:
     def test_it_follows_the_run_if_asked(self, bench, judged):
         canvas = bench[".tapml-canvas"]
         bench.press(".tapml-canvas", "+", 6)
+        canvas.focus()
+        for _ in range(20):  # to where no box is
+            bench.page.keyboard.press("Shift+ArrowLeft")
 
         def work_on(op):
             judged.engine.events.emit(RunStarted("introduced", 1))
@@ -606,7 +609,7 @@ class TestSteps:
 class TestStatus:
     def test_run_and_its_end(self, page, session):
         bare = BarePage(page, feed_of(session), ["status"])
-        state = bare[".tapml-status [role=status]"]
+        state = bare[".tapml-state"]
         assert "not started yet" in state.text_content()
         bare.button("Run").click()
         bare.until(lambda: "run done in" in bare.text(".tapml-work"))

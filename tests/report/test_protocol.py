@@ -120,3 +120,23 @@ def test_numbers_that_json_does_not_know():
     assert protocol.plain(-math.inf) == "-∞"
     assert protocol.plain(1.5) == 1.5
     assert protocol.plain("text") == "text"
+
+
+def test_what_computes_masks_and_positions_is_one_group_of_its_scope():
+    spec = TensorSpec((4,), "float32")
+
+    def graph_of(aside: int) -> Graph:
+        names = [("model", (), f"mask{k}") for k in range(aside)] + [("model", ("w",), "add")]
+        ops = tuple(
+            Op(f"{scope}/{name}", "aten.op", scope, "M", scope, inputs, (name,), None, ())
+            for scope, inputs, name in names
+        )
+        values = {o.outputs[0]: Value(o.outputs[0], "operator", spec, o.id, o.id) for o in ops}
+        return Graph("M", ops, values | {"w": Value("w", "parameter", spec, "w")}, (), ())
+
+    def scopes(aside: int) -> list[str]:
+        texts, (_, scope, *_) = protocol.graph(graph_of(aside))
+        return [texts["scopes"][k] for k in np.frombuffer(scope, "<u4")]
+
+    assert scopes(3) == ["model.masks and positions"] * 3 + ["model"]
+    assert scopes(2) == ["model"] * 3, "so few stand where they are"

@@ -15,6 +15,7 @@ from tapml_nb.numerics import Statistics
 from tapml_nb.report import Report, RunInfo
 from tapml_nb.report.figures import heatmap_table
 from tapml_nb.report.findings import COLUMNS
+from tapml_nb.report.plot import layer_bands
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -57,6 +58,32 @@ def report(graph):
     }
     info = RunInfo(target="llvm", kernels=3, seconds=1.5, outputs=Verdict.FAIL)
     return Report(graph, 1, results, accumulated, {ops[0]: "target"}, info)
+
+
+def test_the_plot_has_a_band_for_each_layer_and_names_them_literally(report):
+    evil = EVIL[:8]
+    assert layer_bands(report) == [("layers.0", 0, 1), ("layers.1", 2, 3), (evil, 4, 4)]
+    (axes,) = report.divergence().axes
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", evil]
+
+
+def test_two_reports_in_one_plot(report):
+    worse = dataclasses.replace(
+        report,
+        introduced={
+            op: dataclasses.replace(r, ratio=7e5, verdict=Verdict.FAIL)
+            for op, r in report.introduced.items()
+        },
+    )
+    (alone,), (both,) = report.divergence().axes, report.divergence(against=worse).axes
+    hollow = [line for line in both.lines if line.get_markerfacecolor() == "none"]
+    assert not [line for line in alone.lines if line.get_markerfacecolor() == "none"]
+    assert [len(line.get_xdata()) for line in hollow] == [5, 5]
+    assert set(hollow[0].get_ydata()) == {7e5}
+    assert both.get_ylim()[1] > 7e5
+    other = dataclasses.replace(report, graph=Graph("Other", (), {}, (), ()))
+    with pytest.raises(ValueError, match=r"^against: "):
+        report.divergence(against=other)
 
 
 def test_frame(report):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import re
 import threading
 import time
 import weakref
@@ -122,6 +123,61 @@ def test_pages_of_one_session_stay_in_step(session, page):
     page.value("offload", ops=[0])
     assert wait_until(lambda: any(d.get("placement") for d in other.of("delta")))
     assert other.last_buffers("delta")[2][0] == 1
+
+
+def test_after_a_run_the_worst_cause_is_selected_for_who_looks_first(session, page):
+    session.override("act", lambda x: 2 * x)
+    session.run()
+    assert page.ready()["selection"] == {"op": 1, "step": 0, "origin": ""}
+
+
+def test_a_run_that_finds_nothing_selects_nothing(session, page):
+    session.run()
+    assert page.ready()["selection"]["op"] == -1
+
+
+def test_a_run_that_ends_selects_only_if_nobody_has(session, page):
+    session.override("act", lambda x: 2 * x)
+    page.ready()
+    session.run()
+    assert wait_until(lambda: any(d.get("selection") for d in page.of("delta")))
+    assert page.of("delta")[-1]["selection"] == {"op": 1, "step": 0, "origin": ""}
+    page.value("select", op=-1, step=0, origin="me")  # to have nothing selected is a choice, too
+    session.override("second", lambda x, w, b: x)
+    session.run()
+    assert wait_until(lambda: any(len(d["findings"]["causes"]) == 2 for d in found(page)))
+    assert page.of("delta")[-1].get("selection", {"origin": "me"})["origin"] == "me"
+    assert RecordingPage(page.feed).ready()["selection"] == {"op": -1, "step": 0, "origin": "me"}
+
+
+def found(page):
+    return [delta for delta in page.of("delta") if "findings" in delta]
+
+
+def test_the_state_says_what_is_known_of_the_outputs(session, page):
+    def told():
+        return page.ready()["status"]["outputs"]
+
+    session.override("act", lambda x: 2 * x)
+    session.run()
+    assert told() == "outputs not known: nothing is on the target"
+    session.offload("*")
+    assert told() == "outputs not known: run hybrid()"
+    session.hybrid()
+    assert re.fullmatch(r"outputs differ: [\d.e+]+ floors off", told())
+    session.restore("act")
+    assert told() == "outputs not known: run hybrid()", "it was of another placement"
+    session.hybrid()
+    assert told() == "outputs right with 2 of 3 operators offloaded"
+    session.override("act", None)
+    assert told() == "outputs right with 2 of 3 operators offloaded", "it is on the source"
+    session.offload("act")
+    assert (
+        session.hybrid().told == "no culprit among 2 judged operators, 1 not judged; outputs right"
+    )
+    assert told() == "outputs right"
+    session.override("act", lambda x: 2 * x)
+    assert told() == "outputs not known: run hybrid()"
 
 
 def test_a_new_page_sees_what_the_old_one_left(session, page):

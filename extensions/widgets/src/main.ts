@@ -4,7 +4,7 @@ import { h } from "./dom";
 import { GraphView } from "./graph/view";
 import { Heatmap } from "./heatmap/view";
 import { Inspector } from "./inspector/view";
-import { DivergencePlot } from "./plot";
+import { DivergencePlot } from "./plot/view";
 import { TargetStatus } from "./status";
 import { type Model, Store } from "./store";
 import { OperatorTable } from "./table";

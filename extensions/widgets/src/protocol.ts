@@ -54,14 +54,20 @@ export interface Status {
   /** Seconds until it ends, from then on; null where no estimate would hold. */
   left: number | null;
   stopped: boolean;
-  outputs: string | null;
+  /** What is known of the model's outputs, in Python's words; empty where it has none. */
+  outputs: string;
+  /** Whether they are right; null if that is not known. */
+  right: boolean | null;
   message: string;
 }
 
 export interface Selection {
   op: number;
   step: number;
-  /** The store that chose it, which must not be moved back by its own echo. */
+  /**
+   * The store that chose it, which must not be moved back by its own echo; empty where nobody chose,
+   * and the session shows where to look first.
+   */
   origin?: string;
 }
 

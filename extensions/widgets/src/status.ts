@@ -1,7 +1,7 @@
 // The target's status, the run's progress, and the buttons that begin and end runs.
 
 import { besideButton } from "./beside";
-import { h, keepKeys } from "./dom";
+import { h, keepKeys, setText } from "./dom";
 import { bytes, plural, seconds } from "./format";
 import type { Store } from "./store";
 
@@ -43,6 +43,7 @@ export class TargetStatus {
   private buttons: Record<string, HTMLButtonElement> = {};
   private bar = h("progress", { "aria-label": "Progress of the run", max: 1, value: 0 });
   private work = h("span", { class: "tapml-work" });
+  private outputs = h("strong", { class: "tapml-outputs", role: "status", hidden: true });
   private message = h("p", { class: "tapml-warning", role: "alert", hidden: true });
   private clock = 0;
   private readonly ends: (() => void)[];
@@ -78,6 +79,7 @@ export class TargetStatus {
         { class: "tapml-bar" },
         this.bar,
         this.work,
+        this.outputs,
         h("span", { class: "tapml-space" }),
         this.facts,
       ),
@@ -124,12 +126,16 @@ export class TargetStatus {
       this.work.textContent = `${phase} ${status.done} of ${status.total}, ${seconds(elapsed)}${left}${at}`;
     } else if (status.run) {
       const ended = status.stopped ? "stopped after" : "done in";
-      const outputs = status.outputs ? `; outputs: ${status.outputs}` : "";
       const told = store.findings.outcome;
-      this.work.textContent = `${RUNS[status.run]} ${ended} ${seconds(status.elapsed)}: ${told}${outputs}`;
+      this.work.textContent = `${RUNS[status.run]} ${ended} ${seconds(status.elapsed)}: ${told}`;
     } else {
       this.work.textContent = `${plural(store.ops.length, "operator")}: ${store.findings.outcome}`;
     }
+    this.outputs.hidden = status.busy || !status.outputs;
+    const { right } = status;
+    const mark = right === null ? "?" : right ? "✓" : "✗";
+    if (!this.outputs.hidden) setText(this.outputs, `${mark} ${status.outputs}`);
+    this.outputs.dataset.right = String(right);
     this.message.hidden = !status.message;
     this.message.textContent = status.message;
     clearTimeout(this.clock);

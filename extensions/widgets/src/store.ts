@@ -1,6 +1,7 @@
 // One store per widget model: what Python has sent, shared by all its views, repainted once a frame.
 
 import { type Commands, PATIENCE, QUESTIONS } from "./messages";
+import { type Overlay, overlayOf } from "./plot/overlay";
 import {
   ACCUMULATED,
   type Delta,
@@ -93,6 +94,8 @@ export class Store {
   /** When `status` last came, to go on counting between two messages. */
   statusAt = 0;
 
+  readonly against: Overlay | null;
+
   private ui: Record<string, unknown> = {};
   private memos = new Map<string, ReturnType<typeof setTimeout>>();
   private listeners = new Map<Topic, Set<() => void>>();
@@ -109,6 +112,7 @@ export class Store {
   private nextId = Math.floor(Math.random() * 2 ** 40);
 
   constructor(private model: Model) {
+    this.against = overlayOf(model.get("_against"));
     model.on("msg:custom", (message: Message, buffers: DataView[]) =>
       this.receive(message, buffers),
     );
@@ -380,6 +384,7 @@ export class Store {
     if (message.selection && message.selection.origin !== this.origin) {
       this.selection = message.selection;
       this.touch("selection");
+      if (message.selection.origin === "") this.touch("reveal");
     }
     if (message.status) {
       this.setStatus(message.status);

@@ -38,7 +38,8 @@ export const REST: Status = {
   elapsed: 0,
   left: null,
   stopped: false,
-  outputs: null,
+  outputs: "",
+  right: null,
   message: "",
 };
 

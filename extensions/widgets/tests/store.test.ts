@@ -194,3 +194,16 @@ test("Stop interrupts a kernel whose cell waits and that does not hear", async (
   mock.timers.tick(700);
   assert.equal(kernel.interrupted, 1);
 });
+
+test("where nobody has chosen, what the session chose is revealed", () => {
+  const kernel = ready();
+  let revealed = 0;
+  kernel.store.on("reveal", () => revealed++);
+  kernel.delta({ selection: { op: 1, step: 0, origin: "another page" } });
+  paint();
+  assert.equal(revealed, 0);
+  kernel.delta({ selection: { op: 2, step: 0, origin: "" } });
+  paint();
+  assert.equal(revealed, 1);
+  assert.equal(kernel.store.selection.op, 2);
+});

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,6 +16,7 @@ from tapml_nb.graph import Op, Selector
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.numerics import as_complex
 from tapml_nb.report import Report
+from tapml_nb.report.outcome import Outputs
 from tapml_nb.targets.client.supervisor import State
 
 Which = Literal["source", "target", "float64", "difference"]
@@ -38,6 +39,8 @@ class SessionStatus:
         sent_bytes: bytes sent to the target.
         outputs: whether the last hybrid run's outputs are within the end-to-end noise floor;
             None when there was none.
+        known: what is known of the outputs as operators are placed now; None where the model has
+            none.
     """
 
     state: State
@@ -50,6 +53,7 @@ class SessionStatus:
     cache_hits: int
     sent_bytes: int
     outputs: Verdict | None
+    known: Outputs | None
 
 
 def report(engine: Engine) -> Report:
@@ -62,7 +66,8 @@ def report(engine: Engine) -> Report:
         if engine is None:
             raise RuntimeError("the session of this report is gone; make a new one")
         engine.jobs.require_open()
-        return report(engine.run(runs.drill, engine.the_operator(op, 0)))
+        opened = report(engine.run(runs.drill, engine.the_operator(op, 0)))
+        return replace(opened, info=replace(opened.info, known=None))  # nobody runs these alone
 
     return engine.report(open_up)
 
@@ -80,6 +85,7 @@ def status(engine: Engine) -> SessionStatus:
         cache_hits=engine.compiler.cache_hits,
         sent_bytes=engine.pool.bytes_sent,
         outputs=engine.ledger.outputs,
+        known=engine.known_outputs(),
     )
 
 

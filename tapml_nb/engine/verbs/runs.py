@@ -99,7 +99,7 @@ def hybrid(engine: Engine, *, whole: bool = False) -> None:
     total = len(engine.graph) * len(engine.steps)
     with engine.running("hybrid", total):
         engine.prepare(moved)
-        outputs, agreements = Verdict.PASS, []
+        outputs, agreements, worst = Verdict.PASS, [], []
         done, fresh = 0, placement != ledger.hybrid_placement
         ledger.hybrid_placement = {}
         for step in engine.steps:
@@ -117,8 +117,10 @@ def hybrid(engine: Engine, *, whole: bool = False) -> None:
             verdict = engine.accumulated.judge_outputs(step)
             outputs = verdict if verdict is not Verdict.PASS else outputs
             agreements.append(agreement_of_logits(engine, step))
+            worst.append(engine.accumulated.worst_output(step))
         ledger.hybrid_placement = placement
         ledger.outputs = outputs
+        ledger.worst_output = max(filter(None, worst), key=lambda o: o.badness, default=None)
         ledger.agreement = min(
             filter(None, agreements), key=lambda a: (a.top1, -a.kl), default=None
         )

@@ -104,6 +104,8 @@ export class GraphView implements Actions {
   private begin(): void {
     const kept = this.store.recall<string[] | null>("open", null);
     this.scene.open = kept ? new Set(kept) : openAtFirst(this.store, FIRST_BOXES);
+    const { op } = this.store.selection;
+    if (!kept && op >= 0) this.scene.openAround(op);
     this.placed = false;
     this.rebuild();
   }
@@ -189,6 +191,8 @@ export class GraphView implements Actions {
   private place(): void {
     if (this.placed || !this.placeable) return;
     this.viewport.begin(this.scene.picture!);
+    const chosen = this.scene.nodeOf(this.store.selection.op);
+    if (chosen) this.viewport.show(chosen);
     this.placed = true;
   }
 

@@ -1,23 +1,25 @@
 // Divergence over model order: introduced and accumulated error, and the noise floor, live.
 
 import uPlot from "uplot";
-import { mix, onTheme, themeOf } from "./colours";
-import { h, keepKeys, onResize, select } from "./dom";
-import { number } from "./format";
-import type { Metric } from "./protocol";
-import type { Store } from "./store";
-
-type Unit = "floors" | "absolute";
-
-const SERIES: Record<Unit, { introduced: Metric; accumulated: Metric; label: string }> = {
-  floors: { introduced: "ratio", accumulated: "acc_ratio", label: "error / noise floor" },
-  absolute: { introduced: "max_abs", accumulated: "acc_max_abs", label: "largest absolute error" },
-};
-const LEAST = { floors: 1e-3, absolute: 1e-12 };
-const INTRODUCED = "#0072b2";
-const ACCUMULATED = "#e69f00";
-const FAULT = "#d55e00";
-const MISSING = "#8a7a3c";
+import { mix, onTheme, themeOf } from "../colours";
+import { h, keepKeys, onResize, select, setText } from "../dom";
+import { number } from "../format";
+import type { Metric } from "../protocol";
+import type { Store } from "../store";
+import { LayerAxis } from "./axis";
+import { type Band, layerAround, layerOf } from "./bands";
+import { drawMarks } from "./marks";
+import {
+  ACCUMULATED,
+  decades,
+  FAULT,
+  INTRODUCED,
+  LEAST,
+  MISSING,
+  plain,
+  SERIES,
+  type Unit,
+} from "./scale";
 
 export class DivergencePlot {
   readonly element: HTMLElement;
@@ -27,10 +29,12 @@ export class DivergencePlot {
     role: "application",
     "aria-label": "Divergence over model order",
     "aria-description":
-      "Left and right arrows go from operator to operator, up and down to the next that is broken or missing, plus and minus zoom, Escape shows everything. Drag to zoom.",
+      "Left and right arrows go from operator to operator, up and down to the next that is broken or missing, z zooms to the layer of the selected one, plus and minus zoom, Escape shows everything. Drag to zoom.",
   });
   private tip = h("div", { class: "tapml-tip", hidden: true });
   private spoken = h("div", { class: "tapml-spoken", "aria-live": "polite" });
+  private heading = h("strong");
+  private axis: LayerAxis;
   private unit: Unit = "floors";
   private units: HTMLSelectElement;
   private plot: uPlot | null = null;
@@ -61,12 +65,13 @@ export class DivergencePlot {
       h(
         "div",
         { class: "tapml-bar" },
-        h("strong", {}, "Divergence"),
+        this.heading,
         key(INTRODUCED, "introduced"),
         key(ACCUMULATED, "accumulated"),
         key("#888888", "noise floor"),
         key(FAULT, "limit, × culprit"),
         key(MISSING, "+ missing"),
+        store.against && h("span", { class: "tapml-key" }, `○ ╌ ${store.against.name}`),
         h("span", { class: "tapml-space" }),
         this.units,
         h("button", { type: "button", onclick: () => this.unzoom() }, "show all"),
@@ -74,7 +79,8 @@ export class DivergencePlot {
       this.stage,
       this.spoken,
     );
-    this.stage.append(this.tip);
+    this.axis = new LayerAxis(store, (band) => this.zoomTo(band));
+    this.stage.append(this.tip, this.axis.element);
     keepKeys(this.element);
     this.stage.addEventListener("keydown", (event) => this.key(event));
     this.ends = [
@@ -130,6 +136,7 @@ export class DivergencePlot {
       });
     }
     for (let step = 0; step < store.steps; step++) series.push(points(shade(INTRODUCED, step), 4));
+    if (store.against) series.push(...hollow(theme.dim, ACCUMULATED));
     series.push({ stroke: "#888888", width: 1, dash: [2, 3], points: { show: false } });
     if (this.unit === "floors")
       series.push({ stroke: FAULT, width: 1, dash: [6, 4], points: { show: false } });
@@ -148,9 +155,10 @@ export class DivergencePlot {
         axes: [
           {
             ...axis,
-            size: 26,
-            values: (_, ticks) =>
-              ticks.map((t) => (t >= 0 && Number.isInteger(t) ? String(t) : "")),
+            size: 22,
+            grid: { show: false },
+            ticks: { show: false },
+            values: (_, ticks) => ticks.map(() => ""),
           },
           {
             ...axis,
@@ -164,7 +172,8 @@ export class DivergencePlot {
         hooks: {
           setCursor: [() => this.hover()],
           setSelect: [(plot) => this.brush(plot)],
-          draw: [(plot) => this.marks(plot)],
+          drawClear: [(plot) => this.axis.draw(plot, themeOf(this.element))],
+          draw: [(plot) => drawMarks(plot, store, this.unit, themeOf(this.element))],
         },
       },
       this.fill() as uPlot.AlignedData,
@@ -184,14 +193,16 @@ export class DivergencePlot {
     else this.build();
   }
 
-  /** x, accumulated by step, introduced by step, floor, limit. */
+  /** x, accumulated by step, introduced by step, those of the other report, floor, limit. */
   private fill(): number[][] {
     const { store, unit } = this;
+    this.entitle();
     const n = store.ops.length;
     const names = SERIES[unit];
     const least = LEAST[unit];
-    const column = (metric: Metric, step: number): number[] => {
-      const values = store.metrics[metric];
+    const { against } = store;
+    const column = (metric: Metric, step: number) => drawable(store.metrics[metric], step);
+    const drawable = (values: Float32Array, step: number): number[] => {
       const result = new Array<number>(n);
       for (let op = 0; op < n; op++) {
         const value = values[step * n + op]!;
@@ -205,6 +216,9 @@ export class DivergencePlot {
       [...Array(n).keys()],
       ...steps.map((s) => column(names.accumulated, s)),
       ...steps.map((s) => column(names.introduced, s)),
+      ...(against ? [names.accumulated, names.introduced] : []).map((metric) =>
+        drawable(against!.metrics[metric], 0),
+      ),
     ];
     if (unit === "floors") {
       this.data.push(new Array<number>(n).fill(1), new Array<number>(n).fill(store.limit));
@@ -222,66 +236,14 @@ export class DivergencePlot {
     const least = LEAST[this.unit];
     let top = this.unit === "floors" ? 100 : 1e-3;
     let low = this.unit === "floors" ? least : 1;
-    for (const values of this.data.slice(1, 1 + 2 * this.store.steps)) {
+    const errors = 2 * this.store.steps + (this.store.against ? 2 : 0);
+    for (const values of this.data.slice(1, 1 + errors)) {
       for (const value of values) {
         if (value !== null && value > top) top = value;
         if (value !== null && value > least && value < low) low = value;
       }
     }
     return [10 ** Math.floor(Math.log10(low)) / 2, 10 ** Math.ceil(Math.log10(top) + 0.6)];
-  }
-
-  /** Crosses for culprits, pluses for what is missing, a line for the selected one and for the one at work. */
-  private marks(plot: uPlot): void {
-    const { store } = this;
-    const { ctx } = plot;
-    const { left, top, width, height } = plot.bbox;
-    const theme = themeOf(this.element);
-    const dpr = devicePixelRatio || 1;
-    const n = store.ops.length;
-    ctx.save();
-    ctx.beginPath();
-    ctx.rect(left, top - 6 * dpr, width, height + 6 * dpr);
-    ctx.clip();
-    ctx.setLineDash([]); // the limit's would cut the marks to pieces
-    const line = (op: number, colour: string) => {
-      const x = Math.round(plot.valToPos(op, "x", true));
-      ctx.strokeStyle = colour;
-      ctx.lineWidth = dpr;
-      ctx.beginPath();
-      ctx.moveTo(x, top);
-      ctx.lineTo(x, top + height);
-      ctx.stroke();
-    };
-    if (store.selection.op >= 0) line(store.selection.op, theme.accent);
-    if (store.status.busy && store.status.current >= 0) line(store.status.current, theme.border);
-    ctx.strokeStyle = FAULT;
-    ctx.lineWidth = 2 * dpr;
-    const values = store.metrics[SERIES[this.unit].introduced];
-    const size = 4.5 * dpr;
-    const crosses = new Path2D();
-    ctx.fillStyle = MISSING;
-    for (let at = 0; at < values.length; at++) {
-      const { broken, missing } = store.verdicts[store.verdict[at]!]!;
-      if (!broken && !missing) continue;
-      const x = plot.valToPos(at % n, "x", true);
-      const value = values[at]!;
-      // What has no finite error stands at the upper edge.
-      const y = Number.isFinite(value)
-        ? plot.valToPos(Math.max(value, LEAST[this.unit]), "y", true)
-        : top + size;
-      if (broken) {
-        crosses.moveTo(x - size, y - size);
-        crosses.lineTo(x + size, y + size);
-        crosses.moveTo(x + size, y - size);
-        crosses.lineTo(x - size, y + size);
-      } else {
-        ctx.fillRect(x - size, y - dpr, 2 * size, 2 * dpr);
-        ctx.fillRect(x - dpr, y - size, 2 * dpr, 2 * size);
-      }
-    }
-    ctx.stroke(crosses);
-    ctx.restore();
   }
 
   private nearest(): number {
@@ -297,9 +259,14 @@ export class DivergencePlot {
     const { store } = this;
     const names = SERIES[this.unit];
     const unit = this.unit === "floors" ? " floors" : "";
+    const { against } = store;
+    const other =
+      against &&
+      `\n${against.name}: introduced ${number(against.metrics[names.introduced][op])}${unit}, ` +
+        `accumulated ${number(against.metrics[names.accumulated][op])}${unit}`;
     return (
-      `${op}  ${store.ops[op]}\n${store.info(op).name}; introduced ${number(store.metric(names.introduced, op))}${unit}, ` +
-      `accumulated ${number(store.metric(names.accumulated, op))}${unit}`
+      `${store.ops[op]}\n${store.info(op).name}; introduced ${number(store.metric(names.introduced, op))}${unit}, ` +
+      `accumulated ${number(store.metric(names.accumulated, op))}${unit}${other ?? ""}`
     );
   }
 
@@ -318,6 +285,7 @@ export class DivergencePlot {
     if (width < 4) return;
     this.zoomed = [plot.posToVal(left, "x"), plot.posToVal(left + width, "x")];
     plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
+    this.entitle();
     plot.setData(this.data as uPlot.AlignedData);
   }
 
@@ -331,9 +299,28 @@ export class DivergencePlot {
     this.refresh();
   }
 
+  private zoomTo({ first, last }: Band): void {
+    this.zoomed = [first - 0.5, last + 0.5];
+    this.refresh();
+  }
+
   private unzoom(): void {
     this.zoomed = null;
     this.refresh();
+  }
+
+  /** Which layer is shown, if it is one alone. */
+  private entitle(): void {
+    const { store, zoomed } = this;
+    let words = "Divergence by layer";
+    if (zoomed) {
+      const first = Math.max(0, Math.ceil(zoomed[0]));
+      const last = Math.min(store.ops.length - 1, Math.floor(zoomed[1]));
+      const layer = store.layerOf.subarray(first, last + 1);
+      if (layer.length && layer.every((l) => l === layer[0]))
+        words = `Divergence in ${layerOf(store, first)}`;
+    }
+    setText(this.heading, words);
   }
 
   private key(event: KeyboardEvent): void {
@@ -361,6 +348,8 @@ export class DivergencePlot {
         store.select(op, store.worstStep(op));
         this.spoken.textContent = this.describe(op);
       }
+    } else if (event.key === "z") {
+      if (here >= 0) this.zoomTo(layerAround(store, here));
     } else if (event.key === "+" || event.key === "=") this.zoom(0.5);
     else if (event.key === "-") this.zoom(2);
     else if (event.key === "Escape") this.unzoom();
@@ -370,21 +359,14 @@ export class DivergencePlot {
   }
 }
 
-/** Powers of ten, not more than fit. */
-function decades(plot: uPlot): number[] {
-  const low = Math.round(Math.log10(plot.scales.y!.min!));
-  const high = Math.round(Math.log10(plot.scales.y!.max!));
-  const every = Math.max(
-    1,
-    Math.ceil(((high - low) * 26 * (devicePixelRatio || 1)) / plot.bbox.height),
-  );
-  const result: number[] = [];
-  for (let e = Math.ceil(low / every) * every; e <= high; e += every) result.push(10 ** e);
-  return result;
-}
-
-function plain(value: number): string {
-  return value >= 1e-3 && value < 1e5
-    ? String(Number(value.toPrecision(1)))
-    : value.toExponential(0).replace("e+", "e");
+/** The series of the other report: what is accumulated as a broken line, what is introduced hollow. */
+function hollow(mark: string, line: string): uPlot.Series[] {
+  return [
+    { stroke: line, width: 1, dash: [2, 3], spanGaps: true, points: { show: false } },
+    {
+      stroke: mark,
+      paths: () => null,
+      points: { show: true, size: 6, width: 1, stroke: mark, fill: "transparent" },
+    },
+  ];
 }
