@@ -30,13 +30,15 @@ LAB_NODE := $(LAB)/node_modules/.installed
 
 export HF_HUB_OFFLINE := 1
 
-.PHONY: help demo check test lab lint types lab-types bundle apt kernels clean
+.PHONY: help demo check test lab lint types lab-types docs dist bundle apt kernels clean
 
 help:
 	@echo "make demo   set up, run the quickstart notebook, leave build/quickstart.html"
 	@echo "make check  lint, types and the tests without browsers and compilers: minutes"
 	@echo "make test   set up, then lint, types and all tests"
 	@echo "make lab    JupyterLab on the quickstart"
+	@echo "make docs   the documentation as a site: build/docs/index.html"
+	@echo "make dist   wheel and sdist, checked: dist/"
 	@echo "make bundle the widgets' and the extension's JavaScript anew (needs Node)"
 
 demo: $(VENV)/.demo
@@ -72,6 +74,15 @@ lint: $(VENV)/.dev $(NODE)
 types: $(VENV)/.dev $(NODE)
 	@$(PY) -m mypy
 	@npm run --silent --prefix $(FRONT) types
+
+# Warnings are errors: links that lead nowhere, docstrings that cannot be read.
+docs: $(VENV)/.dev
+	@$(PY) -m sphinx -q -W --keep-going -E docs build/docs
+
+dist: $(VENV)/.dev
+	@rm -rf dist
+	@$(PY) -m build --no-isolation --outdir dist >/dev/null
+	@$(PY) -m twine check --strict dist/*
 
 # After a change in extensions/jupyterlab; the packages whose types it needs take 360 MB.
 lab-types: $(LAB_NODE)

@@ -1,6 +1,7 @@
 """tapml_nb: bring a machine-learning model up on a new device, one operator at a time.
 
-Importing the package is cheap; PyTorch and TVM come with the first thing that needs them.
+Importing the package is cheap; PyTorch and TVM come with the first thing that needs them, and
+what is not installed is missed only there (:mod:`tapml_nb.extras`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from tapml_nb.targets.spec import Target as Target
     from tapml_nb.targets.wire.errors import TargetLost as TargetLost
 
-__version__ = "0.1.0"
+    __version__: str
 
 _HOMES = {
     "Bundle": "carve",
@@ -59,15 +60,31 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "__version__":
+        value: Any = _version()
+    elif name in _HOMES:
+        from tapml_nb.extras import may_need_extras
+
+        with may_need_extras():
+            value = getattr(import_module(f"tapml_nb.{_HOMES[name]}"), name)
+    else:
         raise AttributeError(f"module 'tapml_nb' has no attribute {name!r}")
-    value = getattr(import_module(f"tapml_nb.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 
 
+def _version() -> str:
+    """What was installed, which git's tags say (``pyproject.toml``)."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("tapml_nb")
+    except PackageNotFoundError:  # a checkout on the path, never installed
+        return "0+unknown"
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "__version__"})
 
 
 def load_ipython_extension(shell: Any) -> None:

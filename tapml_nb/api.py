@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tapml_nb.compile.cache import KernelCache
 from tapml_nb.compile.compiler import Compiler
 from tapml_nb.engine.engine import Settings, assemble, open_engine
+from tapml_nb.extras import may_need_extras
 from tapml_nb.frontends.dispatch import import_model
 from tapml_nb.frontends.program import CoarseProgram, Granularity, Program
 from tapml_nb.session import Session
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
+@may_need_extras()
 def debug(
     model: torch.nn.Module | ExportedProgram | str | Path | Any,
     inputs: Any,

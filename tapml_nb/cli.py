@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapml_nb.extras import PARTS, MissingPart
 from tapml_nb.targets.wire.errors import TargetError, TargetLost
 from tapml_nb.terminal import printable
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.run(parsed)
-    except (ValueError, OSError, TargetError, TargetLost) as error:
+    except (ValueError, OSError, MissingPart, TargetError, TargetLost) as error:
         return _complain(str(error))
     except Exception as error:  # ours or TVM's; a terminal is no place for where it was
         logging.getLogger(__name__).debug("unexpected", exc_info=True)
@@ -113,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=0, help="port (default: any free one)")
     serve.set_defaults(run=_serve)
 
-    doctor = commands.add_parser("doctor", help="which targets work here, and what is missing")
+    doctor = commands.add_parser(
+        "doctor", help="which targets work here, what is missing, and what for"
+    )
     doctor.set_defaults(run=_doctor)
     return parser
 
@@ -225,17 +228,21 @@ def _serve(parsed: argparse.Namespace) -> int:
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import version
 
+    import tapml_nb
     from tapml_nb.compile.cache import KernelCache
     from tapml_nb.targets.client.availability import check_all
 
     print(f"python {sys.version.split()[0]}, {os.cpu_count()} cores")
-    for package in ("apache-tvm", "apache-tvm-ffi", "torch", "numpy", "jupyterlab"):
-        try:
-            print(f"  {package} {version(package)}")
-        except PackageNotFoundError:
-            print(f"  {package} is not installed")
+    print(f"  tapml_nb {tapml_nb.__version__}")
+    for package in ("apache-tvm", "apache-tvm-ffi", "numpy"):
+        print(f"  {package} {version(package)}")
+    for part in PARTS:
+        if part.version:
+            print(f"  {part.package} {part.version}")
+        else:
+            print(f"  {part.package} is missing: for {part.gives}; {part.command}")
     print(f"kernel cache: {KernelCache().root}")
     states = check_all()
     for state in states:

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING
 
+from tapml_nb.extras import may_need_extras
 from tapml_nb.graph import Graph, Op, OpId
 from tapml_nb.judge.results import OpResult
 from tapml_nb.report.causes import by_reason
@@ -151,6 +152,7 @@ class Migration:
     stopped: bool = False
 
     @property
+    @may_need_extras()
     def timeline(self) -> pd.DataFrame:
         """One row per check: ``tried, ok, offloaded, seconds, quarantined``; how many operators
         the batch had, and how many were on the target then."""
@@ -161,6 +163,7 @@ class Migration:
         return pd.DataFrame(rows, columns=columns)
 
     @property
+    @may_need_extras()
     def remaining(self) -> pd.DataFrame:
         """What is left to fix, first what unlocks most: ``op, kernel, unlocks, reason``.
 
@@ -270,6 +273,7 @@ class Localization:
     alike: Sequence[Sequence[OpId]] = ()
 
     @property
+    @may_need_extras()
     def journal(self) -> pd.DataFrame:
         """One row per hybrid run: ``operators`` (how many were on the target), ``ok, seconds``."""
         import pandas as pd

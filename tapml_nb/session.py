@@ -22,6 +22,7 @@ from tapml_nb.engine.verbs.inspection import SessionStatus, Which
 from tapml_nb.engine.verbs.search import Criterion
 from tapml_nb.execute.events import Callback, Event
 from tapml_nb.execute.hybrid import TARGET
+from tapml_nb.extras import may_need_extras
 from tapml_nb.graph import Graph, OpId, Selector, select
 from tapml_nb.jupyter.notebook import in_notebook, invite
 from tapml_nb.migrate import Localization, Migration, in_order
@@ -426,6 +427,7 @@ class Session:
         """
         return self.engine.pool.first.link
 
+    @may_need_extras()
     def invite(self) -> None:
         """Show what makes a browser's page the target: in a notebook a widget that does so with
         the notebook's own page, elsewhere the link to open.
@@ -436,6 +438,7 @@ class Session:
         invite(self.link)
 
     @property
+    @may_need_extras()
     def widget(self) -> Workbench:
         """The session's workbench: graph, placement, live divergence, heatmaps, inspector.
 

@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parent.parent / "tapml_nb"
 ORDER = [
     {"array_api"},
     {"measured"},
-    {"numerics", "tensorfile", "terminal", "interpreter", "owner", "budget"},
+    {"numerics", "tensorfile", "terminal", "interpreter", "owner", "budget", "extras"},
     {"graph"},
     {"frontends"},
     {"compile"},

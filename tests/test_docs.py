@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAPERS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+DOCUMENTS = [*(ROOT / name for name in PAPERS), *sorted((ROOT / "docs").rglob("*.md"))]
 
-ELSEWHERE = ("build/", "tapml-nb/PORT/KEY/", "compare_lib.py")
+ELSEWHERE = ("build/", "dist/", "tapml-nb/PORT/KEY/", "compare_lib.py")
 """What begins so is made by commands, or is another project's, or a part of an address."""
 
 _NAMED = re.compile(r"`([\w./-]+(?:/|\.(?:py|ts|mjs|sh|md|ipynb|toml|yml|html)))`")

@@ -15,6 +15,7 @@ import numpy as np
 
 from tapml_nb.carve.archive import CODING, Archive, BundleError, versions
 from tapml_nb.carve.manifest import unit_member
+from tapml_nb.extras import may_need_extras
 from tapml_nb.graph import Selector, select
 from tapml_nb.terminal import printable
 
@@ -162,6 +163,7 @@ class Bundle:
         recorded: Mapping[str, str] = self._archive.manifest.get("versions", {})
         return recorded
 
+    @may_need_extras()
     def frame(self) -> pd.DataFrame:
         """One row per carved test: ``op, kind, scope, step, inputs, outputs, verdict, file, line,
         message``, as they were when it was carved.

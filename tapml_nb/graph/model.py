@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Literal
 
+from tapml_nb.extras import may_need_extras
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -211,6 +213,7 @@ class Graph:
                 tainted.update(op.outputs)
         return frozenset(cone)
 
+    @may_need_extras()
     def frame(self) -> pd.DataFrame:
         """One row per operator: ``op, kind, scope, layer, inputs, outputs, file, line``."""
         import pandas as pd

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tapml_nb.execute.unobserved import Unobserved
+from tapml_nb.extras import may_need_extras
 from tapml_nb.graph import Graph, Op, OpId
 from tapml_nb.judge.results import AccumulatedResult, AugmentedResult, OpResult
 from tapml_nb.judge.tokens import Agreement
@@ -279,6 +280,7 @@ class Findings:
         order."""
         return grouped(self.missing, self._kind_of)
 
+    @may_need_extras()
     def frame(self) -> pd.DataFrame:
         """One row per operator and step, in graph order; columns as in
         :data:`~tapml_nb.report.findings.COLUMNS`.
@@ -318,6 +320,7 @@ class Findings:
             str(result.diagnosis.pattern) if result and result.diagnosis else "",
         )
 
+    @may_need_extras()
     def augmented_frame(self) -> pd.DataFrame:
         """One row per try on derived inputs: ``op, kind, step, variant, shapes, verdict, ratio,
         message``; those that fail first.
@@ -336,6 +339,7 @@ class Findings:
         ]
         return pd.DataFrame(rows, columns=columns)
 
+    @may_need_extras()
     def diff(self, other: Findings) -> pd.DataFrame:
         """The verdicts that differ in ``other``: columns ``op, step, before, after``.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapml_nb.extras import may_need_extras
 from tapml_nb.graph import Selector, SelectorError, select
 from tapml_nb.report import figures, html
 from tapml_nb.report.findings import Findings
@@ -68,6 +69,7 @@ class Report(Findings):
             raise RuntimeError("no session is behind this report; make one with tapml_nb.debug")
         return self.opener(chosen)
 
+    @may_need_extras()
     def heatmap(self, rows: str = "layer", cols: str = "metric") -> Figure:
         """A heatmap of the worst ratio per cell; see :func:`tapml_nb.report.figures.heatmap` for
         the choices and the ValueError that others raise.
@@ -77,6 +79,7 @@ class Report(Findings):
         """
         return figures.heatmap(self, rows, cols)
 
+    @may_need_extras()
     def plot(self) -> Figure:
         """:meth:`divergence` of this report alone."""
         return self.divergence()
@@ -97,6 +100,7 @@ class Report(Findings):
         """
         return divergence(self, against)
 
+    @may_need_extras()
     def to_html(self, path: str | Path) -> Path:
         """Write the report as one HTML file that needs nothing else.
 
