@@ -11,7 +11,7 @@ from torch import nn
 
 import tapml_nb as tapml
 from tapml_nb import ModelChanged, Target, Verdict
-from tapml_nb.execute.events import OpJudged
+from tapml_nb.execute.events import OpJudged, OpStarted
 from tapml_nb.execute.preparation import Call
 from tapml_nb.execute.weights import WeightsAhead
 from tapml_nb.targets.client.prefetch import Prefetch, Transfer
@@ -137,12 +137,16 @@ def test_a_line_that_is_cut_changes_nothing(opened, proxy, server):
 def test_a_model_that_changes_meanwhile_is_noticed(given, opened, proxy):
     meter = Meter(proxy)
     meter.at, meter.then = 100 * KB, meter.hold
-    opened.run(wait=False)
-    assert meter.reached.wait(60)
-    given[0].second.weight.add_(1)
-    meter.gate.set()
+
+    def change(event: OpStarted) -> None:
+        """In the middle of its way, and before its operator looks at it."""
+        if event.op.startswith("second") and meter.reached.wait(60):
+            given[0].second.weight.add_(1)
+            meter.gate.set()
+
+    opened.on(OpStarted, change)
     with pytest.raises(ModelChanged, match=r"second\.weight"):
-        opened.wait()
+        opened.run()
     assert all_is_sent()
 
 
