@@ -27,18 +27,21 @@ def test_ratios_along_an_axis(shape, axis):
     error = np.abs(target - reference.exact())
     error = np.minimum(error, np.abs(target.astype(np.float64) - reference.source))
     others = tuple(a for a in range(4) if a != axis)
-    positions = judge(target, reference, axis=axis).positions
+    (positions,) = judge(target, reference, axes=[axis]).along
     np.testing.assert_allclose(positions, (error / allowed).max(others), rtol=1e-6)
+    both = judge(target, reference, axes=[axis, 3 - axis]).along
+    assert both[0] == positions
+    assert both[1] == judge(target, reference, axes=[3 - axis]).along[0]
 
 
 def test_what_is_equal_is_nowhere_off_and_a_nan_is_where_it_is():
     source = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
     reference = reference_of(source, source.astype(np.float64), 1)
-    assert judge(source.copy(), reference, axis=1).positions == (0.0, 0.0, 0.0)
+    assert judge(source.copy(), reference, axes=[1]).along == ((0.0, 0.0, 0.0),)
     target = source.copy()
     target[1, 2, 0] = np.nan
-    assert judge(target, reference, axis=1).positions == (0.0, 0.0, np.inf)
-    assert judge(target, reference).positions == ()
+    assert judge(target, reference, axes=[1]).along == ((0.0, 0.0, np.inf),)
+    assert judge(target, reference).along == ()
 
 
 class Square(torch.nn.Module):
