@@ -30,9 +30,9 @@ from tapml_nb.numerics import as_parts
 from tapml_nb.report import Report
 from tapml_nb.report.facts import Facts, facts
 from tapml_nb.report.protocol import plain
+from tapml_nb.report.tensors import picture, summarize
 from tapml_nb.widgets import messages
 from tapml_nb.widgets.kernel_text import kernel_from_text, primfunc_text
-from tapml_nb.widgets.tensors import picture, summarize
 
 T = TypeVar("T")
 Answer = tuple[T, list[bytes]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tapml_nb.widgets.tensors import BINS, MOST, picture, summarize
+from tapml_nb.report.tensors import BINS, MOST, picture, summarize
 
 
 def test_a_small_tensor_is_shown_as_it_is():
