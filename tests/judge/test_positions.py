@@ -10,9 +10,8 @@ from tapml_nb.execute.events import EventStream
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.frontends.torch import import_torch
 from tapml_nb.judge.floor import reference_of
-from tapml_nb.judge.results import OpResult
-from tapml_nb.judge.tokens import ErrorByToken, TokenAxes
-from tapml_nb.judge.verdict import Verdict, deviation
+from tapml_nb.judge.tokens import TokenAxes
+from tapml_nb.judge.verdict import deviation
 from tests.judge.holders import judge
 
 
@@ -81,21 +80,3 @@ def test_steps_tell_axes_apart():
     lengths = [8, 3]
     shapes = ({1: torch.export.Dim("tokens", min=2, max=9)},)
     assert axes(lengths, shapes)[1] == 1
-
-
-def test_results_are_gathered_by_row_step_and_token():
-    def result(op, step, *positions):
-        return OpResult(op, step, Verdict.PASS, positions=positions)
-
-    results = [
-        result("a", 0, 1.0, 9.0, 0.0),
-        result("b", 0, 2.0, 3.0, 0.0),
-        result("a", 1, np.inf),
-        result("c", 0),
-    ]
-    found = ErrorByToken.of(results, 2, {"a": "first", "c": "last", "b": "first"})
-    assert (found.rows, found.lengths) == (["first", "last"], [3, 1])
-    np.testing.assert_array_equal(found.ratios, [[2, 9, 0, np.inf], [np.nan] * 4])
-    assert found.ops.tolist() == [[2, 0, 0, 0], [-1] * 4]
-    nothing = ErrorByToken.of([], 2, {"a": "first"})
-    assert (nothing.lengths, nothing.ratios.shape) == ([0, 0], (1, 0))
