@@ -256,7 +256,7 @@ def test_positions_are_the_reports_where_steps_differ_in_length():
         session.override(relu, wrong)
         report = session.run()
         answer = page.value("cells", **ASKED)
-        ratios, beyond, ops, steps = page.last_buffers("reply")
+        ratios, beyond, ops, when = page.last_buffers("reply")
         table = report.heatmap_table("layer", "position")
         shown = np.frombuffer(ratios, "<f4").reshape(table.shape)
         np.testing.assert_array_equal(shown, table.to_numpy(dtype=np.float32))
@@ -272,5 +272,5 @@ def test_positions_are_the_reports_where_steps_differ_in_length():
         assert whose[1] == whose[8] == number(session, relu)
         marks = np.frombuffer(beyond, "u1").reshape(table.shape)
         assert np.argwhere(marks).tolist() == [[row, 1], [row, 8]]
-        assert np.frombuffer(steps, "<i4").reshape(table.shape)[row, [1, 8]].tolist() == [0, 1]
+        assert np.frombuffer(when, "<i4").reshape(table.shape)[row, [1, 8]].tolist() == [0, 1]
         assert ((whose >= 0) == ~np.isnan(shown[row])).all()
