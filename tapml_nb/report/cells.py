@@ -139,14 +139,13 @@ def cells(
             raise ValueError(f"{name}: {of.missing}")
     found, computes = _gathered(findings, down, across, rows, cols)
     notes = [*unseen(findings, down), *unseen(findings, across)]
-    kept: list[np.ndarray] = []
-    left: list[str] = []
-    for axis, what in enumerate((rows, cols)):
-        chosen, why = _shown(found, computes, axis, what, views)
-        kept.append(chosen)
-        left += why
+    every_row = np.arange(len(found.row_names))
+    chosen_cols, left = _shown(found, computes, 1, views)
+    found = found.taken(every_row, chosen_cols)  # what is left of a row is then what is seen of it
+    chosen_rows, left_rows = _shown(found, computes, 0, views)
+    found = found.taken(chosen_rows, np.arange(len(chosen_cols)))
+    left = [*left_rows, *left]
     notes += [f"left out: {', '.join(left)}"] if left else []
-    found = found.taken(kept[0], kept[1])
     if beyond_limit:
         marked = [np.flatnonzero(found.beyond.any(axis=1 - axis)) for axis in (0, 1)]
         if cols == "metric":
@@ -166,9 +165,10 @@ def _ordered(found: Cells, axis: int, by_worst: bool) -> Sequence[int]:
 
 
 def _shown(
-    found: Cells, computes: np.ndarray, axis: int, what: str, views: bool
+    found: Cells, computes: np.ndarray, axis: int, views: bool
 ) -> tuple[np.ndarray, list[str]]:
     """Which rows (0) or columns (1) say something, and how many of the others there are."""
+    what = (found.rows, found.cols)[axis]
     size = found.values.shape[axis]
     everything = np.arange(size)
     if kind_of(what) in (*RANGED, "metric"):

@@ -257,7 +257,9 @@ class Commands:
         if array.size == 0:
             raise ValueError(f"its tensor {list(array.shape)} has no elements")
         fixed = {int(axis): at for axis, at in args["fixed"].items()}
-        marks, unmarked = self._marks(op, args["step"], args["output"], array)
+        marks, unmarked = None, ""
+        if args.get("marks", True):
+            marks, unmarked = self._marks(op, args["step"], args["output"], array)
         shown = picture(array, args["axes"], fixed, args["window"], marks)
         beyond = np.zeros(shown.values.shape, bool) if shown.beyond is None else shown.beyond
         rows, cols = shown.values.shape

@@ -55,13 +55,15 @@ class RememberArguments(TypedDict):
 
 class TensorArguments(CallArguments):
     """``fixed`` is an index by axis that is not shown; ``window`` the first and last (exclusive)
-    row and column."""
+    row and column; ``marks``: whether to tell what is beyond the limit, which of large tensors
+    takes longer than the picture."""
 
     which: Literal["source", "target", "float64", "difference"]
     output: int
     axes: tuple[int, int] | None
     fixed: dict[str, int]
     window: tuple[int, int, int, int] | None
+    marks: NotRequired[bool]
 
 
 class CellsArguments(TypedDict):

@@ -130,7 +130,8 @@ def test_figures_have_no_paper_and_one_ink(deep, theme, draw):
     assert figure.get_facecolor()[3] == 0
     assert all(axes.get_facecolor()[3] == 0 for axes in figure.axes)
     ink = THEMES[theme].ink
-    labels = [label for axes in figure.axes for label in axes.get_xticklabels()]
+    shown = [axes for axes in figure.axes if axes.axison]
+    labels = [label for axes in shown for label in axes.get_xticklabels()]
     assert {label.get_color() for label in labels if label.get_text()} == {ink}
 
 

@@ -81,7 +81,8 @@ export interface ValuesAnswer {
 
 /**
  * `fixed` is an index by axis that is not shown; `window` the first and last (exclusive) row and
- * column.
+ * column; `marks`: whether to tell what is beyond the limit, which of large tensors takes longer
+ * than the picture.
  */
 export interface TensorArguments {
   op: number;
@@ -91,6 +92,7 @@ export interface TensorArguments {
   axes: [number, number] | null;
   fixed: Record<string, number>;
   window: [number, number, number, number] | null;
+  marks?: boolean;
 }
 
 /**

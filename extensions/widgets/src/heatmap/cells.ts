@@ -139,14 +139,16 @@ function axisOf(
 /** What of all cells is to be seen, in which order. */
 function chosen(all: Cells, computes: Uint8Array, choice: Choice): Cells {
   const left: string[] = [];
-  const shown = (["rows", "cols"] as const).map((side) => {
+  let found = all;
+  const shown = (side: "rows" | "cols"): number[] => {
     const count = side === "rows" ? all.rowNames.length : all.colNames.length;
     const everything = [...Array(count).keys()];
     if (all[side] === "metric" || RANGED.includes(all[side])) return everything;
-    const line = (k: number) => lineOf(all, side, k);
-    const idle = everything.map((k) => !choice.views && !line(k).some((at) => computes[at]));
+    const idle = everything.map(
+      (k) => !choice.views && !lineOf(all, side, k).some((at) => computes[at]),
+    );
     const known = everything.map((k) =>
-      line(k).some((at) => !Number.isNaN(all.values[at]!) || all.beyond[at]),
+      lineOf(found, side, k).some((at) => !Number.isNaN(found.values[at]!) || found.beyond[at]),
     );
     const silent = everything.map((k) => !known[k] && !idle[k] && known.includes(true));
     const say = (which: boolean[], why: string) => {
@@ -156,8 +158,10 @@ function chosen(all: Cells, computes: Uint8Array, choice: Choice): Cells {
     say(idle, "of views only");
     say(silent, "without a number");
     return everything.filter((k) => !idle[k] && !silent[k]);
-  });
-  let found = taken(all, shown[0]!, shown[1]!);
+  };
+  // Columns first: what is left of a row is then what is seen of it.
+  found = taken(all, [...all.rowNames.keys()], shown("cols"));
+  found = taken(found, shown("rows"), [...found.colNames.keys()]);
   if (choice.beyond) {
     const marked = (side: "rows" | "cols", count: number) =>
       [...Array(count).keys()].filter(

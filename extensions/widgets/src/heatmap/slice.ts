@@ -5,6 +5,8 @@ import type { TensorAnswer, TensorArguments } from "../messages";
 
 export class TensorSlice {
   readonly element = h("span", { class: "tapml-axes" });
+  /** Whether it is known of this operator what is beyond the limit. */
+  marked = false;
   private op = -1;
   private output = 0;
   private axes: [number, number] | null = null;
@@ -56,6 +58,7 @@ export class TensorSlice {
       this.output = 0;
       this.op = op;
       this.block = -1;
+      this.marked = false;
     }
     return { output: this.output, axes: this.axes, fixed: this.fixed, window: this.window };
   }

@@ -1,35 +1,18 @@
 // Heatmaps: any two axes of a model by its worst, and one operator's tensor by element.
 
 import { onTheme } from "../colours";
-import { gently, h, keepKeys, onResize, select } from "../dom";
+import { gently, h, keepKeys, onResize } from "../dom";
 import { number } from "../format";
 import type { Box } from "../grid";
-import type { TensorArguments } from "../messages";
 import { floats, numbers, octets } from "../protocol";
 import type { Store } from "../store";
 import { ASKED, type Cells, type Choice, gather, nounOf } from "./cells";
+import { Controls } from "./controls";
 import { type Matrix, ofCells, ofTensor } from "./matrix";
 import { type Hidden, MatrixPainter } from "./painter";
 import { TensorSlice } from "./slice";
 
-type Which = TensorArguments["which"];
-
 const PAUSE = 150; // ms between two pictures while results come in
-
-const AXES = [
-  ["layer", "layer"],
-  ["kind", "kind"],
-  ["scope:1", "scope, 1 deep"],
-  ["scope:2", "scope, 2 deep"],
-  ["scope:3", "scope, 3 deep"],
-  ["scope", "scope"],
-  ["op", "operator"],
-  ["step", "step"],
-  ["position", "token position"],
-  ["head", "attention head"],
-  ["dtype", "dtype"],
-  ["device", "device"],
-] as const;
 
 const WHERE: Record<Hidden["side"], [noun: "rows" | "cols", words: string]> = {
   above: ["rows", "above"],
@@ -43,13 +26,7 @@ export class Heatmap {
   private choice: Choice = { rows: "layer", cols: "kind", beyond: false, views: false, order: "" };
   private tensor = false;
   private cells: Cells | null = null;
-  private rows: HTMLSelectElement;
-  private modes: HTMLSelectElement;
-  private order: HTMLSelectElement;
-  private beyond: HTMLInputElement;
-  private views: HTMLInputElement;
-  private model: HTMLElement;
-  private which: HTMLSelectElement;
+  private controls: Controls;
   private slice = new TensorSlice(() => this.refresh());
   private title = h("div", { class: "tapml-caption" });
   private stage: HTMLElement;
@@ -73,62 +50,19 @@ export class Heatmap {
   private readonly ends: (() => void)[];
 
   constructor(private store: Store) {
-    this.rows = select("Rows of the heatmap", AXES, (rows) => this.choose({ rows }));
-    this.modes = select(
-      "What the heatmap shows",
-      [...AXES, ["metric", "metric"], ["tensor", "one tensor"]],
-      (mode) => this.setMode(mode),
-    );
-    this.order = select(
-      "Order of rows and columns",
-      [
-        ["", "worst columns"],
-        ["worst", "worst first"],
-        ["model", "model order"],
-      ],
-      (order) => this.choose({ order: order as Choice["order"] }),
-    );
-    const toggle = (name: "beyond" | "views") =>
-      h("input", {
-        type: "checkbox",
-        onchange: (event: Event) =>
-          this.choose({ [name]: (event.target as HTMLInputElement).checked }),
-      });
-    this.beyond = toggle("beyond");
-    this.views = toggle("views");
-    this.which = select(
-      "Which tensor",
-      [
-        ["difference", "difference"],
-        ["target", "target"],
-        ["source", "source"],
-        ["float64", "float64"],
-      ],
-      () => this.refresh(),
+    this.controls = new Controls(
+      {
+        choice: (choice) => this.choose(choice),
+        mode: (mode) => this.setMode(mode),
+        which: () => this.refresh(),
+      },
+      this.slice.element,
     );
     this.stage = h("div", { class: "tapml-heat-stage" }, this.spacer, this.tip);
-    const times = h("span", { "aria-hidden": "true" }, "×");
-    const label = (text: string, title: string, input: HTMLInputElement) =>
-      h("label", { title }, input, ` ${text}`);
-    this.model = h(
-      "span",
-      { class: "tapml-axes" },
-      this.order,
-      label("beyond the limit", "Only rows and columns that hold a culprit", this.beyond),
-      label("views", "Rows and columns of views alone, too: they compute nothing", this.views),
-    );
     this.element = h(
       "section",
       { class: "tapml-heat", "aria-label": "Heatmap" },
-      h(
-        "div",
-        { class: "tapml-bar" },
-        h("span", { class: "tapml-axes" }, this.rows, times),
-        this.modes,
-        this.model,
-        this.which,
-        this.slice.element,
-      ),
+      this.controls.element,
       this.title,
       this.stage,
       this.outside,
@@ -198,14 +132,8 @@ export class Heatmap {
   private refresh(): void {
     if (!this.store.ready) return;
     const { choice, tensor } = this;
-    this.modes.value = tensor ? "tensor" : choice.cols;
-    this.rows.value = choice.rows;
-    this.order.value = choice.order;
-    this.beyond.checked = choice.beyond;
-    this.views.checked = choice.views;
-    this.which.hidden = this.slice.element.hidden = !tensor;
+    this.controls.show(choice, tensor);
     this.stage.toggleAttribute("data-tensor", tensor);
-    this.model.hidden = this.rows.parentElement!.hidden = tensor;
     this.painter.cell = null;
     this.asked++;
     if (tensor) void this.fetchTensor();
@@ -322,22 +250,22 @@ export class Heatmap {
     const turn = this.asked;
     if (op < 0) return this.show(null, "Select an operator to see its tensor.");
     const id = store.ops[op]!;
-    const which = this.which.value as Which;
+    const { which } = this.controls;
     this.title.textContent = `${id}: fetching …`;
     try {
-      const { value, buffers } = await store.ask("tensor", {
-        op,
-        step,
-        which,
-        ...this.slice.of(op),
-      });
-      if (turn !== this.asked) return;
-      this.slice.show(value);
-      const zoom = this.slice.zoom.bind(this.slice);
-      const matrix = ofTensor(value, floats(buffers[0]!), octets(buffers[1]!), which, zoom);
-      const where = this.slice.where ? `; ${this.slice.where}` : "";
-      this.show(matrix, `${id}: ${which}, [${value.shape.join(", ")}]${value.note}${where}`);
-      if (this.slice.where) this.spoken.textContent = this.slice.where;
+      const slice = this.slice.of(op);
+      // What is beyond the limit comes later than the picture, unless it is known.
+      for (const marks of this.slice.marked ? [true] : [false, true]) {
+        const { value, buffers } = await store.ask("tensor", { op, step, which, marks, ...slice });
+        if (turn !== this.asked) return;
+        this.slice.show(value);
+        this.slice.marked = marks;
+        const zoom = this.slice.zoom.bind(this.slice);
+        const matrix = ofTensor(value, floats(buffers[0]!), octets(buffers[1]!), which, zoom);
+        const where = this.slice.where ? `; ${this.slice.where}` : "";
+        this.show(matrix, `${id}: ${which}, [${value.shape.join(", ")}]${value.note}${where}`);
+        if (this.slice.where) this.spoken.textContent = this.slice.where;
+      }
     } catch (error) {
       if (turn === this.asked) this.show(null, `${id}: ${(error as Error).message}`);
     }
