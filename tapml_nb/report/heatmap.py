@@ -185,6 +185,7 @@ def draw_key(cells: Cells, figure: Figure, left: float, top: float, look: Theme)
     colours, scale, _ = _shades(cells)
     bar = from_top(figure, left, top, 2.4, 0.11)
     bar.set_facecolor("none")
+    bar.grid(False)
     colour_bar = figure.colorbar(ScalarMappable(scale, colours), cax=bar, orientation="horizontal")
     colour_bar.outline.set_visible(False)
     limit = cells.limit

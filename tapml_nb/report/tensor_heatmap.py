@@ -95,6 +95,7 @@ def tensor_heatmap(
     _profiles(sheet, main, shown, _fractions(sizes, signed), look, (body, tall))
     bar = from_top(sheet, 0.15, height - 0.5, 2.4, 0.11)
     bar.set_facecolor("none")
+    bar.grid(False)
     colour_bar = sheet.colorbar(ScalarMappable(scale, colours), cax=bar, orientation="horizontal")
     colour_bar.outline.set_visible(False)
     largest = float(np.max(np.abs(shown.values), where=np.isfinite(shown.values), initial=0.0))
