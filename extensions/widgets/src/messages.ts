@@ -98,7 +98,8 @@ export interface TensorArguments {
 /**
  * Behind it two buffers, `rows` times `cols`: the values (float32), and whether an element there
  * is beyond the limit (bytes). `blocks` are where in the whole of both axes such elements are:
- * first and last (exclusive) row and column of each.
+ * first and last (exclusive) row and column of each. Where there is no target to compare with,
+ * blocks and the second buffer are missing.
  */
 export interface TensorAnswer {
   shape: number[];
@@ -108,7 +109,7 @@ export interface TensorAnswer {
   cols: number;
   outputs: number;
   note: string;
-  blocks: [number, number, number, number][];
+  blocks?: [number, number, number, number][];
 }
 
 /** As of :func:`tapml_nb.report.cells.cells`; `order` may be empty. */

@@ -1,7 +1,7 @@
 // Where people choose what a heatmap shows: rows, columns, their order and what is left out; or one
 // tensor, and which of its kinds.
 
-import { h, select } from "../dom";
+import { h, select, setChoices } from "../dom";
 import type { TensorArguments } from "../messages";
 import type { Choice } from "./cells";
 
@@ -21,6 +21,8 @@ const AXES = [
   ["dtype", "dtype"],
   ["device", "device"],
 ] as const;
+
+const MODES = [...AXES, ["metric", "metric"], ["tensor", "one tensor"]] as const;
 
 /** What is told of what somebody chooses. */
 export interface Chosen {
@@ -44,11 +46,7 @@ export class Controls {
   /** `slice` chooses a part of a tensor. */
   constructor(chosen: Chosen, slice: HTMLElement) {
     this.rows = select("Rows of the heatmap", AXES, (rows) => chosen.choice({ rows }));
-    this.modes = select(
-      "What the heatmap shows",
-      [...AXES, ["metric", "metric"], ["tensor", "one tensor"]],
-      chosen.mode,
-    );
+    this.modes = select("What the heatmap shows", MODES, chosen.mode);
     this.order = select(
       "Order of rows and columns",
       [
@@ -58,16 +56,7 @@ export class Controls {
       ],
       (order) => chosen.choice({ order: order as Choice["order"] }),
     );
-    this.kinds = select(
-      "Which tensor",
-      [
-        ["difference", "difference"],
-        ["target", "target"],
-        ["source", "source"],
-        ["float64", "float64"],
-      ],
-      chosen.which,
-    );
+    this.kinds = select("Which tensor", [], chosen.which);
     const toggle = (name: "beyond" | "views") =>
       h("input", {
         type: "checkbox",
@@ -98,6 +87,22 @@ export class Controls {
 
   get which(): Which {
     return this.kinds.value as Which;
+  }
+
+  /** Offer these kinds of tensors, and all axes but some that nobody could tell. */
+  offer(tensors: readonly string[], but: readonly string[]): void {
+    setChoices(
+      this.kinds,
+      tensors.map((which) => [which, which]),
+    );
+    setChoices(
+      this.rows,
+      AXES.filter(([axis]) => !but.includes(axis)),
+    );
+    setChoices(
+      this.modes,
+      MODES.filter(([axis]) => !but.includes(axis)),
+    );
   }
 
   /** Show what is chosen. */

@@ -13,7 +13,7 @@ export class TensorSlice {
   private fixed: Record<number, number> = {};
   private window: TensorAnswer["window"] | null = null;
   /** Where elements are beyond the limit, and which of these is shown. */
-  private blocks: TensorAnswer["blocks"] = [];
+  private blocks: Required<TensorAnswer>["blocks"] = [];
   private block = -1;
   private shown: Pick<TensorAnswer, "window" | "rows" | "cols"> = {
     window: [0, 0, 0, 0],
@@ -64,7 +64,7 @@ export class TensorSlice {
   }
 
   /** Note what of a tensor came, and offer what else of it there is. */
-  show({ shape, axes, window, rows, cols, outputs, blocks }: TensorAnswer): void {
+  show({ shape, axes, window, rows, cols, outputs, blocks = [] }: TensorAnswer): void {
     this.axes = axes;
     if (String(blocks) !== String(this.blocks)) this.block = -1; // another slice of the tensor
     this.blocks = blocks;

@@ -74,10 +74,7 @@ export class Heatmap {
     const [follow, cancel] = gently(() => !this.tensor && !this.isAsked && this.refresh(), PAUSE);
     this.ends = [
       cancel,
-      store.on("graph", () => {
-        this.choice = { ...this.choice, ...store.recall("heatmapAxes", {}) };
-        this.setMode(store.recall("heatmap", this.choice.cols));
-      }),
+      store.on("graph", () => this.begin()),
       store.on("results", follow),
       store.on("status", () => {
         const ended = this.busy && !store.status.busy;
@@ -93,7 +90,17 @@ export class Heatmap {
         this.draw();
       }),
     ];
-    if (store.ready) this.refresh();
+    if (store.ready) this.begin();
+  }
+
+  private begin(): void {
+    const { store } = this;
+    const choice: Choice = { ...this.choice, ...store.recall("heatmapAxes", {}) };
+    const mode: string = store.recall("heatmap", choice.cols);
+    this.tensor = mode === "tensor";
+    this.choice = this.tensor ? choice : { ...choice, cols: mode };
+    this.controls.offer(store.tensors, store.commands.has("cells") ? [] : ASKED);
+    this.refresh();
   }
 
   dispose(): void {
@@ -255,13 +262,16 @@ export class Heatmap {
     try {
       const slice = this.slice.of(op);
       // What is beyond the limit comes later than the picture, unless it is known.
-      for (const marks of this.slice.marked ? [true] : [false, true]) {
+      const compared = store.tensors.includes("difference");
+      const passes = !compared ? [false] : this.slice.marked ? [true] : [false, true];
+      for (const marks of passes) {
         const { value, buffers } = await store.ask("tensor", { op, step, which, marks, ...slice });
         if (turn !== this.asked) return;
         this.slice.show(value);
         this.slice.marked = marks;
         const zoom = this.slice.zoom.bind(this.slice);
-        const matrix = ofTensor(value, floats(buffers[0]!), octets(buffers[1]!), which, zoom);
+        const beyond = buffers[1] ? octets(buffers[1]) : new Uint8Array(value.rows * value.cols);
+        const matrix = ofTensor(value, floats(buffers[0]!), beyond, which, zoom);
         const where = this.slice.where ? `; ${this.slice.where}` : "";
         this.show(matrix, `${id}: ${which}, [${value.shape.join(", ")}]${value.note}${where}`);
         if (this.slice.where) this.spoken.textContent = this.slice.where;
