@@ -109,8 +109,8 @@ class ValuesAnswer(TypedDict):
 class TensorAnswer(TypedDict):
     """Behind it two buffers, ``rows`` times ``cols``: the values (float32), and whether an element
     there is beyond the limit (bytes).  ``blocks`` are where in the whole of both axes such elements
-    are: first and last (exclusive) row and column of each.  Where there is no target to compare with,
-    blocks and the second buffer are missing."""
+    are: first and last (exclusive) row and column of each.  Where there is no target to compare
+    with, blocks and the second buffer are missing."""
 
     shape: list[int]
     axes: tuple[int, int]
