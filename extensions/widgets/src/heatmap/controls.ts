@@ -101,7 +101,7 @@ export class Controls {
     );
     setChoices(
       this.modes,
-      MODES.filter(([axis]) => !but.includes(axis)),
+      MODES.filter(([axis]) => !but.includes(axis) && (axis !== "tensor" || tensors.length)),
     );
   }
 

@@ -97,8 +97,8 @@ export class Heatmap {
     const { store } = this;
     const choice: Choice = { ...this.choice, ...store.recall("heatmapAxes", {}) };
     const mode: string = store.recall("heatmap", choice.cols);
-    this.tensor = mode === "tensor";
-    this.choice = this.tensor ? choice : { ...choice, cols: mode };
+    this.tensor = mode === "tensor" && store.tensors.length > 0;
+    this.choice = mode === "tensor" ? choice : { ...choice, cols: mode };
     this.controls.offer(store.tensors, store.commands.has("cells") ? [] : ASKED);
     this.refresh();
   }
@@ -132,7 +132,7 @@ export class Heatmap {
     const op = this.store.selection.op;
     if (op < 0) return;
     const broken = ["FAIL", "NONFINITE", "NONDETERMINISTIC"].includes(this.store.info(op).name);
-    if (!this.tensor && broken) this.setMode("tensor");
+    if (!this.tensor && broken && this.store.tensors.length) this.setMode("tensor");
     else if (this.tensor && !this.slice.isOf(op)) this.refresh();
   }
 
