@@ -48,7 +48,8 @@ demo: $(VENV)/.demo
 QUICK := tests/graph tests/migrate tests/judge tests/execute/test_events.py \
   tests/targets/test_spec.py tests/test_architecture.py tests/test_numerics.py \
   tests/test_packaging.py tests/test_tensorfile.py tests/widgets/test_kernel_text.py \
-  tests/report/test_protocol.py tests/widgets/test_tensors.py \
+  tests/report/test_protocol.py tests/report/test_tensors.py \
+  tests/report/test_labels.py tests/report/test_cells.py \
   $(wildcard tests/test_properties.py tests/*/test_properties.py)
 
 # Which test goes to which worker, tests/conftest.py says.

@@ -7,7 +7,7 @@ come, so whatever ends a run early, nothing already known is lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,11 +26,14 @@ from tapml_nb.extras import may_need_extras
 from tapml_nb.graph import Graph, OpId, Selector, select
 from tapml_nb.jupyter.notebook import in_notebook, invite
 from tapml_nb.migrate import Localization, Migration, in_order
+from tapml_nb.numerics import as_parts
 from tapml_nb.report import Report
+from tapml_nb.report.tensor_heatmap import tensor_heatmap
 from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from tapml_nb.widgets import Workbench
 
@@ -325,6 +328,63 @@ class Session:
         operator = self.engine.the_operator(op, step)
         inspection.check_tensor(operator, which, output)
         return self.engine.do(inspection.tensor, operator, which, step, output)
+
+    def beyond(self, op: Selector, step: int = 0, output: int = 0) -> np.ndarray:
+        """Which elements of an operator's tensor are beyond the limit: bool, of its shape.
+
+        Those of integers and booleans are that differ.  The kernel runs again.
+
+        Args:
+            op: the operator, or a selector that names exactly one.
+            step: which step.
+            output: which output.
+
+        Raises:
+            SelectorError, ValueError: if one of the arguments names nothing, or the target's tensor
+                has another shape or dtype than the source's.
+            RuntimeError: if the operator has no kernel, or it gives no result.
+
+        Example:
+            >>> bool(session.beyond("pool").any()), bool(session.beyond("fc").any())
+            (True, False)
+        """
+        operator = self.engine.the_operator(op, step)
+        inspection.check_tensor(operator, "difference", output)
+        return self.engine.do(inspection.beyond, operator, step, output)
+
+    def heatmap(
+        self,
+        op: Selector,
+        which: Which = "difference",
+        step: int = 0,
+        output: int = 0,
+        *,
+        axes: tuple[int, int] | None = None,
+        fixed: Mapping[int, int] | None = None,
+        theme: str = "any",
+    ) -> Figure:
+        """One tensor of an operator, element by element: a line frames what is beyond the limit,
+        and the largest of each row and each column stand at the sides.
+
+        A cell of a tensor of more than 512 rows or columns is the largest of its elements.
+
+        Args:
+            op, which, step, output: as of :meth:`tensor`.
+            axes: which axes are rows and columns; default the last two.
+            fixed: index by axis, for axes that are not shown; of the others the largest counts.
+            theme: as of :meth:`Report.heatmap <tapml_nb.report.Report.heatmap>`.
+
+        Raises:
+            SelectorError, ValueError, RuntimeError: as :meth:`tensor` and :meth:`beyond`, or if
+                axes or theme do not fit.
+
+        Example:
+            >>> session.heatmap("pool").savefig(folder / "pool.svg")
+        """
+        values = as_parts(self.tensor(op, which, step, output))
+        marks = self.beyond(op, step, output)
+        name = f"{self.engine.the_operator(op, step).id}: {which}"
+        return tensor_heatmap(values, marks, name, which != "difference", axes, fixed, theme)
 
     def inputs(self, op: Selector, step: int = 0) -> list[np.ndarray]:
         """The tensors an operator reads, as the source computed them (``graph[op].inputs``).

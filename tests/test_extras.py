@@ -41,7 +41,8 @@ LOOKS = [
     ("report.diff(report)", "pandas", "notebook"),
     ("report.graph.frame()", "pandas", "notebook"),
     ("report.plot()", "matplotlib", "notebook"),
-    ("report.heatmap()", "pandas", "notebook"),
+    ("report.heatmap()", "matplotlib", "notebook"),
+    ("report.heatmap_table()", "pandas", "notebook"),
     ("report.to_html(sys.argv[2])", "pandas", "notebook"),
 ]
 """Lines of code, the package that each misses, and the extra that brings it."""

@@ -35,6 +35,7 @@ class TargetPool:
     Attributes:
         sessions: one for each device, equal to each other.
         callers: what calls kernels on them, in the same order.
+        devices: their devices in words, in the same order.
     """
 
     def __init__(self, target: Target, machine: str, events: EventStream) -> None:
@@ -44,6 +45,7 @@ class TargetPool:
             for member in target.members
         ]
         self.callers = [Caller(session) for session in self.sessions]
+        self.devices = target.device_names
 
     @property
     def first(self) -> TargetSession:

@@ -17,7 +17,8 @@ from tapml_nb.execute.planner import HOST_OPERATOR
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.execute.trial import Trial, Trials
 from tapml_nb.graph import Op, OpId, TensorSpec, ValueId
-from tapml_nb.judge.operator import TO_DIAGNOSE, Expected, OperatorJudge
+from tapml_nb.judge.heads import head_axes
+from tapml_nb.judge.operator import TO_DIAGNOSE, Along, Expected, OperatorJudge
 from tapml_nb.judge.references import References
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.tokens import TokenAxes
@@ -44,7 +45,7 @@ class IntroducedRun:
         self._trials = Trials(source, kernels, caller)
         self._references = references
         self._limit = limit
-        self._axes = TokenAxes(source)
+        self._tokens, self._heads = TokenAxes(source), head_axes(source.program.graph)
         self._known: dict[tuple[OpId, int], tuple[Trial, OpResult]] = {}
         self._lookalikes = _Lookalikes(source)
         self._ahead: dict[tuple[OpId, int], OperatorJudge] = {}
@@ -128,7 +129,7 @@ class IntroducedRun:
         return Expected(
             op,
             self._references.local(op, step),
-            [self._axes.axis(value, step) for value in op.outputs],
+            [Along(self._tokens.axis(v, step), self._heads.get(v)) for v in op.outputs],
             lambda: [self._source.array(value, step) for value in inputs],
             partial(self._lookalikes.of, op, step),
             self._limit,

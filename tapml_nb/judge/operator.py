@@ -56,13 +56,39 @@ TO_DIAGNOSE = (Verdict.FAIL, Verdict.NONFINITE, Verdict.NONDETERMINISTIC)
 
 
 @dataclass(frozen=True)
+class Along:
+    """Axes of a tensor that mean something to people; None where there is none.
+
+    Attributes:
+        tokens: that of the step's tokens.
+        heads: that of the attention's heads.
+    """
+
+    tokens: int | None = None
+    heads: int | None = None
+
+    @property
+    def axes(self) -> list[int]:
+        """Those that there are."""
+        return [axis for axis in (self.tokens, self.heads) if axis is not None]
+
+    def told(self, result: OpResult, ratios: Sequence[tuple[float, ...]]) -> OpResult:
+        """A result with ratios along :attr:`axes`."""
+        by_axis = dict(zip(self.axes, ratios, strict=True)) if ratios else {}
+        of_tokens, of_heads = (
+            () if axis is None else by_axis.get(axis, ()) for axis in (self.tokens, self.heads)
+        )
+        return replace(result, positions=of_tokens, heads=of_heads)
+
+
+@dataclass(frozen=True)
 class Expected:
     """What an operator is to give in a step, and what is known beside it.
 
     Attributes:
         op: the operator.
         references: the source's outputs, with their floors.
-        axes: the axis of each output that runs along the tokens; None where there is none.
+        axes: of each output the axes along which it is told how far off it is.
         inputs: gives its tensor inputs, in order.
         lookalikes: gives for an output, by number, tensors that it may be a stale copy of, each
             with what to call it.
@@ -71,7 +97,7 @@ class Expected:
 
     op: Op
     references: Sequence[Reference]
-    axes: Sequence[int | None]
+    axes: Sequence[Along]
     inputs: Callable[[], list[np.ndarray]]
     lookalikes: Callable[[int], Iterator[tuple[str, np.ndarray]]] = lambda _: iter(())
     limit: float = LIMIT
@@ -159,14 +185,14 @@ class OperatorJudge:
     def _judge_output(self, k: int, array: Array | None) -> Asking[_Judged]:
         """Judge one output; indices that choose among equals may choose differently."""
         op, reference = self._expected.op, self._expected.references[k]
-        axis, source = self._expected.axes[k], reference.source
+        axes, source = self._expected.axes[k].axes, reference.source
         if array is None:
-            return _Judged(judge_identical(reference, axis))
+            return _Judged(judge_identical(reference, axes))
         mask = self._undefined(k, array)
         if mask is not None:
             array = np.where(mask, on_host(source), on_host(array))
         there, limit = moved_to(array, source), self._expected.limit
-        judgement = yield from judging(there, reference, limit, axis)
+        judgement = yield from judging(there, reference, limit, axes)
         if mask is not None:
             judgement = _partly_undefined(judgement, mask)
         if (
@@ -269,7 +295,8 @@ class OperatorJudge:
         self, base: OpResult, by_run: Sequence[list[_Judged]], varying: Collection[int]
     ) -> OpResult:
         """One result of all runs; ``varying``: the outputs in which they differ."""
-        results = [(_conclude(base, judged), judged) for judged in by_run]
+        axes = self._expected.axes
+        results = [(_conclude(base, judged, axes), judged) for judged in by_run]
         result, worst = max(results, key=lambda r: (r[0].verdict is not Verdict.PASS, r[0].ratio))
         result = self._diagnosed(result, worst)
         if not varying:
@@ -380,7 +407,7 @@ def _partly_undefined(judgement: Judgement, mask: np.ndarray) -> Judgement:
     return replace(judgement, message="; ".join(filter(None, (judgement.message, note))))
 
 
-def _conclude(base: OpResult, judged: Sequence[_Judged]) -> OpResult:
+def _conclude(base: OpResult, judged: Sequence[_Judged], axes: Sequence[Along]) -> OpResult:
     """One result of an operator's outputs: the worst decides."""
     if not judged:
         return replace(base, verdict=Verdict.SKIPPED, message="it has no tensor output")
@@ -390,7 +417,7 @@ def _conclude(base: OpResult, judged: Sequence[_Judged]) -> OpResult:
     told = next((k for k in (worst, *range(len(judged))) if judged[k].judgement.message), worst)
     message = judged[told].judgement.message
     prefix = f"output {told}: " if len(judged) > 1 and message else ""
-    return replace(
+    result = replace(
         base,
         verdict=judgement.verdict,
         ratio=judgement.ratio,
@@ -398,5 +425,5 @@ def _conclude(base: OpResult, judged: Sequence[_Judged]) -> OpResult:
         statistics=judgement.statistics,
         output=worst,
         message=prefix + message,
-        positions=judgement.positions,
     )
+    return axes[worst].told(result, judgement.along)

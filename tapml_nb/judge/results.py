@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tapml_nb.graph import OpId
 from tapml_nb.judge.diagnosis import Diagnosis
@@ -31,6 +31,8 @@ class OpResult:
         diagnosis: what the error of the worst output looks like; None if like nothing known.
         positions: that output's largest ratio at each token of the step; empty where it has no
             axis that runs along the tokens, or nothing was compared.
+        heads: the same at each head of the attention, where it is known which axis they are on.
+        device: which of the target's devices judged it, in words.
     """
 
     op: OpId
@@ -47,6 +49,8 @@ class OpResult:
     kernel: str = ""
     diagnosis: Diagnosis | None = None
     positions: tuple[float, ...] = ()
+    heads: tuple[float, ...] = ()
+    device: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

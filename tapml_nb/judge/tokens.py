@@ -11,15 +11,12 @@ model may leave its floor and still choose every token as before, or the other w
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from tapml_nb.array_api import Array, namespace, np_dtype, wide
 from tapml_nb.execute.source import SourceRun
-from tapml_nb.graph import Graph, OpId, Value, ValueId
-from tapml_nb.judge.results import OpResult
+from tapml_nb.graph import Graph, Value, ValueId
 from tapml_nb.measured import Ask, Asking, at_once
 from tapml_nb.numerics import is_float
 
@@ -38,45 +35,6 @@ def token_input(graph: Graph) -> ValueId | None:
 
 def _are_integers(value: Value) -> bool:
     return np_dtype(value.spec.dtype).kind in "iu"
-
-
-@dataclass(frozen=True)
-class ErrorByToken:
-    """Where along the tokens groups of operators are off; step stands after step.
-
-    Attributes:
-        rows: the groups, in graph order.
-        lengths: how many tokens each step has; 0 where nothing of it was judged by token.
-        ratios: float64 ``[rows, sum(lengths)]``, the largest in noise floors; NaN where no
-            operator of the row was judged by token.
-        ops: int32 of the same shape, the number of the operator that is so far off, or -1.
-    """
-
-    rows: list[str]
-    lengths: list[int]
-    ratios: np.ndarray
-    ops: np.ndarray
-
-    @classmethod
-    def of(
-        cls, results: Collection[OpResult], steps: int, groups: Mapping[OpId, str]
-    ) -> ErrorByToken:
-        """Gather results; ``groups`` names the row of every operator, in graph order."""
-        lengths = [0] * steps
-        for result in results:
-            lengths[result.step] = max(lengths[result.step], len(result.positions))
-        starts = np.cumsum([0, *lengths])
-        rows = {name: row for row, name in enumerate(dict.fromkeys(groups.values()))}
-        number = {op: k for k, op in enumerate(groups)}
-        ratios = np.full((len(rows), starts[-1]), np.nan)
-        ops = np.full(ratios.shape, -1, np.int32)
-        for result in results:
-            new, start = np.array(result.positions), starts[result.step]
-            here = rows[groups[result.op]], slice(start, start + len(new))
-            more = np.isnan(ratios[here]) | (new > ratios[here])
-            ratios[here] = np.where(more, new, ratios[here])
-            ops[here] = np.where(more, number[result.op], ops[here])
-        return cls(list(rows), lengths, ratios, ops)
 
 
 class TokenAxes:

@@ -130,7 +130,8 @@ class Judgement:
         floor: the noise floor at the element that decides, in the tensor's own unit.
         statistics: target against source.
         message: why, in words; empty for ``PASS``.
-        positions: the target's largest ratio at each index of the axis that was asked for.
+        along: the target's largest ratio at each index of every axis that was asked for; empty
+            where nothing was compared by a floor.
     """
 
     verdict: Verdict
@@ -138,28 +139,28 @@ class Judgement:
     floor: float
     statistics: Statistics
     message: str = ""
-    positions: tuple[float, ...] = ()
+    along: tuple[tuple[float, ...], ...] = ()
 
 
 def judge(
-    target: Array, reference: Reference, limit: float = LIMIT, axis: int | None = None
+    target: Array, reference: Reference, limit: float = LIMIT, axes: Sequence[int] = ()
 ) -> Judgement:
     """The verdict on one tensor; arguments as of :func:`judging`."""
-    return at_once(judging(target, reference, limit, axis))
+    return at_once(judging(target, reference, limit, axes))
 
 
 def judging(
     target: Array,
     reference: Reference,
     limit: float = LIMIT,
-    axis: int | None = None,
+    axes: Sequence[int] = (),
     *,
     differs: bool = False,
 ) -> Asking[Judgement]:
     """Judge the target's tensor against the source's.
 
-    ``limit`` is how many noise floors an element, the tensor, or its bias may be off; ``axis``
-    along which axis to say where it is how far off, if it is a floating-point tensor; ``differs``:
+    ``limit`` is how many noise floors an element, the tensor, or its bias may be off; ``axes``
+    along which axes to say where it is how far off, if it is a floating-point tensor; ``differs``:
     whether it is known already that they are not the same, bit for bit.
 
     A tensor of another shape or dtype than the source's is a ``FAIL``: the importer or a pass
@@ -171,17 +172,17 @@ def judging(
         stats = nothing_to_compare(source)
         return Judgement(Verdict.FAIL, math.inf, math.nan, stats, message)
     if not differs and (yield from equal_bits(target, source)):
-        return judge_identical(reference, axis)
+        return judge_identical(reference, axes)
     stats = yield from statistics_of_differing(target, source)
     if not is_float(reference.dtype) or reference.floor is None:
         if not stats.mismatched:
             return Judgement(Verdict.PASS, math.nan, 0.0, stats)
         why = f"{reference.dtype.name} compares exactly"
         return _differing(target, source, stats, stats.mismatched, stats.worst, why)
-    return (yield from _by_floor(target, reference, reference.floor, stats, limit, axis))
+    return (yield from _by_floor(target, reference, reference.floor, stats, limit, axes))
 
 
-def judge_identical(reference: Reference, axis: int | None = None) -> Judgement:
+def judge_identical(reference: Reference, axes: Sequence[int] = ()) -> Judgement:
     """The judgement on a target that equals the source bit for bit."""
     source, floor = reference.source, reference.floor
     return Judgement(
@@ -189,9 +190,7 @@ def judge_identical(reference: Reference, axis: int | None = None) -> Judgement:
         floor.source_ratio if floor else math.nan,
         floor.absolute if floor else 0.0,
         identical_statistics(source),
-        positions=()
-        if floor is None or axis is None
-        else (0.0,) * int(reference.source.shape[axis]),
+        along=tuple((0.0,) * int(source.shape[axis]) for axis in axes) if floor else (),
     )
 
 
@@ -210,23 +209,24 @@ def _by_floor(
     floor: Floor,
     stats: Statistics,
     limit: float,
-    axis: int | None,
+    axes: Sequence[int],
 ) -> Asking[Judgement]:
     seen = _Seen(limit)
-    along = None if axis is None else _Along(tuple(target.shape), axis)
+    along = [_Along(tuple(target.shape), axis) for axis in axes]
+    sides = tuple(dict.fromkeys(of_axis.of_columns for of_axis in along))
     scale = yield from Scale.of(reference.source, reference.beside)
     edge = edge_of(reference.dtype, floor.length)
-    facts = (scale.known, reference.dtype, floor.exact, along.of_columns if along else None)
+    facts = (scale.known, reference.dtype, floor.exact, sides)
     row = start = 0
     for t, s, *delta in _blocks(target, reference):
         arrays = (t, s, delta[0] if delta else None, scale.at(row, len(t)))
         numbers, _ = yield Ask(_weighed, arrays, (floor.units, *edge, limit), facts)
         seen.add(numbers, start)
-        if along:
-            along.add(numbers[-1], row)
+        for of_axis in along:
+            of_axis.add(numbers[sides.index(of_axis.of_columns) - len(sides)], row)
         row, start = row + len(t), start + size_of(t)
     judgement = _conclude(target, reference, floor, stats, seen)
-    return replace(judgement, positions=tuple(along.worst.tolist())) if along else judgement
+    return replace(judgement, along=tuple(tuple(a.worst.tolist()) for a in along))
 
 
 @dataclass(frozen=True)
@@ -343,9 +343,10 @@ def _weighed(
     known: bool,
     dtype: np.dtype,
     exact: bool,
-    of_columns: bool | None,
+    sides: tuple[bool, ...],
 ) -> tuple[list[Array | float], list[Array]]:
-    """The figures of a block, for :class:`_Seen`; and the largest ratio of each column or row."""
+    """The figures of a block, for :class:`_Seen`; and, for each of ``sides``, the largest ratio of
+    each column (true) or row."""
     *figures, limit = figures
     block = _weigh(target, source, delta, scale, figures, known, dtype, exact)
     xp, ratios, away = namespace(block.ratios), flat(block.ratios), flat(block.units)
@@ -363,8 +364,7 @@ def _weighed(
         dot(away, away),
         *bias_sums(block.units, block.exact_units),
     ]
-    if of_columns is not None:
-        numbers.append(xp.max(block.ratios, axis=0 if of_columns else 1))
+    numbers += [xp.max(block.ratios, axis=0 if of_columns else 1) for of_columns in sides]
     return numbers, []
 
 

@@ -1,17 +1,17 @@
 """Drawing by inches with literal text, for pictures made in any thread.
 
-Nothing here but :func:`new_figure` touches pyplot or Matplotlib's mathematics, whose state all
-threads share, nor what style the notebook has set.
+Nothing here touches pyplot or Matplotlib's mathematics, whose state all threads share, nor what
+style the notebook has set.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tapml_nb.judge.verdict import Verdict
+from tapml_nb.report.labels import shortened
 from tapml_nb.report.outcome import VERDICT_COLOURS
 
 if TYPE_CHECKING:
@@ -27,21 +27,14 @@ GUTTER = 0.38
 LEFT = MARGIN + GUTTER / 2
 FONT = "DejaVu Sans"  # comes with Matplotlib
 INK, PAPER, WIRE, CROSSING = "#1b1b1b", "#ffffff", "#8a8a8a", "#e69f00"
+FREE = "#757575"
+"""Ink on no paper: readable on a white page and on a dark one."""
 LITERAL: dict[str, Any] = {"parse_math": False, "usetex": False, "fontfamily": FONT}
 """Names come from models, and "$" in one is no mathematics."""
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure that pyplot does not keep and Jupyter does not show twice."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
-    plt.close(figure)
-    return figure, axes
-
-
 def title_panel(title: str, axes: Axes) -> None:
-    axes.set_title(title, loc="left", fontsize=9, weight="bold", pad=5, color=INK, **LITERAL)
+    axes.set_title(title, loc="left", fontsize=9, weight="bold", pad=5, color=FREE, **LITERAL)
 
 
 def axes_at(
@@ -54,6 +47,12 @@ def axes_at(
     return figure.add_axes((left / wide, (top - height) / tall, width / wide, height / tall))
 
 
+def from_top(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes by inches from the upper left corner."""
+    wide, tall = figure.get_size_inches()
+    return figure.add_axes((left / wide, 1 - (top + height) / tall, width / wide, height / tall))
+
+
 def blank(axes: Axes) -> None:
     """Axes for drawing by inches, from the lower left corner."""
     axes.set_axis_off()
@@ -61,15 +60,15 @@ def blank(axes: Axes) -> None:
     axes.set_ylim(0, axes.bbox.height / DPI)
 
 
-def restyle(axes: Axes) -> None:
-    """Dark on white, whatever style the notebook has set."""
-    axes.set_facecolor(PAPER)
+def restyle(axes: Axes, ink: str = FREE) -> None:
+    """One ink and no paper, whatever style the notebook has set."""
+    axes.set_facecolor("none")
     axes.grid(False)
-    axes.tick_params(which="both", colors=INK, labelsize=7, labelfontfamily=FONT)
+    axes.tick_params(which="both", colors=ink, labelsize=7, labelfontfamily=FONT)
     for spine in axes.spines.values():
-        spine.set_color(INK)
+        spine.set_color(ink)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set(color=INK, fontsize=8, **LITERAL)
+        axis.label.set(color=ink, fontsize=8, **LITERAL)
 
 
 def relabel_ticks(axis: Axis) -> None:
@@ -129,12 +128,6 @@ def _most(fits: Callable[[int], bool], limit: int) -> int:
     return low
 
 
-def shortened(text: str, kept: int) -> str:
-    # The end of a name tells more than its beginning.
-    tail = math.ceil(max(0, kept) * 0.6)
-    return f"{text[: max(0, kept - tail)]}…{text[len(text) - tail :]}"
-
-
 @cache
 def _characters() -> frozenset[int]:
     """The characters that the font can draw."""
@@ -168,6 +161,6 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
     return 1.04 * float(width) / 72  # hinting makes small letters wider
 
 
-def restyle_legend(legend: Legend) -> None:
+def restyle_legend(legend: Legend, ink: str = FREE) -> None:
     for text in legend.get_texts():
-        text.set(color=INK, usetex=False)
+        text.set(color=ink, usetex=False)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from tapml_nb.graph import OpId
 from tapml_nb.judge.verdict import SEVERITY, Verdict
-from tapml_nb.report import figures
+from tapml_nb.report.cells import cells
 from tapml_nb.report.findings import Findings
+from tapml_nb.report.heatmap import describe, heatmap
 from tapml_nb.report.live import live, style
 from tapml_nb.report.outcome import VERDICT_SYMBOLS
 from tapml_nb.report.plot import divergence
@@ -26,7 +27,7 @@ _STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem;
        max-width: 96rem; color: var(--jp-ui-font-color1, #1b1b1b);
        background: var(--jp-layout-color1, #fff); }
-img { max-width: 100%; background: #fff; }
+img { max-width: 100%; }
 .tapml table { border-collapse: collapse; font-size: 12px; }
 .tapml th, .tapml td { padding: 2px 8px; text-align: left; border-bottom: 1px solid #8884; }
 .tapml table.dataframe td { white-space: nowrap; }
@@ -121,11 +122,12 @@ def page(findings: Findings) -> str:
     rows = frame.to_html(
         index=False, escape=True, na_rep="", border=0, float_format="{:.4g}".format
     )
+    kinds = cells(findings, "layer", "kind")
     images = "".join(
         f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{_png(figure)}">'
         for title, figure in (
             ("Divergence", divergence(findings)),
-            ("Layers by kind", figures.heatmap(findings, "layer", "kind")),
+            ("Layers by kind", heatmap(kinds, describe(kinds))),
         )
     )
     title = escape(findings.title)

@@ -13,12 +13,12 @@ from tapml_nb.judge.verdict import FAULTS, SEVERITY, Verdict
 from tapml_nb.report.drawing import (
     CROSSING,
     FONT,
+    FREE,
     GUTTER,
     INK,
     LEFT,
     LITERAL,
     MARGIN,
-    PAPER,
     WIDTH,
     WIRE,
     blank,
@@ -211,7 +211,7 @@ def draw_overview(boxes: Sequence[Box], edges: Mapping[tuple[int, int], bool], a
     blank(axes)
     top = axes.get_ylim()[1]
     if not boxes:
-        axes.text(LEFT, top - 0.2, "no operators", fontsize=9, **LITERAL)
+        axes.text(LEFT, top - 0.2, "no operators", fontsize=9, color=FREE, **LITERAL)
         return
     grid = _Grid(len(boxes), top - (PITCH - _BOX))
     _draw_edges(grid, edges, axes)
@@ -331,8 +331,8 @@ def draw_legend(boxes: Sequence[Box], axes: Axes) -> None:
         if v in shown
     ]
     hatches = [
-        Patch(facecolor=PAPER, edgecolor=mix(INK, paper), hatch=hatch, label=words)
-        for hatch, paper, words in _PLACES.values()
+        Patch(facecolor="none", edgecolor=FREE, hatch=hatch, label=words)
+        for hatch, _, words in _PLACES.values()
     ]
     wire = Line2D([], [], color=CROSSING, linestyle="dashed", label="between source and target")
     rows: list[tuple[list[Any], float]] = [([*hatches, wire], 0.58)]

@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tapml_nb.judge.verdict import Verdict
-from tapml_nb.report.drawing import new_figure
+from tapml_nb.report.drawing import (
+    FONT,
+    LITERAL,
+    WIDTH,
+    drawable,
+    fitted,
+    from_top,
+    relabel_ticks,
+    restyle,
+    restyle_legend,
+)
 from tapml_nb.report.findings import Findings
 from tapml_nb.report.outcome import BROKEN, MISSING, VERDICT_COLOURS
+from tapml_nb.report.theme import theme_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +38,7 @@ _CHARACTER = 0.07
 """Inches that a character of a layer's name takes."""
 
 
-def divergence(findings: Findings, against: Findings | None = None) -> Figure:
+def divergence(findings: Findings, against: Findings | None = None, theme: str = "any") -> Figure:
     """Introduced and accumulated error over model order, in noise floors, on a log scale, layer by
     layer.
 
@@ -35,15 +46,33 @@ def divergence(findings: Findings, against: Findings | None = None) -> Figure:
     is missing.  ``against`` is drawn beside it in hollow marks, operator by operator.
 
     Raises:
-        ValueError: if the two have no operator in common.
+        ValueError: if the two have no operator in common, or there is no such theme.
     """
+    from tapml_nb.report.sheet import Sheet  # not at the top: Matplotlib takes a while
+
+    look = theme_of(theme)
     if against is not None and not any(op.id in findings.graph for op in against.graph.ops):
         raise ValueError(f"against: {against.title!r} has no operator of {findings.title}")
-    figure, axes = new_figure(10, 3.6)
+    sheet = Sheet(WIDTH, 3.6)
+    axes = from_top(sheet, 0.85, 0.65, WIDTH - 1.1, 2.55)
     draw_divergence(findings, axes, against)
+    restyle(axes, look.ink)
+    layers = [drawable(label.get_text()) for label in axes.get_xticklabels()]
+    axes.xaxis.set_ticks(axes.get_xticks(), labels=layers, **LITERAL)
+    relabel_ticks(axes.yaxis)
+    legend = axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1, 0.99),
+        ncols=6,
+        frameon=False,
+        prop={"family": FONT, "size": 8},
+    )
+    restyle_legend(legend, look.ink)
     beside = f", hollow: {against.title}" if against is not None else ""
-    axes.set_title(f"{findings.title}{beside}", parse_math=False)
-    return figure
+    title = fitted(f"{findings.title}{beside}", WIDTH - 1.1, 10, "bold")
+    style: dict[str, Any] = {"fontsize": 10, "weight": "bold", "color": look.ink}
+    sheet.text(0.85 / WIDTH, 1 - 0.18 / 3.6, title, va="center", **style, **LITERAL)
+    return sheet
 
 
 def draw_divergence(findings: Findings, axes: Axes, against: Findings | None = None) -> None:

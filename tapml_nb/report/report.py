@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from tapml_nb.extras import may_need_extras
 from tapml_nb.graph import Selector, SelectorError, select
-from tapml_nb.report import figures, html
+from tapml_nb.report import html
+from tapml_nb.report.cells import Order, cells
 from tapml_nb.report.findings import Findings
+from tapml_nb.report.heatmap import describe, heatmap
 from tapml_nb.report.plot import divergence
 from tapml_nb.terminal import printable
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 
@@ -70,35 +73,91 @@ class Report(Findings):
         return self.opener(chosen)
 
     @may_need_extras()
-    def heatmap(self, rows: str = "layer", cols: str = "metric") -> Figure:
-        """A heatmap of the worst ratio per cell; see :func:`tapml_nb.report.figures.heatmap` for
-        the choices and the ValueError that others raise.
+    def heatmap(
+        self,
+        rows: str = "layer",
+        cols: str = "metric",
+        *,
+        order: Order | None = None,
+        beyond_limit: bool = False,
+        views: bool = False,
+        theme: str = "any",
+    ) -> Figure:
+        """Where it is worst: one cell for what meets in a row and a column, in noise floors.
+
+        The figure is as large as its labels need.  A frame marks what is beyond the limit, a hatch
+        what has no value.  Of more than 100 rows or 40 columns the worst are drawn, of steps,
+        positions and heads neighbours together; the figure says so, and
+        :meth:`heatmap_table` has them all.
+
+        Args:
+            rows: ``"layer"``, ``"kind"``, ``"scope"`` or ``"scope:2"`` (scopes cut to their first
+                two components), ``"op"``, ``"step"``, ``"position"`` (of tokens, step after
+                step), ``"head"`` (of the attention), ``"dtype"`` (of the output) or ``"device"``
+                (which of the target's).
+            cols: the same, or ``"metric"`` (each column scaled on its own).
+            order: ``"worst"`` sorts rows and columns by their worst cell, ``"model"`` neither;
+                default: columns that have no order of their own (kind, scope, dtype, device).
+            beyond_limit: only rows and columns that hold something beyond the limit.
+            views: with rows and columns of views alone, which compute nothing.
+            theme: ``"light"`` or ``"dark"``, for such a page; ``"any"`` can be read on both.
+
+        Returns:
+            A transparent Matplotlib figure.  Its ``savefig`` to SVG and PDF keeps text as text and
+            writes no dates.
+
+        Raises:
+            ValueError: for other choices, or if nothing is known by position or head: no tensor
+                has an axis of which it is clear that it is that.
 
         Example:
-            >>> report.heatmap("op", "kind").savefig(folder / "kinds.png")
+            >>> report.heatmap("op", "kind").savefig(folder / "kinds.svg")
         """
-        return figures.heatmap(self, rows, cols)
+        found = cells(self, rows, cols, order=order, beyond_limit=beyond_limit, views=views)
+        return heatmap(found, f"{self.title}: {describe(found)}", theme)
 
     @may_need_extras()
-    def plot(self) -> Figure:
-        """:meth:`divergence` of this report alone."""
-        return self.divergence()
+    @may_need_extras()
+    def heatmap_table(
+        self,
+        rows: str = "layer",
+        cols: str = "metric",
+        *,
+        order: Order | None = None,
+        beyond_limit: bool = False,
+        views: bool = False,
+    ) -> pd.DataFrame:
+        """The numbers behind :meth:`heatmap`, whole, with names that are not shortened; NaN where
+        there is none.  Arguments and errors are the same.
 
-    def divergence(self, against: Findings | None = None) -> Figure:
+        Example:
+            >>> report.heatmap_table("layer", "kind", beyond_limit=True).columns.tolist()
+            ['aten.avg_pool2d']
+        """
+        found = cells(self, rows, cols, order=order, beyond_limit=beyond_limit, views=views)
+        return found.table
+
+    @may_need_extras()
+    def plot(self, *, theme: str = "any") -> Figure:
+        """:meth:`divergence` of this report alone."""
+        return self.divergence(theme=theme)
+
+    def divergence(self, against: Findings | None = None, *, theme: str = "any") -> Figure:
         """Introduced and accumulated error over model order, in noise floors, log scale, layer by
         layer.
 
         Args:
             against: another report, drawn beside it in hollow marks, operator by operator: of
                 another target, of an earlier run, of another version.
+            theme: as of :meth:`heatmap`.
 
         Raises:
-            ValueError: if the two have no operator in common.
+            ValueError: if the two have no operator in common, or there is no such theme.
 
         Example:
             >>> report.divergence(against=session.report).savefig(folder / "both.png")
         """
-        return divergence(self, against)
+        return divergence(self, against, theme)
 
     @may_need_extras()
     def to_html(self, path: str | Path) -> Path:

@@ -110,6 +110,17 @@ class Target:
         ]
 
     @property
+    def device_names(self) -> list[str]:
+        """What people call the device of each of :attr:`members`."""
+        if self.rpc is not None:
+            return [f"{self.kind} at {member.rpc}" for member in self.members]
+        if self.kind not in CPU_KINDS:
+            return [f"{self.kind}:{member.device}" for member in self.members]
+        if self.workers == 1:
+            return [self.kind]
+        return [f"{self.kind}, worker {number}" for number in range(self.workers)]
+
+    @property
     def address(self) -> tuple[str, int, str]:
         """Host, port and key of ``rpc``.
 

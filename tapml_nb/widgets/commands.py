@@ -24,15 +24,15 @@ from tapml_nb.engine.jobs import SessionBusy
 from tapml_nb.engine.verbs.inspection import SessionStatus, Which
 from tapml_nb.execute.events import Callback, Event
 from tapml_nb.graph import Graph, Op, OpId, Selector
-from tapml_nb.judge.tokens import ErrorByToken, token_input
 from tapml_nb.migrate import Localization, Migration
 from tapml_nb.numerics import as_parts
 from tapml_nb.report import Report
+from tapml_nb.report.cells import cells
 from tapml_nb.report.facts import Facts, facts
 from tapml_nb.report.protocol import plain
+from tapml_nb.report.tensors import picture, summarize
 from tapml_nb.widgets import messages
 from tapml_nb.widgets.kernel_text import kernel_from_text, primfunc_text
-from tapml_nb.widgets.tensors import picture, summarize
 
 T = TypeVar("T")
 Answer = tuple[T, list[bytes]]
@@ -40,7 +40,7 @@ Answer = tuple[T, list[bytes]]
 _PATIENCE = 1.0
 """Seconds to wait for a run that is just ending before another may begin."""
 
-_KEPT_TENSORS = 2
+_KEPT_TENSORS = 4
 
 _MOST_REMEMBERED = 1000
 _LARGEST_REMEMBERED = 4 << 20
@@ -79,6 +79,7 @@ class WatchedSession(Protocol):
     def override(self, op: Selector, kernel: Any) -> None: ...
 
     def tensor(self, op: Selector, which: Which, step: int, output: int) -> np.ndarray: ...
+    def beyond(self, op: Selector, step: int, output: int) -> np.ndarray: ...
     def inputs(self, op: Selector, step: int = 0) -> list[np.ndarray]: ...
     def code(self, op: Selector, step: int = 0) -> KernelCode: ...
     def carve(self, path: str | Path, ops: Selector | None = None) -> Bundle: ...
@@ -256,7 +257,11 @@ class Commands:
         if array.size == 0:
             raise ValueError(f"its tensor {list(array.shape)} has no elements")
         fixed = {int(axis): at for axis, at in args["fixed"].items()}
-        shown = picture(array, args["axes"], fixed, args["window"])
+        marks, unmarked = None, ""
+        if args.get("marks", True):
+            marks, unmarked = self._marks(op, args["step"], args["output"], array)
+        shown = picture(array, args["axes"], fixed, args["window"], marks)
+        beyond = np.zeros(shown.values.shape, bool) if shown.beyond is None else shown.beyond
         rows, cols = shown.values.shape
         reply: messages.TensorAnswer = {
             "shape": list(array.shape) if array.ndim > 1 else [1, *array.shape][-2:],
@@ -265,30 +270,57 @@ class Commands:
             "rows": rows,
             "cols": cols,
             "outputs": len(op.outputs),
-            "note": shown.note,
+            "note": shown.note + unmarked,
+            "blocks": list(shown.blocks),
         }
-        return reply, [shown.values.astype("<f4").tobytes()]
+        return reply, [shown.values.astype("<f4").tobytes(), beyond.astype("u1").tobytes()]
+
+    def _marks(
+        self, op: Op, step: int, output: int, array: np.ndarray
+    ) -> tuple[np.ndarray | None, str]:
+        """What of a tensor is beyond the limit; None, and why, where that cannot be told."""
+        key = (*self._key(op, step, output), "beyond")
+        try:
+            marks = self._kept(key, lambda: self._session.beyond(op.id, step, output))
+        except (RuntimeError, ValueError) as error:
+            return None, f"; what is beyond the limit is not known: {error}"
+        return np.broadcast_to(
+            marks[..., None] if marks.ndim < array.ndim else marks, array.shape
+        ), ""
 
     def _fetch(self, op: Op, which: Which, step: int, output: int) -> np.ndarray:
-        """A tensor of the operator; the last few are kept for zooming."""
+        """A tensor of the operator."""
+        key = (*self._key(op, step, output), which)
+        return self._kept(key, lambda: as_parts(self._session.tensor(op.id, which, step, output)))
+
+    def _key(self, op: Op, step: int, output: int) -> tuple[Any, ...]:
         version = id(self._session.report.introduced.get((op.id, step)))
-        key = (op.id, which, step, output, self._session.overrides.get(op.id), version)
+        return op.id, step, output, self._session.overrides.get(op.id), version
+
+    def _kept(self, key: tuple[Any, ...], fetch: Callable[[], np.ndarray]) -> np.ndarray:
+        """What was fetched; the last few are kept for zooming."""
         if key not in self._tensors:
-            self._tensors[key] = as_parts(self._session.tensor(op.id, which, step, output))
+            self._tensors[key] = fetch()
             for old in list(self._tensors)[:-_KEPT_TENSORS]:
                 self._tensors.pop(old, None)
         return self._tensors[key]
 
-    def _positions(self, _: messages.Nothing) -> Answer[messages.PositionsAnswer]:
-        if token_input(self._session.graph) is None:
-            raise ValueError("the model's inputs have no axis of token positions")
-        report = self._session.report
-        layers = {op.id: op.layer for op in self._ops}
-        found = ErrorByToken.of(report.introduced.values(), report.steps, layers)
-        if not any(found.lengths):
-            raise ValueError("nothing judged has an axis of token positions; call run() first")
-        buffers = [found.ratios.astype("<f4").tobytes(), found.ops.astype("<i4").tobytes()]
-        return {"lengths": found.lengths}, buffers
+    def _cells(self, args: messages.CellsArguments) -> Answer[messages.CellsAnswer]:
+        found = cells(
+            self._session.report,
+            args["rows"],
+            args["cols"],
+            order=args["order"] or None,
+            beyond_limit=args["beyond"],
+            views=args["views"],
+        )
+        arrays = (found.values, found.beyond, found.ops, found.steps)
+        types = ("<f4", "u1", "<i4", "<i4")
+        return {
+            "rows": [str(name) for name in found.row_names],
+            "cols": [str(name) for name in found.col_names],
+            "notes": list(found.notes),
+        }, [array.astype(kind).tobytes() for array, kind in zip(arrays, types, strict=True)]
 
     def _code(self, args: messages.CallArguments) -> Answer[messages.CodeAnswer]:
         op = self._op(args)

@@ -55,13 +55,25 @@ class RememberArguments(TypedDict):
 
 class TensorArguments(CallArguments):
     """``fixed`` is an index by axis that is not shown; ``window`` the first and last (exclusive)
-    row and column."""
+    row and column; ``marks``: whether to tell what is beyond the limit, which of large tensors
+    takes longer than the picture."""
 
     which: Literal["source", "target", "float64", "difference"]
     output: int
     axes: tuple[int, int] | None
     fixed: dict[str, int]
     window: tuple[int, int, int, int] | None
+    marks: NotRequired[bool]
+
+
+class CellsArguments(TypedDict):
+    """As of :func:`tapml_nb.report.cells.cells`; ``order`` may be empty."""
+
+    rows: str
+    cols: str
+    order: Literal["", "model", "worst"]
+    beyond: bool
+    views: bool
 
 
 class OverrideArguments(OpArguments):
@@ -95,7 +107,10 @@ class ValuesAnswer(TypedDict):
 
 
 class TensorAnswer(TypedDict):
-    """Behind it one buffer: float32, ``rows`` times ``cols``."""
+    """Behind it two buffers, ``rows`` times ``cols``: the values (float32), and whether an element
+    there is beyond the limit (bytes).  ``blocks`` are where in the whole of both axes such elements
+    are: first and last (exclusive) row and column of each.  Where there is no target to compare
+    with, blocks and the second buffer are missing."""
 
     shape: list[int]
     axes: tuple[int, int]
@@ -104,13 +119,17 @@ class TensorAnswer(TypedDict):
     cols: int
     outputs: int
     note: str
+    blocks: NotRequired[list[tuple[int, int, int, int]]]
 
 
-class PositionsAnswer(TypedDict):
-    """How many tokens each step has.  Behind it two buffers by layer and token: the error in noise
-    floors (float32, NaN where none is known), and whose it is (int32, or -1)."""
+class CellsAnswer(TypedDict):
+    """A heatmap's names and what is not to be seen in it.  Behind it four buffers by row and
+    column: the worst (float32, NaN where none is known), whether it is beyond the limit (bytes),
+    whose it is (int32, the operator's number or -1) and in which step (int32)."""
 
-    lengths: list[int]
+    rows: list[str]
+    cols: list[str]
+    notes: list[str]
 
 
 class CodeAnswer(TypedDict):
@@ -162,7 +181,7 @@ COMMANDS = {
     "inspect": Command(CallArguments, Facts, question=True),
     "values": Command(CallArguments, ValuesAnswer, question=True, patience=600),
     "tensor": Command(TensorArguments, TensorAnswer, question=True, patience=600),
-    "positions": Command(Nothing, PositionsAnswer, question=True),
+    "cells": Command(CellsArguments, CellsAnswer, question=True),
     "code": Command(CallArguments, CodeAnswer, question=True, patience=600),
     "template": Command(OpArguments, str, question=True, patience=600),
     "override": Command(OverrideArguments, str, patience=_LONG),

@@ -332,6 +332,7 @@ class TestCulprit:
         assert "activations.py" in bench.text(".tapml-line")
         bench.until(lambda: "difference" in bench.text(".tapml-heat .tapml-caption"))
         bench.until(lambda: bench[".tapml-heat .tapml-legend-labels span"].count() == 3)
+        bench.until(lambda: "bad block" in bench.text(".tapml-heat .tapml-bar"))
         # the broken columns are the brightest: read the picture's pixels
         canvas = bench[".tapml-heat-stage canvas"]
         canvas.focus()
@@ -339,7 +340,8 @@ class TestCulprit:
         bench.press(".tapml-heat-stage canvas", "ArrowRight", 200)
         tip = bench.text(".tapml-heat .tapml-tip")
         assert ", 127]" in tip
-        worst = float(tip.rpartition(": ")[2])
+        assert tip.endswith(", beyond the limit")
+        worst = float(tip.removesuffix(", beyond the limit").rpartition(": ")[2])
         assert abs(worst) == pytest.approx(
             np.abs(judged.tensor(CULPRIT, "difference")[0, 0, 127]), rel=0.06
         )
@@ -528,7 +530,10 @@ class TestHeatmap:
         modes = bench["[aria-label='What the heatmap shows']"]
         canvas = bench[".tapml-heat-stage canvas"]
         tip = bench[".tapml-heat .tapml-tip"]
-        for mode, text in (("kind", "model.layers.1, silu"), ("metric", "model.layers.1, ratio")):
+        for mode, text in (
+            ("kind", "model.layers.1, aten.silu"),
+            ("metric", "model.layers.1, ratio"),
+        ):
             modes.select_option(mode)
             canvas.focus()
             found = set()
@@ -547,10 +552,111 @@ class TestHeatmap:
     def test_token_positions(self, bench, judged):
         bench["[aria-label='What the heatmap shows']"].select_option("position")
         caption = bench[".tapml-heat .tapml-caption"]
-        bench.until(lambda: "Each layer" in caption.text_content())
+        bench.until(lambda: "judged operators" in caption.text_content())
         bench[".tapml-heat-stage canvas"].focus()
         bench.page.keyboard.press("ArrowDown")
         assert "position 0" in bench.text(".tapml-heat .tapml-tip")
+
+    def test_what_is_out_of_sight_is_told_and_one_press_away(self, bench, judged):
+        rows = bench["[aria-label='Rows of the heatmap']"]
+        bench["[aria-label='What the heatmap shows']"].select_option("kind")
+        bench["[aria-label='Order of rows and columns']"].select_option("model")
+        rows.select_option("op")
+        stage = bench[".tapml-heat-stage"]
+        bench.until(lambda: stage.evaluate("e => e.scrollTop") > 0)  # the culprit is in sight
+        stage.evaluate("e => e.scrollTo(0, 0)")
+        bench.until(lambda: "floors" in bench.text(".tapml-outside"))
+        below = bench[".tapml-outside button"].filter(has_text="below")
+        worst = f"{judged.report.worst_ratio(CULPRIT):.0f}"
+        assert f"more rows below, worst {worst} floors" in below.text_content()
+        below.click()
+        bench.until(lambda: bench.text(".tapml-heat .tapml-tip").startswith(CULPRIT))
+        assert stage.evaluate("e => e.scrollTop") > 0
+        bench.until(lambda: "more rows above" in bench.text(".tapml-outside"))
+        seen = f"worst {worst} floors"
+        assert seen not in bench.text(".tapml-outside"), "it is in sight"
+
+    def test_only_what_is_beyond_the_limit_and_back(self, bench):
+        caption = bench[".tapml-heat .tapml-caption"]
+        bench["[aria-label='What the heatmap shows']"].select_option("kind")
+        bench.until(lambda: "kinds of views only" in caption.text_content())
+        canvas = bench[".tapml-heat-stage canvas"]
+        page, tip = bench.page, bench[".tapml-heat .tapml-tip"]
+        bench["[title^='Only rows and columns'] input"].check()
+        canvas.focus()
+        for key in ("ArrowDown", "ArrowRight", "ArrowDown"):
+            page.keyboard.press(key)
+            assert tip.text_content().startswith("model.layers.1, aten.silu: "), "the one cell"
+        assert "beyond the limit" in tip.text_content()
+        bench["[title^='Only rows and columns'] input"].uncheck()
+        bench["[title^='Rows and columns of views'] input"].check()
+        bench.until(lambda: "views" not in caption.text_content())
+
+    def test_n_goes_to_what_is_beyond_the_limit(self, bench):
+        bench["[aria-label='What the heatmap shows']"].select_option("kind")
+        bench[".tapml-heat-stage canvas"].focus()
+        bench.page.keyboard.press("n")
+        cell = bench.text(".tapml-heat .tapml-tip")
+        assert cell.startswith("model.layers.1, aten.silu: ")
+        bench.page.keyboard.press("Shift+N")
+        assert bench.text(".tapml-heat .tapml-tip") == cell, "there is no other"
+
+    def test_what_a_shortened_label_stands_for(self, bench):
+        """The pointer on a label shows the whole name."""
+        bench["[aria-label='What the heatmap shows']"].select_option("op")
+        bench["[aria-label='Rows of the heatmap']"].select_option("kind")
+        canvas = bench[".tapml-heat-stage canvas"]
+        tip = bench[".tapml-heat .tapml-tip"]
+        found = set()
+        height = canvas.bounding_box()["height"]
+        for y in range(4, int(height), 16):
+            canvas.hover(position={"x": 10, "y": y})
+            found.add(tip.text_content())
+        assert "aten.linear" in found, "its label is without the library's name"
+
+    def test_axes_that_only_python_knows(self, bench):
+        bench["[aria-label='What the heatmap shows']"].select_option("head")
+        caption = bench[".tapml-heat .tapml-caption"]
+        bench.until(lambda: "have an axis of heads" in caption.text_content())
+        bench[".tapml-heat-stage canvas"].focus()
+        bench.page.keyboard.press("ArrowDown")
+        assert "head 0: " in bench.text(".tapml-heat .tapml-tip")
+        bench["[aria-label='Rows of the heatmap']"].select_option("position")
+        bench.until(lambda: "was not measured" in caption.text_content())
+        bench["[aria-label='Rows of the heatmap']"].select_option("layer")
+        bench["[aria-label='What the heatmap shows']"].select_option("layer")
+        assert "choose another" in caption.text_content()
+
+    def test_bad_blocks_of_a_tensor_by_key_and_button(self, page):
+        class Plain(nn.Module):
+            def forward(self, x):
+                return x * 2
+
+        def off(x, *rest):
+            y = x * np.float32(2)
+            y[5:8, 100:110] += 1
+            y[40, 7] += 1
+            return y
+
+        with tapml.debug(Plain().eval(), (torch.randn(64, 128),), target="llvm") as session:
+            session.override(session.graph.ops[0].id, off)
+            session.run()
+            bare = BarePage(page, feed_of(session), ["heatmap", "inspector"])
+            bare[".tapml-culprits button"].click()
+            caption = bare[".tapml-heat .tapml-caption"]
+            bare.until(lambda: "2 bad blocks" in bare.text(".tapml-heat .tapml-bar"), 60)
+            bare[".tapml-heat-stage canvas"].focus()
+            page.keyboard.press("n")
+            first = "block 1 of 2 beyond the limit: [5…7, 100…109]"
+            bare.until(lambda: first in caption.text_content())
+            bare.button("The next block beyond the limit (n)").click()
+            bare.until(lambda: "block 2 of 2 beyond the limit: [40, 7]" in caption.text_content())
+            bare[".tapml-heat-stage canvas"].focus()
+            page.keyboard.press("Shift+N")
+            bare.until(lambda: first in caption.text_content())
+            page.keyboard.press("Escape")
+            bare.until(lambda: "block" not in caption.text_content())
+            assert bare.errors == []
 
     def test_a_large_tensor_is_pooled_and_zoomed(self, page):
         class Wide(nn.Module):
@@ -569,17 +675,18 @@ class TestHeatmap:
             bare[".tapml-culprits button"].click()
             caption = bare[".tapml-heat .tapml-caption"]
             bare.until(lambda: "[4096, 4096]" in caption.text_content(), 60)
+            bare.until(lambda: "1 bad block" in bare.text(".tapml-heat .tapml-bar"), 60)
             canvas = bare[".tapml-heat-stage canvas"]
             canvas.focus()
             for key in ("ArrowDown", "ArrowRight"):
                 bare.press(".tapml-heat-stage canvas", key, 515)
             tip = bare[".tapml-heat .tapml-tip"]
-            assert tip.text_content().endswith("[4088…4095, 4088…4095]: 1")
+            assert tip.text_content().endswith("[4088…4095, 4088…4095]: 1, beyond the limit")
             page.keyboard.press("Enter")
             bare.until(lambda: bare.button("whole tensor").count() == 1, 60)
             for key in ("ArrowDown", "ArrowRight"):
                 bare.press(".tapml-heat-stage canvas", key, 45)
-            bare.until(lambda: tip.text_content().endswith("[4095, 4095]: 1"))
+            bare.until(lambda: tip.text_content().endswith("[4095, 4095]: 1, beyond the limit"))
             assert bare.errors == []
 
 
@@ -602,7 +709,7 @@ class TestSteps:
             canvas = ".tapml-heat-stage canvas"
             bare.press(canvas, "ArrowDown", 2)
             bare.press(canvas, "ArrowRight")
-            assert bare.text(".tapml-heat .tapml-tip").startswith("act, 1: ")
+            assert bare.text(".tapml-heat .tapml-tip").startswith("act, step 1: ")
             assert bare.errors == []
 
 

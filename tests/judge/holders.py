@@ -83,13 +83,13 @@ def statistics(target, reference):
     return ours
 
 
-def judge(target, reference: Reference, limit=LIMIT, axis=None):
+def judge(target, reference: Reference, limit=LIMIT, axes=()):
     """:func:`tapml_nb.judge.judge`, wherever the tensors are."""
-    ours = judging.judge(target, reference, limit, axis)
+    ours = judging.judge(target, reference, limit, axes)
     for device in DEVICES:
-        theirs = judging.judge(held(target, device), there(reference, device), limit, axis)
+        theirs = judging.judge(held(target, device), there(reference, device), limit, axes)
         same_figures(ours, theirs)
-        given = held(target, device), there(reference, device), limit, axis
+        given = held(target, device), there(reference, device), limit, axes
         for one in three_times(partial(verdict.judging, *given)):
             same_figures(ours, one)
     return ours
@@ -106,6 +106,9 @@ def _same(ours, theirs):
     if isinstance(ours, dict):
         for name, figure in ours.items():
             _same(figure, theirs[name])
+    elif isinstance(ours, tuple) and ours and isinstance(ours[0], tuple):
+        for figure, other in zip(ours, theirs, strict=True):
+            _same(figure, other)
     elif isinstance(ours, float) and not math.isfinite(ours):
         np.testing.assert_equal(theirs, ours)
     elif isinstance(ours, float | tuple):

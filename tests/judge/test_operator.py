@@ -11,7 +11,7 @@ from tapml_nb.execute.caller import CallFailure
 from tapml_nb.execute.trial import Call, Run, Trial
 from tapml_nb.graph import Op
 from tapml_nb.judge.floor import reference_of
-from tapml_nb.judge.operator import Expected, OperatorJudge
+from tapml_nb.judge.operator import Along, Expected, OperatorJudge
 from tapml_nb.judge.results import OpResult
 from tapml_nb.judge.verdict import Verdict
 from tapml_nb.targets.wire.calls import CallResult
@@ -28,7 +28,7 @@ def judge():
         "act/silu", "aten.silu", "act", "SiLU", "act", ("x",), ("y",), None, ("aten.silu.default",)
     )
     reference = reference_of(SOURCE, SOURCE.astype(np.float64), 1)
-    return OperatorJudge(lambda: Expected(op, [reference], [None], lambda: [SOURCE]))
+    return OperatorJudge(lambda: Expected(op, [reference], [Along()], lambda: [SOURCE]))
 
 
 def call(last, first=None, *, stale=False, notes=()):

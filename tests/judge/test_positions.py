@@ -10,9 +10,8 @@ from tapml_nb.execute.events import EventStream
 from tapml_nb.execute.source import SourceRun
 from tapml_nb.frontends.torch import import_torch
 from tapml_nb.judge.floor import reference_of
-from tapml_nb.judge.results import OpResult
-from tapml_nb.judge.tokens import ErrorByToken, TokenAxes
-from tapml_nb.judge.verdict import Verdict, deviation
+from tapml_nb.judge.tokens import TokenAxes
+from tapml_nb.judge.verdict import deviation
 from tests.judge.holders import judge
 
 
@@ -27,18 +26,28 @@ def test_ratios_along_an_axis(shape, axis):
     error = np.abs(target - reference.exact())
     error = np.minimum(error, np.abs(target.astype(np.float64) - reference.source))
     others = tuple(a for a in range(4) if a != axis)
-    positions = judge(target, reference, axis=axis).positions
+    (positions,) = judge(target, reference, axes=[axis]).along
     np.testing.assert_allclose(positions, (error / allowed).max(others), rtol=1e-6)
+
+
+def test_ratios_along_two_axes_are_those_along_each():
+    rng = np.random.default_rng(0)
+    exact = rng.standard_normal((3, 4, 5, 6))
+    reference = reference_of(exact.astype(np.float32), exact, 1)
+    target = reference.source + rng.standard_normal(exact.shape).astype(np.float32) * 1e-6
+    for axes in ((0, 3), (2, 1), (3, 3)):
+        alone = [judge(target, reference, axes=[axis]).along[0] for axis in axes]
+        assert judge(target, reference, axes=axes).along == tuple(alone)
 
 
 def test_what_is_equal_is_nowhere_off_and_a_nan_is_where_it_is():
     source = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
     reference = reference_of(source, source.astype(np.float64), 1)
-    assert judge(source.copy(), reference, axis=1).positions == (0.0, 0.0, 0.0)
+    assert judge(source.copy(), reference, axes=[1]).along == ((0.0, 0.0, 0.0),)
     target = source.copy()
     target[1, 2, 0] = np.nan
-    assert judge(target, reference, axis=1).positions == (0.0, 0.0, np.inf)
-    assert judge(target, reference).positions == ()
+    assert judge(target, reference, axes=[1]).along == ((0.0, 0.0, np.inf),)
+    assert judge(target, reference).along == ()
 
 
 class Square(torch.nn.Module):
@@ -78,21 +87,3 @@ def test_steps_tell_axes_apart():
     lengths = [8, 3]
     shapes = ({1: torch.export.Dim("tokens", min=2, max=9)},)
     assert axes(lengths, shapes)[1] == 1
-
-
-def test_results_are_gathered_by_row_step_and_token():
-    def result(op, step, *positions):
-        return OpResult(op, step, Verdict.PASS, positions=positions)
-
-    results = [
-        result("a", 0, 1.0, 9.0, 0.0),
-        result("b", 0, 2.0, 3.0, 0.0),
-        result("a", 1, np.inf),
-        result("c", 0),
-    ]
-    found = ErrorByToken.of(results, 2, {"a": "first", "c": "last", "b": "first"})
-    assert (found.rows, found.lengths) == (["first", "last"], [3, 1])
-    np.testing.assert_array_equal(found.ratios, [[2, 9, 0, np.inf], [np.nan] * 4])
-    assert found.ops.tolist() == [[2, 0, 0, 0], [-1] * 4]
-    nothing = ErrorByToken.of([], 2, {"a": "first"})
-    assert (nothing.lengths, nothing.ratios.shape) == ([0, 0], (1, 0))

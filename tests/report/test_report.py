@@ -13,7 +13,6 @@ from tapml_nb.graph import Graph, Op, SourceLine, TensorSpec, Value
 from tapml_nb.judge.results import AccumulatedResult, OpResult
 from tapml_nb.numerics import Statistics
 from tapml_nb.report import Report, RunInfo
-from tapml_nb.report.figures import heatmap_table
 from tapml_nb.report.findings import COLUMNS
 from tapml_nb.report.plot import layer_bands
 
@@ -176,7 +175,7 @@ def test_figures_show_the_frame(report):
 @pytest.mark.parametrize("rows", ["layer", "scope", "op"])
 @pytest.mark.parametrize("cols", ["metric", "kind", "step"])
 def test_heatmaps(report, rows, cols):
-    table = heatmap_table(report, rows, cols)
+    table = report.heatmap_table(rows, cols)
     assert np.nanmax(table.to_numpy(dtype=float)) >= 900
     assert report.heatmap(rows, cols).axes
 
@@ -185,6 +184,8 @@ def test_heatmaps(report, rows, cols):
 def test_heatmaps_of_something_else(report, rows, cols):
     with pytest.raises(ValueError, match="choose"):
         report.heatmap(rows, cols)
+    with pytest.raises(ValueError, match="choose"):
+        report.heatmap_table(rows, cols)
 
 
 def test_an_empty_report_draws(graph):
@@ -205,8 +206,5 @@ def test_a_model_of_thousands_of_layers_can_be_drawn():
     report = Report(Graph("deep", ops, values, (), ()), 1, introduced)
     figure = report.heatmap("layer", "kind")
     assert max(figure.get_size_inches()) < 60, "an image has an end"
-    axes = figure.axes[0]
-    assert axes.get_images()[0].get_array().shape[0] == 3000, "every layer has its row"
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    assert len(names) <= 200
-    assert names[:2] == ["layers.0", "layers.15"]
+    assert len(figure.axes[0].get_yticklabels()) == 100, "the worst"
+    assert len(report.heatmap_table("layer", "kind")) == 3000, "every layer has its row"

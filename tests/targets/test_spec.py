@@ -73,3 +73,17 @@ def test_memory_in_words():
     assert Target("llvm", max_memory="6 GB").bound == 6 * 10**9
     several = Target("cuda", max_memory="1 MiB", workers=2)
     assert [member.bound for member in several.members] == [2**20] * 2
+
+
+@pytest.mark.parametrize(
+    ("target", "names"),
+    [
+        (Target("llvm"), ["llvm"]),
+        (Target("llvm", workers=2), ["llvm, worker 0", "llvm, worker 1"]),
+        (Target("cuda", workers=2, device=1), ["cuda:1", "cuda:2"]),
+        (Target("llvm", rpc="board:9090/key"), ["llvm at board:9090/key"]),
+    ],
+)
+def test_devices_have_names(target, names):
+    assert target.device_names == names
+    assert len(target.members) == len(names)

@@ -12,7 +12,6 @@ import torch
 
 import tapml_nb as tapml
 from tapml_nb import Verdict
-from tapml_nb.report.figures import heatmap_table
 from tapml_nb.widgets.feed import feed_of
 from tests.conftest import wait_until
 from tests.widgets.conftest import RecordingPage
@@ -150,14 +149,22 @@ def test_the_difference_of_a_broken_kernel(session, page):
 
     session.override("act", off)
     op = number(session, "act/silu")
-    page.value("tensor", op=op, **tensor_args(which="difference"))
-    values = np.frombuffer(page.last_buffers("reply")[0], "<f4").reshape(3, 16)
+    reply = page.value("tensor", op=op, **tensor_args(which="difference"))
+    assert [*map(list, reply["blocks"])] == [[2, 3, 5, 6]]
+    difference, beyond = page.last_buffers("reply")
+    values = np.frombuffer(difference, "<f4").reshape(3, 16)
     assert np.unravel_index(np.abs(values).argmax(), values.shape) == (2, 5)
+    assert np.argwhere(np.frombuffer(beyond, "u1").reshape(3, 16)).tolist() == [[2, 5]]
+    assert np.argwhere(session.beyond("act")).tolist() == [[2, 5]]
+    assert session.heatmap("act").axes
     # what was kept for zooming is not shown for another kernel
     session.override("act", None)
-    page.value("tensor", op=op, **tensor_args(which="difference"))
-    values = np.frombuffer(page.last_buffers("reply")[0], "<f4")
-    assert np.abs(values).max() < 1e-3
+    reply = page.value("tensor", op=op, **tensor_args(which="difference"))
+    values, beyond = page.last_buffers("reply")
+    assert np.abs(np.frombuffer(values, "<f4")).max() < 1e-3
+    assert reply["blocks"] == []
+    assert not any(beyond)
+    assert not session.beyond("act").any()
 
 
 def test_code(session, page):
@@ -203,9 +210,24 @@ def test_a_carved_test_runs_under_pytest(session, page, tmp_path, monkeypatch):
     assert "1 passed" in done.stdout
 
 
+ASKED = {"rows": "layer", "cols": "position", "order": "", "beyond": False, "views": False}
+
+
 def test_positions_need_a_token_axis(session, page):
     session.run()
-    assert "no axis of token positions" in page.error("positions")
+    assert "takes token ids" in page.error("cells", **ASKED)
+    assert "choose among" in page.error("cells", **ASKED | {"rows": "colour"})
+
+
+def test_cells_that_only_python_knows(session, page):
+    session.override("act", lambda x: x)
+    report = session.run()
+    answer = page.value("cells", **ASKED | {"rows": "dtype", "cols": "device"})
+    assert (answer["rows"], answer["cols"], answer["notes"]) == (["float32"], ["llvm"], [])
+    values, beyond, ops, _ = page.last_buffers("reply")
+    assert np.frombuffer(values, "<f4") == np.float32(report.worst_ratio("act/silu"))
+    assert np.frombuffer(ops, "<i4").tolist() == [number(session, "act/silu")]
+    assert np.frombuffer(beyond, "u1").tolist() == [1]
 
 
 class Tagger(torch.nn.Module):
@@ -229,18 +251,26 @@ def test_positions_are_the_reports_where_steps_differ_in_length():
 
     with tapml.debug(Tagger().eval(), steps, dynamic_shapes=shapes) as session:
         page = RecordingPage(feed_of(session))
-        assert page.error("positions").startswith("nothing judged has an axis of token positions")
+        assert page.error("cells", **ASKED).startswith("cols: 'position': no operator was judged")
         relu = next(op.id for op in session.graph.ops if op.kind == "aten.relu")
         session.override(relu, wrong)
         report = session.run()
-        assert page.value("positions") == {"lengths": [7, 3]}
-        ratios, ops = page.last_buffers("reply")
-        table = heatmap_table(report, "layer", "position")
+        answer = page.value("cells", **ASKED)
+        ratios, beyond, ops, when = page.last_buffers("reply")
+        table = report.heatmap_table("layer", "position")
         shown = np.frombuffer(ratios, "<f4").reshape(table.shape)
         np.testing.assert_array_equal(shown, table.to_numpy(dtype=np.float32))
-        assert list(table.columns) == [*(f"0:{p}" for p in range(7)), *(f"1:{p}" for p in range(3))]
+        assert answer["rows"] == list(table.index)
+        assert (
+            answer["cols"]
+            == list(table.columns)
+            == [*(f"0:{p}" for p in range(7)), *(f"1:{p}" for p in range(3))]
+        )
         (row,) = np.argwhere((shown > 8).any(axis=1))[0]
         assert np.flatnonzero(shown[row] > 8).tolist() == [1, 8]
         whose = np.frombuffer(ops, "<i4").reshape(table.shape)[row]
         assert whose[1] == whose[8] == number(session, relu)
+        marks = np.frombuffer(beyond, "u1").reshape(table.shape)
+        assert np.argwhere(marks).tolist() == [[row, 1], [row, 8]]
+        assert np.frombuffer(when, "<i4").reshape(table.shape)[row, [1, 8]].tolist() == [0, 1]
         assert ((whose >= 0) == ~np.isnan(shown[row])).all()

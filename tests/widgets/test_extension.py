@@ -15,8 +15,8 @@ import pytest
 from tapml_nb import tensorfile
 from tapml_nb.array_api import np_dtype
 from tapml_nb.carve.archive import SCHEMA
+from tapml_nb.report.tensors import picture, summarize
 from tapml_nb.targets.spec import KINDS
-from tapml_nb.widgets.tensors import picture, summarize
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "extensions" / "jupyterlab"

@@ -81,7 +81,8 @@ export interface ValuesAnswer {
 
 /**
  * `fixed` is an index by axis that is not shown; `window` the first and last (exclusive) row and
- * column.
+ * column; `marks`: whether to tell what is beyond the limit, which of large tensors takes longer
+ * than the picture.
  */
 export interface TensorArguments {
   op: number;
@@ -91,9 +92,15 @@ export interface TensorArguments {
   axes: [number, number] | null;
   fixed: Record<string, number>;
   window: [number, number, number, number] | null;
+  marks?: boolean;
 }
 
-/** Behind it one buffer: float32, `rows` times `cols`. */
+/**
+ * Behind it two buffers, `rows` times `cols`: the values (float32), and whether an element there
+ * is beyond the limit (bytes). `blocks` are where in the whole of both axes such elements are:
+ * first and last (exclusive) row and column of each. Where there is no target to compare with,
+ * blocks and the second buffer are missing.
+ */
 export interface TensorAnswer {
   shape: number[];
   axes: [number, number];
@@ -102,14 +109,27 @@ export interface TensorAnswer {
   cols: number;
   outputs: number;
   note: string;
+  blocks?: [number, number, number, number][];
+}
+
+/** As of :func:`tapml_nb.report.cells.cells`; `order` may be empty. */
+export interface CellsArguments {
+  rows: string;
+  cols: string;
+  order: "" | "model" | "worst";
+  beyond: boolean;
+  views: boolean;
 }
 
 /**
- * How many tokens each step has. Behind it two buffers by layer and token: the error in noise
- * floors (float32, NaN where none is known), and whose it is (int32, or -1).
+ * A heatmap's names and what is not to be seen in it. Behind it four buffers by row and column:
+ * the worst (float32, NaN where none is known), whether it is beyond the limit (bytes), whose it
+ * is (int32, the operator's number or -1) and in which step (int32).
  */
-export interface PositionsAnswer {
-  lengths: number[];
+export interface CellsAnswer {
+  rows: string[];
+  cols: string[];
+  notes: string[];
 }
 
 export interface CodeAnswer {
@@ -149,7 +169,7 @@ export interface Commands {
   inspect: { arguments: CallArguments; answer: Facts };
   values: { arguments: CallArguments; answer: ValuesAnswer };
   tensor: { arguments: TensorArguments; answer: TensorAnswer };
-  positions: { arguments: Nothing; answer: PositionsAnswer };
+  cells: { arguments: CellsArguments; answer: CellsAnswer };
   code: { arguments: CallArguments; answer: CodeAnswer };
   template: { arguments: OpArguments; answer: string };
   override: { arguments: OverrideArguments; answer: string };
@@ -162,7 +182,7 @@ export const QUESTIONS = new Set<keyof Commands>([
   "inspect",
   "values",
   "tensor",
-  "positions",
+  "cells",
   "code",
   "template",
 ]);
@@ -181,7 +201,7 @@ export const PATIENCE: Record<keyof Commands, number> = {
   inspect: 60,
   values: 600,
   tensor: 600,
-  positions: 60,
+  cells: 60,
   code: 600,
   template: 600,
   override: 3600,

@@ -8,10 +8,12 @@ const VERDICTS = [
   { name: "PASS", colour: "#0a0", symbol: "✓", severity: 2 },
   { name: "FAIL", colour: "#a00", symbol: "✗", severity: 0, fault: true, broken: true },
   { name: "UNKNOWN", colour: "#888", symbol: "?", severity: 1 },
+  { name: "SKIPPED", colour: "#ccc", symbol: "-", severity: 3 },
 ].map((info) => ({ fault: false, broken: false, missing: false, ...info }));
 
 export const PASS = 0;
 export const FAIL = 1;
+export const SKIPPED = 3;
 
 export interface Sent {
   kind: string;
@@ -38,6 +40,8 @@ export const EMPTY: DataView = new DataView(new ArrayBuffer(0));
 /** Operators by id in their scopes, and pairs of producer and consumer. */
 export interface Graph {
   ops: string[];
+  /** Of each operator; by custom all are of one. */
+  kinds?: string[];
   edges?: [number, number][];
   steps?: number;
   host?: number[];
@@ -67,9 +71,13 @@ export class Kernel {
     this.hear(message, buffers);
   }
 
-  snapshot({ ops, edges = [], steps = 1, host = [] }: Graph, more: Partial<Snapshot> = {}): void {
+  snapshot(
+    { ops, kinds = ops.map(() => "aten.op"), edges = [], steps = 1, host = [] }: Graph,
+    more: Partial<Snapshot> = {},
+  ): void {
     const scope = (op: string) => op.slice(0, Math.max(0, op.lastIndexOf("/")));
     const scopes = [...new Set(ops.map(scope))];
+    const known = [...new Set(kinds)];
     const at = words(ops.map((op) => scopes.indexOf(scope(op))));
     const nothing = { state: "connected", busy: false, message: "", waiting: false };
     this.say(
@@ -82,7 +90,7 @@ export class Kernel {
         limit: 8,
         steps,
         ops,
-        kinds: ["aten.op"],
+        kinds: known,
         scopes,
         layers: scopes,
         verdicts: VERDICTS,
@@ -95,7 +103,7 @@ export class Kernel {
         ...more,
       },
       [
-        words(ops.map(() => 0)),
+        words(kinds.map((kind) => known.indexOf(kind))),
         at,
         at,
         octets(ops.map((_, k) => Number(host.includes(k)))),

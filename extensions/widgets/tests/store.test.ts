@@ -64,7 +64,7 @@ test("an operator's worst verdict is taken back with its results", () => {
   assert.equal(store.info(0).name, "FAIL");
   assert.equal(store.worstStep(0), 1);
   assert.equal(store.metric("ratio", 0), 20);
-  assert.deepEqual([...store.tree.byPath.get("a")!.verdicts], [0, 1, 1]);
+  assert.deepEqual([...store.tree.byPath.get("a")!.verdicts], [0, 1, 1, 0]);
   kernel.delta({ cleared: [[0, 1]] });
   // UNKNOWN is worse than PASS
   assert.equal(store.info(0).name, "UNKNOWN");

@@ -13,7 +13,7 @@ from tapml_nb.compile.kernel import KernelCode
 from tapml_nb.engine.engine import Engine
 from tapml_nb.engine.verbs import runs
 from tapml_nb.graph import Op, Selector
-from tapml_nb.judge.verdict import Verdict
+from tapml_nb.judge.verdict import Verdict, deviation
 from tapml_nb.numerics import as_complex
 from tapml_nb.report import Report
 from tapml_nb.report.outcome import Outputs
@@ -109,6 +109,19 @@ def _parts(engine: Engine, op: Op, which: Which, step: int, output: int) -> np.n
     if which == "target":
         return target
     return target.astype(np.float64) - source.astype(np.float64)
+
+
+def beyond(engine: Engine, op: Op, step: int, output: int) -> np.ndarray:
+    """Which elements are beyond the limit; see :meth:`Session.beyond
+    <tapml_nb.session.Session.beyond>`."""
+    engine.complete()
+    engine.kernels.prepare([(op.id, step)], engine.jobs.stopping)
+    target = engine.judges[0].target_outputs(op, step)[output]
+    reference = engine.references.local(op, step)[output].on_host()
+    marks = on_host(deviation(target, reference, engine.settings.tolerance).beyond)
+    if engine.graph.values[op.outputs[output]].spec.complex and marks.shape[-1:] == (2,):
+        return np.asarray(np.any(marks, axis=-1))
+    return np.asarray(marks, bool)
 
 
 def check_tensor(op: Op, which: str, output: int) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from tapml_nb.array_api import np_dtype
@@ -175,6 +176,7 @@ def _judge_calls(
         share = foresight.before(run, call)
         begin = time.perf_counter()
         result = run.judge(engine.graph[call[0]], call[1])
+        result = replace(result, device=devices[run]) if result.kernel else result
         return result, share + time.perf_counter() - begin
 
     def left() -> float | None:
@@ -197,6 +199,7 @@ def _judge_calls(
         weights.of(preparation.launching())
         return ready
 
+    devices = dict(zip(engine.judges, engine.pool.devices, strict=True))
     for run in engine.judges:
         run.begin()
     workers = [partial(one, run) for run in engine.judges]

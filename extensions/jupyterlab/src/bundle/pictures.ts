@@ -1,4 +1,4 @@
-// Tensors made small enough for a screen; `tapml_nb/widgets/tensors.py` is the same for a kernel.
+// Tensors made small enough for a screen; `tapml_nb/report/tensors.py` is the same for a kernel.
 
 import type { TensorAnswer, TensorArguments } from "../../../widgets/src/messages";
 import { type Tensor, TensorError } from "./safetensors";

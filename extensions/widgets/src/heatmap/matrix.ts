@@ -1,21 +1,11 @@
-// What a heatmap shows: layers by metric, kind, step or token, and a tensor by element, as numbers,
-// shades and words.
+// What a heatmap shows, as numbers, shades and words: cells of a model, or a tensor by element.
 
 import { number } from "../format";
 import type { TensorAnswer } from "../messages";
-import type { Metric } from "../protocol";
 import type { Store } from "../store";
+import { type Cells, METRICS } from "./cells";
+import { apart } from "./labels";
 
-const METRICS: Metric[] = [
-  "ratio",
-  "max_abs",
-  "max_rel",
-  "max_ulp",
-  "rmse",
-  "snr_db",
-  "acc_ratio",
-  "gain",
-];
 /** A picture of numbers, whatever they mean. */
 export interface Matrix {
   rows: number;
@@ -23,6 +13,8 @@ export interface Matrix {
   values: Float32Array;
   /** 0 to 1 by cell, NaN where there is nothing, infinite where there is no finite number. */
   shade: Float32Array;
+  /** Whether each is beyond the limit. */
+  beyond: Uint8Array;
   signed: boolean;
   /** Texts along the colour bar, each with its place from 0 to 1. */
   legend: [string, number][];
@@ -32,114 +24,45 @@ export interface Matrix {
   pick: (row: number, col: number) => void;
 }
 
-/** Every layer by metric, by kind of operator or by step: the worst of each cell. */
-export function byLayer(store: Store, mode: "metric" | "kind" | "step"): Matrix {
-  const n = store.ops.length;
-  const names =
-    mode === "metric"
-      ? METRICS
-      : mode === "kind"
-        ? store.kinds
-        : [...Array(store.steps).keys()].map(String);
-  const rows = store.layers.length;
-  let cols = names.length;
-  let labels: string[] = [...names];
-  let values = new Float32Array(rows * cols).fill(NaN);
-  const worst = new Int32Array(rows * cols).fill(-1);
-  const put = (at: number, value: number, op: number, least = false) => {
-    const known = values[at]!;
-    if (Number.isNaN(value) || (!Number.isNaN(known) && (least ? value >= known : value <= known)))
-      return;
-    values[at] = value;
-    worst[at] = op;
-  };
-  for (let op = 0; op < n; op++) {
-    const row = store.layerOf[op]! * cols;
-    for (let step = 0; step < store.steps; step++) {
-      const at = step * n + op;
-      if (mode === "kind") put(row + store.kindOf[op]!, store.metrics.ratio[at]!, op);
-      else if (mode === "step") put(row + step, store.metrics.ratio[at]!, op);
-      else
-        METRICS.forEach((metric, m) =>
-          put(row + m, store.metrics[metric][at]!, op, metric === "snr_db"),
-        );
-    }
-  }
-  let used = [...Array(cols).keys()];
-  if (mode === "kind")
-    used = used.filter((c) => [...Array(rows).keys()].some((r) => worst[r * cols + c]! >= 0));
-  const packed = new Float32Array(rows * used.length);
-  const ops = new Int32Array(rows * used.length);
-  for (let r = 0; r < rows; r++) {
-    used.forEach((c, k) => {
-      packed[r * used.length + k] = values[r * cols + c]!;
-      ops[r * used.length + k] = worst[r * cols + c]!;
-    });
-  }
-  labels = used.map((c) => labels[c]!.replace("aten.", ""));
-  values = packed;
-  cols = used.length;
-  const layers = store.layers.map((layer) => layer || "(model)");
-  const shade =
-    mode === "metric" ? byColumn(values, rows, cols) : byLogarithm(values, 1e-2, 100 * store.limit);
+/** Characters of a label. */
+const ROW = 30;
+const COL = 22;
+
+/** Cells of a model. */
+export function ofCells(store: Store, cells: Cells): Matrix {
+  const { values, beyond, ops, steps } = cells;
+  const rows = cells.rowNames.length;
+  const cols = cells.colNames.length;
+  const metric = cells.cols === "metric";
+  const unit = metric ? "" : " noise floors";
+  const named = (axis: string, name: string) =>
+    ["step", "position", "head"].includes(axis) ? `${axis} ${name}` : name;
   return {
     rows,
     cols,
     values,
-    shade,
+    beyond,
+    shade: metric ? byColumn(cells, rows, cols) : byLogarithm(values, 1e-2, 100 * store.limit),
     signed: false,
-    legend:
-      mode === "metric"
-        ? [
-            ["best of its column", 0],
-            ["worst of its column", 1],
-          ]
-        : floors(store.limit),
-    rowLabels: layers,
-    colLabels: labels,
+    legend: metric
+      ? [
+          ["best of its column", 0],
+          ["worst of its column", 1],
+        ]
+      : floors(store.limit),
+    rowLabels: apart(cells.rowNames, ROW),
+    colLabels: apart(cells.colNames, COL),
     name: (r, c) => {
-      const op = ops[r * cols + c]!;
-      return `${layers[r]}, ${labels[c]}: ${number(values[r * cols + c]!)}${op >= 0 ? `\nworst: ${store.ops[op]}` : ""}`;
+      const at = r * cols + c;
+      const op = ops[at]!;
+      const where = `${named(cells.rows, cells.rowNames[r]!)}, ${named(cells.cols, cells.colNames[c]!)}`;
+      const value = Number.isNaN(values[at]!) ? "no value" : number(values[at]!) + unit;
+      const mark = beyond[at] ? ", beyond the limit" : "";
+      return `${where}: ${value}${mark}${op >= 0 ? `\nworst: ${store.ops[op]}` : ""}`;
     },
     pick: (r, c) => {
       const op = ops[r * cols + c]!;
-      if (op >= 0) store.reveal(op, store.worstStep(op));
-    },
-  };
-}
-
-/** Every layer by token, step after step: the worst ratio of its operators, and whose it is. */
-export function byToken(
-  store: Store,
-  lengths: readonly number[],
-  values: Float32Array,
-  ops: Int32Array,
-): Matrix {
-  const layers = store.layers.map((layer) => layer || "(model)");
-  const tokens = lengths.flatMap((length, step) =>
-    [...Array(length).keys()].map((position) => ({ step, position })),
-  );
-  const labels = tokens.map(({ step, position }) =>
-    store.steps > 1 ? `${step}:${position}` : String(position),
-  );
-  const cols = tokens.length;
-  return {
-    rows: layers.length,
-    cols,
-    values,
-    shade: byLogarithm(values, 1e-2, 100 * store.limit),
-    signed: false,
-    legend: floors(store.limit),
-    rowLabels: layers,
-    colLabels: labels,
-    name: (r, c) => {
-      const op = ops[r * cols + c]!;
-      const floorsOff = `${number(values[r * cols + c]!)} noise floors`;
-      return `${layers[r]}, position ${labels[c]}: ${floorsOff}${op >= 0 ? `\n${store.ops[op]}` : ""}`;
-    },
-    pick: (r, c) => {
-      const op = ops[r * cols + c]!;
-      if (op >= 0) store.reveal(op, tokens[c]!.step);
+      if (op >= 0) store.reveal(op, steps[r * cols + c]!);
     },
   };
 }
@@ -160,6 +83,7 @@ function floors(limit: number): [string, number][] {
 export function ofTensor(
   reply: TensorAnswer,
   values: Float32Array,
+  beyond: Uint8Array,
   which: string,
   zoom: (r0: number, r1: number, c0: number, c1: number) => void,
 ): Matrix {
@@ -186,6 +110,7 @@ export function ofTensor(
     rows,
     cols,
     values,
+    beyond,
     shade,
     signed,
     legend: !largest
@@ -198,12 +123,28 @@ export function ofTensor(
     rowLabels: null,
     colLabels: null,
     name: (r, c) => {
+      const k = r * cols + c;
       const at = `[${span(range(top, bottom, rows, r))}, ${span(range(left, right, cols, c))}]`;
-      return `axes ${reply.axes.join(", ")} ${at}: ${number(values[r * cols + c]!)}`;
+      const mark = beyond[k] ? ", beyond the limit" : "";
+      return `axes ${reply.axes.join(", ")} ${at}: ${number(values[k]!)}${mark}`;
     },
     pick: (r, c) =>
       zoom(Math.max(0, r - 4), Math.min(rows, r + 5), Math.max(0, c - 4), Math.min(cols, c + 5)),
   };
+}
+
+/** The largest magnitude in each row and each column, as shades from 0 to 1; NaN counts as 1. */
+export function profiles(matrix: Matrix): { rows: Float32Array; cols: Float32Array } {
+  const rows = new Float32Array(matrix.rows);
+  const cols = new Float32Array(matrix.cols);
+  matrix.shade.forEach((shade, k) => {
+    const size = !Number.isFinite(shade) ? 1 : matrix.signed ? Math.abs(2 * shade - 1) : shade;
+    const r = Math.floor(k / matrix.cols);
+    const c = k % matrix.cols;
+    rows[r] = Math.max(rows[r]!, size);
+    cols[c] = Math.max(cols[c]!, size);
+  });
+  return { rows, cols };
 }
 
 /** 0 to 1 between two sizes, on a logarithmic scale. */
@@ -217,7 +158,7 @@ function byLogarithm(values: Float32Array, least: number, most: number): Float32
 }
 
 /** Each column from its best to its worst; positive ones on a logarithmic scale. */
-function byColumn(values: Float32Array, rows: number, cols: number): Float32Array {
+function byColumn({ values }: Cells, rows: number, cols: number): Float32Array {
   const shade = new Float32Array(values.length).fill(NaN);
   for (let c = 0; c < cols; c++) {
     const less = METRICS[c] === "snr_db"; // there, less is worse

@@ -5,11 +5,16 @@ import type { TensorAnswer, TensorArguments } from "../messages";
 
 export class TensorSlice {
   readonly element = h("span", { class: "tapml-axes" });
+  /** Whether it is known of this operator what is beyond the limit. */
+  marked = false;
   private op = -1;
   private output = 0;
   private axes: [number, number] | null = null;
   private fixed: Record<number, number> = {};
   private window: TensorAnswer["window"] | null = null;
+  /** Where elements are beyond the limit, and which of these is shown. */
+  private blocks: Required<TensorAnswer>["blocks"] = [];
+  private block = -1;
   private shown: Pick<TensorAnswer, "window" | "rows" | "cols"> = {
     window: [0, 0, 0, 0],
     rows: 0,
@@ -23,6 +28,28 @@ export class TensorSlice {
     return op === this.op;
   }
 
+  /** Which block is shown, in words; empty where none was gone to. */
+  get where(): string {
+    const block = this.window && this.blocks[this.block];
+    if (!block) return "";
+    const [top, bottom, left, right] = block;
+    const span = (a: number, b: number) => (b - a > 1 ? `${a}…${b - 1}` : String(a));
+    const count = `block ${this.block + 1} of ${this.blocks.length}`;
+    return `${count} beyond the limit: [${span(top, bottom)}, ${span(left, right)}]`;
+  }
+
+  /** Zoom to the next (1) or the last (-1) block that is beyond the limit. */
+  next(by: 1 | -1): void {
+    const count = this.blocks.length;
+    if (!count) return;
+    this.block = this.block < 0 && by < 0 ? count - 1 : (this.block + by + count) % count;
+    const [top, bottom, left, right] = this.blocks[this.block]!;
+    // With what is around it: a block alone has no neighbours to compare with.
+    const [tall, wide] = [Math.max(4, bottom - top), Math.max(4, right - left)];
+    this.window = [Math.max(0, top - tall), bottom + tall, Math.max(0, left - wide), right + wide];
+    this.changed();
+  }
+
   /** What to ask for; all of the first output of an operator that was not shown before. */
   of(op: number): Pick<TensorArguments, "output" | "axes" | "fixed" | "window"> {
     if (op !== this.op) {
@@ -30,13 +57,17 @@ export class TensorSlice {
       this.fixed = {};
       this.output = 0;
       this.op = op;
+      this.block = -1;
+      this.marked = false;
     }
     return { output: this.output, axes: this.axes, fixed: this.fixed, window: this.window };
   }
 
   /** Note what of a tensor came, and offer what else of it there is. */
-  show({ shape, axes, window, rows, cols, outputs }: TensorAnswer): void {
+  show({ shape, axes, window, rows, cols, outputs, blocks = [] }: TensorAnswer): void {
     this.axes = axes;
+    if (String(blocks) !== String(this.blocks)) this.block = -1; // another slice of the tensor
+    this.blocks = blocks;
     this.shown = { window, rows, cols };
     const names = shape.map((n, k) => [String(k), `axis ${k} (${n})`] as const);
     const change = (slot: 0 | 1) => (value: string) => {
@@ -86,6 +117,20 @@ export class TensorSlice {
       });
       children.push(h("label", {}, `axis ${axis}: `, input));
     });
+    if (blocks.length) {
+      const go = (by: 1 | -1, text: string, title: string) =>
+        h(
+          "button",
+          { type: "button", title, "aria-label": title, onclick: () => this.next(by) },
+          text,
+        );
+      const count = blocks.length === 1 ? "1 bad block" : `${blocks.length} bad blocks`;
+      children.push(
+        go(-1, "◂", "The block beyond the limit before this one (N)"),
+        h("span", {}, count),
+        go(1, "▸", "The next block beyond the limit (n)"),
+      );
+    }
     if (this.window) {
       const button = h("button", { type: "button", onclick: () => this.whole() }, "whole tensor");
       children.push(button);
@@ -96,6 +141,7 @@ export class TensorSlice {
   whole(): void {
     if (!this.window) return;
     this.window = null;
+    this.block = -1;
     this.changed();
   }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tapml_nb.widgets.tensors import BINS, MOST, picture, summarize
+from tapml_nb.report.tensors import BINS, BLOCKS, MOST, blocks, picture, summarize
 
 
 def test_a_small_tensor_is_shown_as_it_is():
@@ -97,3 +97,29 @@ def test_a_summary_of_nothing_and_of_one_value():
     assert summarize(np.zeros(0)).bins.sum() == 0
     assert summarize(np.full(9, 3)).bins.sum() == 9
     assert summarize(np.array([True, False])).mean == 0.5
+
+
+def test_what_is_beyond_the_limit_survives_pooling():
+    tensor = np.zeros((2, 1300, 1300), np.float32)
+    marks = np.zeros(tensor.shape, bool)
+    marks[0, 700, 3] = marks[1, 10:12, 900:950] = True
+    shown = picture(tensor, marks=marks)
+    assert shown.beyond is not None
+    cell = max(k for k in range(MOST) if k * 1300 // MOST <= 700)
+    assert shown.beyond[cell, 1]
+    assert shown.blocks == ((10, 12, 900, 950), (700, 701, 3, 4))
+    assert picture(tensor, fixed={0: 0}, marks=marks).blocks == ((700, 701, 3, 4),)
+    near = picture(tensor, window=(700, 704, 0, 8), marks=marks)
+    assert near.beyond is not None
+    assert np.argwhere(near.beyond).tolist() == [[0, 3]]
+    assert near.blocks == shown.blocks, "blocks are of the whole, wherever one looks"
+    turned = picture(tensor, axes=(2, 1), marks=marks)
+    assert (900, 950, 10, 12) in turned.blocks
+
+
+def test_blocks_are_connected_and_bounded():
+    marks = np.zeros((64, 64), bool)
+    marks[0, :] = marks[:, 63] = True
+    assert blocks(marks) == [(0, 64, 0, 64)]
+    assert len(blocks(np.indices((64, 64)).sum(axis=0) % 2 == 0)) == BLOCKS
+    assert blocks(np.zeros((3, 5), bool)) == []

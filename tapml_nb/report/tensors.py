@@ -10,6 +10,9 @@ import numpy as np
 MOST = 512
 """Cells along one side of a picture; what is larger is pooled."""
 
+BLOCKS = 200
+"""At most so many blocks of a tensor that are beyond the limit are told of one by one."""
+
 BINS = 48
 
 
@@ -23,12 +26,18 @@ class Picture:
         axes: which axes of the tensor the rows and columns are.
         window: the range shown: first and last (exclusive) row and column.
         note: what was done to the other axes, in words.
+        beyond: bool of the same shape: whether an element there is beyond the limit; None where
+            that is not known.
+        blocks: where in the whole of both axes elements are beyond the limit: first and last
+            (exclusive) row and column of each block, from the top; at most :data:`BLOCKS`.
     """
 
     values: np.ndarray
     axes: tuple[int, int]
     window: tuple[int, int, int, int]
     note: str
+    beyond: np.ndarray | None = None
+    blocks: tuple[tuple[int, int, int, int], ...] = ()
 
 
 def picture(
@@ -36,6 +45,7 @@ def picture(
     axes: tuple[int, int] | None = None,
     fixed: Mapping[int, int] | None = None,
     window: tuple[int, int, int, int] | None = None,
+    marks: np.ndarray | None = None,
 ) -> Picture:
     """Two axes of a tensor: the others at a fixed index, or the largest magnitude over them.
 
@@ -45,6 +55,7 @@ def picture(
             counts as having ones in front.
         fixed: index by axis, for axes that are not shown.
         window: first and last (exclusive) row and column to show; default all.
+        marks: bool of the tensor's shape, which elements are beyond the limit.
 
     Raises:
         ValueError: if an argument does not fit the tensor.
@@ -75,7 +86,72 @@ def picture(
     values = _largest(shown.astype(np.float32, copy=False), 0)
     values = _pooled(_pooled(values, 0), 1)
     note = f"; {', '.join(notes)}" if notes else ""
-    return Picture(np.ascontiguousarray(values), (rows, cols), (top, bottom, left, right), note)
+    shown_window = (top, bottom, left, right)
+    if marks is None:
+        return Picture(np.ascontiguousarray(values), (rows, cols), shown_window, note)
+    index[rows] = index[cols] = slice(None)
+    there = np.moveaxis(marks.reshape(data.shape)[tuple(index)], (rows, cols), (-2, -1))
+    whole: np.ndarray = np.any(there.reshape(-1, *there.shape[-2:]), axis=0)
+    beyond = _any(_any(whole[top:bottom, left:right], 0), 1)
+    found = blocks(whole)
+    return Picture(
+        np.ascontiguousarray(values), (rows, cols), shown_window, note, beyond, tuple(found)
+    )
+
+
+def blocks(marks: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Where a matrix is true: first and last (exclusive) row and column of each connected part.
+
+    Parts are told apart as far as tiles of a 64th of each side do; of more than :data:`BLOCKS` the
+    last are left out.
+
+    >>> blocks(np.array([[1, 0, 0], [1, 0, 0], [0, 0, 1]], bool))
+    [(0, 2, 0, 1), (2, 3, 2, 3)]
+    """
+    starts = [np.unique(np.arange(64) * n // 64) for n in marks.shape]
+    tiles = np.logical_or.reduceat(np.logical_or.reduceat(marks, starts[0], 0), starts[1], 1)
+    ends = [[*begin[1:].tolist(), n] for begin, n in zip(starts, marks.shape, strict=True)]
+    left = {(int(r), int(c)) for r, c in np.argwhere(tiles)}
+    found: list[tuple[int, int, int, int]] = []
+    for tile in sorted(left):
+        if tile not in left or len(found) == BLOCKS:
+            continue
+        part = _connected(tile, left)
+        rows, cols = ([t[k] for t in part] for k in (0, 1))
+        r0, c0 = int(starts[0][min(rows)]), int(starts[1][min(cols)])
+        here = marks[r0 : ends[0][max(rows)], c0 : ends[1][max(cols)]]
+        down, across = (np.flatnonzero(here.any(axis=axis)) for axis in (1, 0))
+        found.append(
+            (
+                r0 + int(down[0]),
+                r0 + int(down[-1]) + 1,
+                c0 + int(across[0]),
+                c0 + int(across[-1]) + 1,
+            )
+        )
+    return found
+
+
+def _connected(tile: tuple[int, int], left: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The tiles that hang together with one, sides only; they are taken out of ``left``."""
+    part, todo = [], [tile]
+    left.discard(tile)
+    while todo:
+        r, c = todo.pop()
+        part.append((r, c))
+        for near in ((r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1)):
+            if near in left:
+                left.discard(near)
+                todo.append(near)
+    return part
+
+
+def _any(marks: np.ndarray, axis: int) -> np.ndarray:
+    size = marks.shape[axis]
+    if size <= MOST:
+        return marks
+    result: np.ndarray = np.logical_or.reduceat(marks, np.arange(MOST) * size // MOST, axis)
+    return result
 
 
 def _largest(values: np.ndarray, axis: int) -> np.ndarray:
