@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -136,15 +137,20 @@ def test_a_line_that_is_cut_changes_nothing(opened, proxy, server):
 
 def test_a_model_that_changes_meanwhile_is_noticed(given, opened, proxy):
     meter = Meter(proxy)
-    meter.at, meter.then = 100 * KB, meter.hold
 
-    def change(event: OpStarted) -> None:
-        """In the middle of its way, and before its operator looks at it."""
-        if event.op.startswith("second") and meter.reached.wait(60):
-            given[0].second.weight.add_(1)
-            meter.gate.set()
+    def change(_: bytearray) -> None:
+        """In the middle of its way."""
+        given[0].second.weight.add_(1)
+        changed.set()
 
-    opened.on(OpStarted, change)
+    def wait(event: OpStarted) -> None:
+        """Its operator looks at it after that."""
+        if event.op.startswith("second"):
+            assert changed.wait(60)
+
+    changed = threading.Event()
+    meter.at, meter.then = 100 * KB, change
+    opened.on(OpStarted, wait)
     with pytest.raises(ModelChanged, match=r"second\.weight"):
         opened.run()
     assert all_is_sent()
