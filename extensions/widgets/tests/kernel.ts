@@ -94,7 +94,7 @@ export class Kernel {
         scopes,
         layers: scopes,
         verdicts: VERDICTS,
-        commands: [],
+        commands: ["offload", "restore"],
         overrides: {},
         findings: { outcome: "", causes: [] as Cause[], missing: [] as Cause[] },
         status: nothing,
