@@ -27,12 +27,16 @@ _VARIES = (
     (re.compile(r"(?<![\w.])/(?:[\w.-]+/)*tmp[\w]{8}/"), ""),
     (re.compile(r"\btapml-(snapshot|live)-[0-9a-f]+"), r"tapml-\1"),
 )
+_LAST = "import time; time.sleep(4)"
+"""What stands under a workbench is drawn anew when nothing has happened for a while."""
+
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def executed(source: Path) -> nbformat.NotebookNode | None:
     """The notebook with its outputs; None if a cell failed, which is said."""
     notebook = nbformat.read(source, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(_LAST))
     client = NotebookClient(
         notebook,
         timeout=_SECONDS_PER_CELL,
@@ -44,6 +48,7 @@ def executed(source: Path) -> nbformat.NotebookNode | None:
     except CellExecutionError as error:
         print(f"{source}: a cell failed\n{error}", file=sys.stderr)
         return None
+    notebook.cells.pop()
     return notebook
 
 
