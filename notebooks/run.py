@@ -25,10 +25,12 @@ _SECONDS_PER_CELL = 300
 _VARIES = (
     (re.compile(r"\b\d+(?:\.\d+)? (ms|s)\b"), r"… \1"),
     (re.compile(r"(?<![\w.])/(?:[\w.-]+/)*tmp[\w]{8}/"), ""),
-    (re.compile(r"\btapml-(snapshot|live)-[0-9a-f]+"), r"tapml-\1"),
 )
 _LAST = "import time; time.sleep(4)"
 """What stands under a workbench is drawn anew when nothing has happened for a while."""
+
+_SESSION = re.compile(r"(?<=\btapml-snapshot-)[0-9a-f]{6,}|(?<=\btapml-live-)[0-9a-f]{6,}")
+"""A session's id, in names of classes."""
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -56,20 +58,24 @@ def settle(notebook: nbformat.NotebookNode) -> None:
     """Leave out what differs from run to run, and what needs a kernel."""
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
+    sessions: dict[str, str] = {}
+
+    def kept(session: re.Match[str]) -> str:
+        return sessions.setdefault(session[0], f"kept{len(sessions) + 1}")
+
+    def steady(text: str) -> str:
+        for pattern, instead in _VARIES:
+            text = pattern.sub(instead, text)
+        return _SESSION.sub(kept, text)
+
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             if output.output_type == "stream":
-                output.text = _steady(output.text)
+                output.text = steady(output.text)
             for kind, data in output.get("data", {}).items():
                 if isinstance(data, str) and not kind.startswith("image/"):
-                    output.data[kind] = _steady(data)
+                    output.data[kind] = steady(data)
             output.get("data", {}).pop(_WIDGET, None)
-
-
-def _steady(text: str) -> str:
-    for pattern, instead in _VARIES:
-        text = pattern.sub(instead, text)
-    return text
 
 
 def _say(notebook: nbformat.NotebookNode) -> None:
