@@ -2,9 +2,10 @@
 
     python benchmarks/ui.py [--operators 500 5000 20000] [--seconds 10] [--toggles 100]
 
-Prints: from the display of a workbench to its first paint; to all scopes opened; frames while
-panning; from a result's event in Python to its pixels, at 1,000 results a second; from a
-keystroke that moves an operator to the callback in Python; the size of what a page loads.
+Prints: from the display of a workbench to its first paint, in the cell and in a tab beside the
+notebook; to all scopes opened; frames while panning; from a result's event in Python to its pixels,
+at 1,000 results a second; from a keystroke that moves an operator to the callback in Python; the
+size of what a page loads.
 """
 
 from __future__ import annotations
@@ -59,27 +60,37 @@ AFTER_PAINT = """
   };
 """
 
-WATCH_FIRST_PAINT = f"""() => {{{AFTER_PAINT}
-  addEventListener("tapml-drawn", () => {{
-    if (!window.firstPaint) afterPaint(() => (window.firstPaint ??= {NOW}));
-  }});
+# Where a workbench is.
+CELL, TAB = ".jp-Notebook", ".tapml-tab"
+
+WATCH_FIRST_PAINT = f"""(place) => {{{AFTER_PAINT}
+  window.firstPaint = window.whole = undefined;
+  addEventListener("tapml-drawn", (event) => {{
+    if (window.firstPaint || !event.target.closest?.(place)) return;
+    afterPaint(() => (window.firstPaint ??= {NOW}));
+  }}, {{ capture: true }});
   new MutationObserver(() => {{
-    if (document.querySelector(".tapml-whole")) window.whole ??= {NOW};
+    if (document.querySelector(`${{place}} .tapml-whole`)) window.whole ??= {NOW};
   }}).observe(document.body, {{ subtree: true, attributes: true, attributeFilter: ["class"] }});
 }}"""
 
-OPEN_ALL = f"""async () => {{{AFTER_PAINT}
-  const canvas = document.querySelector(".tapml-canvas");
+OPEN_BESIDE = f"""() => {{
+  document.querySelector(".tapml-beside").click();
+  return {NOW};
+}}"""
+
+OPEN_ALL = f"""async (place) => {{{AFTER_PAINT}
+  const canvas = document.querySelector(`${{place}} .tapml-canvas`);
   const begin = {NOW};
-  document.querySelector("button[aria-label='Open every scope']").click();
+  document.querySelector(`${{place}} button[aria-label='Open every scope']`).click();
   await new Promise((done) => canvas.addEventListener("tapml-drawn", done, {{ once: true }}));
   await new Promise((done) => afterPaint(done));
   return {NOW} - begin;
 }}"""
 
 # The time that one frame keeps the page's thread, at four zooms, while panning around.
-PAN = """async () => {
-  const canvas = document.querySelector(".tapml-canvas");
+PAN = """async (place) => {
+  const canvas = document.querySelector(`${place} .tapml-canvas`);
   const key = (key, shiftKey) =>
     canvas.dispatchEvent(new KeyboardEvent("keydown", { key, shiftKey, bubbles: true }));
   const frames = [];
@@ -151,25 +162,32 @@ def open_lab(browser: Browser, server: Server, cells: list[str]) -> Lab:
     return lab
 
 
-def paint(browser: Browser, server: Server, operators: int) -> dict[str, Any]:
-    """First paint, everything open, and panning, for one size of graph."""
+def paint(browser: Browser, server: Server, operators: int) -> list[dict[str, Any]]:
+    """First paint, everything open, and panning, for one size of graph: in the cell, and in a tab
+    that is opened beside it then."""
     cells = [PATH + DRAWING.format(operators=operators), "began = time.time(); widget"]
     lab = open_lab(browser, server, cells)
     assert lab.run_cell(0, timeout=120)
-    lab.page.evaluate(WATCH_FIRST_PAINT)
-    assert lab.run_cell(1)
-    lab.page.wait_for_function("() => window.whole", timeout=60_000)
-    first, whole = lab.page.evaluate("() => [window.firstPaint, window.whole]")
-    began = 1e3 * float(lab.execute("print(began)"))
-    lab.page.wait_for_timeout(1000)
-    opened = lab.page.evaluate(OPEN_ALL)
-    lab.page.wait_for_timeout(500)
-    frames = lab.page.evaluate(PAN)
     count = int(lab.execute("print(len(session.graph))"))
+    measured = []
+    for place in (CELL, TAB):
+        lab.page.evaluate(WATCH_FIRST_PAINT, place)
+        if place == CELL:
+            assert lab.run_cell(1)
+            began = 1e3 * float(lab.execute("print(began)"))
+        else:
+            began = lab.page.evaluate(OPEN_BESIDE)
+        lab.page.wait_for_function("() => window.whole", timeout=60_000)
+        first, whole = lab.page.evaluate("() => [window.firstPaint, window.whole]")
+        lab.page.wait_for_timeout(1000)
+        opened = lab.page.evaluate(OPEN_ALL, place)
+        lab.page.wait_for_timeout(500)
+        frames = lab.page.evaluate(PAN, place)
+        times = {"first": first - began, "whole": whole - began, "opened": opened}
+        measured.append({"operators": count, "frames": frames, **times})
     lab.page.context.close()
     server.reset()
-    times = {"first": first - began, "whole": whole - began, "opened": opened}
-    return {"operators": count, "frames": frames, **times}
+    return measured
 
 
 def live(browser: Browser, server: Server, seconds: float, toggles: int) -> dict[str, Any]:
@@ -235,17 +253,18 @@ def main() -> None:
         )
         print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for operators in options.operators:
-            runs = [paint(browser, server, operators) for _ in range(options.repeats)]
-            first = statistics.median(run["first"] for run in runs)
-            whole = statistics.median(run["whole"] for run in runs)
-            opened = statistics.median(run["opened"] for run in runs)
-            frames = [frame for run in runs for frame in run["frames"]]
-            middle, high = percentile(frames, 0.5), percentile(frames, 0.95)
-            print(
-                f"| {runs[0]['operators']:,} | {first:.0f} ms | {whole:.0f} ms | {opened:.0f} ms "
-                f"| {middle:.0f} ms | {high:.0f} ms | {max(frames):.0f} ms |",
-                flush=True,
-            )
+            both = [paint(browser, server, operators) for _ in range(options.repeats)]
+            for where, runs in zip(("cell", "tab"), zip(*both, strict=True), strict=True):
+                first = statistics.median(run["first"] for run in runs)
+                whole = statistics.median(run["whole"] for run in runs)
+                opened = statistics.median(run["opened"] for run in runs)
+                frames = [frame for run in runs for frame in run["frames"]]
+                middle, high = percentile(frames, 0.5), percentile(frames, 0.95)
+                print(
+                    f"| {runs[0]['operators']:,}, {where} | {first:.0f} ms | {whole:.0f} ms "
+                    f"| {opened:.0f} ms | {middle:.0f} ms | {high:.0f} ms | {max(frames):.0f} ms |",
+                    flush=True,
+                )
         result = live(browser, server, options.seconds, options.toggles)
         late, there = result["latencies"], result["toggles"]
         print(
