@@ -43,6 +43,10 @@ COMM = "tapml_nb"
 _PACE = (0.1, 1.0, 60.0)
 """Seconds between two tellings: the least, the usual and the most that a page can ask for."""
 
+_SELDOM = 20
+"""Times as long as the last telling took, at least, until the next: a large model's findings take a
+tenth of a second to gather."""
+
 _MOST = 5
 """Causes of one session that are told."""
 
