@@ -32,6 +32,7 @@ from tapml_nb.execute.events import (
     RunStarted,
 )
 from tapml_nb.judge.verdict import SEVERITY, Verdict
+from tapml_nb.owner import finalize
 from tapml_nb.report.outcome import VERDICT_COLOURS, VERDICT_SYMBOLS
 from tapml_nb.report.protocol import plain
 from tapml_nb.widgets.commands import WatchedSession
@@ -138,7 +139,7 @@ class Directory:
             self._news.set()
 
         session.on(Event, hear)
-        weakref.finalize(session, self._remove, entry).atexit = False
+        finalize(session, self._remove, entry).atexit = False
         self._news.set()
 
     def receive(self, message: Any) -> None:
