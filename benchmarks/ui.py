@@ -64,13 +64,13 @@ AFTER_PAINT = """
 CELL, TAB = ".jp-Notebook", ".tapml-tab"
 
 WATCH_FIRST_PAINT = f"""(place) => {{{AFTER_PAINT}
-  window.firstPaint = window.whole = undefined;
+  const watched = window.watched = {{}};  // who watched before watches no more
   addEventListener("tapml-drawn", (event) => {{
-    if (window.firstPaint || !event.target.closest?.(place)) return;
-    afterPaint(() => (window.firstPaint ??= {NOW}));
+    if (watched.first || !event.target.closest?.(place)) return;
+    afterPaint(() => (watched.first ??= {NOW}));
   }}, {{ capture: true }});
   new MutationObserver(() => {{
-    if (document.querySelector(`${{place}} .tapml-whole`)) window.whole ??= {NOW};
+    if (document.querySelector(`${{place}} .tapml-whole`)) watched.whole ??= {NOW};
   }}).observe(document.body, {{ subtree: true, attributes: true, attributeFilter: ["class"] }});
 }}"""
 
@@ -177,8 +177,8 @@ def paint(browser: Browser, server: Server, operators: int) -> list[dict[str, An
             began = 1e3 * float(lab.execute("print(began)"))
         else:
             began = lab.page.evaluate(OPEN_BESIDE)
-        lab.page.wait_for_function("() => window.whole", timeout=60_000)
-        first, whole = lab.page.evaluate("() => [window.firstPaint, window.whole]")
+        lab.page.wait_for_function("() => window.watched.whole", timeout=60_000)
+        first, whole = lab.page.evaluate("() => [window.watched.first, window.watched.whole]")
         lab.page.wait_for_timeout(1000)
         opened = lab.page.evaluate(OPEN_ALL, place)
         lab.page.wait_for_timeout(500)

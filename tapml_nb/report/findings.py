@@ -137,10 +137,27 @@ class Findings:
             >>> report.verdict("act/gelu")
             <Verdict.PASS: 'PASS'>
         """
-        steps = range(self.steps) if step is None else [step]
-        results = (self.introduced.get((op, s)) for s in steps)
-        found = (result.verdict if result else Verdict.UNKNOWN for result in results)
-        return min(found, key=SEVERITY.index, default=Verdict.UNKNOWN)
+        if step is None:
+            return self._worst.get(op, Verdict.UNKNOWN)
+        result = self.introduced.get((op, step))
+        return result.verdict if result else Verdict.UNKNOWN
+
+    @cached_property
+    def _worst(self) -> dict[OpId, Verdict]:
+        """Each operator's worst verdict, of those that have any; all at once, for whoever asks of
+        one asks of all."""
+        rank = {verdict: k for k, verdict in enumerate(SEVERITY)}
+        worst: dict[OpId, Verdict] = {}
+        for (op, _), result in self.introduced.items():
+            known = worst.get(op)
+            if known is None or rank[result.verdict] < rank[known]:
+                worst[op] = result.verdict
+        if self.steps > 1:  # a step that was not judged is UNKNOWN
+            times = Counter(op for op, _ in self.introduced)
+            for op, verdict in worst.items():
+                if times[op] < self.steps and rank[Verdict.UNKNOWN] < rank[verdict]:
+                    worst[op] = Verdict.UNKNOWN
+        return worst
 
     def worst_ratio(self, op: OpId, *, accumulated: bool = False) -> float:
         """The operator's error where it is worst, in noise floors; NaN if there is none."""

@@ -74,12 +74,12 @@ def numbered(names: Iterable[str]) -> tuple[list[str], bytes]:
 
 def edges(graph: Graph) -> bytes:
     """Pairs of producer and consumer, by number, each once."""
-    number = {op.id: k for k, op in enumerate(graph.ops)}
+    makers = {value: k for k, op in enumerate(graph.ops) for value in op.outputs}
     pairs = {
-        (number[producer], k): None
+        (makers[value], k): None
         for k, op in enumerate(graph.ops)
         for value in op.inputs
-        if (producer := graph.values[value].producer) is not None
+        if value in makers
     }
     return np.array(list(pairs), "<u4").tobytes()
 
