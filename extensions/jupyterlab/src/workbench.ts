@@ -16,7 +16,13 @@ let loaded: Promise<FrontEnd> | undefined;
 
 function load(): Promise<FrontEnd> {
   loaded ??= import(address("workbench.js")).then((module) => module.default as FrontEnd);
+  loaded.catch(() => (loaded = undefined)); // the next one tries again
   return loaded;
+}
+
+/** Have the front end there before somebody wants to see something; who does will hear of failures. */
+export function preload(): void {
+  load().catch(() => undefined);
 }
 
 /** Have the page use a sheet that lies beside this script. */

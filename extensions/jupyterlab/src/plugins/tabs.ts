@@ -13,6 +13,7 @@ import type { Kernels, Place } from "../kernels";
 import type { Settings } from "../settings";
 import { SessionTab } from "../tab";
 import { IKernels, IOpen, ISettings, type Open } from "../tokens";
+import { preload } from "../workbench";
 
 const OPEN = "tapml-nb:open-beside";
 
@@ -115,6 +116,7 @@ export const tabs: JupyterFrontEndPlugin<Open> = {
       open({ path: panel.sessionContext.path, name, target });
     });
     document.body.dataset.tapmlBeside = "";
+    kernels.changed.connect(preload);
     return open;
   },
 };
