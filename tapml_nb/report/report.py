@@ -117,7 +117,6 @@ class Report(Findings):
         return heatmap(found, f"{self.title}: {describe(found)}", theme)
 
     @may_need_extras()
-    @may_need_extras()
     def heatmap_table(
         self,
         rows: str = "layer",
